@@ -1,0 +1,156 @@
+"""Architectures by name: METHODS, BACKBONES and build().
+
+An architecture is `<method>_..._<backbone>`, such as `eca_ghostnet_resnet`. Each method fills one slot of the backbone
+(models/resnet.py). Every keyword-only argument of a method's or backbone's class is a knob, set as `eca.kernel_size=5`.
+A new method is one file and one row of METHODS.
+"""
+
+import inspect
+import math
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal, get_args, get_origin
+
+from models.convnext import ConvNeXt
+from models.eca import ECA
+from models.resnet import ResNet
+
+
+@dataclass(frozen=True)
+class Method:
+    slot: Literal["conv", "attention", "block", "stage"]
+    make: type  # its keyword-only arguments are the knobs
+    paper: str
+    published_with: str  # the optimizer of the paper's recipe
+
+
+@dataclass(frozen=True)
+class Backbone:
+    family: str  # what its knobs are called by: resnet56 has the knobs resnet.width, ...
+    make: type
+    fixed: dict = field(default_factory=dict)  # knobs that the name decides
+    slots: tuple = ("conv", "attention", "block", "stage")
+
+
+METHODS = {
+    "convnext": Method("block", ConvNeXt, "Liu et al., A ConvNet for the 2020s, CVPR 2022", "AdamW"),
+    "eca": Method("attention", ECA, "Wang et al., ECA-Net, CVPR 2020", "SGD"),
+}
+
+BACKBONES = {
+    "resnet": Backbone("resnet", ResNet),
+    **{f"resnet{depth}": Backbone("resnet", ResNet, {"depth": depth}) for depth in (32, 44, 56, 110)},
+}
+
+
+def knobs(make, fixed=()):
+    """The settable arguments of a class: name -> inspect.Parameter, with its type and default."""
+    parameters = inspect.signature(make).parameters.values()
+    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in fixed}
+
+
+def describe_type(kind):
+    """A knob's type as a person reads it: 'int', 'A|B', 'int,int,...'."""
+    if get_origin(kind) is Literal:
+        return "|".join(get_args(kind))
+    return f"{get_args(kind)[0].__name__},..." if get_origin(kind) is tuple else kind.__name__
+
+
+def convert(name, value, kind):
+    """A setting's value as type `kind`, from a string of the command line or from JSON. Raises ValueError."""
+    wrong = ValueError(f"--set {name} takes {describe_type(kind)}, got {value!r}")
+    if get_origin(kind) is Literal:
+        if value in get_args(kind):
+            return value
+    elif get_origin(kind) is tuple:
+        items = value.split(",") if isinstance(value, str) else value
+        if isinstance(items, (list, tuple)) and items:
+            return tuple(convert(name, item, get_args(kind)[0]) for item in items)
+    elif kind is bool:
+        if value in (True, False, "true", "false"):
+            return value in (True, "true")
+    elif kind is str and isinstance(value, str):
+        return value
+    elif isinstance(value, str) or type(value) is kind or (kind is float and type(value) is int):
+        try:
+            number = kind(value)
+        except ValueError:
+            raise wrong from None
+        if math.isfinite(number):
+            return number
+    raise wrong
+
+
+def parse_arch(arch):
+    """'eca_ghostnet_resnet' -> (['eca', 'ghostnet'], 'resnet'), methods sorted. Raises ValueError for an illegal name."""
+    *methods, backbone = arch.split("_")
+    if backbone not in BACKBONES:
+        raise ValueError(
+            f"unknown backbone {backbone!r} in --arch {arch}: an arch ends in one of {', '.join(BACKBONES)}"
+        )
+    slots = {}
+    for method in methods:
+        if method not in METHODS:
+            raise ValueError(f"unknown method {method!r} in --arch {arch}: choose from {', '.join(METHODS)}")
+        slot = METHODS[method].slot
+        if slot in slots:
+            twice = f"{method} twice" if slots[slot] == method else f"{slots[slot]} and {method} in the one {slot} slot"
+            others = ", ".join(name for name, row in METHODS.items() if row.slot != slot)
+            raise ValueError(f"--arch {arch} has {twice}: combine {slots[slot]} with one of {others}")
+        if slot not in BACKBONES[backbone].slots:
+            raise ValueError(f"--arch {arch}: {backbone} has no {slot} slot for {method}, it takes no such method")
+        slots[slot] = method
+    return sorted(methods), backbone
+
+
+def canonical(arch):
+    """The one spelling of an arch: methods sorted. Raises ValueError for an illegal name."""
+    methods, backbone = parse_arch(arch)
+    return "_".join([*methods, backbone])
+
+
+def settable(arch):
+    """Every knob of an arch: 'eca.kernel_size' -> inspect.Parameter. Raises ValueError for an illegal name."""
+    methods, backbone = parse_arch(arch)
+    row = BACKBONES[backbone]
+    groups = {row.family: knobs(row.make, row.fixed)} | {name: knobs(METHODS[name].make) for name in methods}
+    return {f"{group}.{name}": knob for group, names in groups.items() for name, knob in names.items()}
+
+
+def parse_settings(arch, settings):
+    """Checks settings against the arch's knobs and converts them: {'eca.kernel_size': '5'} -> {'eca.kernel_size': 5}.
+
+    Raises ValueError for an illegal arch, a knob that it does not have, or a value of the wrong type.
+    """
+    allowed = settable(arch)
+    for name in settings:
+        if name not in allowed:
+            raise ValueError(f"--set {name}: {arch} has no such knob, it has {', '.join(allowed)}")
+    return {name: convert(name, value, allowed[name].annotation) for name, value in sorted(settings.items())}
+
+
+def build(arch, num_classes=100, settings=None, image_size=32):
+    """Makes a network: (B, 3, image_size, image_size) -> (B, num_classes) logits.
+
+    settings: knob -> value, such as {'eca.kernel_size': 5}. Raises ValueError, in one line, for a name, knob or value
+    that does not exist and for a method that would leave nothing in the network.
+    """
+    methods, backbone = parse_arch(arch)
+    values = parse_settings(arch, settings or {})
+    row = BACKBONES[backbone]
+
+    def given(group):
+        return {name.split(".")[1]: value for name, value in values.items() if name.split(".")[0] == group}
+
+    fillers = {}
+    for name in methods:
+        method = METHODS[name]
+        make = partial(method.make, **given(name))
+        fillers[method.slot] = make() if method.slot == "block" else make  # a block family is an object, see resnet.py
+    net = row.make(num_classes, image_size, **fillers, **row.fixed, **given(row.family))
+
+    sources = {type(module).__module__ for module in net.modules()}
+    for name in methods:
+        if METHODS[name].make.__module__ not in sources:
+            raise ValueError(f"--arch {arch}: nothing in this network uses {name}; leave it out or change its settings")
+    return net

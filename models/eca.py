@@ -1,0 +1,33 @@
+"""ECA: efficient channel attention.
+
+Wang, Wu, Zhu, Li, Zuo and Hu, "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks", CVPR 2020,
+equations 5, 6 and 12. Slot: attention, behind the last norm of the branch and before the add, as in the authors' code.
+The sigmoid is the paper's equation (its Figure 3 listing leaves it out).
+"""
+
+import math
+
+import torch
+from torch import nn
+
+
+class ECA(nn.Module):
+    """Weights each channel by its own mean and those of its neighbours: (B, C, H, W) -> (B, C, H, W).
+
+    kernel_size: neighbours that share a weight, odd; 0 takes the paper's size for C channels, |log2(C) / 2 + 1 / 2| made
+    odd, which is 3 from 8 to 64 channels and 5 from 128 to 1024. Raises ValueError for an even size.
+    """
+
+    def __init__(self, ch, *, kernel_size: int = 0):
+        super().__init__()
+        if kernel_size < 0 or (kernel_size and kernel_size % 2 == 0):
+            raise ValueError(f"eca.kernel_size must be odd, or 0 for the paper's size, got {kernel_size}")
+        if kernel_size == 0:
+            t = int(abs(math.log2(ch) + 1) / 2)
+            kernel_size = max(3, t if t % 2 else t + 1)
+        self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
+
+    def forward(self, x):
+        pooled = x.mean((2, 3))  # (B, C)
+        gate = torch.sigmoid(self.conv(pooled[:, None]))  # (B, 1, C): channels are the sequence
+        return x * gate[:, 0, :, None, None]

@@ -1,0 +1,65 @@
+"""What the pre-norm methods share: layer norm over channels, layer scale, and the family that hosts their blocks.
+
+Pre-norm blocks keep width and size and have no activation behind the add, so such a family brings its own stem,
+downsampling and final norm.
+"""
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from models.resnet import BlockFamily
+
+Downsample = Literal["native", "resnet"]
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each pixel: (B, C, H, W) -> (B, C, H, W). On channels-last maps no copy is made."""
+
+    def __init__(self, ch):
+        super().__init__(ch, eps=1e-6)
+
+    def forward(self, x):
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel of a branch (Touvron et al. 2021, CaiT); `init` 0 leaves the branch as it is."""
+
+    def __init__(self, ch, init):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((ch, 1, 1), init)) if init else None
+
+    def forward(self, x):
+        return x if self.gamma is None else x * self.gamma
+
+
+class PreNormFamily(BlockFamily):
+    """Hosts blocks that keep the shape. A method gives stem, downsample and block.
+
+    downsample: "native" is the paper's layer in front of the first block of a stage; "resnet" keeps the ResNet's own
+    strided basic block there.
+    """
+
+    def __init__(self, downsample: Downsample):
+        self.downsampling = downsample
+
+    def downsample(self, in_ch, out_ch, stride):
+        """A layer (B, in_ch, H, W) -> (B, out_ch, H / stride, W / stride)."""
+        raise NotImplementedError
+
+    def block(self, ch, place, attention, drop_path):
+        """A block (B, ch, H, W) -> (B, ch, H, W)."""
+        raise NotImplementedError
+
+    def __call__(self, in_ch, out_ch, stride, place, basic, attention, drop_path):
+        if stride == 1 and in_ch == out_ch:
+            return self.block(out_ch, place, attention, drop_path)
+        if self.downsampling == "resnet":
+            return basic(in_ch, out_ch, stride, drop_path)
+        down = self.downsample(in_ch, out_ch, stride)
+        return nn.Sequential(down, self.block(out_ch, place.after(stride), attention, drop_path))
+
+    def final_norm(self, ch):
+        return nn.LayerNorm(ch, eps=1e-6)

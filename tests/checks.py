@@ -1,0 +1,61 @@
+"""Checks that hold for every module of every method, called by the test files."""
+
+import torch
+from torch import nn
+
+from models.resnet import BasicBlock, ConvBN
+
+
+def n_params(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def no_attention(ch):
+    return nn.Identity()
+
+
+def plain_block(in_ch, out_ch, stride, drop_path):
+    """What a block family is handed as `basic`: the ResNet's own block, slots empty."""
+    return BasicBlock(in_ch, out_ch, stride, drop_path, ConvBN, no_attention, "A", "before-add")
+
+
+def randomize(module, seed=0):
+    """Draws every parameter and running statistic anew, so that a comparison sees no zeros, ones or tiny layer scales."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.copy_(0.3 * torch.randn(p.shape, generator=generator))
+        for name, buffer in module.named_buffers():
+            if "running_var" in name:
+                buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
+            elif "running_mean" in name:
+                buffer.copy_(torch.randn(buffer.shape, generator=generator))
+    return module
+
+
+def assert_every_parameter_learns(module, x, exempt=()):
+    """After one backward every parameter has a finite gradient that is not all zero, but for the names in `exempt`."""
+    module.train()
+    out = module(x)
+    (out * torch.randn(out.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
+    for name, p in module.named_parameters():
+        assert p.grad is not None, f"{name} has no gradient"
+        assert p.grad.isfinite().all(), f"{name} has a gradient that is not finite"
+        if not any(part in name for part in exempt):
+            assert p.grad.abs().max() > 0, f"{name} has a zero gradient"
+
+
+def assert_channels_last_agrees(module, x):
+    """Channels-last weights and input give what contiguous ones give."""
+    module.eval()
+    with torch.no_grad():
+        expected = module(x)
+        out = module.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+
+
+def assert_samples_are_independent(module, x):
+    """In eval mode a sample's output does not depend on the rest of its batch."""
+    module.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(module(x)[:1], module(x[:1]), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,92 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.convnext import ConvNeXt
+from models.prenorm import ChannelNorm
+from models.resnet import BasicBlock, Place
+from tests.checks import (
+    assert_channels_last_agrees,
+    assert_every_parameter_learns,
+    assert_samples_are_independent,
+    n_params,
+    no_attention,
+    plain_block,
+    randomize,
+)
+
+
+def block(ch, **knobs):
+    return ConvNeXt(**knobs).block(ch, Place(1, 0, 8), no_attention, 0.0)
+
+
+def reference(x, p):
+    """Figure 4 with plain loops over taps and pixels; p: the block's parameters by the order of their layers."""
+    (dw, dw_bias), (scale, shift), (w1, b1), (w2, b2), gamma = p
+    k = dw.shape[-1]
+    padded = F.pad(x, [k // 2] * 4)
+    H, W = x.shape[2:]
+    out = dw_bias.view(1, -1, 1, 1) + sum(
+        dw[:, 0, i, j].view(1, -1, 1, 1) * padded[:, :, i : i + H, j : j + W] for i in range(k) for j in range(k)
+    )
+    result = x.clone()
+    for b in range(len(x)):
+        for i in range(H):
+            for j in range(W):
+                v = out[b, :, i, j]
+                v = (v - v.mean()) / (v.var(unbiased=False) + 1e-6).sqrt() * scale + shift
+                v = w1[:, :, 0, 0] @ v + b1
+                v = 0.5 * v * (1 + torch.erf(v / 2**0.5))
+                result[b, :, i, j] += gamma.flatten() * (w2[:, :, 0, 0] @ v + b2)
+    return result
+
+
+@pytest.mark.parametrize(("kernel_size", "shape"), [(7, (2, 8, 8, 8)), (3, (2, 8, 5, 7))])
+def test_agrees_with_the_equations(kernel_size, shape):
+    net = randomize(block(8, kernel_size=kernel_size))
+    layers = [net.branch[i] for i in (0, 1, 2, 4)]
+    p = [(layer.weight, layer.bias) for layer in layers] + [net.branch[6].gamma]
+    x = torch.randn(shape)
+    torch.testing.assert_close(net(x), reference(x, p), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("ch", "count"), [(16, 2_976), (32, 10_048), (64, 36_480)])
+def test_parameter_count(ch, count):
+    assert n_params(block(ch)) == count
+
+
+def test_starts_as_the_identity():
+    x = torch.randn(2, 16, 8, 8)
+    assert (block(16)(x) - x).abs().max() < 1e-5
+
+
+def test_channel_norm_is_per_pixel():
+    out = ChannelNorm(16)(5 * torch.randn(2, 16, 4, 4) + 3)
+    torch.testing.assert_close(out.mean(1), torch.zeros(2, 4, 4), rtol=0, atol=1e-5)
+    torch.testing.assert_close(out.var(1, unbiased=False), torch.ones(2, 4, 4), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "knobs", [{}, {"norm": "batch", "act": "relu", "kernel_size": 3}, {"init": "trunc", "expansion": 2}]
+)
+def test_learns_and_keeps_layout(knobs):
+    x = torch.randn(2, 16, 7, 7)
+    # a shift of the branch is cancelled by nothing, but a 1e-6 layer scale would hide real zeros: start it at 1
+    assert_every_parameter_learns(block(16, layer_scale=1.0, **knobs), x)
+    assert_channels_last_agrees(block(16, layer_scale=1.0, **knobs), x)
+    assert_samples_are_independent(block(16, layer_scale=1.0, **knobs), x)
+
+
+def test_downsampling_native_or_the_resnets():
+    x = torch.randn(2, 16, 8, 8)
+    place = Place(2, 0, 8)
+    native = ConvNeXt()(16, 32, 2, place, plain_block, no_attention, 0.0)
+    assert native(x).shape == (2, 32, 4, 4)
+    kinds = [type(layer) for layer in native[0]]
+    assert kinds == [ChannelNorm, torch.nn.Conv2d]  # the norm stands before the convolution
+    assert isinstance(ConvNeXt(downsample="resnet")(16, 32, 2, place, plain_block, no_attention, 0.0), BasicBlock)
+
+
+def test_even_kernel_is_refused():
+    with pytest.raises(ValueError, match=r"convnext\.kernel_size must be odd"):
+        ConvNeXt(kernel_size=4)
