@@ -1,0 +1,43 @@
+"""What `train.py --list` and `train.py --summary` print."""
+
+from models import BACKBONES, METHODS, describe_type, knobs, parse_arch
+from models.cost import layer_table
+
+
+def listing():
+    """All methods and backbones as text, each with its slot, paper and knobs."""
+    lines = ["Architectures are <method>_..._<backbone>, one method per slot. Knobs are shown with their defaults.", ""]
+    for name, method in METHODS.items():
+        lines += [f"{name}  [{method.slot}]  {method.paper}; published with {method.published_with}"]
+        lines += [f"    {method.make.__doc__.splitlines()[0]}", *knob_lines(name, method.make)]
+    lines += ["", "Backbones"]
+    for name, backbone in BACKBONES.items():
+        fixed = "".join(f", {knob} {value}" for knob, value in backbone.fixed.items())
+        lines += [f"{name}  [takes {', '.join(backbone.slots) or 'no method'}]  {backbone.family}.*{fixed}"]
+        lines += [] if backbone.fixed else knob_lines(backbone.family, backbone.make)
+    return "\n".join(lines)
+
+
+def knob_lines(group, make):
+    return [
+        f"    --set {group}.{name}={shown(knob.default)}  ({describe_type(knob.annotation)})"
+        for name, knob in knobs(make).items()
+    ]
+
+
+def shown(value):
+    """A knob's value as it is typed."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def summary(arch, settings, num_classes, image_size):
+    """The layer table of an arch as text, with parameters, MACs per image, papers and the optimizers they used."""
+    rows = layer_table(arch, num_classes, settings, image_size)
+    lines = [f"{'layer':<30}{'class':<20}{'output':<14}{'parameters':>12}{'MACs':>14}"]
+    for name, kind, shape, params, macs in rows:
+        lines += [f"{name:<30}{kind:<20}{'x'.join(map(str, shape)):<14}{params:>12,}{macs:>14,}"]
+    params, macs = rows[0][3:]
+    lines += ["", f"{arch}: {params:,} parameters, {macs:,} MACs for an image of {image_size}x{image_size} pixels"]
+    for method in parse_arch(arch)[0]:
+        lines += [f"{method}: {METHODS[method].paper}; published with {METHODS[method].published_with}"]
+    return "\n".join(lines)

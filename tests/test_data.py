@@ -1,0 +1,338 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data
+from data import Augment, Split, TrainBatches
+
+
+def random_split(n=40, size=8, n_classes=4):
+    images = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = images.contiguous(memory_format=torch.channels_last)
+    return Split(images, torch.arange(n) % n_classes, torch.arange(n))
+
+
+def batches(split, augment=Augment(), batch_size=8, **kwargs):  # noqa: B008
+    return TrainBatches(split, batch_size, augment, [0.0] * 3, [1.0] * 3, 4, seed=1, **kwargs)
+
+
+def write_images(folder, names, size=(8, 8), mode="RGB"):
+    folder.mkdir(parents=True)
+    for i, name in enumerate(names):
+        channels = len(Image.new(mode, (1, 1)).getbands())
+        rng = np.random.default_rng(i)
+        pixels = rng.integers(0, 256, (size[1], size[0], channels) if channels > 1 else size[::-1], dtype=np.uint8)
+        Image.fromarray(pixels, mode=mode).save(folder / name)
+
+
+def write_parquet(folder, split, images, labels, **names):
+    """A split in the hub's schema; images are PIL images or raw bytes."""
+    import io
+
+    from datasets import Dataset
+
+    def encode(image):
+        buffer = io.BytesIO()
+        image.save(buffer, "png")
+        return buffer.getvalue()
+
+    folder.mkdir(exist_ok=True)
+    rows = [{"bytes": image if isinstance(image, bytes) else encode(image), "path": None} for image in images]
+    columns = {names.get("img", "img"): rows, names.get("label", "fine_label"): labels}
+    Dataset.from_dict(columns).to_parquet(str(folder / f"{split}-00000-of-00001.parquet"))
+
+
+def picture(mode="RGB", size=(8, 8)):
+    return Image.effect_noise(size, 90).convert(mode)
+
+
+# ------------------------------------------------------------------------------------------------------ augmentation
+
+
+def test_nothing_drawn_gives_the_pixels():
+    split = random_split()
+    plain = batches(split, Augment(crop_padding=0, flip=False))
+    rows = plain.draw(0)["row"]
+    imgs = torch.cat([imgs for imgs, _ in plain.epoch(0)])
+    assert torch.equal(imgs, split.images[rows].float())
+    assert sorted(rows.tolist()) == list(range(40))
+
+
+def test_crop_and_flip_agree_with_a_loop():
+    split = random_split()
+    made = batches(split, Augment(crop_padding=3))
+    draws = made.draw(5)
+    position = 0
+    for imgs, targets in made.epoch(5):
+        for img, target in zip(imgs, targets, strict=True):
+            row, top, left, mirror = (draws[k][position].item() for k in ("row", "top", "left", "mirror"))
+            padded = np.pad(split.images[row].numpy(), ((0, 0), (3, 3), (3, 3)), mode="reflect")
+            crop = padded[:, 3 + top : 11 + top, 3 + left : 11 + left]
+            crop = crop[:, :, ::-1] if mirror else crop
+            assert np.array_equal(img.numpy(), crop)
+            assert target == split.targets[row]
+            position += 1
+    assert {-3, 3} <= set(draws["top"].tolist()) | set(draws["left"].tolist())
+    assert 0 < draws["mirror"].sum() < len(draws["mirror"])
+
+
+def test_batches_are_channels_last_and_normalized():
+    split = random_split()
+    mean, std = [100.0, 120.0, 140.0], [50.0, 60.0, 70.0]
+    made = TrainBatches(split, 8, Augment(0, False, cutout=2), mean, std, 4, seed=0)
+    imgs, _ = next(made.epoch(0))
+    assert imgs.is_contiguous(memory_format=torch.channels_last)
+    expected = (split.images[made.draw(0)["row"][:8]].float() - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(
+        std
+    ).view(3, 1, 1)
+    kept = imgs != 0
+    assert torch.allclose(imgs[kept], expected[kept])
+
+
+def test_cutout_blanks_one_square():
+    made = batches(random_split(), Augment(0, False, cutout=4))
+    draws = made.draw(0)
+    imgs, _ = next(made.epoch(0))
+    for i, img in enumerate(imgs):
+        y, x = draws["hole_y"][i].item(), draws["hole_x"][i].item()
+        hole = torch.zeros(8, 8, dtype=torch.bool)
+        hole[max(0, y - 2) : y + 2, max(0, x - 2) : x + 2] = True
+        assert (img[:, hole] == 0).all()
+        assert (img[:, ~hole] != 0).float().mean() > 0.95  # some pixels are 0 by themselves
+
+
+@pytest.mark.parametrize("mixed", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
+def test_mixed_targets_are_the_shares_of_the_pixels(mixed):
+    """With images of one constant each, the pixels of a mixed image say which share of it came from where."""
+    constants = torch.arange(40).clamp(min=1)
+    images = constants.byte().view(40, 1, 1, 1).expand(40, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    split = Split(images, torch.arange(40) % 4, torch.arange(40))
+    made = batches(split, Augment(0, False, **mixed))
+    rows = made.draw(2)["row"].view(-1, 8)
+    changed = 0
+    for step, (imgs, shares) in enumerate(made.epoch(2)):
+        own, partner = constants[rows[step]].float(), constants[rows[step].flip(0)].float()
+        kept = (imgs.mean((1, 2, 3)) - partner) / (own - partner)
+        expected = torch.zeros(8, 4)
+        for i, row in enumerate(rows[step]):
+            expected[i, split.targets[row]] += kept[i]
+            expected[i, split.targets[rows[step].flip(0)[i]]] += 1 - kept[i]
+        torch.testing.assert_close(shares, expected, rtol=0, atol=1e-4)
+        changed += (kept < 0.99).sum()
+    assert changed > 10
+
+
+# ----------------------------------------------------------------------------------- order, processes, held-out part
+
+
+@pytest.mark.parametrize("augment", [Augment(), Augment(cutout=4, mixup=0.2, cutmix=1.0)])
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_any_number_of_processes_sees_the_same_pixels(augment, world_size):
+    split = random_split()
+    alone = list(batches(split, augment).epoch(3))
+    together = [list(batches(split, augment, rank=r, world_size=world_size).epoch(3)) for r in range(world_size)]
+    assert len(alone) == len(together[0]) == 5
+    for step, (imgs, targets) in enumerate(alone):
+        assert torch.equal(torch.cat([parts[step][0] for parts in together]), imgs)
+        assert torch.equal(torch.cat([parts[step][1] for parts in together]), targets)
+
+
+def test_resumed_epoch_continues_where_it_was():
+    made = batches(random_split(), Augment(mixup=0.2))
+    whole, rest = list(made.epoch(4)), list(made.epoch(4, first_step=3))
+    assert len(rest) == 2
+    assert torch.equal(whole[3][0], rest[0][0])
+    assert torch.equal(whole[4][1], rest[1][1])
+
+
+def test_epochs_and_seeds_differ():
+    split = random_split()
+    first, second = next(batches(split).epoch(0))[0], next(batches(split).epoch(1))[0]
+    assert not torch.equal(first, second)
+    other_seed = TrainBatches(split, 8, Augment(), [0.0] * 3, [1.0] * 3, 4, seed=2)
+    assert not torch.equal(first, next(other_seed.epoch(0))[0])
+
+
+@pytest.mark.parametrize("n", [1, 3, 10, 17])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_evaluation_sees_each_image_once(n, world_size):
+    split = Split(torch.zeros(n, 3, 4, 4, dtype=torch.uint8), torch.arange(n), torch.arange(n))
+    seen = [
+        target.item()
+        for rank in range(world_size)
+        for _, targets in data.eval_batches(split, 4, [0.0] * 3, [1.0] * 3, rank, world_size)
+        for target in targets
+    ]
+    assert sorted(seen) == list(range(n))
+
+
+def test_held_out_part_is_stratified_and_fixed_by_the_seed():
+    split = random_split(n=80)
+    rest, held = data.hold_out(split, 0.2, seed=0)
+    assert sorted(torch.cat([rest.index, held.index]).tolist()) == list(range(80))
+    assert split.targets[held.index].bincount().tolist() == [4, 4, 4, 4]
+    assert torch.equal(held.index, data.hold_out(split, 0.2, seed=0)[1].index)
+    assert not torch.equal(held.index, data.hold_out(split, 0.2, seed=1)[1].index)
+    assert len(data.hold_out(split, 40, seed=0)[1]) == 40
+    assert data.hold_out(split, 0, seed=0) == (split, None)
+    rows = batches(rest).draw(0)["row"]
+    assert not set(rows.tolist()) & set(held.index.tolist())
+
+
+@pytest.mark.parametrize("val_size", [0.001, 80, 100])
+def test_empty_side_is_refused(val_size):
+    with pytest.raises(ValueError, match="leaves no image on one side"):
+        data.hold_out(random_split(n=80), val_size, seed=0)
+
+
+def test_batches_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="not a multiple of the 3 processes"):
+        batches(random_split(), world_size=3)
+    with pytest.raises(ValueError, match="40 training images do not fill one batch"):
+        batches(random_split(), batch_size=64)
+
+
+# ------------------------------------------------------------------------------------------------------------ loading
+
+
+def test_image_folder_with_a_class_named_train(tmp_path):
+    root = tmp_path / "photos"
+    for split, n in (("train", 3), ("test", 2)):
+        for name in ("apple", "test", "train"):
+            write_images(root / split / name, [f"{split}{i}.png" for i in range(n)])
+    images = data.load("folder", root, cache_dir=tmp_path / "cache")
+    assert images.classes == ["apple", "test", "train"]
+    assert images.train.targets.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert images.test.targets.tolist() == [0] * 2 + [1] * 2 + [2] * 2
+    assert images.train.images.shape == (9, 3, 8, 8)
+    assert images.train.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_image_folder_is_resized(tmp_path):
+    root = tmp_path / "photos"
+    write_images(root / "train" / "a", ["0.png"], size=(20, 10))
+    write_images(root / "train" / "b", ["0.jpg"], size=(9, 30))
+    write_images(root / "test" / "b", ["0.png"], size=(64, 64), mode="L")
+    images = data.load("folder", root, image_size=16, cache_dir=tmp_path / "cache")
+    assert images.train.images.shape == (2, 3, 16, 16)
+    assert images.test.targets.tolist() == [1]  # by its name: test lacks the first class
+    with pytest.raises(ValueError, match=r"train split, row 0: image of 20x10 pixels .* give --image-size"):
+        data.load("folder", root, cache_dir=tmp_path / "cache")
+
+
+def test_parquet_of_all_modes(tmp_path):
+    modes = [picture(mode) for mode in ("RGB", "L", "RGBA", "P", "1")]
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "set", split, modes, [0, 1, 2, 98, 99])
+    images = data.load("cifar100", tmp_path / "set", cache_dir=tmp_path / "cache")
+    assert images.train.images.shape == (5, 3, 8, 8)
+    assert images.train.targets.tolist() == [0, 1, 2, 98, 99]
+    assert len(images.classes) == 100
+    assert torch.equal(images.train.images[0], torch.from_numpy(np.array(modes[0])).permute(2, 0, 1))
+
+
+def test_decoded_images_are_cached_and_mapped(tmp_path, monkeypatch):
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "set", split, [picture()] * 2, [0, 1], label="label")
+    first = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
+    monkeypatch.setattr(data, "decode", None)  # would fail if it were called
+    second = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
+    assert torch.equal(first.train.images, second.train.images)
+    assert not list((tmp_path / "cache").glob("*.tmp*"))
+    pixels = first.train.images.double()
+    assert np.allclose(first.mean, pixels.mean((0, 2, 3)))
+    assert np.allclose(first.std, pixels.std((0, 2, 3), unbiased=False))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        ([picture(), b"not an image"], [0, 1], "train split, row 1: cannot read the image"),
+        ([picture(), picture(size=(9, 8))], [0, 1], "train split, row 1: image of 9x8 pixels"),
+        ([picture(), picture()], [0, 10], "train split: 1 labels outside 0..9, such as 10"),
+        ([picture(), picture()], [-1, -100], "train split: 2 labels outside 0..9, such as -1"),
+    ],
+)
+def test_unfit_rows_are_named(tmp_path, images, labels, message):
+    write_parquet(tmp_path / "set", "train", images, labels, label="label")
+    write_parquet(tmp_path / "set", "test", [picture()], [0], label="label")
+    with pytest.raises(ValueError, match=message):
+        data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*")) if (tmp_path / "cache").exists() else True
+
+
+def test_truncated_image_is_named(tmp_path):
+    import io
+
+    buffer = io.BytesIO()
+    picture(size=(32, 32)).save(buffer, "png")
+    write_parquet(tmp_path / "set", "train", [picture(size=(32, 32)), buffer.getvalue()[:200]], [0, 1], label="label")
+    write_parquet(tmp_path / "set", "test", [picture()], [0], label="label")
+    with pytest.raises(ValueError, match="train split, row 1: cannot read the image"):
+        data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        data.load("cifar100", tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"no train images; expected train-\*\.parquet .* found nothing"):
+        data.load("cifar100", tmp_path)
+    write_parquet(tmp_path, "train", [picture()], [0], label="coarse_label")
+    with pytest.raises(ValueError, match=r"no test images; .* found train-00000-of-00001\.parquet"):
+        data.load("cifar100", tmp_path)
+    write_parquet(tmp_path, "test", [picture()], [0], label="coarse_label")
+    with pytest.raises(ValueError, match="no column 'fine_label', found img, coarse_label"):
+        data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache")
+    with pytest.raises(ValueError, match="--dataset folder needs --data-dir"):
+        data.load("folder")
+    with pytest.raises(ValueError, match=r"train/<class>/ and test/<class>/"):
+        data.load("folder", tmp_path)
+
+
+def test_classes_that_only_test_has_are_refused(tmp_path):
+    write_images(tmp_path / "set" / "train" / "a", ["0.png"])
+    write_images(tmp_path / "set" / "test" / "b", ["0.png"])
+    with pytest.raises(ValueError, match="test has classes that train has not: b"):
+        data.load("folder", tmp_path / "set", cache_dir=tmp_path / "cache")
+
+
+def test_unreachable_hub_is_said_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"cannot reach the hub for uoft-cs/cifar100 .*--data-dir.*shapes100"):
+        data.load("cifar100", cache_dir=tmp_path / "cache")
+
+
+# -------------------------------------------------------------------------------------------------------- shapes100
+
+
+def test_shapes100_is_balanced_and_the_same_every_time():
+    train, test, classes = data.draw_shapes100(n_train=1000, n_test=200)
+    again, _, _ = data.draw_shapes100(n_train=1000, n_test=200)
+    assert train[0].shape == (1000, 32, 32, 3)
+    assert train[0].dtype == np.uint8
+    assert np.array_equal(train[0], again[0])
+    assert not np.array_equal(train[0][:200], test[0])
+    assert np.bincount(train[1]).tolist() == [10] * 100
+    assert len(set(classes)) == 100
+
+
+def test_shapes100_is_out_of_reach_of_a_linear_classifier():
+    (images, targets), (test_images, test_targets), _ = data.draw_shapes100(n_train=10_000, n_test=2000)
+    x, test_x = (torch.from_numpy(i.reshape(len(i), -1)).float() / 128 - 1 for i in (images, test_images))
+    x, test_x = (torch.nn.functional.pad(v, (0, 1), value=1.0) for v in (x, test_x))
+    one_hot = torch.nn.functional.one_hot(torch.from_numpy(targets)).float()
+    weights = torch.linalg.solve(x.T @ x + 1e3 * torch.eye(x.shape[1]), x.T @ one_hot)  # ridge regression
+    accuracy = ((test_x @ weights).argmax(1) == torch.from_numpy(test_targets)).float().mean()
+    assert accuracy < 0.15
+
+
+def test_meta_of_the_cache_is_plain_json(tmp_path):
+    write_images(tmp_path / "set" / "train" / "a", ["0.png"])
+    write_images(tmp_path / "set" / "test" / "a", ["0.png"])
+    data.load("folder", tmp_path / "set", cache_dir=tmp_path / "cache")
+    (meta,) = (tmp_path / "cache").glob("*/meta.json")
+    assert set(json.loads(meta.read_text())) == {"classes", "mean", "std"}

@@ -1,0 +1,445 @@
+"""Trains one architecture once, evaluates it, and leaves a folder with everything about the run.
+
+    python train.py --arch eca_resnet --dataset shapes100 --epochs 5
+    torchrun --standalone --nproc_per_node 8 train.py --arch hornet_resnet
+
+The same command again resumes an unfinished run and leaves a finished one alone. `--list` shows the architectures and their
+knobs, `--summary` one architecture's layers. A run leaves in runs/<name>/: TensorBoard events, last.pt (to resume), model/
+(weights in the hub's format) and result.json.
+"""
+
+import argparse
+import difflib
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+# torch, and all that imports it, is imported behind the flags: a mistyped one is refused within a second
+MINUTES_TO_WAIT = 10  # for another process at a collective operation, before this one gives up
+EVAL_BATCH = 512  # images per process
+NOT_THE_RUN = ("list", "summary", "eval_only", "data_dir", "cache_dir", "out", "name", "log_every")  # see run_config
+
+
+def refuse(message):
+    """Ends the program for a user's mistake: one line, from one process, exit code 2."""
+    if int(os.environ.get("RANK", 0)) > 0:
+        time.sleep(5)  # torchrun ends all processes when the first one leaves: let the one that speaks do so
+    else:
+        print(f"train.py: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+@contextmanager
+def mistakes_refused():
+    """Turns a ValueError, which says what the user got wrong, into refuse()."""
+    try:
+        yield
+    except ValueError as error:
+        refuse(error)
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.error = refuse
+
+    def add(flag, default, help, **kwargs):
+        kind = {} if isinstance(default, bool) or default is None else {"type": type(default)}
+        action = {"action": argparse.BooleanOptionalAction} if isinstance(default, bool) else {}
+        shown = "" if default is None or isinstance(default, bool) else f" (default {default})"
+        parser.add_argument(flag, default=default, help=help + shown, **(kind | action | kwargs))
+
+    store = {"action": "store_true"}
+    add("--arch", "resnet", "<method>_..._<backbone>, such as eca_ghostnet_resnet; see --list")
+    add(
+        "--set",
+        None,
+        "a knob of the arch, such as eca.kernel_size=5; may be repeated",
+        action="append",
+        metavar="KNOB=VALUE",
+    )
+    add("--list", False, "print all methods and backbones with their knobs, and stop", **store)
+    add("--summary", False, "print the arch's parameters, MACs and layers, and stop", **store)
+    add("--eval-only", None, "score a run's last.pt or model/ on the test set, and stop", metavar="PATH")
+
+    add("--dataset", "cifar100", "what to train on", choices=["cifar100", "cifar10", "folder", "shapes100"])
+    add("--data-dir", None, "local files: CIFAR as train-*.parquet and test-*.parquet, or a folder of train/ and test/")
+    add("--image-size", None, "resize and centre-crop images to this many pixels", type=int)
+    add("--val-size", 0.1, "part of train held out: a fraction, or a number of images; 0: watch the test set instead")
+    add("--cache-dir", None, "where decoded images are kept (default ~/.cache/resnet-grafts)")
+    add("--crop-padding", 4, "pixels by which a random crop may move; 0 for none")
+    add("--flip", True, "mirror every other image")
+    add("--cutout", 0, "side in pixels of a square that is blanked")
+    add("--mixup", 0.0, "alpha of mixup's Beta distribution; 0 for none")
+    add("--cutmix", 0.0, "alpha of CutMix's Beta distribution; 0 for none")
+
+    add("--epochs", 100, "passes over the training images")
+    add("--max-steps", 0, "end after this many optimizer steps, the schedule with them; 0 for no limit")
+    add("--batch-size", 128, "images per optimizer step, over all processes")
+    add("--optimizer", "sgd", "", choices=["sgd", "adamw", "adam", "nadam", "adagrad", "adafactor"])
+    add("--lr", 0.2, "peak learning rate")
+    add("--momentum", 0.9, "of SGD (Nesterov), or beta1 of the Adam family")
+    add("--weight-decay", 5e-4, "of the weights of convolutions and linear layers")
+    add("--schedule", "cosine", "of the learning rate, by transformers' name", choices=[
+        "cosine", "linear", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt", "warmup_stable_decay"
+    ])  # fmt: skip
+    add("--warmup-frac", 0.1, "part of all steps over which the learning rate rises from 0")
+    add("--label-smoothing", 0.0, "share of the target spread over all classes")
+    add("--ema-decay", 0.0, "evaluate and keep an average of the weights with this decay per step; 0 for none")
+    add("--clip-norm", 0.0, "largest norm of the gradient; 0 for no limit")
+    add("--seed", 0, "of weights, validation split, sample order and augmentation")
+
+    add(
+        "--amp",
+        "auto",
+        "autocast type; auto is bf16 where the device computes in it",
+        choices=["auto", "bf16", "fp16", "off"],
+    )
+    add("--compile", False, "torch.compile the network", **store)
+    add("--sync-bn", False, "batch norm over all processes; GPU only", **store)
+    add("--out", "runs", "folder of all runs")
+    add("--name", None, "folder of this run in --out (default from arch, settings, dataset and seed)")
+    add("--log-every", 20, "steps between two points of the training curve")
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0].split("=")[0], parser._option_string_actions, 1)
+        refuse(f"unknown flag {unknown[0]}: {f'did you mean {near[0]}? ' if near else ''}--help lists all")
+
+    for name in (
+        "val_size",
+        "cutout",
+        "crop_padding",
+        "mixup",
+        "cutmix",
+        "max_steps",
+        "weight_decay",
+        "clip_norm",
+        "seed",
+    ):
+        if not 0 <= getattr(args, name) < 2**32:  # also refuses nan
+            refuse(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(args, name)}")
+    for name in ("epochs", "batch_size", "lr", "log_every"):
+        if not 0 < getattr(args, name) < float("inf"):
+            refuse(f"--{name.replace('_', '-')} must be more than 0, got {getattr(args, name)}")
+    for name in ("warmup_frac", "label_smoothing", "ema_decay", "momentum"):
+        if not 0 <= getattr(args, name) < 1:
+            refuse(f"--{name.replace('_', '-')} must be in [0, 1), got {getattr(args, name)}")
+    args.settings = {}
+    for item in args.set or []:
+        knob, equals, value = item.partition("=")
+        if not equals:
+            refuse(f"--set takes KNOB=VALUE, such as eca.kernel_size=5, got {item!r}")
+        args.settings[knob] = value
+    del args.set
+    return args
+
+
+# ------------------------------------------------------------------------------------------------------------- --eval-only
+
+
+def load_network(path, n_classes, image_size):
+    """The network of a checkpoint or a model/ folder. Raises ValueError if there is none, or none for such images."""
+    from engine import load_checkpoint
+    from models import build
+    from models.hub import Classifier
+
+    if Path(path).is_dir():
+        try:
+            model = Classifier.from_pretrained(path, strict=True)
+        except Exception as error:  # a missing or a damaged file, each with its library's exception
+            raise ValueError(f"--eval-only {path} is not a readable model folder ({error})") from None
+        net, made_for = model.net, (len(model.classes), model.image_size)
+    elif Path(path).is_file():
+        saved = load_checkpoint(path)
+        made_for = saved["n_classes"], saved["image_size"]
+        net = build(saved["run"]["arch"], saved["n_classes"], saved["run"]["settings"], saved["image_size"])
+        averaged = saved["state"].get("ema", {})
+        weights = {name.removeprefix("module."): value for name, value in averaged.items() if name != "n_averaged"}
+        net.load_state_dict(weights or saved["state"]["net"])
+    else:
+        raise ValueError(f"--eval-only {path}: no such checkpoint or model folder")
+    if made_for != (n_classes, image_size):
+        raise ValueError(f"{path} is for {made_for[0]} classes and images of {made_for[1]} pixels, this dataset has "
+                         f"{n_classes} classes and {image_size} pixels")  # fmt: skip
+    return net
+
+
+def in_words(scores):
+    return f"top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %, loss {scores['loss']:.4f}"
+
+
+# ------------------------------------------------------------------------------------------------- what a run leaves
+
+
+def run_config(args, amp):
+    """What makes a run this run and no other: a folder that holds other values belongs to another run."""
+    config = {name: value for name, value in vars(args).items() if name not in NOT_THE_RUN}
+    return json.loads(json.dumps(config | {"amp": str(amp).removeprefix("torch.")}))  # as result.json will hold it
+
+
+def run_name(args):
+    """The default name of a run's folder: arch, settings, dataset and seed."""
+    from models.describe import shown
+
+    settings = [f"{knob}={shown(value)}" for knob, value in args.settings.items()]
+    return "-".join([args.arch, *settings, args.dataset, f"seed{args.seed}"])
+
+
+def look_at_folder(folder, config):
+    """What is already in the run's folder: (its result if it is finished, its checkpoint if there is one).
+
+    Raises ValueError if that belongs to another run, or if no checkpoint in it can be read.
+    """
+    from engine import load_checkpoint
+
+    result = folder / "result.json"
+    result = json.loads(result.read_text()) if result.exists() else None
+    saved, problem = None, None
+    for path in (folder / "last.pt", folder / "last.pt.previous"):
+        if path.exists() and not result and not saved:
+            try:
+                saved = load_checkpoint(path)
+            except ValueError as error:
+                problem = error
+                print(f"train.py: {error}; looking for the one before it", file=sys.stderr)
+    if problem and not saved:
+        raise ValueError(f"no readable checkpoint in {folder}: remove it to start afresh, or give another --name")
+    there = result or (saved and saved["run"]) or config
+    others = [
+        f"{name} {there.get(name)} there, {value} here" for name, value in config.items() if there.get(name) != value
+    ]
+    if others:
+        raise ValueError(f"{folder} holds another run ({'; '.join(others[:3])}): give --name, or remove it")
+    return result, saved
+
+
+def hparams_summaries(config, metrics):
+    """TensorBoard's hparams records: (experiment, session start, session end).
+
+    Names are the same in every run, or the HPARAMS tab drops columns; lists and None are no hparams, so they are text.
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    plain = {k: v if isinstance(v, (int, float)) and not isinstance(v, bool) else str(v) for k, v in config.items()}
+    return hparams(plain, dict.fromkeys(metrics, 0.0))
+
+
+def confusion_image(confusion):
+    """Confusion counts (target, prediction) -> a grey image uint8 (3, H, W), four pixels a cell, rows scaled to their sum."""
+    share = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
+    grey = (255 * (1 - share)).byte().repeat_interleave(4, 0).repeat_interleave(4, 1)
+    return grey.expand(3, *grey.shape)
+
+
+def commit():
+    """The commit of this code, with -dirty if it was changed; None outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+# -------------------------------------------------------------------------------------------------------------- main
+
+
+def main(args):
+    if args.list:
+        from models.describe import listing
+
+        return print(listing())
+
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list, set_seed, tqdm
+    from torch.nn.parallel import DistributedDataParallel
+    from torch.utils.tensorboard import SummaryWriter
+
+    import data
+    import engine
+    from models import build, canonical, parse_settings
+    from models.cost import cost
+    from models.describe import summary
+    from models.hub import Classifier
+
+    with mistakes_refused():
+        args.arch, args.settings = canonical(args.arch), parse_settings(args.arch, args.settings)
+        if args.summary:
+            return print(summary(args.arch, args.settings, 100, args.image_size or 32))
+
+    # Processes. Without cpu= every process of a machine without GPUs would take itself for the only one.
+    processes = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(minutes=MINUTES_TO_WAIT))
+    rank, world_size, device = processes.process_index, processes.num_processes, processes.device
+    torch.backends.cudnn.benchmark = True
+    set_seed(args.seed)
+    amp = engine.amp_dtype(args.amp, device)
+    config = run_config(args, amp)
+    if args.sync_bn and device.type == "cpu":
+        refuse("--sync-bn works on GPUs only: leave it out")
+
+    # Data, decoded by one process of each node and mapped into memory by all.
+    images, problem = None, None
+    with processes.local_main_process_first():
+        try:
+            images = data.load(args.dataset, args.data_dir, args.image_size, args.cache_dir)
+        except ValueError as error:
+            problem = error  # raised behind the barrier, or the others would wait there
+    if problem:
+        refuse(problem)
+    images = images.to(device)
+    n_classes, test, statistics = len(images.classes), images.test, (images.mean, images.std)
+
+    def score(net, split):
+        batches = data.eval_batches(split, EVAL_BATCH, *statistics, rank, world_size)
+        autocast = torch.autocast(device.type, amp, enabled=amp is not None)
+        return engine.evaluate(net, batches, len(split), n_classes, autocast)
+
+    if args.eval_only:
+        with mistakes_refused():
+            net = load_network(args.eval_only, n_classes, images.image_size)
+        scores = score(net.to(device, memory_format=torch.channels_last), test)
+        return processes.print(
+            f"{args.eval_only} on the {len(test):,} test images of {args.dataset}: {in_words(scores)}"
+        )
+
+    with mistakes_refused():
+        train, val = data.hold_out(images.train, args.val_size, args.seed)
+        augment = data.Augment(args.crop_padding, args.flip, args.cutout, args.mixup, args.cutmix)
+        batches = data.TrainBatches(
+            train, args.batch_size, augment, *statistics, n_classes, args.seed, rank, world_size
+        )
+        watched = val or test
+
+    # Model, then optimizer and schedule, then the saved state, then DDP: this order holds for every library involved.
+    with mistakes_refused():
+        net = build(args.arch, n_classes, args.settings, images.image_size)
+    if args.sync_bn:
+        net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    net = net.to(device, memory_format=torch.channels_last)
+    last_step = min(args.max_steps or sys.maxsize, args.epochs * batches.steps_per_epoch)
+    optimizer = engine.make_optimizer(args.optimizer, net, args.lr, args.momentum, args.weight_decay)
+    scheduler = engine.make_scheduler(args.schedule, optimizer, round(args.warmup_frac * last_step), last_step)
+    state = engine.TrainState(net, optimizer, scheduler, amp, args.ema_decay)
+
+    # Resume. The first process looks and tells the others, so that all do the same.
+    folder = Path(args.out) / (args.name or run_name(args))
+    found = [None, None, None]
+    if rank == 0:
+        try:
+            found[:2] = look_at_folder(folder, config)
+        except ValueError as error:
+            found[2] = str(error)
+    result, saved, problem = broadcast_object_list(found)
+    if problem:
+        refuse(problem)
+    if result:
+        return processes.print(f"{folder} is finished, top-1 {result['top1']:.2f} %: nothing to do")
+    if saved:
+        state.load_state_dict(saved["state"])
+        processes.print(f"resuming {folder} at step {state.step} of {last_step}")
+
+    model = torch.compile(net) if args.compile else net
+    if world_size > 1:
+        on = [device.index] if device.type == "cuda" else None
+        model = DistributedDataParallel(model, device_ids=on, gradient_as_bucket_view=True)
+
+    # The run's folder and its TensorBoard, written by the first process alone.
+    params, macs = cost(args.arch, n_classes, args.settings, images.image_size)
+    started = saved["started"] if saved else datetime.now(UTC).isoformat(timespec="seconds")
+    held_out = f"{len(val):,} for validation" if val else "none for validation"
+    processes.print(
+        f"{args.arch}: {params:,} parameters, {macs:,} MACs; {args.dataset}: {len(train):,} images to train on, {held_out}, "
+        f"{len(test):,} to test; {world_size} x {engine.device_name(device)}, {config['amp']}; writing {folder}"
+    )
+    writer = None
+    if rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        writer = SummaryWriter(folder, purge_step=state.step)
+        experiment, session, session_end = hparams_summaries(
+            config, ["test/top1", "test/top5", "test/loss", "test/ece"]
+        )
+        writer.file_writer.add_summary(experiment)
+        writer.file_writer.add_summary(session)
+        if not saved:
+            first_imgs, _ = next(batches.epoch(0))
+            shown = (first_imgs[:64] * batches.std + batches.mean).round().clamp(0, 255).byte()
+            writer.add_images("train/first_batch", shown, 0)
+
+    bar = tqdm(total=last_step * args.batch_size, initial=state.step * args.batch_size, unit="img", unit_scale=True,
+               leave=False, disable=not sys.stderr.isatty(), main_process_only=True)  # fmt: skip
+
+    def log(state, loss):
+        bar.update(state.step * args.batch_size - bar.n)
+        if writer:
+            writer.add_scalar("train/loss", loss, state.step)
+            writer.add_scalar("train/lr", scheduler.get_last_lr()[0], state.step)
+
+    # Epochs: train, evaluate, log, save.
+    scores = None
+    while state.step < last_step:
+        epoch = state.step // batches.steps_per_epoch
+        try:
+            loss, imgs_per_s = engine.train_epoch(
+                state, model, batches, epoch, last_step, args.label_smoothing, args.clip_norm, args.log_every, log
+            )
+        except FloatingPointError as error:
+            processes.print(f"train.py: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
+        scores = score(state.eval_net, watched)
+        state.curve.append({
+            "epoch": epoch, "step": state.step, "lr": scheduler.get_last_lr()[0], "train_loss": loss,
+            "train_imgs_per_s": imgs_per_s, "eval_imgs_per_s": scores["imgs_per_s"],
+            "top1": scores["top1"], "top5": scores["top5"], "loss": scores["loss"],
+        })  # fmt: skip
+        if rank == 0:
+            kind = "val" if val else "test"
+            bar.clear()
+            print(f"epoch {epoch + 1:3d}/{args.epochs}  train loss {loss:.4f}  {kind} {in_words(scores)}  "
+                  f"{imgs_per_s:,.0f} img/s  {state.train_s:,.0f} s", flush=True)  # fmt: skip
+            for name, value in state.curve[-1].items():
+                if name not in ("epoch", "step", "lr", "train_loss"):
+                    split, tag = ("train", "imgs_per_s") if name == "train_imgs_per_s" else (kind, name)
+                    writer.add_scalar(f"{split}/{tag}", value, state.step)
+            content = {"run": config, "state": state.state_dict(), "started": started, "n_classes": n_classes,
+                       "image_size": images.image_size}  # fmt: skip
+            engine.save_checkpoint(folder / "last.pt", content)
+    bar.close()
+
+    # Result. The test set is scored here for the only time, or was watched (--val-size 0) and never chosen on.
+    if val or scores is None:
+        scores = score(state.eval_net, test)
+    if rank > 0:
+        return
+    watched_top1 = [row["top1"] for row in state.curve]
+    result = config | {
+        "classes": n_classes, "n_train": len(train), "n_val": len(val) if val else 0, "n_test": len(test),
+        "world_size": world_size, "device": engine.device_name(device), "torch": str(torch.__version__), "commit": commit(),
+        "started": started, "params": params, "macs": macs, "train_imgs_per_s": last_step * args.batch_size / state.train_s,
+        "eval_imgs_per_s": scores["imgs_per_s"], "train_s": state.train_s, "peak_memory_mb": engine.peak_memory_mb(device),
+        "top1": scores["top1"], "top5": scores["top5"], "loss": scores["loss"], "ece": scores["ece"],
+        "val_top1": watched_top1[-1] if val else None,
+        "best_on_test_minus_last": None if val else max(watched_top1) - watched_top1[-1],
+        "per_class_top1": scores["per_class_top1"], "curve": state.curve, "status": "finished",
+    }  # fmt: skip
+    for name in ("top1", "top5", "loss", "ece"):
+        writer.add_scalar(f"test/{name}", result[name], state.step)
+    writer.add_image("test/confusion", confusion_image(scores["confusion"]), state.step)
+    writer.file_writer.add_summary(session_end)
+    writer.close()
+    published = Classifier(args.arch, images.classes, args.settings, images.image_size, *statistics)
+    published.net.load_state_dict(state.eval_net.state_dict())
+    published.save_pretrained(folder / "model")
+    engine.write_atomically(folder / "result.json", json.dumps(result, indent=1).encode())
+    print(f"test {in_words(scores)}, in {folder}/result.json")
+
+
+if __name__ == "__main__":
+    args = parse_args()
+    main(args)
