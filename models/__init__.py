@@ -12,7 +12,10 @@ from functools import partial
 from typing import Literal, get_args, get_origin
 
 from models.convnext import ConvNeXt
+from models.cspnet import CSPStage
 from models.eca import ECA
+from models.ghostnet import GhostConv
+from models.resnest import ResNeStConv
 from models.resnet import ResNet
 
 
@@ -34,7 +37,10 @@ class Backbone:
 
 METHODS = {
     "convnext": Method("block", ConvNeXt, "Liu et al., A ConvNet for the 2020s, CVPR 2022", "AdamW"),
+    "cspnet": Method("stage", CSPStage, "Wang et al., CSPNet, CVPR Workshops 2020", "SGD"),
     "eca": Method("attention", ECA, "Wang et al., ECA-Net, CVPR 2020", "SGD"),
+    "ghostnet": Method("conv", GhostConv, "Han et al., GhostNet, CVPR 2020", "SGD"),
+    "resnest": Method("conv", ResNeStConv, "Zhang et al., ResNeSt, CVPR Workshops 2022", "SGD"),
 }
 
 BACKBONES = {

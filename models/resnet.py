@@ -34,8 +34,8 @@ class Place(NamedTuple):
 class ConvBN(nn.Sequential):
     """Convolution without bias, batch norm, ReLU if asked: (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride))."""
 
-    def __init__(self, in_ch, out_ch, stride=1, relu=True, kernel_size=3):
-        conv = nn.Conv2d(in_ch, out_ch, kernel_size, stride, kernel_size // 2, bias=False)
+    def __init__(self, in_ch, out_ch, stride=1, relu=True, kernel_size=3, groups=1):
+        conv = nn.Conv2d(in_ch, out_ch, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         super().__init__(conv, nn.BatchNorm2d(out_ch), *([nn.ReLU(inplace=True)] if relu else []))
 
@@ -65,9 +65,8 @@ class PadShortcut(nn.Module):
         self.stride, self.new_ch = stride, out_ch - in_ch
 
     def forward(self, x):
-        return F.pad(
-            x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.new_ch // 2, self.new_ch - self.new_ch // 2)
-        )
+        x = F.avg_pool2d(x, 1, self.stride)  # of single pixels: unlike a strided view it keeps odd sizes channels-last
+        return F.pad(x, (0, 0, 0, 0, self.new_ch // 2, self.new_ch - self.new_ch // 2))
 
 
 AttentionPosition = Literal["before-conv1", "after-conv1", "before-add", "after-add"]
@@ -188,11 +187,11 @@ class ResNet(nn.Module):
         self.norm = family.final_norm(in_ch)
         self.fc = nn.Linear(in_ch, num_classes)
 
-        has_basic = any(isinstance(module, BasicBlock) for module in self.modules())
-        if not has_basic and (shortcut, attention_position) != ("A", "before-add"):
-            raise ValueError(
-                "resnet.shortcut and resnet.attention_position are read by basic blocks only; this network has none"
-            )
+        blocks = [module for module in self.modules() if isinstance(module, BasicBlock)]
+        if attention_position != "before-add" and not blocks:
+            raise ValueError("resnet.attention_position is read by basic blocks only, and this network has none")
+        if shortcut != "A" and all(isinstance(module.shortcut, nn.Identity) for module in blocks):
+            raise ValueError("resnet.shortcut is read by basic blocks that change the shape, and this network has none")
 
     def forward(self, x):
         x = self.stages(self.stem(x))

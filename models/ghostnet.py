@@ -1,0 +1,56 @@
+"""GhostNet: some of the channels by a convolution, the others by cheap depthwise filters of those.
+
+Han, Wang, Tian, Guo, Xu and Xu, "GhostNet: More Features from Cheap Operations", CVPR 2020, equations 2 and 3, Figure 2.
+Slot: conv, both convolutions of the basic block, as in the paper's Ghost-ResNet-56. Published with SGD.
+
+The paper numbers the channels by primary (a map, then its ghosts); here all primaries come first, as in the authors' code.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import nn
+
+from models.resnet import ConvBN
+
+
+class GhostConv(nn.Module):
+    """Primary maps by a 3x3 convolution, which carries the stride, and ghosts of them by a depthwise one.
+
+    (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)).
+
+    ratio: channels for each primary, itself included (s in the paper). kernel_size: of the depthwise filters, odd (d in
+    the paper). relu_on: where the ReLU stands if `relu` asks for one. Raises ValueError for an even kernel size or a
+    ratio outside 2..out_ch.
+    """
+
+    def __init__(
+        self,
+        in_ch,
+        out_ch,
+        stride,
+        relu,
+        *,
+        ratio: int = 2,
+        kernel_size: int = 3,
+        relu_on: Literal["both", "primary", "ghost"] = "both",
+    ):
+        super().__init__()
+        if not 2 <= ratio <= out_ch:
+            raise ValueError(f"ghostnet.ratio must be from 2 to the {out_ch} channels of the layer, got {ratio}")
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"ghostnet.kernel_size must be odd, got {kernel_size}")
+        n_primary = math.ceil(out_ch / ratio)
+        n_ghost = n_primary * (ratio - 1)
+        self.n_used = out_ch - n_primary  # of the ghosts; where ratio does not divide out_ch the last ones are dropped
+        self.primary = ConvBN(in_ch, n_primary, stride, relu and relu_on != "ghost")
+        cheap = nn.Conv2d(n_primary, n_ghost, kernel_size, padding=kernel_size // 2, groups=n_primary, bias=False)
+        nn.init.kaiming_normal_(cheap.weight, nonlinearity="relu")  # fan in: PyTorch's fan out forgets the groups
+        rectified = relu and relu_on != "primary"
+        self.ghost = nn.Sequential(cheap, nn.BatchNorm2d(n_ghost), *([nn.ReLU(inplace=True)] if rectified else []))
+
+    def forward(self, x):
+        primary = self.primary(x)
+        ghosts = self.ghost(primary)
+        return torch.cat([primary, ghosts[:, : self.n_used]], dim=1)

@@ -1,0 +1,18 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import draw_shapes100
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """An image folder of 4 classes, 24 training and 5 test images of 16x16 pixels each."""
+    root = tmp_path_factory.mktemp("photos")
+    for split, (images, targets) in zip(("train", "test"), draw_shapes100(2400, 500)[:2], strict=True):
+        for c in range(4):
+            folder = root / split / f"class{c}"
+            folder.mkdir(parents=True)
+            for i, image in enumerate(images[np.flatnonzero(targets == 10 * c)]):
+                Image.fromarray(image).resize((16, 16)).save(folder / f"{i}.png")
+    return root

@@ -1,0 +1,263 @@
+import math
+import os
+import pickle
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+import engine
+from data import Augment, Split, TrainBatches, eval_batches
+from models import build
+from tests import processes
+
+NO_AUTOCAST = torch.autocast("cpu", enabled=False)
+AS_IS = ([0.0] * 3, [1.0] * 3)
+
+
+def tiny_net(n_classes=7):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4, n_classes))
+
+
+def random_split(n, n_classes=7):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (n, 3, 4, 4), dtype=torch.uint8, generator=generator)
+    targets = torch.randint(0, n_classes, (n,), generator=generator)
+    return Split(images.contiguous(memory_format=torch.channels_last), targets, torch.arange(n))
+
+
+# --------------------------------------------------------------------------------------------------------- evaluation
+
+
+def slow_scores(net, split, n_classes):
+    """What evaluate() returns, an image at a time."""
+    net.eval()
+    hits, hits5, loss, bins = 0, 0, 0.0, [[] for _ in range(15)]
+    of_class = [[] for _ in range(n_classes)]
+    for img, target in zip(split.images, split.targets.tolist(), strict=True):
+        p = net(img[None].float())[0].detach().double().softmax(0)
+        ranked = p.argsort(descending=True).tolist()
+        hits += ranked[0] == target
+        hits5 += target in ranked[:5]
+        loss -= math.log(p[target])
+        bins[min(14, int(p.max() * 15))].append((p.max().item(), ranked[0] == target))
+        of_class[target].append(ranked[0] == target)
+    n = len(split)
+    ece = sum(abs(sum(c for c, _ in b) - sum(hit for _, hit in b)) for b in bins) / n
+    per_class = [100 * sum(h) / len(h) if h else 0.0 for h in of_class]
+    return {
+        "top1": 100 * hits / n,
+        "top5": 100 * hits5 / n,
+        "loss": loss / n,
+        "ece": 100 * ece,
+        "per_class_top1": per_class,
+    }
+
+
+@pytest.mark.parametrize("n", [1, 3, 10, 17])
+def test_evaluation_agrees_with_one_image_at_a_time(n):
+    net, split = tiny_net(), random_split(n)
+    scores = engine.evaluate(net, eval_batches(split, 4, *AS_IS), n, 7, NO_AUTOCAST)
+    for name, expected in slow_scores(net, split, 7).items():
+        assert scores[name] == pytest.approx(expected, abs=1e-3), name
+    assert scores["confusion"].sum() == n
+
+
+def check_parallel_evaluation(n, expected):
+    dist.init_process_group("gloo")
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    net, split = tiny_net(), random_split(n)
+    if rank > 0:
+        net[1].running_mean.fill_(100)  # statistics of this process's own images, which must not be used
+    scores = engine.evaluate(net, eval_batches(split, 4, *AS_IS, rank, world_size), n, 7, NO_AUTOCAST)
+    assert torch.equal(scores["confusion"], expected["confusion"])
+    for name in ("top1", "top5"):
+        assert scores[name] == expected[name]
+    for name in ("loss", "ece"):
+        assert scores[name] == pytest.approx(expected[name], rel=1e-5)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("n", [1, 3, 10, 17])
+def test_evaluation_is_exact_for_any_number_of_processes(n, world_size):
+    expected = engine.evaluate(tiny_net(), eval_batches(random_split(n), 4, *AS_IS), n, 7, NO_AUTOCAST)
+    processes.run(check_parallel_evaluation, world_size, n, expected)
+
+
+def test_image_that_was_not_scored_is_noticed():
+    with pytest.raises(RuntimeError, match="scored 10 images of 11"):
+        engine.evaluate(tiny_net(), eval_batches(random_split(10), 4, *AS_IS), 11, 7, NO_AUTOCAST)
+
+
+# ----------------------------------------------------------------------------------------------- optimizer, schedule
+
+
+@pytest.mark.parametrize("name", engine.OPTIMIZERS)
+def test_every_optimizer_learns(name):
+    net, split = tiny_net(2), random_split(32, 2)
+    optimizer = engine.make_optimizer(name, net, 0.01, 0.9, 0.0)
+    losses = []
+    for _ in range(30):
+        loss = F.cross_entropy(net(split.images.float() / 128 - 1), split.targets)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_only_weights_of_convolutions_and_linear_layers_decay():
+    net = build("coatnet_segnext_resnet", settings={"coatnet.downsample": "native"})
+    decayed, kept = engine.make_optimizer("sgd", net, 0.1, 0.9, 5e-4).param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (5e-4, 0)
+    names = {id(p): name for name, p in net.named_parameters()}
+    decayed, kept = ({names[id(p)] for p in group["params"]} for group in (decayed, kept))
+    assert decayed | kept == set(names.values())
+    modules = dict(net.named_modules())
+    for name in decayed:
+        assert name.endswith(".weight")
+        assert isinstance(modules[name.removesuffix(".weight")], (nn.Conv1d, nn.Conv2d, nn.Linear))
+    assert any("table" in name for name in kept)
+    assert all(p.ndim > 1 for name, p in net.named_parameters() if name in decayed)
+
+
+def test_cosine_rises_to_the_peak_and_ends_at_zero():
+    optimizer = engine.make_optimizer("sgd", tiny_net(), 0.5, 0.9, 0.0)
+    scheduler = engine.make_scheduler("cosine", optimizer, 10, 100)
+    rates = []
+    for _ in range(100):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:11] == pytest.approx([0.05 * i for i in range(11)])
+    assert max(rates) == 0.5
+    assert rates[99] < 0.001
+    assert scheduler.get_last_lr()[0] == pytest.approx(0)
+
+
+# ----------------------------------------------------------------------------------------------------------- training
+
+
+def new_state(ema_decay=0.0, steps=20):
+    net = tiny_net()
+    optimizer = engine.make_optimizer("sgd", net, 0.05, 0.9, 5e-4)
+    scheduler = engine.make_scheduler("cosine", optimizer, 2, steps)
+    return engine.TrainState(net, optimizer, scheduler, None, ema_decay)
+
+
+def new_batches(n=40):
+    return TrainBatches(random_split(n), 8, Augment(1), [128.0] * 3, [64.0] * 3, 7, seed=0)
+
+
+def test_training_agrees_with_a_plain_loop():
+    state, made = new_state(ema_decay=0.5), new_batches()
+    losses = [engine.train_epoch(state, state.net, made, epoch, 20, 0.1, clip_norm=1.0)[0] for epoch in range(4)]
+
+    net = tiny_net()
+    weights = [p for p in net.parameters() if p.ndim > 1]
+    others = [p for p in net.parameters() if p.ndim == 1]
+    optimizer = torch.optim.SGD(
+        [{"params": weights, "weight_decay": 5e-4}, {"params": others}], 0.05, momentum=0.9, nesterov=True
+    )
+    average, expected, step = None, [], 0
+    for epoch in range(4):
+        total = 0.0
+        for imgs, targets in made.epoch(epoch):
+            factor = step / 2 if step < 2 else (1 + math.cos(math.pi * (step - 2) / 18)) / 2
+            for group in optimizer.param_groups:
+                group["lr"] = 0.05 * factor
+            loss = F.cross_entropy(net(imgs), targets, label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+            now = [p.detach().clone() for p in net.parameters()]
+            average = now if average is None else [(a + p) / 2 for a, p in zip(average, now, strict=True)]
+            total += loss.item()
+            step += 1
+        expected.append(total / 5)
+    assert losses == pytest.approx(expected, rel=1e-4)
+    for p, q in zip(state.net.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+    for p, q in zip(state.eval_net.parameters(), average, strict=True):
+        torch.testing.assert_close(p.data, q, rtol=1e-4, atol=1e-5)
+
+
+def test_log_gets_the_mean_loss_since_the_last_call():
+    state, seen = new_state(), []
+    mean, _ = engine.train_epoch(
+        state, state.net, new_batches(), 0, 20, log_every=2, log=lambda s, loss: seen.append((s.step, loss))
+    )
+    assert [step for step, _ in seen] == [2, 4]
+    state, every = new_state(), []
+    engine.train_epoch(state, state.net, new_batches(), 0, 20, log_every=1, log=lambda s, loss: every.append(loss))
+    assert [loss for _, loss in seen] == pytest.approx([sum(every[:2]) / 2, sum(every[2:4]) / 2])
+    assert mean == pytest.approx(sum(every) / 5)
+
+
+def test_loss_that_is_not_finite_stops_training():
+    state = new_state()
+    state.net[0].weight.data[0] = float("nan")
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 2: lower --lr"):
+        engine.train_epoch(state, state.net, new_batches(), 0, 20, log_every=2)
+
+
+# -------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_checkpoint_round_trip_keeps_the_one_before(tmp_path):
+    path = tmp_path / "last.pt"
+    for step in (1, 2):
+        engine.save_checkpoint(path, {"step": step, "weights": torch.arange(5)})
+    assert engine.load_checkpoint(path)["step"] == 2
+    assert engine.load_checkpoint(tmp_path / "last.pt.previous")["step"] == 1
+    assert sorted(os.listdir(tmp_path)) == ["last.pt", "last.pt.previous"]
+
+
+def flip_a_byte(content):
+    at = content.index(torch.arange(100.0).numpy().tobytes()) + 20
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda c: b"", lambda c: c[: len(c) // 2], flip_a_byte, lambda c: b"some text", pickle.dumps],
+    ids=["empty", "truncated", "flipped", "text", "pickle"],
+)
+def test_damaged_checkpoint_is_refused_by_name(tmp_path, damage):
+    path = tmp_path / "last.pt"
+    engine.save_checkpoint(path, {"weights": torch.arange(100.0)})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"last\.pt is not a readable checkpoint"):
+        engine.load_checkpoint(path)
+
+
+class Payload:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_pickled_code_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weights": Payload()}, "bad.pt")
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        engine.load_checkpoint("bad.pt")
+    assert not os.path.exists("executed")
+
+
+# ----------------------------------------------------------------------------------------------------------- hardware
+
+
+def test_amp_auto_asks_the_device(monkeypatch):
+    cpu = SimpleNamespace(type="cpu")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert engine.amp_dtype("auto", cpu) is torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert engine.amp_dtype("auto", cpu) is None
+    assert engine.amp_dtype("off", cpu) is None
+    assert engine.amp_dtype("fp16", cpu) is torch.float16

@@ -1,0 +1,225 @@
+"""Names, knobs and whole networks of models/__init__.py; each method has a test file of its own."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from models import BACKBONES, METHODS, build, canonical, describe_type, knobs, parse_settings, settable
+from models.cost import cost, layer_table, n_params
+from models.describe import listing, summary
+from models.hub import Classifier
+from tests.checks import assert_channels_last_agrees, assert_samples_are_independent
+
+ALONE = {  # arch: parameters of ResNet-20 with the method's default graft
+    "resnet": 275_572,
+    "convnext_resnet": 166_052,
+    "segnext_resnet": 328_996,
+    "mscan_resnet": 262_948,
+    "lsknet_resnet": 327_754,
+    "lskblock_resnet": 261_706,
+    "coatnet_resnet": 201_044,
+    "eca_resnet": 275_599,
+    "cspnet_resnet": 116_100,
+    "ghostnet_resnet": 144_964,
+    "hornet_resnet": 240_548,
+    "resnest_resnet": 310_036,
+    "gmlp_resnet": 211_572,
+    "mixer_resnet": 202_676,
+}
+COMBINED = [
+    "eca_ghostnet_resnet",
+    "cspnet_eca_resnet",
+    "convnext_eca_resnet",
+    "cspnet_hornet_resnet",
+    "eca_resnest_resnet",
+    "cspnet_eca_ghostnet_resnet",
+    "ghostnet_gmlp_segnext_resnet",
+]
+
+
+def test_every_method_is_listed_here():
+    assert {arch.removesuffix("_resnet") for arch in ALONE if arch != "resnet"} == set(METHODS)
+
+
+@pytest.mark.parametrize("arch", ALONE)
+def test_parameter_count(arch):
+    assert n_params(build(arch)) == ALONE[arch]
+
+
+@pytest.mark.parametrize("arch", [*ALONE, *COMBINED, "eca_resnet32", "ghostnet_resnet56"])
+def test_whole_network_trains_and_scores(arch):
+    torch.manual_seed(0)
+    net = build(arch, num_classes=7)
+    imgs, targets = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 6])
+    loss = nn.functional.cross_entropy(net(imgs), targets)
+    loss.backward()
+    assert loss.isfinite()
+    for name, p in net.named_parameters():
+        assert p.grad is not None, f"{name} is not used"
+        assert p.grad.isfinite().all()
+    with torch.no_grad():  # running statistics that are not the initial ones
+        net(imgs)
+    assert_channels_last_agrees(net, imgs)
+    assert_samples_are_independent(net, imgs)
+
+
+def pairs():
+    return [f"{a}_{b}_resnet" for a, b in itertools.combinations(METHODS, 2) if METHODS[a].slot != METHODS[b].slot]
+
+
+@pytest.mark.parametrize("arch", pairs())
+def test_pairs_of_slots_build_or_say_why_not(arch):
+    try:
+        net = build(arch, image_size=32)
+    except ValueError as error:
+        assert "nothing in this network uses" in str(error)
+        assert "ghostnet" in arch or "resnest" in arch  # only blocks of their own leave a slot unused, and only conv
+    else:
+        assert net(torch.randn(2, 3, 32, 32)).shape == (2, 100)
+
+
+def test_odd_image_sizes():
+    for arch in (
+        "resnet",
+        "ghostnet_resnet",
+        "coatnet_resnet",
+        "gmlp_resnet",
+        "hornet_resnet",
+        "cspnet_segnext_resnet",
+    ):
+        assert build(arch, 5, image_size=30)(torch.randn(2, 3, 30, 30)).shape == (2, 5)
+        assert build(arch, 5, image_size=45)(torch.randn(2, 3, 45, 45)).shape == (2, 5)
+
+
+# ------------------------------------------------------------------------------------------------------------- names
+
+
+def test_order_of_methods_does_not_matter():
+    assert canonical("ghostnet_eca_resnet") == canonical("eca_ghostnet_resnet") == "eca_ghostnet_resnet"
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ("nosuch_resnet", "unknown method 'nosuch' .* choose from convnext, "),
+        ("eca", "unknown backbone 'eca' .* one of resnet, resnet32"),
+        ("eca_resnet20", "unknown backbone 'resnet20'"),
+        ("", "unknown backbone ''"),
+        ("resnet_eca", "unknown backbone 'eca'"),
+        ("ECA_resnet", "unknown method 'ECA'"),
+        ("eca__resnet", "unknown method ''"),
+        ("eca_eca_resnet", "has eca twice: combine eca with one of convnext"),
+        ("eca_lsknet_resnet", "has eca and lsknet in the one attention slot: combine eca with one of convnext"),
+        ("convnext_hornet_resnet", "convnext and hornet in the one block slot"),
+        ("convnext_ghostnet_resnet", "nothing in this network uses ghostnet"),
+    ],
+)
+def test_illegal_name_is_refused_in_one_line(arch, message):
+    with pytest.raises(ValueError, match=message) as error:
+        build(arch)
+    assert "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------------------------- knobs
+
+
+def test_settings_reach_the_constructors():
+    net = build(
+        "eca_resnet", 10, {"eca.kernel_size": "5", "resnet.width": 32, "resnet.attention_position": "after-add"}
+    )
+    assert net.stages[0][0].after_add.conv.kernel_size == (5,)
+    assert net.fc.in_features == 128
+
+
+@pytest.mark.parametrize("arch", ALONE)
+def test_every_knob_has_a_type_and_takes_its_default(arch):
+    allowed = settable(arch)
+    assert allowed
+    typed = {name: knob.default for name, knob in allowed.items()}
+    assert parse_settings(arch, typed) == typed
+    for name, knob in allowed.items():
+        assert describe_type(knob.annotation)
+        text = ",".join(map(str, knob.default)) if isinstance(knob.default, tuple) else str(knob.default)
+        text = text.lower() if isinstance(knob.default, bool) else text
+        assert parse_settings(arch, {name: text}) == {name: knob.default}
+    build(arch, settings=typed)
+
+
+@pytest.mark.parametrize(
+    ("arch", "settings", "message"),
+    [
+        ("eca_resnet", {"eca.nosuch": "1"}, "eca_resnet has no such knob, it has resnet.depth, .*eca.kernel_size"),
+        ("resnet", {"eca.kernel_size": "3"}, "resnet has no such knob"),
+        ("resnet56", {"resnet.depth": "20"}, "resnet56 has no such knob"),
+        ("eca_resnet", {"eca.kernel_size": "5.0"}, r"--set eca\.kernel_size takes int, got '5\.0'"),
+        ("eca_resnet", {"eca.kernel_size": True}, "takes int, got True"),
+        ("eca_resnet", {"eca.kernel_size": 5.0}, r"takes int, got 5\.0"),
+        ("resnet", {"resnet.drop_path": "nan"}, "takes float, got 'nan'"),
+        ("resnet", {"resnet.shortcut": "C"}, r"takes A\|B, got 'C'"),
+        ("hornet_resnet", {"hornet.orders": "2,x"}, "takes int, got 'x'"),
+        ("hornet_resnet", {"hornet.orders": ""}, "hornet.orders takes int"),
+        ("resnet", {"resnet.attention_position": "after-add"}, "no method fills the attention slot"),
+        ("convnext_resnet", {"resnet.shortcut": "B"}, "resnet.shortcut is read by basic blocks that change the shape"),
+        ("cspnet_resnet", {"resnet.shortcut": "B"}, "resnet.shortcut is read by basic blocks that change the shape"),
+        (
+            "convnext_eca_resnet",
+            {"resnet.attention_position": "after-add"},
+            "resnet.attention_position is read by basic blocks only",
+        ),
+    ],
+)
+def test_wrong_setting_is_refused_in_one_line(arch, settings, message):
+    with pytest.raises(ValueError, match=message) as error:
+        build(arch, settings=settings)
+    assert "\n" not in str(error.value)
+
+
+def test_listing_names_every_method_backbone_and_knob():
+    text = listing()
+    for name, row in METHODS.items():
+        assert f"{name}  [{row.slot}]  {row.paper}; published with {row.published_with}" in text
+        for knob in knobs(row.make):
+            assert f"--set {name}.{knob}=" in text
+    assert all(f"\n{name}  [takes" in text for name in BACKBONES)
+
+
+# -------------------------------------------------------------------------------------------------------- cost, hub
+
+
+def test_macs_of_resnet20_by_hand():
+    """Nine multiplications for each pair of channels and each pixel, and the classifier; option A costs nothing."""
+    stem = 32 * 32 * 9 * 3 * 16
+    stage1 = 6 * 32 * 32 * 9 * 16 * 16
+    stage2 = 16 * 16 * 9 * (16 * 32 + 5 * 32 * 32)
+    stage3 = 8 * 8 * 9 * (32 * 64 + 5 * 64 * 64)
+    assert cost("resnet", 100, {}, 32) == (275_572, stem + stage1 + stage2 + stage3 + 64 * 100)
+
+
+def test_macs_of_attention_are_counted():
+    """One more of the transformer blocks, of 64 channels on 8x8 tokens: projections, MLP, and twice tokens squared."""
+    short, long = (cost("coatnet_resnet", 100, {"resnet.depth": depth}, 32)[1] for depth in (20, 26))
+    rows = {name: macs for name, _, _, _, macs in layer_table("coatnet_resnet", 100, {}, 32)}
+    assert rows["stages.2.2"] == 64 * (12 * 64 * 64) + 2 * 64 * 64 * 64
+    assert long - short == rows["stages.0.2"] + rows["stages.1.2"] + rows["stages.2.2"]
+
+
+def test_summary_says_what_a_paper_needed():
+    text = summary("convnext_eca_resnet", {}, 100, 32)
+    assert "166,079 parameters" in text
+    assert "convnext: Liu et al., A ConvNet for the 2020s, CVPR 2022; published with AdamW" in text
+
+
+def test_saved_model_loads_strictly(tmp_path):
+    settings = parse_settings("hornet_resnet", {"hornet.orders": "2,2,3"})
+    model = Classifier("hornet_resnet", ["a", "b"], settings, 32, [120.0] * 3, [60.0] * 3).eval()
+    model.net.to(memory_format=torch.channels_last)
+    model.save_pretrained(tmp_path)
+    loaded = Classifier.from_pretrained(tmp_path, strict=True)
+    imgs = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(imgs), model(imgs), rtol=1e-4, atol=1e-5)
+    assert loaded.classes == ["a", "b"]
+    for value in model.net((imgs - 120.0) / 60.0).flatten() - model(imgs).flatten():
+        assert abs(value) < 1e-4

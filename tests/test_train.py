@@ -1,0 +1,408 @@
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+import engine
+import train
+from models.hub import Classifier
+from tests import processes
+
+ROOT = Path(train.__file__).parent
+
+
+@pytest.fixture
+def command(photos, tmp_path):
+    """Flags of a run of four steps an epoch on the tiny folder; more can be appended."""
+
+    def flags(*more):
+        fixed = ["--dataset", "folder", "--data-dir", str(photos), "--cache-dir", str(tmp_path / "cache")]
+        return [*fixed, "--out", str(tmp_path / "runs"), "--name", "run", "--batch-size", "20", "--epochs", "2", *more]
+
+    return flags
+
+
+def run(*flags):
+    train.main(train.parse_args(flags))
+
+
+def result_of(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def saved_state(folder):
+    return engine.load_checkpoint(folder / "last.pt")["state"]
+
+
+def assert_same(a, b, where=""):
+    """Two nested states are equal, bit for bit; seconds and speeds aside."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            if not re.search("_per_s|train_s", str(key)):
+                assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}.{i}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+# -------------------------------------------------------------------------------------------------------------- flags
+
+
+def test_every_flag_is_read():
+    source = (ROOT / "train.py").read_text()
+    body = source[source.index("def run_config") :]
+    for name in vars(train.parse_args([])):
+        assert f"args.{name}" in body, f"--{name.replace('_', '-')} is declared and read nowhere"
+
+
+def test_choices_are_those_of_the_code():
+    """train.py names them again, so that a mistyped flag is refused before torch is imported."""
+    import data
+
+    seen = {}
+    add_argument = argparse.ArgumentParser.add_argument
+
+    def spy(self, *flags, **kwargs):
+        seen[flags[0]] = kwargs.get("choices")
+        return add_argument(self, *flags, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "add_argument", spy)
+        train.parse_args([])
+    assert tuple(seen["--dataset"]) == data.DATASETS
+    assert tuple(seen["--optimizer"]) == tuple(engine.OPTIMIZERS)
+    for name in seen["--schedule"]:
+        optimizer = engine.make_optimizer("sgd", torch.nn.Linear(2, 2), 0.1, 0.9, 0)
+        assert engine.make_scheduler(name, optimizer, 2, 10).get_last_lr()[0] <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--nosuch"], "unknown flag --nosuch: "),
+        (["--epoch", "3"], "unknown flag --epoch: did you mean --epochs?"),
+        (["--lr", "nan"], "--lr must be more than 0, got nan"),
+        (["--lr", "fast"], "argument --lr: invalid float value: 'fast'"),
+        (["--epochs", "0"], "--epochs must be more than 0"),
+        (["--batch-size", "-1"], "--batch-size must be more than 0"),
+        (["--val-size", "-0.1"], "--val-size must be 0 or more"),
+        (["--warmup-frac", "1.5"], "--warmup-frac must be in [0, 1)"),
+        (["--seed", "-1"], "--seed must be 0 or more"),
+        (["--seed", "4294967296"], "--seed must be 0 or more"),
+        (["--dataset", "imagenet"], "invalid choice: 'imagenet'"),
+        (["--amp", "int8"], "invalid choice: 'int8'"),
+        (["--set", "eca.kernel_size"], "--set takes KNOB=VALUE"),
+    ],
+)
+def test_wrong_flag_is_refused_in_one_line(flags, message, capsys):
+    with pytest.raises(SystemExit) as exit:
+        train.parse_args(flags)
+    assert exit.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--arch", "nosuch_resnet"], "unknown method 'nosuch'"),
+        (["--arch", "eca_resnet", "--set", "eca.kernel_size=4"], "eca.kernel_size must be odd"),
+        (["--set", "eca.kernel_size=3"], "resnet has no such knob"),
+        (["--batch-size", "1000"], "do not fill one batch"),
+        (["--val-size", "1000"], "leaves no image on one side"),
+        (["--data-dir", "nowhere"], "--data-dir nowhere: no such folder"),
+        (["--image-size", "16", "--dataset", "shapes100"], "drawn at 32x32"),
+        (["--sync-bn"], "--sync-bn works on GPUs only"),
+        (["--eval-only", "nowhere"], "no such checkpoint or model folder"),
+    ],
+)
+def test_mistake_is_refused_in_one_line_and_nothing_is_written(flags, message, command, capsys, tmp_path):
+    if "--sync-bn" in flags and torch.cuda.is_available():
+        pytest.skip("a GPU has synchronized batch norm")
+    with pytest.raises(SystemExit) as exit:
+        run(*command(*flags))
+    assert exit.value.code == 2
+    _, err = capsys.readouterr()
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_other_processes_leave_the_message_to_the_first(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(SystemExit):
+        train.parse_args(["--nosuch"])
+    assert capsys.readouterr().err == ""
+
+
+def test_list_and_summary_need_no_data(capsys):
+    run("--list")
+    assert "hornet  [block]" in capsys.readouterr().out
+    run("--arch", "eca_resnet", "--summary", "--set", "resnet.width=8")
+    assert "eca_resnet: 69," in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------------------------------- what a run leaves
+
+FIELDS = [
+    "arch",
+    "settings",
+    "dataset",
+    "epochs",
+    "batch_size",
+    "seed",
+    "optimizer",
+    "lr",
+    "weight_decay",
+    "schedule",
+    "warmup_frac",
+    "label_smoothing",
+    "classes",
+    "n_train",
+    "n_val",
+    "n_test",
+    "world_size",
+    "device",
+    "amp",
+    "compile",
+    "torch",
+    "commit",
+    "started",
+    "params",
+    "macs",
+    "train_imgs_per_s",
+    "eval_imgs_per_s",
+    "train_s",
+    "peak_memory_mb",
+    "top1",
+    "top5",
+    "loss",
+    "ece",
+    "val_top1",
+    "best_on_test_minus_last",
+    "per_class_top1",
+    "curve",
+    "status",
+]
+
+
+def test_a_run_leaves_everything(command, tmp_path, capsys):
+    run(*command("--arch", "eca_resnet", "--set", "eca.kernel_size=5", "--log-every", "1"))
+    out = capsys.readouterr().out
+    assert len(re.findall(r"^epoch .* val top-1 .* img/s", out, re.M)) == 2
+    folder = tmp_path / "runs" / "run"
+    result = result_of(folder)
+    assert set(FIELDS) <= set(result)
+    assert (result["arch"], result["settings"]) == ("eca_resnet", {"eca.kernel_size": 5})
+    assert (result["n_train"], result["n_val"], result["n_test"], result["classes"]) == (88, 8, 20, 4)
+    assert len(result["per_class_top1"]) == 4
+    assert result["top1"] == pytest.approx(sum(result["per_class_top1"]) / 4)
+    assert [row["epoch"] for row in result["curve"]] == [0, 1]
+    assert result["val_top1"] == result["curve"][-1]["top1"]
+    assert result["best_on_test_minus_last"] is None
+    assert result["status"] == "finished"
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    assert {"train/loss", "train/lr", "train/imgs_per_s", "val/top1", "val/top5", "val/loss", "test/top1",
+            "test/top5"} <= set(events.Tags()["scalars"])  # fmt: skip
+    assert {"train/first_batch", "test/confusion"} <= set(events.Tags()["images"])
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 9))
+    assert events.Scalars("test/top1")[-1].value == pytest.approx(result["top1"])
+    assert "_hparams_/experiment" in events.summary_metadata
+
+    # the published model gives the published number, in both forms
+    for path in (folder / "model", folder / "last.pt"):
+        run(*command("--eval-only", str(path)))
+        assert f"top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %" in capsys.readouterr().out
+    model = Classifier.from_pretrained(folder / "model", strict=True)
+    assert model.classes == [f"class{c}" for c in range(4)]
+
+
+def test_finished_run_is_left_alone_and_another_is_refused(command, tmp_path, capsys):
+    run(*command())
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs" / "run").rglob("*")}
+    capsys.readouterr()
+    run(*command())
+    assert "is finished" in capsys.readouterr().out
+    for flags in (["--epochs", "3"], ["--lr", "0.3"], ["--seed", "1"], ["--arch", "eca_resnet"], ["--val-size", "0"]):
+        with pytest.raises(SystemExit) as exit:
+            run(*command(*flags))
+        assert exit.value.code == 2
+        err = capsys.readouterr().err
+        name = flags[0].strip("-").replace("-", "_")
+        assert re.search(rf"holds another run \({name} .* there, {flags[1]}.* here\): give --name", err)
+        assert err.count("\n") == 1
+    assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "runs" / "run").rglob("*")}
+
+
+def test_watching_the_test_set_reports_its_bias(command, tmp_path):
+    run(*command("--val-size", "0", "--epochs", "4"))
+    result = result_of(tmp_path / "runs" / "run")
+    top1 = [row["top1"] for row in result["curve"]]
+    assert result["top1"] == top1[-1]
+    assert result["best_on_test_minus_last"] == max(top1) - top1[-1]
+    assert (result["n_train"], result["n_val"], result["val_top1"]) == (96, 0, None)
+
+
+def test_max_steps_ends_the_run_and_its_schedule(command, tmp_path):
+    run(*command("--max-steps", "3"))
+    result = result_of(tmp_path / "runs" / "run")
+    assert [(row["epoch"], row["step"]) for row in result["curve"]] == [(0, 3)]
+    assert result["curve"][-1]["lr"] == pytest.approx(0)
+
+
+def test_hparams_have_the_same_names_in_every_run(command):
+    """The HPARAMS tab takes its columns from the first run it finds."""
+    names = []
+    for flags in (["--amp", "off"], ["--arch", "eca_resnet", "--set", "eca.kernel_size=5", "--seed", "3"]):
+        args = train.parse_args(command(*flags))
+        experiment, _, _ = train.hparams_summaries(train.run_config(args, torch.bfloat16), ["test/top1"])
+        content = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
+        names.append([info.name for info in content.experiment.hparam_infos])
+    assert names[0] == names[1]
+    assert {"arch", "settings", "lr", "seed", "amp", "val_size"} <= set(names[0])
+
+
+# -------------------------------------------------------------------------------------------- resume, several processes
+
+ALL_STATE = ["--mixup", "0.2", "--cutmix", "1", "--ema-decay", "0.9", "--set", "resnet.drop_path=0.3", "--cutout", "4"]
+
+
+def train_and_die(flags, n_saves):
+    """A run that is killed right behind its n-th checkpoint."""
+    save = engine.save_checkpoint
+    saves = []
+
+    def save_and_die(*args):
+        save(*args)
+        saves.append(args)
+        if len(saves) == n_saves:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    engine.save_checkpoint = save_and_die
+    run(*flags)
+
+
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_resumed_run_equals_an_uninterrupted_one(command, tmp_path, n_processes):
+    flags = command(*ALL_STATE, "--epochs", "3")
+    processes.run(run, n_processes, *flags, "--name", "whole")
+    with pytest.raises(Exception, match="SIGKILL"):
+        processes.run(train_and_die, n_processes, [*flags, "--name", "killed"], 1)
+    runs = tmp_path / "runs"
+    assert not (runs / "killed" / "result.json").exists()
+    assert len(saved_state(runs / "killed")["curve"]) == 1
+    processes.run(run, n_processes, *flags, "--name", "killed")
+    assert_same(saved_state(runs / "whole"), saved_state(runs / "killed"))
+    whole, resumed = result_of(runs / "whole"), result_of(runs / "killed")
+    for name in ("top1", "loss", "ece", "per_class_top1", "val_top1"):
+        assert whole[name] == resumed[name]
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(command, tmp_path, capsys):
+    flags = command("--epochs", "3")
+    with pytest.raises(Exception, match="SIGKILL"):
+        processes.run(train_and_die, 1, flags, 2)
+    folder = tmp_path / "runs" / "run"
+    (folder / "last.pt").write_bytes(b"")
+    run(*flags)
+    out, err = capsys.readouterr()
+    assert "last.pt is not a readable checkpoint" in err
+    assert "at step 4 of" in out
+    processes.run(run, 1, *flags, "--name", "whole")
+    assert_same(saved_state(tmp_path / "runs" / "whole"), saved_state(folder))
+
+
+def test_no_readable_checkpoint_is_no_fresh_start(command, tmp_path, capsys):
+    folder = tmp_path / "runs" / "run"
+    folder.mkdir(parents=True)
+    (folder / "last.pt").write_bytes(b"damaged")
+    with pytest.raises(SystemExit) as exit:
+        run(*command())
+    assert exit.value.code == 2
+    assert "no readable checkpoint" in capsys.readouterr().err
+    assert (folder / "last.pt").read_bytes() == b"damaged"
+
+
+def test_two_processes_reach_the_weights_of_one(command, tmp_path):
+    """On an arch without batch statistics, where the mean of two gradients is the gradient of the whole batch."""
+    flags = command("--arch", "convnext_resnet", "--amp", "off", "--lr", "0.05", "--mixup", "0.2")
+    for n in (1, 2):
+        processes.run(run, n, *flags, "--name", f"of{n}")
+    one, two = (saved_state(tmp_path / "runs" / f"of{n}")["net"] for n in (1, 2))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-5)
+    results = [result_of(tmp_path / "runs" / f"of{n}") for n in (1, 2)]
+    assert [r["world_size"] for r in results] == [1, 2]
+    assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-4)
+    assert len(list((tmp_path / "runs" / "of2").glob("events*"))) == 1
+
+
+@pytest.mark.parametrize("flags", [["--amp", "bf16"], ["--optimizer", "adamw", "--lr", "0.001"], ["--compile"]])
+def test_ways_to_train(command, tmp_path, flags):
+    small = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "2"]
+    processes.run(run, 1, *command(*flags, *small))
+    assert result_of(tmp_path / "runs" / "run")["status"] == "finished"
+
+
+def test_torchrun_as_the_readme_has_it(tmp_path):
+    command = ["torchrun", "--standalone", "--nproc_per_node", "2", "train.py", "--arch", "hornet_resnet"]
+    flags = [
+        "--dataset",
+        "shapes100",
+        "--max-steps",
+        "4",
+        "--out",
+        str(tmp_path),
+        "--cache-dir",
+        str(tmp_path / "cache"),
+    ]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run([*command, *flags], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch   1/") == 1
+    assert done.stderr.count("Traceback") == 0
+    result = result_of(tmp_path / "hornet_resnet-shapes100-seed0")
+    assert (result["world_size"], result["n_train"], result["n_test"]) == (2, 18_000, 5_000)
+
+
+# ----------------------------------------------------------------------------------------------- real data, and a GPU
+
+
+@pytest.mark.skipif(
+    "CIFAR100_DIR" not in os.environ, reason="CIFAR100_DIR names no folder with CIFAR-100's parquet files"
+)
+def test_learns_on_real_cifar100(tmp_path):
+    flags = ["--data-dir", os.environ["CIFAR100_DIR"], "--out", str(tmp_path), "--name", "run", "--max-steps", "300"]
+    run(*flags)
+    result = result_of(tmp_path / "run")
+    assert (result["n_train"], result["n_val"], result["n_test"], result["classes"]) == (45_000, 5_000, 10_000, 100)
+    assert result["top1"] > 12  # chance is 1
+    assert abs(result["top1"] - result["val_top1"]) < 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("flags", [["--amp", "bf16"], ["--amp", "fp16"], ["--amp", "off"], ["--compile"]])
+def test_ways_to_train_on_a_gpu(command, tmp_path, flags):
+    run(*command(*flags))
+    result = result_of(tmp_path / "runs" / "run")
+    assert result["status"] == "finished"
+    assert result["peak_memory_mb"] > 0
