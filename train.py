@@ -22,6 +22,19 @@ from pathlib import Path
 # torch, and all that imports it, is imported behind the flags: a mistyped one is refused within a second
 MINUTES_TO_WAIT = 10  # for another process at a collective operation, before this one gives up
 EVAL_BATCH = 512  # images per process
+DATASETS = ("cifar100", "cifar10", "folder", "shapes100")  # and the other choices: as in data.py and engine.py
+OPTIMIZERS = ("sgd", "adamw", "adam", "nadam", "adagrad", "adafactor")
+SCHEDULES = (
+    "cosine",
+    "linear",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "warmup_stable_decay",
+)
+AMP = ("auto", "bf16", "fp16", "off")
+AT_LEAST_0 = ("val_size", "cutout", "crop_padding", "mixup", "cutmix", "max_steps", "weight_decay", "clip_norm", "seed")
 NOT_THE_RUN = ("list", "summary", "eval_only", "data_dir", "cache_dir", "out", "name", "log_every")  # see run_config
 
 
@@ -57,18 +70,12 @@ def parse_args(argv=None):
 
     store = {"action": "store_true"}
     add("--arch", "resnet", "<method>_..._<backbone>, such as eca_ghostnet_resnet; see --list")
-    add(
-        "--set",
-        None,
-        "a knob of the arch, such as eca.kernel_size=5; may be repeated",
-        action="append",
-        metavar="KNOB=VALUE",
-    )
+    add("--set", None, "a knob of the arch, such as eca.kernel_size=5; may be repeated", action="append", metavar="K=V")
     add("--list", False, "print all methods and backbones with their knobs, and stop", **store)
     add("--summary", False, "print the arch's parameters, MACs and layers, and stop", **store)
     add("--eval-only", None, "score a run's last.pt or model/ on the test set, and stop", metavar="PATH")
 
-    add("--dataset", "cifar100", "what to train on", choices=["cifar100", "cifar10", "folder", "shapes100"])
+    add("--dataset", "cifar100", "what to train on", choices=DATASETS)
     add("--data-dir", None, "local files: CIFAR as train-*.parquet and test-*.parquet, or a folder of train/ and test/")
     add("--image-size", None, "resize and centre-crop images to this many pixels", type=int)
     add("--val-size", 0.1, "part of train held out: a fraction, or a number of images; 0: watch the test set instead")
@@ -82,25 +89,18 @@ def parse_args(argv=None):
     add("--epochs", 100, "passes over the training images")
     add("--max-steps", 0, "end after this many optimizer steps, the schedule with them; 0 for no limit")
     add("--batch-size", 128, "images per optimizer step, over all processes")
-    add("--optimizer", "sgd", "", choices=["sgd", "adamw", "adam", "nadam", "adagrad", "adafactor"])
+    add("--optimizer", "sgd", "torch's, and transformers' Adafactor", choices=OPTIMIZERS)
     add("--lr", 0.2, "peak learning rate")
     add("--momentum", 0.9, "of SGD (Nesterov), or beta1 of the Adam family")
     add("--weight-decay", 5e-4, "of the weights of convolutions and linear layers")
-    add("--schedule", "cosine", "of the learning rate, by transformers' name", choices=[
-        "cosine", "linear", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt", "warmup_stable_decay"
-    ])  # fmt: skip
+    add("--schedule", "cosine", "of the learning rate, by transformers' name", choices=SCHEDULES)
     add("--warmup-frac", 0.1, "part of all steps over which the learning rate rises from 0")
     add("--label-smoothing", 0.0, "share of the target spread over all classes")
     add("--ema-decay", 0.0, "evaluate and keep an average of the weights with this decay per step; 0 for none")
     add("--clip-norm", 0.0, "largest norm of the gradient; 0 for no limit")
     add("--seed", 0, "of weights, validation split, sample order and augmentation")
 
-    add(
-        "--amp",
-        "auto",
-        "autocast type; auto is bf16 where the device computes in it",
-        choices=["auto", "bf16", "fp16", "off"],
-    )
+    add("--amp", "auto", "autocast type; auto is bf16 where the device computes in it", choices=AMP)
     add("--compile", False, "torch.compile the network", **store)
     add("--sync-bn", False, "batch norm over all processes; GPU only", **store)
     add("--out", "runs", "folder of all runs")
@@ -111,17 +111,7 @@ def parse_args(argv=None):
         near = difflib.get_close_matches(unknown[0].split("=")[0], parser._option_string_actions, 1)
         refuse(f"unknown flag {unknown[0]}: {f'did you mean {near[0]}? ' if near else ''}--help lists all")
 
-    for name in (
-        "val_size",
-        "cutout",
-        "crop_padding",
-        "mixup",
-        "cutmix",
-        "max_steps",
-        "weight_decay",
-        "clip_norm",
-        "seed",
-    ):
+    for name in AT_LEAST_0:
         if not 0 <= getattr(args, name) < 2**32:  # also refuses nan
             refuse(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(args, name)}")
     for name in ("epochs", "batch_size", "lr", "log_every"):
@@ -180,7 +170,9 @@ def in_words(scores):
 def run_config(args, amp):
     """What makes a run this run and no other: a folder that holds other values belongs to another run."""
     config = {name: value for name, value in vars(args).items() if name not in NOT_THE_RUN}
-    return json.loads(json.dumps(config | {"amp": str(amp).removeprefix("torch.")}))  # as result.json will hold it
+    return json.loads(
+        json.dumps(config | {"amp": str(amp or "off").removeprefix("torch.")})
+    )  # as result.json will hold it
 
 
 def run_name(args):
@@ -305,9 +297,7 @@ def main(args):
         with mistakes_refused():
             net = load_network(args.eval_only, n_classes, images.image_size)
         scores = score(net.to(device, memory_format=torch.channels_last), test)
-        return processes.print(
-            f"{args.eval_only} on the {len(test):,} test images of {args.dataset}: {in_words(scores)}"
-        )
+        return processes.print(f"{args.eval_only} on {len(test):,} test images of {args.dataset}: {in_words(scores)}")
 
     with mistakes_refused():
         train, val = data.hold_out(images.train, args.val_size, args.seed)

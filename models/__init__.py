@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, get_args, get_origin
 
+from models.coatnet import CoAtNet
 from models.convnext import ConvNeXt
 from models.cspnet import CSPStage
 from models.eca import ECA
 from models.ghostnet import GhostConv
+from models.gmlp import GMLP
+from models.mixer import Mixer
 from models.resnest import ResNeStConv
 from models.resnet import ResNet
 
@@ -36,10 +39,13 @@ class Backbone:
 
 
 METHODS = {
+    "coatnet": Method("block", CoAtNet, "Dai et al., CoAtNet, NeurIPS 2021", "AdamW"),
     "convnext": Method("block", ConvNeXt, "Liu et al., A ConvNet for the 2020s, CVPR 2022", "AdamW"),
     "cspnet": Method("stage", CSPStage, "Wang et al., CSPNet, CVPR Workshops 2020", "SGD"),
     "eca": Method("attention", ECA, "Wang et al., ECA-Net, CVPR 2020", "SGD"),
     "ghostnet": Method("conv", GhostConv, "Han et al., GhostNet, CVPR 2020", "SGD"),
+    "gmlp": Method("block", GMLP, "Liu et al., Pay Attention to MLPs, NeurIPS 2021", "AdamW"),
+    "mixer": Method("block", Mixer, "Tolstikhin et al., MLP-Mixer, NeurIPS 2021", "Adam"),
     "resnest": Method("conv", ResNeStConv, "Zhang et al., ResNeSt, CVPR Workshops 2022", "SGD"),
 }
 

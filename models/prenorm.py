@@ -29,7 +29,7 @@ class LayerScale(nn.Module):
 
     def __init__(self, ch, init):
         super().__init__()
-        self.gamma = nn.Parameter(torch.full((ch, 1, 1), init)) if init else None
+        self.gamma = nn.Parameter(torch.full((ch, 1, 1), float(init))) if init else None
 
     def forward(self, x):
         return x if self.gamma is None else x * self.gamma

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from data import draw_shapes100
+
+torch.set_num_threads(1)  # the tests' tensors are so small that a second thread only waits for the first
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,204 @@
+"""CoAtNet: convolutional stages first, then transformer stages with relative attention.
+
+Dai, Liu, Le and Tan, "CoAtNet: Marrying Convolution and Attention for All Data Sizes", NeurIPS 2021, equation 3,
+section 2.2 and appendix A.1. Slot: block. Published with AdamW. What the paper leaves open (biases, squeeze-excite of a
+quarter of the block's width with SiLU inside) follows timm.
+
+Departures, for 32x32 images and narrow stages: heads of 16 channels (32 do not fit into a stage of 16); an MBConv
+strides in its depthwise convolution, which the paper found better on its smallest net than its own 1x1
+(`stride_place=expand`); the stem is one 3x3 convolution of stride 1; the last layer norm is behind the pooling; weights
+start at PyTorch's default.
+"""
+
+import re
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.prenorm import ChannelNorm, Downsample
+from models.resnet import BlockFamily, ConvBN, DropPath
+
+NORMS = {"batch": nn.BatchNorm2d, "layer": ChannelNorm}
+POOLS = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
+
+
+def make_pool(pool, stride):
+    """Pools stride x stride windows, those cut off by the border too: H -> ceil(H / stride)."""
+    return nn.Identity() if stride == 1 else POOLS[pool](stride, stride, ceil_mode=True)
+
+
+def make_shortcut(in_ch, out_ch, stride, pool):
+    """Proj(Pool(x)) of a block that changes size or width, x itself in the others."""
+    if stride == 1 and in_ch == out_ch:
+        return nn.Identity()
+    return nn.Sequential(make_pool(pool, stride), nn.Conv2d(in_ch, out_ch, 1))
+
+
+class SqueezeExcite(nn.Module):
+    """Weights each channel by a small network of all channel means (Hu et al. 2018): (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, ch, squeezed):
+        super().__init__()
+        self.gate = nn.Sequential(nn.Conv2d(ch, squeezed, 1), nn.SiLU(), nn.Conv2d(squeezed, ch, 1), nn.Sigmoid())
+
+    def forward(self, x):
+        return x * self.gate(x.mean((2, 3), keepdim=True))
+
+
+class MBConv(nn.Module):
+    """shortcut(x) + inverted bottleneck(norm(x)): (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)).
+
+    The first norm has no activation and the last 1x1 no norm. The bottleneck is `expansion` times out_ch wide.
+    """
+
+    def __init__(self, in_ch, out_ch, stride, attention, drop_path, expansion, se_ratio, norm, stride_place, pool):
+        super().__init__()
+        hidden = expansion * out_ch
+        expand_stride, dw_stride = (stride, 1) if stride_place == "expand" else (1, stride)
+        self.shortcut = make_shortcut(in_ch, out_ch, stride, pool)
+        self.branch = nn.Sequential(
+            NORMS[norm](in_ch),
+            nn.Conv2d(in_ch, hidden, 1, expand_stride, bias=False),
+            NORMS[norm](hidden),
+            nn.GELU(),
+            nn.Conv2d(hidden, hidden, 3, dw_stride, padding=1, groups=hidden, bias=False),
+            NORMS[norm](hidden),
+            nn.GELU(),
+            SqueezeExcite(hidden, max(1, int(se_ratio * out_ch))) if se_ratio else nn.Identity(),
+            nn.Conv2d(hidden, out_ch, 1),
+            attention(out_ch),
+            DropPath(drop_path),
+        )
+
+    def forward(self, x):
+        return self.shortcut(x) + self.branch(x)
+
+
+class RelativeAttention(nn.Module):
+    """Self-attention over all pixels, softmax_j(q_i k_j / sqrt(d) + w_{i-j}): (B, in_ch, H, W) -> (B, out_ch, H, W).
+
+    w is learned for each head and offset of a map of size x size, a table (heads, 2 size - 1, 2 size - 1).
+    Other maps raise ValueError; without the bias every map will do.
+    """
+
+    def __init__(self, in_ch, out_ch, size, head_dim, relative_bias):
+        super().__init__()
+        if out_ch % head_dim:
+            raise ValueError(
+                f"coatnet.head_dim must divide the {out_ch} channels of a transformer stage, got {head_dim}"
+            )
+        self.size, self.n_heads = size, out_ch // head_dim
+        self.qkv = nn.Linear(in_ch, 3 * out_ch)
+        self.proj = nn.Linear(out_ch, out_ch)
+        self.bias_table = None
+        if relative_bias:
+            self.bias_table = nn.Parameter(torch.empty(self.n_heads, 2 * size - 1, 2 * size - 1))
+            nn.init.trunc_normal_(self.bias_table, std=0.02)
+            row, column = torch.arange(size).repeat_interleave(size), torch.arange(size).repeat(size)
+            down, right = (position[:, None] - position + size - 1 for position in (row, column))  # from j to i, >= 0
+            self.register_buffer("offset", down * (2 * size - 1) + right, persistent=False)  # (N, N), N = size**2
+
+    def bias(self):
+        """w_{i-j} of each head for tokens i and j, row by row: (heads, N, N)."""
+        return self.bias_table.flatten(1)[:, self.offset]
+
+    def forward(self, x):
+        B, _, H, W = x.shape
+        qkv = self.qkv(x.flatten(2).transpose(1, 2))  # (B, N, 3 out_ch)
+        q, k, v = qkv.view(B, H * W, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, N, head_dim)
+        bias = None
+        if self.bias_table is not None:
+            if (self.size, self.size) != (H, W):
+                raise ValueError(f"coatnet's bias is for maps of {self.size}x{self.size} pixels, got {H}x{W}")
+            bias = self.bias()[None]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out = self.proj(out.transpose(1, 2).flatten(2))  # (B, N, out_ch)
+        return out.transpose(1, 2).unflatten(2, (H, W))
+
+
+class TransformerBlock(nn.Module):
+    """x = shortcut(x) + attention(pool(norm(x))), then x + mlp(norm(x)): (B, in_ch, H, W) -> (B, out_ch, H', W').
+
+    H' = ceil(H / stride). size: the height H of the square map that enters.
+    """
+
+    def __init__(self, in_ch, out_ch, stride, attention, drop_path, size, expansion, head_dim, relative_bias, pool):
+        super().__init__()
+        self.shortcut = make_shortcut(in_ch, out_ch, stride, pool)
+        self.mix = nn.Sequential(
+            ChannelNorm(in_ch),
+            make_pool(pool, stride),
+            RelativeAttention(in_ch, out_ch, -(-size // stride), head_dim, relative_bias),
+            attention(out_ch),
+            DropPath(drop_path),
+        )
+        self.mlp = nn.Sequential(
+            ChannelNorm(out_ch),
+            nn.Conv2d(out_ch, expansion * out_ch, 1),
+            nn.GELU(),
+            nn.Conv2d(expansion * out_ch, out_ch, 1),
+            DropPath(drop_path),
+        )
+
+    def forward(self, x):
+        x = self.shortcut(x) + self.mix(x)
+        return x + self.mlp(x)
+
+
+class CoAtNet(BlockFamily):
+    """MBConv blocks in the first stages and transformer blocks in the later ones, each stage downsampling in its first.
+
+    layout: a letter a stage, C for convolution before T for transformer; a net of three stages reads three letters.
+    expansion: of the MBConv and of the transformer's MLP. se_ratio: width of the squeeze in widths of the block, 0 for
+    none. norm: of the MBConv. stride_place: the depthwise convolution or the first 1x1 of a strided MBConv. Raises
+    ValueError for a layout with T before C or too short for the net, heads that do not divide the width, an expansion
+    below 1, a negative ratio, and knobs of the downsampling that `downsample=resnet` would not read.
+    """
+
+    def __init__(
+        self,
+        *,
+        layout: str = "CCTT",
+        head_dim: int = 16,
+        relative_bias: bool = True,
+        expansion: int = 4,
+        se_ratio: float = 0.25,
+        norm: Literal["batch", "layer"] = "batch",
+        stride_place: Literal["dw", "expand"] = "dw",
+        pool: Literal["max", "avg"] = "max",
+        downsample: Downsample = "native",
+    ):
+        if not re.fullmatch("C+T*|T+", layout):
+            raise ValueError(f"coatnet.layout must be letters C and then letters T, as in CCTT, got {layout!r}")
+        if head_dim < 1 or expansion < 1 or se_ratio < 0:
+            raise ValueError(
+                "coatnet.head_dim and coatnet.expansion must be at least 1 and coatnet.se_ratio at least 0, "
+                f"got {head_dim}, {expansion} and {se_ratio}"
+            )
+        if downsample == "resnet" and (stride_place, pool) != ("dw", "max"):
+            raise ValueError("coatnet.stride_place and coatnet.pool are read with coatnet.downsample=native only")
+        self.layout, self.downsample = layout, downsample
+        self.convolution = partial(
+            MBConv, expansion=expansion, se_ratio=se_ratio, norm=norm, stride_place=stride_place, pool=pool
+        )
+        self.transformer = partial(
+            TransformerBlock, expansion=expansion, head_dim=head_dim, relative_bias=relative_bias, pool=pool
+        )
+
+    def stem(self, in_ch, out_ch):
+        return ConvBN(in_ch, out_ch, relu=False)  # the first block begins with a norm of its own
+
+    def __call__(self, in_ch, out_ch, stride, place, basic, attention, drop_path):
+        if place.stage > len(self.layout):
+            raise ValueError(f"coatnet.layout has no letter for stage {place.stage} of this net, got {self.layout!r}")
+        if self.downsample == "resnet" and (stride != 1 or in_ch != out_ch):
+            return basic(in_ch, out_ch, stride, drop_path)
+        if self.layout[place.stage - 1] == "C":
+            return self.convolution(in_ch, out_ch, stride, attention, drop_path)
+        return self.transformer(in_ch, out_ch, stride, attention, drop_path, size=place.size)
+
+    def final_norm(self, ch):
+        return nn.LayerNorm(ch, eps=1e-6)

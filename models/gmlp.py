@@ -1,0 +1,107 @@
+"""gMLP: a channel MLP whose hidden map is gated by a learned mix of all pixels.
+
+Liu, Dai, So and Le, "Pay Attention to MLPs", NeurIPS 2021, Figure 1, equations 1 to 4 and the ablation of the gate.
+Slot: block. Published with AdamW. The authors gave no code.
+
+Departures: the block stands between those of a ResNet, in the last stage, where a map is 64 pixels, and behind its
+ReLU; a block at 32x32 would hold a million spatial weights. There is no patch embedding and no norm in front of the
+classifier. Weights other than the spatial ones start at PyTorch's default.
+"""
+
+from typing import Literal
+
+from torch import nn
+
+from models.prenorm import ChannelNorm
+from models.resnet import BlockFamily, DropPath
+
+Gate = Literal["split", "whole", "additive", "linear"]
+
+
+class SpatialGatingUnit(nn.Module):
+    """Gates a map by f(z) = W norm(z) + b, a linear layer along the pixels: (B, C, H, W) -> (B, C/2 or C, H, W).
+
+    gate: "split" halves the channels into z1 and z2 and gives z1 * f(z2); "whole" is z * f(z), "additive" z + f(z) and
+    "linear" f(z), all C wide. W and b are one for all channels; W starts close to 0 and b at 1, so that the unit begins
+    as z1. size: H = W of the map; others raise ValueError.
+    """
+
+    def __init__(self, ch, size, gate, spatial_std, spatial_bias):
+        super().__init__()
+        self.size, self.gate = size, gate
+        self.out_ch = ch // 2 if gate == "split" else ch
+        self.norm = ChannelNorm(self.out_ch)
+        self.spatial = nn.Linear(size**2, size**2)
+        nn.init.normal_(self.spatial.weight, std=spatial_std)
+        nn.init.constant_(self.spatial.bias, spatial_bias)
+
+    def forward(self, x):
+        if x.shape[2:] != (self.size, self.size):
+            raise ValueError(f"gmlp is built for maps of {self.size}x{self.size} pixels, got {x.shape[2]}x{x.shape[3]}")
+        z1, z2 = x.chunk(2, dim=1) if self.gate == "split" else (x, x)
+        f = self.spatial(self.norm(z2).flatten(2))  # along the pixels, row by row
+        f = f.unflatten(2, x.shape[2:])
+        if self.gate == "linear":
+            return f
+        return z1 + f if self.gate == "additive" else z1 * f
+
+
+class GMLPBlock(nn.Module):
+    """x + project(gate(gelu(expand(norm(x))))): (B, C, H, W) -> (B, C, H, W). The gate alone mixes pixels."""
+
+    def __init__(self, ch, size, attention, drop_path, ratio, gate, spatial_std, spatial_bias):
+        super().__init__()
+        sgu = SpatialGatingUnit(ratio * ch, size, gate, spatial_std, spatial_bias)
+        self.branch = nn.Sequential(
+            ChannelNorm(ch),
+            nn.Conv2d(ch, ratio * ch, 1),
+            nn.GELU(),
+            sgu,
+            nn.Conv2d(sgu.out_ch, ch, 1),
+            attention(ch),
+            DropPath(drop_path),
+        )
+
+    def forward(self, x):
+        return x + self.branch(x)
+
+
+class GMLP(BlockFamily):
+    """gMLP blocks in place of blocks that keep the shape; the others, the stem and the head stay the ResNet's.
+
+    stages: those with gMLP blocks, from 1. first_block: index in its stage (from 0) of the first block replaced: 2
+    leaves one in a stage of three. Strided blocks are never replaced. ratio: hidden width in widths of the block.
+    spatial_std, spatial_bias: initial deviation of W, which nn.Linear by itself would start at 1 / sqrt(3 n) for n
+    pixels, and initial b. Raises ValueError for stages that are not distinct numbers from 1 to 4, a negative index or
+    deviation, a ratio below 1 and an odd width to split.
+    """
+
+    def __init__(
+        self,
+        *,
+        stages: tuple[int, ...] = (3,),
+        first_block: int = 0,
+        ratio: int = 6,
+        gate: Gate = "split",
+        spatial_std: float = 1e-6,
+        spatial_bias: float = 1.0,
+    ):
+        if len(set(stages)) < len(stages) or not set(stages) <= {1, 2, 3, 4}:
+            raise ValueError(f"gmlp.stages must be distinct numbers from 1 to 4, got {stages}")
+        if first_block < 0 or ratio < 1 or spatial_std < 0:
+            raise ValueError(
+                "gmlp.first_block and gmlp.spatial_std must be at least 0 and gmlp.ratio at least 1, "
+                f"got {first_block}, {spatial_std} and {ratio}"
+            )
+        self.stages, self.first_block, self.ratio = stages, first_block, ratio
+        self.gate, self.spatial_std, self.spatial_bias = gate, spatial_std, spatial_bias
+
+    def __call__(self, in_ch, out_ch, stride, place, basic, attention, drop_path):
+        keeps_shape = stride == 1 and in_ch == out_ch
+        if not keeps_shape or place.stage not in self.stages or place.index < self.first_block:
+            return basic(in_ch, out_ch, stride, drop_path)
+        if self.gate == "split" and self.ratio * out_ch % 2:
+            raise ValueError(f"gmlp.ratio must make an even width of {out_ch} channels, got {self.ratio}")
+        return GMLPBlock(
+            out_ch, place.size, attention, drop_path, self.ratio, self.gate, self.spatial_std, self.spatial_bias
+        )

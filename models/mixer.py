@@ -1,0 +1,88 @@
+"""MLP-Mixer: one MLP along the pixels, one along the channels.
+
+Tolstikhin, Houlsby, Kolesnikov, Beyer, Zhai and others, "MLP-Mixer: An all-MLP Architecture for Vision", NeurIPS 2021,
+Figure 1 and equation 1. Slot: block. Published with Adam.
+
+Departures: the block stands between those of a ResNet, in the last stage, where a map is 64 pixels, and behind its
+ReLU; there is no patch embedding and no norm in front of the classifier, which does not start at zero. Weights start at
+PyTorch's default.
+"""
+
+from torch import nn
+
+from models.prenorm import ChannelNorm
+from models.resnet import BlockFamily, DropPath
+
+
+class TokenMLP(nn.Sequential):
+    """The same MLP along the pixels of each channel: (B, C, H, W) -> (B, C, H, W), for H = W = size, or ValueError."""
+
+    def __init__(self, size, hidden):
+        super().__init__(nn.Linear(size**2, hidden), nn.GELU(), nn.Linear(hidden, size**2))
+        self.size = size
+
+    def forward(self, x):
+        if x.shape[2:] != (self.size, self.size):
+            raise ValueError(
+                f"mixer is built for maps of {self.size}x{self.size} pixels, got {x.shape[2]}x{x.shape[3]}"
+            )
+        return super().forward(x.flatten(2)).unflatten(2, x.shape[2:])  # along the pixels, row by row
+
+
+class MixerBlock(nn.Module):
+    """x = x + token_mlp(norm(x)), then x + channel_mlp(norm(x)): (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, ch, size, attention, drop_path, token_hidden, channel_hidden):
+        super().__init__()
+        self.mix_tokens = nn.Sequential(
+            ChannelNorm(ch),
+            TokenMLP(size, token_hidden),
+            attention(ch),
+            DropPath(drop_path),
+        )
+        self.mix_channels = nn.Sequential(
+            ChannelNorm(ch),
+            nn.Conv2d(ch, channel_hidden, 1),
+            nn.GELU(),
+            nn.Conv2d(channel_hidden, ch, 1),
+            DropPath(drop_path),
+        )
+
+    def forward(self, x):
+        x = x + self.mix_tokens(x)
+        return x + self.mix_channels(x)
+
+
+class Mixer(BlockFamily):
+    """Mixer blocks in place of blocks that keep the shape; the others, the stem and the head stay the ResNet's.
+
+    stages: those with Mixer blocks, from 1. first_block: index in its stage (from 0) of the first block replaced: 2
+    leaves one in a stage of three. Strided blocks are never replaced. token_hidden, channel_hidden: hidden widths of
+    the two MLPs, 0 for the paper's, a half and four times the block's. Raises ValueError for stages that are not
+    distinct numbers from 1 to 4 and for a negative index or width.
+    """
+
+    def __init__(
+        self,
+        *,
+        stages: tuple[int, ...] = (3,),
+        first_block: int = 0,
+        token_hidden: int = 0,
+        channel_hidden: int = 0,
+    ):
+        if len(set(stages)) < len(stages) or not set(stages) <= {1, 2, 3, 4}:
+            raise ValueError(f"mixer.stages must be distinct numbers from 1 to 4, got {stages}")
+        if min(first_block, token_hidden, channel_hidden) < 0:
+            raise ValueError(
+                "mixer.first_block, mixer.token_hidden and mixer.channel_hidden must be at least 0, "
+                f"got {first_block}, {token_hidden} and {channel_hidden}"
+            )
+        self.stages, self.first_block = stages, first_block
+        self.token_hidden, self.channel_hidden = token_hidden, channel_hidden
+
+    def __call__(self, in_ch, out_ch, stride, place, basic, attention, drop_path):
+        keeps_shape = stride == 1 and in_ch == out_ch
+        if not keeps_shape or place.stage not in self.stages or place.index < self.first_block:
+            return basic(in_ch, out_ch, stride, drop_path)
+        token_hidden = self.token_hidden or max(1, out_ch // 2)
+        return MixerBlock(out_ch, place.size, attention, drop_path, token_hidden, self.channel_hidden or 4 * out_ch)

@@ -1,0 +1,180 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from models.gmlp import GMLP, GMLPBlock, SpatialGatingUnit
+from models.resnet import BasicBlock, DropPath, Place, ResNet
+from tests.checks import (
+    assert_channels_last_agrees,
+    assert_every_parameter_learns,
+    assert_samples_are_independent,
+    n_params,
+    no_attention,
+    plain_block,
+    randomize,
+)
+
+
+def block(ch, size, attention=no_attention, drop_path=0.0, **knobs):
+    return GMLP(**knobs)(ch, ch, 1, Place(3, 1, size), plain_block, attention, drop_path)
+
+
+def layer_norm(v, scale, shift):
+    return (v - v.mean()) / (v.var(unbiased=False) + 1e-6).sqrt() * scale + shift
+
+
+def reference(x, p, gate):
+    """Equations 1 to 4, one image and one token after the other; p: the parameters in the order of the layers."""
+    (scale, shift), (w1, b1), (gate_scale, gate_shift), (spatial, spatial_bias), (w2, b2) = p
+    result = x.clone()
+    for b in range(len(x)):
+        tokens = [x[b, :, i, j] for i in range(x.shape[2]) for j in range(x.shape[3])]
+        hidden = []
+        for token in tokens:
+            z = w1[:, :, 0, 0] @ layer_norm(token, scale, shift) + b1
+            hidden.append(0.5 * z * (1 + torch.erf(z / math.sqrt(2))))
+        half = len(hidden[0]) // 2
+        gated = [z[half:] for z in hidden] if gate == "split" else hidden
+        gated = [layer_norm(z, gate_scale, gate_shift) for z in gated]
+        for n, z in enumerate(hidden):
+            f = sum(spatial[n, m] * gated[m] for m in range(len(tokens))) + spatial_bias[n]
+            if gate != "linear":
+                z = z[:half] if gate == "split" else z
+                f = z + f if gate == "additive" else z * f
+            result[b, :, n // x.shape[3], n % x.shape[3]] += w2[:, :, 0, 0] @ f + b2
+    return result
+
+
+@pytest.mark.parametrize(
+    ("size", "knobs"),
+    [
+        (4, {}),
+        (3, {"ratio": 2}),
+        (3, {"gate": "whole"}),
+        (3, {"gate": "additive", "ratio": 4}),
+        (3, {"gate": "linear", "ratio": 3}),
+    ],
+)
+def test_agrees_with_the_equations(size, knobs):
+    net = randomize(block(8, size, **knobs)).double()
+    layers = [net.branch[0], net.branch[1], net.branch[3].norm, net.branch[3].spatial, net.branch[4]]
+    p = [(layer.weight.detach(), layer.bias.detach()) for layer in layers]
+    x = torch.randn(2, 8, size, size, dtype=torch.double)
+    torch.testing.assert_close(net(x), reference(x, p, knobs.get("gate", "split")), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ch", "ratio", "count"), [(64, 2, 16_896), (64, 4, 29_440), (64, 6, 41_984), (32, 6, 13_856), (16, 6, 6_704)]
+)
+def test_parameter_count(ch, ratio, count):
+    assert n_params(block(ch, 8, ratio=ratio)) == count
+
+
+@pytest.mark.parametrize(
+    ("knobs", "count"), [({}, 211_572), ({"ratio": 2}, 161_396), ({"ratio": 4}, 186_484), ({"ratio": 6}, 211_572)]
+)
+def test_whole_net(knobs, count):
+    net = ResNet(100, 32, block=GMLP(**knobs))
+    assert n_params(net) == count
+    assert [type(b) for stage in net.stages for b in stage] == [BasicBlock] * 7 + [GMLPBlock] * 2
+
+
+@pytest.mark.parametrize(
+    ("knobs", "replaced"),
+    [
+        ({"first_block": 2}, {(3, 2)}),
+        ({"stages": (2, 3)}, {(2, 1), (2, 2), (3, 1), (3, 2)}),
+        ({"stages": (1,)}, {(1, 0), (1, 1), (1, 2)}),
+    ],
+)
+def test_blocks_stand_where_the_knobs_say(knobs, replaced):
+    net = ResNet(10, 15, block=GMLP(**knobs))  # maps of 15, 8 and 4 pixels
+    assert {(s + 1, i) for s in range(3) for i in range(3) if isinstance(net.stages[s][i], GMLPBlock)} == replaced
+    assert net(torch.randn(2, 3, 15, 15)).shape == (2, 10)
+
+
+def shuffled(x, order):
+    return x.flatten(2)[:, :, order].view_as(x)
+
+
+def test_gate_starts_open_and_blind_to_place():
+    x, order = torch.randn(2, 16, 4, 4), torch.randperm(16)
+    unit = SpatialGatingUnit(16, 4, "split", 1e-6, 1.0)
+    assert (unit(x) - x[:, :8]).abs().max() < 1e-3
+    torch.testing.assert_close(unit(shuffled(x, order)), shuffled(unit(x), order), rtol=0, atol=1e-3)
+    randomize(unit)
+    assert (unit(shuffled(x, order)) - shuffled(unit(x), order)).abs().max() > 1e-2
+
+
+def test_spatial_start_is_the_knobs():
+    spatial = block(16, 8, spatial_std=0.5, spatial_bias=-2.0).branch[3].spatial
+    assert 0.45 < spatial.weight.std() < 0.55
+    assert (spatial.bias == -2).all()
+    spatial = block(16, 8).branch[3].spatial
+    assert 0 < spatial.weight.abs().max() < 1e-5
+    assert (spatial.bias == 1).all()
+
+
+@pytest.mark.parametrize("knobs", [{}, {"gate": "whole"}, {"gate": "additive"}, {"gate": "linear", "ratio": 2}])
+def test_learns_and_keeps_layout(knobs):
+    def net():
+        return block(16, 7, spatial_std=0.1, **knobs)  # the paper's 1e-6 would hide real zeros behind W
+
+    x = torch.randn(2, 16, 7, 7)
+    assert_every_parameter_learns(net(), x)
+    assert_channels_last_agrees(net(), x)
+    assert_samples_are_independent(net(), x)
+
+
+def test_attention_and_drop_path_are_on_the_branch():
+    class Silence(nn.Module):
+        def __init__(self, ch):
+            super().__init__()
+            self.ch = ch
+
+        def forward(self, x):
+            assert x.shape[1:] == (self.ch, 4, 4)
+            return 0 * x
+
+    net = block(16, 4, attention=Silence, drop_path=0.2)
+    x = torch.randn(2, 16, 4, 4)
+    torch.testing.assert_close(net(x), x)
+    assert [module.rate for module in net.modules() if isinstance(module, DropPath)] == [0.2]
+
+
+def test_autocast():
+    net = block(16, 8, spatial_std=0.1).eval()
+    x = torch.randn(2, 16, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = net(x)
+    torch.testing.assert_close(out.float(), net(x), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"stages": (0,)}, r"gmlp\.stages must be distinct numbers from 1 to 4, got \(0,\)"),
+        ({"stages": (3, 3)}, r"gmlp\.stages"),
+        ({"stages": (3, 5)}, r"gmlp\.stages"),
+        ({"first_block": -1}, r"gmlp\.first_block"),
+        ({"ratio": 0}, r"gmlp\.ratio"),
+        ({"spatial_std": -1.0}, r"gmlp\.spatial_std"),
+    ],
+)
+def test_bad_knobs_are_refused(knobs, message):
+    with pytest.raises(ValueError, match=message):
+        GMLP(**knobs)
+
+
+def test_odd_width_is_not_split():
+    with pytest.raises(ValueError, match=r"gmlp\.ratio must make an even width of 5 channels, got 3"):
+        block(5, 4, ratio=3)
+    assert block(5, 4, ratio=3, gate="whole")(torch.randn(1, 5, 4, 4)).shape == (1, 5, 4, 4)
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (5, 5)])
+def test_other_map_sizes_are_refused(shape):
+    with pytest.raises(ValueError, match=f"gmlp is built for maps of 4x4 pixels, got {shape[0]}x{shape[1]}"):
+        block(16, 4)(torch.randn(2, 16, *shape))
