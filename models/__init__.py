@@ -17,9 +17,12 @@ from models.cspnet import CSPStage
 from models.eca import ECA
 from models.ghostnet import GhostConv
 from models.gmlp import GMLP
+from models.hornet import HorNet
+from models.lsknet import LSK, LSKBlocks
 from models.mixer import Mixer
 from models.resnest import ResNeStConv
 from models.resnet import ResNet
+from models.segnext import MSCA, MSCAN
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,13 @@ METHODS = {
     "eca": Method("attention", ECA, "Wang et al., ECA-Net, CVPR 2020", "SGD"),
     "ghostnet": Method("conv", GhostConv, "Han et al., GhostNet, CVPR 2020", "SGD"),
     "gmlp": Method("block", GMLP, "Liu et al., Pay Attention to MLPs, NeurIPS 2021", "AdamW"),
+    "hornet": Method("block", HorNet, "Rao et al., HorNet, NeurIPS 2022", "AdamW"),
+    "lskblock": Method("block", LSKBlocks, "Li et al., Large Selective Kernel Network, ICCV 2023", "AdamW"),
+    "lsknet": Method("attention", LSK, "Li et al., Large Selective Kernel Network, ICCV 2023", "AdamW"),
     "mixer": Method("block", Mixer, "Tolstikhin et al., MLP-Mixer, NeurIPS 2021", "Adam"),
+    "mscan": Method("block", MSCAN, "Guo et al., SegNeXt, NeurIPS 2022", "AdamW"),
     "resnest": Method("conv", ResNeStConv, "Zhang et al., ResNeSt, CVPR Workshops 2022", "SGD"),
+    "segnext": Method("attention", MSCA, "Guo et al., SegNeXt, NeurIPS 2022", "AdamW"),
 }
 
 BACKBONES = {

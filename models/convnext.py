@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import nn
 
-from models.prenorm import ChannelNorm, Downsample, LayerScale, PreNormFamily
+from models.prenorm import ChannelNorm, Downsample, Init, LayerScale, PreNormFamily, initialized
 from models.resnet import DropPath
 
 NORMS = {"layer": ChannelNorm, "batch": nn.BatchNorm2d}
@@ -22,17 +22,17 @@ ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 class ConvNeXtBlock(nn.Module):
     """x + scale(mlp(norm(depthwise(x)))): (B, C, H, W) -> (B, C, H, W). One norm, one activation."""
 
-    def __init__(self, ch, attention, drop_path, kernel_size, norm, act, expansion, layer_scale):
+    def __init__(self, ch, attention, drop_path, kernel_size, norm, act, expansion, layer_scale, init):
         super().__init__()
-        self.branch = nn.Sequential(
+        branch = nn.Sequential(
             nn.Conv2d(ch, ch, kernel_size, padding=kernel_size // 2, groups=ch),
             NORMS[norm](ch),
             nn.Conv2d(ch, expansion * ch, 1),
             ACTIVATIONS[act](),
             nn.Conv2d(expansion * ch, ch, 1),
-            attention(ch),
-            LayerScale(ch, layer_scale),
-            DropPath(drop_path),
+        )
+        self.branch = initialized(branch, init).extend(
+            [attention(ch), LayerScale(ch, layer_scale), DropPath(drop_path)]
         )
 
     def forward(self, x):
@@ -54,7 +54,7 @@ class ConvNeXt(PreNormFamily):
         act: Literal["gelu", "relu"] = "gelu",
         expansion: int = 4,
         layer_scale: float = 1e-6,
-        init: Literal["default", "trunc"] = "default",
+        init: Init = "default",
         downsample: Downsample = "native",
     ):
         super().__init__(downsample)
@@ -64,22 +64,11 @@ class ConvNeXt(PreNormFamily):
         self.expansion, self.layer_scale, self.init = expansion, layer_scale, init
 
     def stem(self, in_ch, out_ch):
-        return self.initialized(nn.Sequential(nn.Conv2d(in_ch, out_ch, 3, padding=1), NORMS[self.norm](out_ch)))
+        return initialized(nn.Sequential(nn.Conv2d(in_ch, out_ch, 3, padding=1), NORMS[self.norm](out_ch)), self.init)
 
     def downsample(self, in_ch, out_ch, stride):
-        return self.initialized(nn.Sequential(NORMS[self.norm](in_ch), nn.Conv2d(in_ch, out_ch, stride, stride)))
+        return initialized(nn.Sequential(NORMS[self.norm](in_ch), nn.Conv2d(in_ch, out_ch, stride, stride)), self.init)
 
     def block(self, ch, place, attention, drop_path):
-        return self.initialized(
-            ConvNeXtBlock(
-                ch, attention, drop_path, self.kernel_size, self.norm, self.act, self.expansion, self.layer_scale
-            )
-        )
-
-    def initialized(self, module):
-        if self.init == "trunc":
-            for layer in module.modules():
-                if isinstance(layer, nn.Conv2d):
-                    nn.init.trunc_normal_(layer.weight, std=0.02)
-                    nn.init.zeros_(layer.bias)
-        return module
+        knobs = (self.kernel_size, self.norm, self.act, self.expansion, self.layer_scale, self.init)
+        return ConvNeXtBlock(ch, attention, drop_path, *knobs)

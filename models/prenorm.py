@@ -1,4 +1,4 @@
-"""What the pre-norm methods share: layer norm over channels, layer scale, and the family that hosts their blocks.
+"""What the pre-norm methods share: layer norm over channels, layer scale, a start of the weights, and the family that hosts their blocks.
 
 Pre-norm blocks keep width and size and have no activation behind the add, so such a family brings its own stem,
 downsampling and final norm.
@@ -12,6 +12,18 @@ from torch import nn
 from models.resnet import BlockFamily
 
 Downsample = Literal["native", "resnet"]
+Init = Literal["default", "trunc"]
+
+
+def initialized(module, init):
+    """The module, its convolutions drawn as ConvNeXt's and HorNet's authors do for "trunc": N(0, 0.02), biases 0."""
+    if init == "trunc":
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+    return module
 
 
 class ChannelNorm(nn.LayerNorm):

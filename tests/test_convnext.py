@@ -90,3 +90,10 @@ def test_downsampling_native_or_the_resnets():
 def test_even_kernel_is_refused():
     with pytest.raises(ValueError, match=r"convnext\.kernel_size must be odd"):
         ConvNeXt(kernel_size=4)
+
+
+def test_start_of_the_weights_leaves_the_attention_slot_alone():
+    net = ConvNeXt(init="trunc").block(64, Place(1, 0, 8), lambda ch: torch.nn.Conv2d(ch, ch, 1, bias=False), 0.0)
+    own, slot = net.branch[2].weight, net.branch[5].weight
+    assert 0.015 < own.std() < 0.022
+    assert slot.std() > 0.05

@@ -103,15 +103,15 @@ def test_order_of_methods_does_not_matter():
 @pytest.mark.parametrize(
     ("arch", "message"),
     [
-        ("nosuch_resnet", "unknown method 'nosuch' .* choose from convnext, "),
+        ("nosuch_resnet", "unknown method 'nosuch' .* choose from coatnet, convnext, "),
         ("eca", "unknown backbone 'eca' .* one of resnet, resnet32"),
         ("eca_resnet20", "unknown backbone 'resnet20'"),
         ("", "unknown backbone ''"),
         ("resnet_eca", "unknown backbone 'eca'"),
         ("ECA_resnet", "unknown method 'ECA'"),
         ("eca__resnet", "unknown method ''"),
-        ("eca_eca_resnet", "has eca twice: combine eca with one of convnext"),
-        ("eca_lsknet_resnet", "has eca and lsknet in the one attention slot: combine eca with one of convnext"),
+        ("eca_eca_resnet", "has eca twice: combine eca with one of coatnet, convnext"),
+        ("eca_lsknet_resnet", "has eca and lsknet in the one attention slot: combine eca with one of coatnet, convnext"),
         ("convnext_hornet_resnet", "convnext and hornet in the one block slot"),
         ("convnext_ghostnet_resnet", "nothing in this network uses ghostnet"),
     ],

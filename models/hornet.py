@@ -1,0 +1,145 @@
+"""HorNet: recursive gated convolution, gnConv.
+
+Rao, Zhao, Tang, Zhou, Lim and Lu, "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions",
+NeurIPS 2022, section 3 and the authors' code. Slot: block. Published with AdamW.
+
+Departures, for 32x32 images and SGD: the stem is a 3x3 convolution of stride 1, as in ConvNeXt's slot, and weights start
+at PyTorch's default rather than at a truncated normal of 0.02. gnConv of order n multiplies n + 1 such layers, so the
+paper's start leaves 1e-14 of a unit input at order 4, and with layer scale 1e-6 SGD never wakes it (`init=trunc` gives
+the paper's, for AdamW).
+"""
+
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import nn
+
+from models.prenorm import ChannelNorm, Downsample, Init, LayerScale, PreNormFamily, initialized
+from models.resnet import DropPath
+
+
+class GlobalLocalFilter(nn.Module):
+    """Depthwise 3x3 on half of the channels, a learned filter of all frequencies on the other half, then interleaved.
+
+    (B, C, size, size) -> (B, C, size, size), layer norm before and after. The spectrum of a real map has size x
+    (size // 2 + 1) free frequencies.
+    """
+
+    def __init__(self, ch, size):
+        super().__init__()
+        self.norm_in = ChannelNorm(ch)
+        self.local = nn.Conv2d(ch // 2, ch // 2, 3, padding=1, groups=ch // 2, bias=False)
+        # two tensors of three dimensions: one of four, (..., 2), would be torn apart by .to(memory_format=channels_last)
+        self.real = nn.Parameter(0.02 * torch.randn(ch // 2, size, size // 2 + 1))
+        self.imag = nn.Parameter(0.02 * torch.randn(ch // 2, size, size // 2 + 1))
+        self.norm_out = ChannelNorm(ch)
+
+    def forward(self, x):
+        near, far = self.norm_in(x).chunk(2, dim=1)  # float32 under autocast too, as there is no FFT in bfloat16
+        spectrum = torch.fft.rfft2(far) * torch.complex(self.real, self.imag)
+        far = torch.fft.irfft2(spectrum, s=far.shape[2:])
+        pairs = torch.stack((self.local(near), far), 2)  # (B, C/2, 2, H, W): every gate gets both kinds
+        return self.norm_out(pairs.flatten(1, 2))
+
+
+class GnConv(nn.Module):
+    """p_{i+1} = 1x1(p_i) * q_{i+1}, n gates q of growing width from one depthwise layer: (B, C, H, W) -> (B, C, H, W).
+
+    order: n; step i has C / 2^(n - 1 - i) channels. gate(ch): the layer, depthwise 7x7 or a GlobalLocalFilter. scale:
+    factor on the gates, 1/3 in every published model. Raises ValueError for an order that C cannot be halved for.
+    """
+
+    def __init__(self, ch, order, gate, scale):
+        super().__init__()
+        if order < 1 or ch % 2 ** (order - 1):
+            raise ValueError(
+                f"hornet.orders must be at least 1 and halve the channels order - 1 times, got {order} for {ch} channels"
+            )
+        self.widths = [ch // 2**i for i in reversed(range(order))]
+        self.scale = scale
+        self.proj_in = nn.Conv2d(ch, 2 * ch, 1)
+        self.gate = gate(sum(self.widths))
+        self.widen = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(self.widths[:-1], self.widths[1:], strict=True))
+        self.proj_out = nn.Conv2d(ch, ch, 1)
+
+    def forward(self, x):
+        p, q = self.proj_in(x).split([self.widths[0], sum(self.widths)], dim=1)
+        first, *rest = (self.gate(q) * self.scale).split(self.widths, dim=1)
+        p = p * first
+        for widen, q_i in zip(self.widen, rest, strict=True):
+            p = widen(p) * q_i
+        return self.proj_out(p)
+
+
+class HorNetBlock(nn.Module):
+    """x + scale(gnconv(norm(x))), then x + scale(mlp(norm(x))), four times as wide inside: keeps (B, C, H, W)."""
+
+    def __init__(self, ch, gnconv, attention, drop_path, layer_scale, init):
+        super().__init__()
+        mlp = nn.Sequential(nn.Conv2d(ch, 4 * ch, 1), nn.GELU(), nn.Conv2d(4 * ch, ch, 1))
+        self.spatial = nn.Sequential(
+            ChannelNorm(ch),
+            initialized(gnconv, init),
+            attention(ch),
+            LayerScale(ch, layer_scale),
+            DropPath(drop_path),
+        )
+        self.channel = nn.Sequential(
+            ChannelNorm(ch), initialized(mlp, init), LayerScale(ch, layer_scale), DropPath(drop_path)
+        )
+
+    def forward(self, x):
+        x = x + self.spatial(x)
+        return x + self.channel(x)
+
+
+class HorNet(PreNormFamily):
+    """gnConv of an order for each stage, stem and downsampling as in ConvNeXt.
+
+    orders: of stage 1, 2, ...; the paper's fourth has no stage here. gate: "dw" is the depthwise convolution, "gf" the
+    GlobalLocalFilter from stage 3 on, as in the paper; it fixes the image size. scale: on the gates. layer_scale: its
+    initial value, 0 for none. init: of the weights. Raises ValueError for an even kernel size, a scale of 0, too few
+    orders and an order that the channels do not allow.
+    """
+
+    def __init__(
+        self,
+        *,
+        orders: tuple[int, ...] = (2, 3, 4, 5),
+        kernel_size: int = 7,
+        scale: float = 1 / 3,
+        gate: Literal["dw", "gf"] = "dw",
+        layer_scale: float = 1e-6,
+        init: Init = "default",
+        downsample: Downsample = "native",
+    ):
+        super().__init__(downsample)
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"hornet.kernel_size must be odd, got {kernel_size}")
+        if scale == 0:
+            raise ValueError("hornet.scale must not be 0, which would close every gate")
+        self.orders, self.kernel_size, self.scale, self.gate = orders, kernel_size, scale, gate
+        self.layer_scale, self.init = layer_scale, init
+
+    def stem(self, in_ch, out_ch):
+        return initialized(nn.Sequential(nn.Conv2d(in_ch, out_ch, 3, padding=1), ChannelNorm(out_ch)), self.init)
+
+    def downsample(self, in_ch, out_ch, stride):
+        return initialized(nn.Sequential(ChannelNorm(in_ch), nn.Conv2d(in_ch, out_ch, stride, stride)), self.init)
+
+    def block(self, ch, place, attention, drop_path):
+        if place.stage > len(self.orders):
+            raise ValueError(f"hornet.orders needs an order for stage {place.stage}, got {self.orders}")
+        gate = partial(self.make_gate, place=place)
+        gnconv = GnConv(ch, self.orders[place.stage - 1], gate, self.scale)
+        return HorNetBlock(ch, gnconv, attention, drop_path, self.layer_scale, self.init)
+
+    def make_gate(self, ch, place):
+        if self.gate == "dw" or place.stage < 3:
+            return nn.Conv2d(ch, ch, self.kernel_size, padding=self.kernel_size // 2, groups=ch)
+        if ch % 2:
+            raise ValueError(
+                f"hornet.gate=gf filters half of its {ch} channels in stage {place.stage}: lower hornet.orders there"
+            )
+        return GlobalLocalFilter(ch, place.size)

@@ -1,0 +1,93 @@
+"""The attention unit, block and layers of VAN, which SegNeXt and LSKNet took over; each puts its own gate into the unit.
+
+Guo, Lu, Liu, Cheng and Hu, "Visual Attention Network", Computational Visual Media 2023 (arXiv 2202.09741), and the
+authors' code: batch norm, layer scale 1e-2, a depthwise convolution in the feed-forward part. A gate is
+gate(ch): (B, C, H, W) -> (B, C, H, W), and multiplies its own input.
+
+Departures, for 32x32 images: the stem is a 3x3 convolution of stride 1 (theirs, of stride 4, would leave 8x8 pixels),
+the only layer norm is the one in front of the classifier (theirs end each stage with one), and one expansion serves
+all stages (theirs are 8, 8, 4, 4).
+"""
+
+import math
+from typing import Literal
+
+from torch import nn
+
+from models.prenorm import Downsample, LayerScale, PreNormFamily
+from models.resnet import DropPath
+
+Init = Literal["normal", "default"]
+
+
+def initialized(module, init):
+    """The module, its convolutions drawn as the authors do for "normal": N(0, 2 / fan_out) with fan_out per group."""
+    if init == "normal":
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d):
+                fan_out = math.prod(layer.kernel_size) * layer.out_channels // layer.groups
+                nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_out))
+                nn.init.zeros_(layer.bias)
+    return module
+
+
+class AttentionUnit(nn.Module):
+    """x + 1x1(gate(gelu(1x1(x)))): (B, C, H, W) -> (B, C, H, W). The block adds its own shortcut to this one."""
+
+    def __init__(self, ch, gate):
+        super().__init__()
+        self.branch = nn.Sequential(nn.Conv2d(ch, ch, 1), nn.GELU(), gate(ch), nn.Conv2d(ch, ch, 1))
+
+    def forward(self, x):
+        return x + self.branch(x)
+
+
+class VANBlock(nn.Module):
+    """x + scale(unit(norm(x))), then x + scale(mlp(norm(x))), mlp = 1x1, depthwise 3x3, GELU, 1x1: keeps (B, C, H, W)."""
+
+    def __init__(self, ch, gate, attention, drop_path, expansion, layer_scale, init):
+        super().__init__()
+        hidden = expansion * ch
+        mlp = nn.Sequential(
+            nn.Conv2d(ch, hidden, 1),
+            nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden),
+            nn.GELU(),
+            nn.Conv2d(hidden, ch, 1),
+        )
+        self.spatial = nn.Sequential(
+            nn.BatchNorm2d(ch),
+            initialized(AttentionUnit(ch, gate), init),
+            attention(ch),
+            LayerScale(ch, layer_scale),
+            DropPath(drop_path),
+        )
+        self.channel = nn.Sequential(
+            nn.BatchNorm2d(ch), initialized(mlp, init), LayerScale(ch, layer_scale), DropPath(drop_path)
+        )
+
+    def forward(self, x):
+        x = x + self.spatial(x)
+        return x + self.channel(x)
+
+
+class VANFamily(PreNormFamily):
+    """VAN's blocks around a gate, 3x3 convolutions with batch norm as stem and between stages.
+
+    method: who asks, for the error. Raises ValueError for an expansion below 1.
+    """
+
+    def __init__(self, method, gate, expansion, layer_scale, init: Init, downsample: Downsample):
+        super().__init__(downsample)
+        if expansion < 1:
+            raise ValueError(f"{method}.expansion must be at least 1, got {expansion}")
+        self.gate, self.expansion, self.layer_scale, self.init = gate, expansion, layer_scale, init
+
+    def stem(self, in_ch, out_ch):
+        return self.downsample(in_ch, out_ch, 1)
+
+    def downsample(self, in_ch, out_ch, stride):
+        conv = initialized(nn.Conv2d(in_ch, out_ch, 3, stride, padding=1), self.init)
+        return nn.Sequential(conv, nn.BatchNorm2d(out_ch))
+
+    def block(self, ch, place, attention, drop_path):
+        return VANBlock(ch, self.gate, attention, drop_path, self.expansion, self.layer_scale, self.init)
