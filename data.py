@@ -21,6 +21,7 @@ HUB_SETS = {  # name: (repository on the hub, image column, label column)
     "cifar100": ("uoft-cs/cifar100", "img", "fine_label"),
     "cifar10": ("uoft-cs/cifar10", "img", "label"),
 }
+FORMAT = 1  # of the decoded cache: to be raised with every change of what is decoded, resized or drawn
 DATASETS = (*HUB_SETS, "folder", "shapes100")
 
 
@@ -43,7 +44,6 @@ class Split:
 class ImageSet:
     """A dataset in memory. mean and std: of the training pixels, three channels each, on the scale 0 to 255."""
 
-    name: str
     train: Split
     test: Split
     classes: list
@@ -52,6 +52,12 @@ class ImageSet:
 
     def to(self, device):
         return replace(self, train=self.train.to(device), test=self.test.to(device))
+
+    @property
+    def fingerprint(self):
+        """Eight characters that differ between datasets, though not with every pixel."""
+        content = [self.classes, self.mean, self.std, len(self.train), len(self.test), self.image_size]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
 
     @property
     def image_size(self):
@@ -68,18 +74,22 @@ def load(name, data_dir=None, image_size=None, cache_dir=None):
     directory with train/<class>/ and test/<class>/. image_size: resize and centre-crop to that many pixels; without it
     all images must be squares of one size. Raises ValueError, in one line, for whatever is missing or unfit.
     """
+    if name not in DATASETS:
+        raise ValueError(f"unknown dataset {name!r}: choose from {', '.join(DATASETS)}")
     if name == "folder" and not data_dir:
         raise ValueError("--dataset folder needs --data-dir, a folder with train/<class>/ and test/<class>/ in it")
     if name == "shapes100" and (data_dir or image_size):
         raise ValueError("--dataset shapes100 is drawn at 32x32: leave out --data-dir and --image-size")
     files = source_files(name, Path(data_dir)) if data_dir else []
     stamp = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = hashlib.sha256(json.dumps([name, image_size, stamp]).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([FORMAT, name, image_size, stamp]).encode()).hexdigest()[:12]
     folder = Path(cache_dir or CACHE_DIR) / f"{name}-{key}"
     if not (folder / "meta.json").exists():
+        if not os.access(next(path for path in folder.parents if path.exists()), os.W_OK):
+            raise ValueError(f"cannot write decoded images to {folder.parent}: give another --cache-dir")
         decoded = draw_shapes100() if name == "shapes100" else decode(name, data_dir, files, image_size)
         write_cache(folder, *decoded)
-    return read_cache(name, folder)
+    return read_cache(folder)
 
 
 def source_files(name, data_dir):
@@ -119,10 +129,11 @@ def decode(name, data_dir, files, image_size):
 
 def folder_rows(data_dir):
     """An image folder as {split: (iterable of images, n, targets)} and class names; a class may be called anything."""
+    from PIL import Image
     from torchvision.datasets import ImageFolder
 
     try:
-        sets = {split: ImageFolder(data_dir / split) for split in ("train", "test")}
+        sets = {split: ImageFolder(data_dir / split, loader=Image.open) for split in ("train", "test")}
     except FileNotFoundError as error:
         raise ValueError(f"--data-dir {data_dir}: {str(error).splitlines()[0]}") from None
     classes = sets["train"].classes
@@ -150,7 +161,9 @@ def table_rows(name, files):
     try:
         sets = load_dataset("parquet", data_files=by_split) if files else load_dataset(repository)
     except (ConnectionError, DatasetGenerationError, OSError, ValueError) as error:
-        raise ValueError(f"cannot read {name} from {files[0].parent if files else 'the hub'}: {error}") from None
+        raise ValueError(
+            f"cannot read {name} from {files[0].parent if files else 'the hub'}: {str(error).splitlines()[0]}"
+        ) from None
     rows = {}
     for split, table in sets.items():
         missing = {image_column, label_column} - set(table.column_names)
@@ -158,12 +171,12 @@ def table_rows(name, files):
             raise ValueError(
                 f"{split} split of {name}: no column {missing.pop()!r}, found {', '.join(table.column_names)}"
             )
-        images = table.select_columns([image_column]).cast_column(image_column, Image(mode="RGB"))
-        rows[split] = (
-            (row[image_column] for row in images),
-            len(table),
-            np.array(table[label_column][:], dtype=np.int64),
-        )
+        images = table.select_columns([image_column]).cast_column(image_column, Image())
+        try:
+            targets = np.array(table[label_column][:], dtype=np.int64)
+        except (TypeError, ValueError):
+            raise ValueError(f"{split} split of {name}: column {label_column!r} must hold class numbers only") from None
+        rows[split] = ((row[image_column] for row in images), len(table), targets)
     label = sets["train"].features[label_column]
     classes = getattr(label, "names", None) or [str(i) for i in range(int(name.removeprefix("cifar")))]
     return rows, classes
@@ -192,8 +205,13 @@ def decode_split(split, images, n, targets, image_size):
     out = None
     for row in range(n):
         try:
-            image = next(images)
-        except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for bytes that are no image
+            image = to_rgb(next(images))
+        except (
+            AttributeError,
+            OSError,
+            SyntaxError,
+            ValueError,
+        ) as error:  # what PIL raises for bytes that are no image
             raise ValueError(f"{split} split, row {row}: cannot read the image ({error})") from None
         if image_size:
             image = resize(image, image_size)
@@ -206,6 +224,15 @@ def decode_split(split, images, n, targets, image_size):
             )
         out[row] = np.asarray(image)
     return out, targets
+
+
+def to_rgb(image):
+    """A PIL image of any mode in RGB. Of 16-bit grey the high byte is kept, where PIL would clip."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def resize(image, size):
@@ -237,11 +264,13 @@ def write_cache(folder, train, test, classes):
     (pending / "meta.json").write_text(json.dumps({"classes": classes, "mean": list(mean), "std": list(std)}))
     try:
         pending.rename(folder)
-    except OSError:  # another process was first
+    except OSError:
         shutil.rmtree(pending)
+        if not (folder / "meta.json").exists():  # or else another process was first
+            raise
 
 
-def read_cache(name, folder):
+def read_cache(folder):
     meta = json.loads((folder / "meta.json").read_text())
     splits = []
     for split in ("train", "test"):
@@ -249,7 +278,7 @@ def read_cache(name, folder):
         images, targets = (np.load(folder / f"{split}_{part}.npy", mmap_mode="c") for part in ("images", "targets"))
         images = torch.from_numpy(images).permute(0, 3, 1, 2)
         splits.append(Split(images, torch.from_numpy(targets), torch.arange(len(images))))
-    return ImageSet(name, *splits, **meta)
+    return ImageSet(*splits, **meta)
 
 
 def hold_out(split, val_size, seed):
@@ -259,16 +288,18 @@ def hold_out(split, val_size, seed):
     """
     if val_size == 0:
         return split, None
-    fraction = val_size if val_size < 1 else val_size / len(split)
+    n_held = round(val_size * len(split)) if val_size < 1 else int(val_size)
+    if not 0 < n_held < len(split):
+        raise ValueError(f"--val-size {val_size:g} leaves no image on one side of {len(split)} training images")
     index = split.index.cpu().numpy()
     shuffled = np.random.default_rng(seed).permutation(len(index))
     label = split.targets.cpu().numpy()[index][shuffled]
-    held = np.zeros(len(index), dtype=bool)
+    turn = np.empty(len(index))  # when an image is taken: all classes are used up at the same rate
     for c in np.unique(label):
-        members = shuffled[label == c]
-        held[members[: round(fraction * len(members))]] = True
-    if held.all() or not held.any():
-        raise ValueError(f"--val-size {val_size:g} leaves no image on one side of {len(split)} training images")
+        members = label == c
+        turn[members] = (np.arange(members.sum()) + 0.5) / members.sum()
+    held = np.zeros(len(index), dtype=bool)
+    held[shuffled[np.argsort(turn, kind="stable")[:n_held]]] = True
     sides = (torch.from_numpy(index[side]).to(split.index.device) for side in (~held, held))
     return tuple(replace(split, index=side) for side in sides)
 
@@ -304,6 +335,10 @@ class TrainBatches:
             raise ValueError(f"--batch-size {batch_size} is not a multiple of the {world_size} processes")
         if len(split) < batch_size:
             raise ValueError(f"{len(split)} training images do not fill one batch: lower --batch-size {batch_size}")
+        if augment.crop_padding >= min(split.images.shape[2:]):
+            raise ValueError(
+                f"--crop-padding {augment.crop_padding} does not fit images of {split.images.shape[3]} pixels"
+            )
         self.split, self.batch_size, self.augment = split, batch_size, augment
         self.n_classes, self.seed, self.rank, self.world_size = n_classes, seed, rank, world_size
         self.steps_per_epoch = len(split) // batch_size
@@ -403,7 +438,8 @@ def eval_batches(split, batch_size, mean, std, rank=0, world_size=1):
     """Yields (imgs, targets) of every world_size-th image: over all processes each image comes once, whatever their number."""
     mean, std = (torch.tensor(v, device=split.images.device, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std))
     for rows in split.index[rank::world_size].split(batch_size):
-        yield normalize(split.images[rows], mean, std), split.targets[rows]
+        if len(rows):  # a process may have none
+            yield normalize(split.images[rows], mean, std), split.targets[rows]
 
 
 # -------------------------------------------------------------------------------------------------------- shapes100

@@ -6,6 +6,7 @@
 import io
 import os
 import resource
+import signal
 import time
 import zipfile
 from pathlib import Path
@@ -14,8 +15,9 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
+MAX_SKIPPED = 20  # updates in a row that fp16 may leave out while its scaler looks for a scale; from 2**16 to 2**-4
 ECE_BINS = 15  # as Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
 
 
@@ -48,7 +50,7 @@ def make_optimizer(name, net, lr, momentum, weight_decay):
 
 
 def make_scheduler(name, optimizer, warmup_steps, total_steps):
-    """transformers' schedule of that name, stepped once per optimizer step. The first step has learning rate 0."""
+    """transformers' schedule of that name, stepped once per optimizer step. A warm-up begins at 0."""
     from transformers.optimization import get_scheduler
 
     extra = {"num_decay_steps": total_steps // 5} if name == "warmup_stable_decay" else {}
@@ -64,23 +66,44 @@ def amp_dtype(choice, device):
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[choice]
 
 
+def autocast(device, amp):
+    """The context of forward passes; amp None is full precision."""
+    return torch.autocast(device.type, amp, enabled=amp is not None)
+
+
+def moving_average(decay):
+    """What AveragedModel calls: averages of parameters and statistics; torch's own also averages indices, and rounds."""
+
+    def update(averages, values, _):
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, values, 1 - decay)
+        else:
+            torch._foreach_copy_(averages, values)
+
+    return update
+
+
 class TrainState:
     """Everything that training changes, and so everything that a checkpoint holds.
 
-    step counts optimizer updates from the start of the run. ema: the averaged network, or None. loss_sum and train_s add
-    up the loss of the epoch and the seconds of the run, so that an interrupted epoch reports what a whole one would.
+    step counts optimizer updates from the start of the run, train_s its seconds, epoch_s those of the epoch. losses
+    (2, processes) sums each process's losses over the epoch and since the last log point, so that an interrupted epoch
+    reports what a whole one would. n_bad counts the last steps in a row with a loss or gradient that was not finite.
     """
 
-    def __init__(self, net, optimizer, scheduler, amp, ema_decay=0.0):
-        self.net, self.optimizer, self.scheduler = net, optimizer, scheduler
+    def __init__(self, net, optimizer, scheduler, amp, ema_decay=0.0, rank=0, world_size=1):
+        self.net, self.optimizer, self.scheduler, self.amp = net, optimizer, scheduler, amp
         self.device = next(net.parameters()).device
-        self.amp = amp
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp is torch.float16)
-        average = get_ema_multi_avg_fn(ema_decay)
-        self.ema = AveragedModel(net, multi_avg_fn=average, use_buffers=True) if ema_decay else None
+        # In every precision the scaler leaves out updates that are not finite, on the device; only fp16 needs its scale.
+        scaling = {} if amp is torch.float16 else {"init_scale": 1.0, "growth_interval": 2**31 - 1}
+        self.scaler = torch.amp.GradScaler(self.device.type, **scaling)
+        self.tolerance = MAX_SKIPPED if amp is torch.float16 else 0  # bad steps in a row
+        self.ema = AveragedModel(net, multi_avg_fn=moving_average(ema_decay), use_buffers=True) if ema_decay else None
+        self.rank = rank
         self.step = 0
-        self.train_s = 0.0
-        self.loss_sum = torch.zeros((), device=self.device)
+        self.train_s = self.epoch_s = 0.0
+        self.losses = torch.zeros(2, world_size, device=self.device)
+        self.n_bad = torch.zeros((), dtype=torch.int64, device=self.device)
         self.curve = []  # one row of results per finished epoch
 
     @property
@@ -89,85 +112,116 @@ class TrainState:
         return self.ema.module if self.ema else self.net
 
     def state_dict(self):
+        """Plain types and tensors. All processes call it together, for it gathers their losses."""
         parts = {name: getattr(self, name).state_dict() for name in self.parts}
-        return parts | {name: getattr(self, name) for name in ("step", "train_s", "loss_sum", "curve")}
+        return parts | {name: getattr(self, name) for name in self.counters} | {"losses": summed(self.losses)}
 
     def load_state_dict(self, saved):
         for name in self.parts:
             getattr(self, name).load_state_dict(saved[name])
-        self.loss_sum.copy_(saved["loss_sum"])
-        self.step, self.train_s, self.curve = saved["step"], saved["train_s"], saved["curve"]
+        for name in self.counters:
+            setattr(self, name, saved[name])
+        self.n_bad = self.n_bad.to(self.device)
+        same_processes = saved["losses"].shape == self.losses.shape
+        own = saved["losses"][:, self.rank] if same_processes else saved["losses"].mean(1)
+        self.losses.zero_()[:, self.rank] = own.to(self.device)
+
+    counters = ("step", "train_s", "epoch_s", "n_bad", "curve")
 
     @property
     def parts(self):
         return ["net", "optimizer", "scheduler", "scaler"] + (["ema"] if self.ema else [])
 
-    def autocast(self):
-        return torch.autocast(self.device.type, self.amp, enabled=self.amp is not None)
+    def mean_loss(self, row, n_steps):
+        """The mean over processes and steps of the losses summed in this row."""
+        return summed(self.losses)[row].mean().item() / max(1, n_steps)
+
+    def assert_finite(self):
+        """Raises FloatingPointError, naming the step, if training has met a loss or gradient that is not finite.
+
+        Weights and optimizer are then still those in front of that step: see train_step. This waits for the device.
+        """
+        n_bad = self.n_bad.item()
+        if n_bad > self.tolerance:
+            raise FloatingPointError(
+                f"loss or gradient is not finite at step {self.step - n_bad + 1}: lower --lr or set --clip-norm"
+            )
 
 
 # ----------------------------------------------------------------------------------------------- train and evaluate
 
 
-def train_epoch(state, model, batches, epoch, last_step, label_smoothing=0.0, clip_norm=0.0, log_every=50, log=None):
+def train_step(state, model, imgs, targets, label_smoothing, clip_norm):
+    """One update. Where a loss or gradient is not finite it is left out, and so are all behind it (fp16: after a while).
+
+    No value leaves the device for this: a bad loss turns the process's gradients to nan, the sum over the processes
+    spreads them to all, and the scaler skips the update.
+    """
+    with autocast(state.device, state.amp):
+        logits = model(imgs)
+    loss = F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    healthy = loss.isfinite() & (state.n_bad <= state.tolerance)
+    state.scaler.scale(loss * torch.where(healthy, 1.0, torch.nan)).backward()
+    state.scaler.unscale_(state.optimizer)
+    norm = nn.utils.get_total_norm([p.grad for p in state.net.parameters() if p.grad is not None])
+    if clip_norm:
+        nn.utils.clip_grads_with_norm_(state.net.parameters(), clip_norm, norm)
+    state.n_bad = torch.where(norm.isfinite(), 0, state.n_bad + 1)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.scheduler.step()
+    if state.ema:
+        state.ema.update_parameters(state.net)
+    state.losses[:, state.rank] += loss.detach()
+    state.step += 1
+
+
+def train_epoch(state, model, batches, epoch, last_step, label_smoothing=0.0, clip_norm=0.0, after_step=None):
     """Trains from state.step to the end of the epoch, or to last_step if that comes first.
 
-    Every log_every steps it calls log(state, mean loss since the last call). Raises FloatingPointError, naming the step,
-    if that loss is not finite. Returns the mean loss of the epoch and the images per second of all processes.
+    Calls after_step() behind every step and leaves the epoch there if that returns True and steps remain. Returns whether
+    it was left. Raises FloatingPointError as TrainState.assert_finite does.
     """
     model.train()
-    started, first_step = time.perf_counter(), state.step
     in_epoch = state.step - epoch * batches.steps_per_epoch
     if in_epoch == 0:
-        state.loss_sum.zero_()
-    logged_sum, logged_step = state.loss_sum.clone(), state.step
+        state.losses[0] = 0
+        state.epoch_s = 0.0
+    started = time.perf_counter()
+
+    def stop_clock():
+        nonlocal started
+        now = time.perf_counter()
+        state.train_s += now - started
+        state.epoch_s += now - started
+        started = now
+
+    end = min(last_step, (epoch + 1) * batches.steps_per_epoch)
     for imgs, targets in batches.epoch(epoch, in_epoch):
-        if state.step == last_step:
+        if state.step == end:
             break
         # dropped paths differ from step to step and process to process, and a resumed run draws the same ones again
         torch.manual_seed(hash((batches.seed, state.step, batches.rank)) % 2**63)
-        with state.autocast():
-            logits = model(imgs)
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
-        state.scaler.scale(loss).backward()
-        if clip_norm:
-            state.scaler.unscale_(state.optimizer)
-            nn.utils.clip_grad_norm_(state.net.parameters(), clip_norm)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.optimizer.zero_grad(set_to_none=True)
-        state.scheduler.step()
-        if state.ema:
-            state.ema.update_parameters(state.net)
-        state.loss_sum += loss.detach()
-        state.step += 1
-        if state.step % log_every == 0 or state.step == last_step:
-            mean = average((state.loss_sum - logged_sum) / (state.step - logged_step))
-            if not mean.isfinite():
-                raise FloatingPointError(
-                    f"the loss is {mean.item()} at step {state.step}: lower --lr or set --clip-norm"
-                )
-            logged_sum, logged_step = state.loss_sum.clone(), state.step
-            if log:
-                log(state, mean.item())
-    n_steps = state.step - epoch * batches.steps_per_epoch
-    mean_loss = average(state.loss_sum / max(1, n_steps)).item()  # waits for the device, so the clock is right
-    seconds = time.perf_counter() - started
-    state.train_s += seconds
-    return mean_loss, (state.step - first_step) * batches.batch_size / seconds
+        train_step(state, model, imgs, targets, label_smoothing, clip_norm)
+        stop_clock()
+        if after_step and after_step() and state.step < end:
+            return True
+    state.assert_finite()
+    stop_clock()
+    return False
 
 
-def average(value):
-    """A scalar tensor's mean over the processes."""
+def summed(value):
+    """A tensor's sum over the processes."""
+    value = value.clone()
     if dist.is_initialized() and dist.get_world_size() > 1:
-        value = value.clone()
         dist.all_reduce(value)
-        value /= dist.get_world_size()
     return value
 
 
 @torch.no_grad()
-def evaluate(net, batches, n, n_classes, autocast):
+def evaluate(net, batches, n, n_classes, amp):
     """Scores a raw module on batches that together, over all processes, hold each of n images once.
 
     Returns top1, top5 and per_class_top1 in percent, the mean loss, the expected calibration error in percent
@@ -175,9 +229,8 @@ def evaluate(net, batches, n, n_classes, autocast):
     """
     started = time.perf_counter()
     parallel = dist.is_initialized() and dist.get_world_size() > 1
-    if (
-        parallel
-    ):  # batch statistics differ between processes: all score with those of the first, which a checkpoint holds
+    if parallel:
+        # batch statistics differ between processes: all score with those of the first, which a checkpoint holds
         for buffer in net.buffers():
             dist.broadcast(buffer, 0)
     net.eval()
@@ -187,14 +240,14 @@ def evaluate(net, batches, n, n_classes, autocast):
     loss = torch.zeros((), dtype=torch.float64, device=device)
     gap = torch.zeros(ECE_BINS, dtype=torch.float64, device=device)  # of confidence and accuracy, summed over images
     for imgs, targets in batches:
-        with autocast:
+        with autocast(device, amp):
             logits = net(imgs)
         logits = logits.float()
         loss += F.cross_entropy(logits, targets, reduction="sum")
         top5 += (logits.topk(min(5, n_classes)).indices == targets[:, None]).sum()
         confidence, predicted = logits.softmax(1).max(1)
         confusion += torch.bincount(targets * n_classes + predicted, minlength=n_classes * n_classes)
-        bins = (confidence * ECE_BINS).long().clamp_(max=ECE_BINS - 1)
+        bins = (confidence.nan_to_num() * ECE_BINS).long().clamp_(max=ECE_BINS - 1)
         gap.index_add_(0, bins, confidence.double() - (predicted == targets).double())
     if parallel:
         for total in (confusion, top5, loss, gap):
@@ -235,25 +288,34 @@ def peak_memory_mb(device):
 # ------------------------------------------------------------------------------------------------------ checkpoints
 
 
-def write_atomically(path, content):
-    """Writes bytes so that, whenever the machine stops, the file is the old one or the new one."""
+def write_atomically(path, content, keep=None):
+    """Writes bytes so that, whenever the machine stops, the file is the old one or the new one.
+
+    keep: a name under which the old file stays. If the disk is full, OSError is raised and the old file is in its place.
+    """
     path = Path(path)
     pending = path.with_name(path.name + ".tmp")
-    with open(pending, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(pending, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        pending.unlink(missing_ok=True)
+        raise
+    if keep and path.exists():
+        os.replace(path, keep)
     os.replace(pending, path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    os.fsync(directory)  # the new name is on the disk, too
+    os.close(directory)
 
 
 def save_checkpoint(path, content):
     """Saves plain types and tensors. The file that was there becomes <name>.previous."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    path = Path(path)
-    if path.exists():
-        os.replace(path, path.with_name(path.name + ".previous"))
-    write_atomically(path, buffer.getbuffer())
+    write_atomically(path, buffer.getbuffer(), keep=f"{path}.previous")
 
 
 def load_checkpoint(path):
@@ -266,3 +328,39 @@ def load_checkpoint(path):
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every kind of damage has its own exception
         raise ValueError(f"{path} is not a readable checkpoint ({error})") from None
+
+
+# ----------------------------------------------------------------------------------------------------- interruption
+
+
+class StopSignals:
+    """Notes SIGTERM, SIGINT and SIGUSR1, so that training can stop behind a step; a second signal ends the program at once.
+
+    received: the signal's number, or 0.
+    """
+
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+    def __init__(self):
+        self.received = 0
+
+    def __enter__(self):
+        self.before = {number: signal.signal(number, self.note) for number in self.numbers}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def note(self, number, _):
+        if self.received:
+            os._exit(128 + number)
+        self.received = number
+
+    def agreed(self, device):
+        """The signal that any process has received, or 0: all processes ask at the same step and get the same answer."""
+        if not (dist.is_initialized() and dist.get_world_size() > 1):
+            return self.received
+        received = torch.tensor(self.received, device=device)
+        dist.all_reduce(received, dist.ReduceOp.MAX)
+        return received.item()

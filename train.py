@@ -4,7 +4,8 @@
     torchrun --standalone --nproc_per_node 8 train.py --arch hornet_resnet
 
 The same command again resumes an unfinished run and leaves a finished one alone. `--list` shows the architectures and their
-knobs, `--summary` one architecture's layers. A run leaves in runs/<name>/: TensorBoard events, last.pt (to resume), model/
+knobs, `--summary` one architecture's layers. SIGTERM, SIGINT and SIGUSR1 stop a run behind the step at hand, to be resumed. A run
+leaves in runs/<name>/: TensorBoard events, last.pt (to resume), model/
 (weights in the hub's format) and result.json.
 """
 
@@ -12,6 +13,7 @@ import argparse
 import difflib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,10 +22,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 # torch, and all that imports it, is imported behind the flags: a mistyped one is refused within a second
-MINUTES_TO_WAIT = 10  # for another process at a collective operation, before this one gives up
 EVAL_BATCH = 512  # images per process
 DATASETS = ("cifar100", "cifar10", "folder", "shapes100")  # and the other choices: as in data.py and engine.py
-OPTIMIZERS = ("sgd", "adamw", "adam", "nadam", "adagrad", "adafactor")
+OPTIMIZERS = {  # peak learning rate and weight decay, unless --lr and --weight-decay say otherwise
+    "sgd": (0.2, 5e-4),
+    "adamw": (1e-3, 0.05),
+    "adam": (1e-3, 0.0),
+    "nadam": (1e-3, 0.0),
+    "adagrad": (1e-2, 0.0),
+    "adafactor": (1e-3, 0.0),
+}
 SCHEDULES = (
     "cosine",
     "linear",
@@ -34,8 +42,30 @@ SCHEDULES = (
     "warmup_stable_decay",
 )
 AMP = ("auto", "bf16", "fp16", "off")
-AT_LEAST_0 = ("val_size", "cutout", "crop_padding", "mixup", "cutmix", "max_steps", "weight_decay", "clip_norm", "seed")
-NOT_THE_RUN = ("list", "summary", "eval_only", "data_dir", "cache_dir", "out", "name", "log_every")  # see run_config
+AT_LEAST_0 = (
+    "val_size",
+    "cutout",
+    "crop_padding",
+    "mixup",
+    "cutmix",
+    "max_steps",
+    "weight_decay",
+    "clip_norm",
+    "seed",
+    "save_every",
+)
+NOT_THE_RUN = (
+    "list",
+    "summary",
+    "eval_only",
+    "data_dir",
+    "cache_dir",
+    "out",
+    "name",
+    "log_every",
+    "save_every",
+    "timeout_s",
+)  # see run_config
 
 
 def refuse(message):
@@ -43,7 +73,7 @@ def refuse(message):
     if int(os.environ.get("RANK", 0)) > 0:
         time.sleep(5)  # torchrun ends all processes when the first one leaves: let the one that speaks do so
     else:
-        print(f"train.py: {message}", file=sys.stderr)
+        print(f"train.py: {' '.join(str(message).split())}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -54,6 +84,17 @@ def mistakes_refused():
         yield
     except ValueError as error:
         refuse(error)
+
+
+@contextmanager
+def failures_told():
+    """Ends a run that cannot go on, because its numbers or its disk fail, with one line from one process, exit code 1."""
+    try:
+        yield
+    except (FloatingPointError, OSError) as error:
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(f"train.py: {error}; the last checkpoint is kept", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def parse_args(argv=None):
@@ -90,14 +131,23 @@ def parse_args(argv=None):
     add("--max-steps", 0, "end after this many optimizer steps, the schedule with them; 0 for no limit")
     add("--batch-size", 128, "images per optimizer step, over all processes")
     add("--optimizer", "sgd", "torch's, and transformers' Adafactor", choices=OPTIMIZERS)
-    add("--lr", 0.2, "peak learning rate")
+    add(
+        "--lr",
+        None,
+        f"peak learning rate (default {OPTIMIZERS['sgd'][0]:g} for sgd, and one per optimizer)",
+        type=float,
+    )
     add("--momentum", 0.9, "of SGD (Nesterov), or beta1 of the Adam family")
-    add("--weight-decay", 5e-4, "of the weights of convolutions and linear layers")
+    add("--weight-decay", None, "of the weights of convolutions and linear layers (default per optimizer)", type=float)
     add("--schedule", "cosine", "of the learning rate, by transformers' name", choices=SCHEDULES)
     add("--warmup-frac", 0.1, "part of all steps over which the learning rate rises from 0")
     add("--label-smoothing", 0.0, "share of the target spread over all classes")
     add("--ema-decay", 0.0, "evaluate and keep an average of the weights with this decay per step; 0 for none")
-    add("--clip-norm", 0.0, "largest norm of the gradient; 0 for no limit")
+    add(
+        "--clip-norm",
+        5.0,
+        "largest norm of the gradient; 0 for no limit. Gates without a sigmoid need one at this --lr",
+    )
     add("--seed", 0, "of weights, validation split, sample order and augmentation")
 
     add("--amp", "auto", "autocast type; auto is bf16 where the device computes in it", choices=AMP)
@@ -106,15 +156,22 @@ def parse_args(argv=None):
     add("--out", "runs", "folder of all runs")
     add("--name", None, "folder of this run in --out (default from arch, settings, dataset and seed)")
     add("--log-every", 20, "steps between two points of the training curve")
+    add("--save-every", 0, "steps between two checkpoints within an epoch; 0: at the end of each epoch only")
+    add("--timeout-s", 600, "seconds to wait for another process before this one gives up")
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         near = difflib.get_close_matches(unknown[0].split("=")[0], parser._option_string_actions, 1)
         refuse(f"unknown flag {unknown[0]}: {f'did you mean {near[0]}? ' if near else ''}--help lists all")
 
+    lr, weight_decay = OPTIMIZERS[args.optimizer]
+    args.lr = lr if args.lr is None else args.lr
+    args.weight_decay = weight_decay if args.weight_decay is None else args.weight_decay
+    if args.image_size is not None and args.image_size < 1:
+        refuse(f"--image-size must be more than 0, got {args.image_size}")
     for name in AT_LEAST_0:
         if not 0 <= getattr(args, name) < 2**32:  # also refuses nan
             refuse(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(args, name)}")
-    for name in ("epochs", "batch_size", "lr", "log_every"):
+    for name in ("epochs", "batch_size", "lr", "log_every", "timeout_s"):
         if not 0 < getattr(args, name) < float("inf"):
             refuse(f"--{name.replace('_', '-')} must be more than 0, got {getattr(args, name)}")
     for name in ("warmup_frac", "label_smoothing", "ema_decay", "momentum"):
@@ -125,6 +182,8 @@ def parse_args(argv=None):
         knob, equals, value = item.partition("=")
         if not equals:
             refuse(f"--set takes KNOB=VALUE, such as eca.kernel_size=5, got {item!r}")
+        if knob in args.settings:
+            refuse(f"--set {knob} is given twice")
         args.settings[knob] = value
     del args.set
     return args
@@ -133,31 +192,26 @@ def parse_args(argv=None):
 # ------------------------------------------------------------------------------------------------------------- --eval-only
 
 
-def load_network(path, n_classes, image_size):
-    """The network of a checkpoint or a model/ folder. Raises ValueError if there is none, or none for such images."""
+def load_network(path):
+    """The Classifier of a checkpoint or a model/ folder. Raises ValueError if there is none."""
     from engine import load_checkpoint
-    from models import build
     from models.hub import Classifier
 
     if Path(path).is_dir():
         try:
-            model = Classifier.from_pretrained(path, strict=True)
+            return Classifier.from_pretrained(path, strict=True)
         except Exception as error:  # a missing or a damaged file, each with its library's exception
-            raise ValueError(f"--eval-only {path} is not a readable model folder ({error})") from None
-        net, made_for = model.net, (len(model.classes), model.image_size)
-    elif Path(path).is_file():
-        saved = load_checkpoint(path)
-        made_for = saved["n_classes"], saved["image_size"]
-        net = build(saved["run"]["arch"], saved["n_classes"], saved["run"]["settings"], saved["image_size"])
-        averaged = saved["state"].get("ema", {})
-        weights = {name.removeprefix("module."): value for name, value in averaged.items() if name != "n_averaged"}
-        net.load_state_dict(weights or saved["state"]["net"])
-    else:
-        raise ValueError(f"--eval-only {path}: no such checkpoint or model folder")
-    if made_for != (n_classes, image_size):
-        raise ValueError(f"{path} is for {made_for[0]} classes and images of {made_for[1]} pixels, this dataset has "
-                         f"{n_classes} classes and {image_size} pixels")  # fmt: skip
-    return net
+            raise ValueError(f"{path} is not a readable model folder ({error})") from None
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such checkpoint or model folder")
+    saved = load_checkpoint(path)
+    if not isinstance(saved, dict) or not {"model", "state"} <= saved.keys():
+        raise ValueError(f"{path} is no checkpoint of train.py")
+    model = Classifier(**saved["model"])
+    averaged = saved["state"].get("ema", {})
+    weights = {name.removeprefix("module."): value for name, value in averaged.items() if name != "n_averaged"}
+    model.net.load_state_dict(weights or saved["state"]["net"])
+    return model
 
 
 def in_words(scores):
@@ -167,11 +221,14 @@ def in_words(scores):
 # ------------------------------------------------------------------------------------------------- what a run leaves
 
 
-def run_config(args, amp):
-    """What makes a run this run and no other: a folder that holds other values belongs to another run."""
+def run_config(args, amp, data):
+    """What makes a run this run and no other: a folder that holds other values belongs to another run.
+
+    data: the dataset's fingerprint, because its path may change and what is there may change, too.
+    """
     config = {name: value for name, value in vars(args).items() if name not in NOT_THE_RUN}
     return json.loads(
-        json.dumps(config | {"amp": str(amp or "off").removeprefix("torch.")})
+        json.dumps(config | {"amp": str(amp or "off").removeprefix("torch."), "data": data})
     )  # as result.json will hold it
 
 
@@ -190,8 +247,12 @@ def look_at_folder(folder, config):
     """
     from engine import load_checkpoint
 
-    result = folder / "result.json"
-    result = json.loads(result.read_text()) if result.exists() else None
+    result = None
+    if (folder / "result.json").exists():
+        try:
+            result = json.loads((folder / "result.json").read_text())
+        except ValueError:
+            raise ValueError(f"{folder}/result.json is damaged: remove it, and the run goes on") from None
     saved, problem = None, None
     for path in (folder / "last.pt", folder / "last.pt.previous"):
         if path.exists() and not result and not saved:
@@ -200,8 +261,12 @@ def look_at_folder(folder, config):
             except ValueError as error:
                 problem = error
                 print(f"train.py: {error}; looking for the one before it", file=sys.stderr)
+    if saved and problem:
+        (folder / "last.pt").rename(folder / "last.pt.damaged")  # or the next save would move it over the good one
     if problem and not saved:
-        raise ValueError(f"no readable checkpoint in {folder}: remove it to start afresh, or give another --name")
+        raise ValueError(
+            f"no readable checkpoint in {folder}: remove the folder to start afresh, or give another --name"
+        )
     there = result or (saved and saved["run"]) or config
     others = [
         f"{name} {there.get(name)} there, {value} here" for name, value in config.items() if there.get(name) != value
@@ -250,7 +315,7 @@ def main(args):
 
     import torch
     from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list, set_seed, tqdm
+    from accelerate.utils import broadcast_object_list, gather_object, set_seed, tqdm
     from torch.nn.parallel import DistributedDataParallel
     from torch.utils.tensorboard import SummaryWriter
 
@@ -264,15 +329,22 @@ def main(args):
     with mistakes_refused():
         args.arch, args.settings = canonical(args.arch), parse_settings(args.arch, args.settings)
         if args.summary:
-            return print(summary(args.arch, args.settings, 100, args.image_size or 32))
+            n_classes = 10 if args.dataset == "cifar10" else 100
+            return print(summary(args.arch, args.settings, n_classes, args.image_size or 32))
 
     # Processes. Without cpu= every process of a machine without GPUs would take itself for the only one.
-    processes = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(minutes=MINUTES_TO_WAIT))
+    processes = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=args.timeout_s))
     rank, world_size, device = processes.process_index, processes.num_processes, processes.device
+    if device.type == "cpu":
+        device = torch.device("cpu")  # not cpu:0, to which tensors of "cpu" would be copied
+
+    def say(line):
+        if rank == 0:
+            print(line, flush=True)
+
     torch.backends.cudnn.benchmark = True
     set_seed(args.seed)
     amp = engine.amp_dtype(args.amp, device)
-    config = run_config(args, amp)
     if args.sync_bn and device.type == "cpu":
         refuse("--sync-bn works on GPUs only: leave it out")
 
@@ -282,22 +354,28 @@ def main(args):
         try:
             images = data.load(args.dataset, args.data_dir, args.image_size, args.cache_dir)
         except ValueError as error:
-            problem = error  # raised behind the barrier, or the others would wait there
-    if problem:
-        refuse(problem)
+            problem = str(error)  # told behind the barrier, or the others would wait there
+    problems = [problem for problem in gather_object([problem]) if problem]
+    if problems:  # on whichever machine
+        refuse(problems[0])
     images = images.to(device)
+    config = run_config(args, amp, images.fingerprint)
     n_classes, test, statistics = len(images.classes), images.test, (images.mean, images.std)
 
-    def score(net, split):
-        batches = data.eval_batches(split, EVAL_BATCH, *statistics, rank, world_size)
-        autocast = torch.autocast(device.type, amp, enabled=amp is not None)
-        return engine.evaluate(net, batches, len(split), n_classes, autocast)
+    def score(net, split, mean, std):
+        batches = data.eval_batches(split, EVAL_BATCH, mean, std, rank, world_size)
+        return engine.evaluate(net, batches, len(split), n_classes, amp)
 
     if args.eval_only:
         with mistakes_refused():
-            net = load_network(args.eval_only, n_classes, images.image_size)
-        scores = score(net.to(device, memory_format=torch.channels_last), test)
-        return processes.print(f"{args.eval_only} on {len(test):,} test images of {args.dataset}: {in_words(scores)}")
+            model = load_network(args.eval_only)
+            if (model.classes, model.image_size) != (images.classes, images.image_size):
+                raise ValueError(
+                    f"{args.eval_only} is for {len(model.classes)} classes in images of {model.image_size} pixels, "
+                    f"--dataset {args.dataset} has {n_classes}, or others, in images of {images.image_size}"
+                )
+        scores = score(model.net.to(device, memory_format=torch.channels_last), test, model.mean, model.std)
+        return say(f"{args.eval_only} on {len(test):,} test images of {args.dataset}: {in_words(scores)}")
 
     with mistakes_refused():
         train, val = data.hold_out(images.train, args.val_size, args.seed)
@@ -315,8 +393,9 @@ def main(args):
     net = net.to(device, memory_format=torch.channels_last)
     last_step = min(args.max_steps or sys.maxsize, args.epochs * batches.steps_per_epoch)
     optimizer = engine.make_optimizer(args.optimizer, net, args.lr, args.momentum, args.weight_decay)
-    scheduler = engine.make_scheduler(args.schedule, optimizer, round(args.warmup_frac * last_step), last_step)
-    state = engine.TrainState(net, optimizer, scheduler, amp, args.ema_decay)
+    with mistakes_refused():
+        scheduler = engine.make_scheduler(args.schedule, optimizer, round(args.warmup_frac * last_step), last_step)
+    state = engine.TrainState(net, optimizer, scheduler, amp, args.ema_decay, rank, world_size)
 
     # Resume. The first process looks and tells the others, so that all do the same.
     folder = Path(args.out) / (args.name or run_name(args))
@@ -330,10 +409,12 @@ def main(args):
     if problem:
         refuse(problem)
     if result:
-        return processes.print(f"{folder} is finished, top-1 {result['top1']:.2f} %: nothing to do")
+        return say(f"{folder} is finished, top-1 {result['top1']:.2f} %: nothing to do")
     if saved:
         state.load_state_dict(saved["state"])
-        processes.print(f"resuming {folder} at step {state.step} of {last_step}")
+        before = saved["world_size"]
+        change = "" if before == world_size else f", with {world_size} processes instead of {before}"
+        say(f"resuming {folder} at step {state.step} of {last_step}{change}")
 
     model = torch.compile(net) if args.compile else net
     if world_size > 1:
@@ -343,15 +424,19 @@ def main(args):
     # The run's folder and its TensorBoard, written by the first process alone.
     params, macs = cost(args.arch, n_classes, args.settings, images.image_size)
     started = saved["started"] if saved else datetime.now(UTC).isoformat(timespec="seconds")
+    published = {"arch": args.arch, "classes": images.classes, "settings": args.settings,
+                 "image_size": images.image_size, "mean": images.mean, "std": images.std}  # fmt: skip
     held_out = f"{len(val):,} for validation" if val else "none for validation"
-    processes.print(
+    say(
         f"{args.arch}: {params:,} parameters, {macs:,} MACs; {args.dataset}: {len(train):,} images to train on, {held_out}, "
         f"{len(test):,} to test; {world_size} x {engine.device_name(device)}, {config['amp']}; writing {folder}"
     )
     writer = None
     if rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        writer = SummaryWriter(folder, purge_step=state.step)
+        with failures_told():
+            folder.mkdir(parents=True, exist_ok=True)
+        # what an interrupted run logged behind its checkpoint is hidden, for it will be logged again
+        writer = SummaryWriter(folder, purge_step=state.step + 1 if saved else None)
         experiment, session, session_end = hparams_summaries(
             config, ["test/top1", "test/top5", "test/loss", "test/ece"]
         )
@@ -362,49 +447,74 @@ def main(args):
             shown = (first_imgs[:64] * batches.std + batches.mean).round().clamp(0, 255).byte()
             writer.add_images("train/first_batch", shown, 0)
 
+    for stale in folder.glob("*.tmp"):  # left by a run that was killed while it saved
+        stale.unlink(missing_ok=True)
     bar = tqdm(total=last_step * args.batch_size, initial=state.step * args.batch_size, unit="img", unit_scale=True,
                leave=False, disable=not sys.stderr.isatty(), main_process_only=True)  # fmt: skip
 
-    def log(state, loss):
-        bar.update(state.step * args.batch_size - bar.n)
-        if writer:
-            writer.add_scalar("train/loss", loss, state.step)
-            writer.add_scalar("train/lr", scheduler.get_last_lr()[0], state.step)
+    def save():
+        state.assert_finite()
+        content = {"run": config, "model": published, "started": started, "world_size": world_size}
+        content["state"] = state.state_dict()  # by all processes together
+        if rank == 0:
+            engine.save_checkpoint(folder / "last.pt", content)
+
+    def after_step():
+        """Logs and saves where it is time to; true if the run was told to stop."""
+        if state.step % args.log_every == 0 or state.step == last_step:
+            state.assert_finite()
+            loss = state.mean_loss(1, (state.step - 1) % args.log_every + 1)
+            state.losses[1] = 0
+            bar.update(state.step * args.batch_size - bar.n)
+            if writer:
+                writer.add_scalar("train/loss", loss, state.step)
+                writer.add_scalar("train/lr", scheduler.get_last_lr()[0], state.step)
+        ends_epoch = state.step % batches.steps_per_epoch == 0 or state.step == last_step  # which is saved once scored
+        if args.save_every and state.step % args.save_every == 0 and not ends_epoch:
+            save()
+        # several GPUs ask each other less often, because the answer makes the host wait for the device
+        asks = device.type == "cpu" or world_size == 1 or state.step % args.log_every == 0
+        return asks and stop.agreed(device)
 
     # Epochs: train, evaluate, log, save.
     scores = None
-    while state.step < last_step:
-        epoch = state.step // batches.steps_per_epoch
-        try:
-            loss, imgs_per_s = engine.train_epoch(
-                state, model, batches, epoch, last_step, args.label_smoothing, args.clip_norm, args.log_every, log
+    stop = engine.StopSignals()
+    with stop, failures_told():
+        while state.step < last_step:
+            epoch = state.step // batches.steps_per_epoch
+            left = engine.train_epoch(
+                state, model, batches, epoch, last_step, args.label_smoothing, args.clip_norm, after_step
             )
-        except FloatingPointError as error:
-            processes.print(f"train.py: {error}", file=sys.stderr)
-            raise SystemExit(1) from None
-        scores = score(state.eval_net, watched)
-        state.curve.append({
-            "epoch": epoch, "step": state.step, "lr": scheduler.get_last_lr()[0], "train_loss": loss,
-            "train_imgs_per_s": imgs_per_s, "eval_imgs_per_s": scores["imgs_per_s"],
-            "top1": scores["top1"], "top5": scores["top5"], "loss": scores["loss"],
-        })  # fmt: skip
-        if rank == 0:
-            kind = "val" if val else "test"
-            bar.clear()
-            print(f"epoch {epoch + 1:3d}/{args.epochs}  train loss {loss:.4f}  {kind} {in_words(scores)}  "
-                  f"{imgs_per_s:,.0f} img/s  {state.train_s:,.0f} s", flush=True)  # fmt: skip
-            for name, value in state.curve[-1].items():
-                if name not in ("epoch", "step", "lr", "train_loss"):
-                    split, tag = ("train", "imgs_per_s") if name == "train_imgs_per_s" else (kind, name)
-                    writer.add_scalar(f"{split}/{tag}", value, state.step)
-            content = {"run": config, "state": state.state_dict(), "started": started, "n_classes": n_classes,
-                       "image_size": images.image_size}  # fmt: skip
-            engine.save_checkpoint(folder / "last.pt", content)
+            if left:
+                save()
+                name = signal.Signals(stop.agreed(device)).name
+                if rank == 0:
+                    engine.write_atomically(folder / "status", f"interrupted by {name} at step {state.step}\n".encode())
+                say(f"{name}: stopped at step {state.step} of {last_step}; the same command resumes the run")
+                raise SystemExit(128 + signal.Signals[name])
+            n_steps = state.step - epoch * batches.steps_per_epoch
+            imgs_per_s = n_steps * args.batch_size / state.epoch_s
+            loss = state.mean_loss(0, n_steps)
+            scores = score(state.eval_net, watched, *statistics)
+            state.curve.append({
+                "epoch": epoch, "step": state.step, "lr": scheduler.get_last_lr()[0], "train_loss": loss,
+                "train_imgs_per_s": imgs_per_s, "eval_imgs_per_s": scores["imgs_per_s"],
+                "top1": scores["top1"], "top5": scores["top5"], "loss": scores["loss"],
+            })  # fmt: skip
+            if rank == 0:
+                kind = "val" if val else "test"
+                bar.clear()
+                print(f"epoch {epoch + 1:3d}/{args.epochs}  train loss {loss:.4f}  {kind} {in_words(scores)}  "
+                      f"{imgs_per_s:,.0f} img/s  {state.train_s:,.0f} s", flush=True)  # fmt: skip
+                writer.add_scalar("train/imgs_per_s", imgs_per_s, state.step)
+                for name in ("top1", "top5", "loss", "eval_imgs_per_s"):
+                    writer.add_scalar(f"{kind}/{name}", state.curve[-1][name], state.step)
+            save()
     bar.close()
 
     # Result. The test set is scored here for the only time, or was watched (--val-size 0) and never chosen on.
     if val or scores is None:
-        scores = score(state.eval_net, test)
+        scores = score(state.eval_net, test, *statistics)
     if rank > 0:
         return
     watched_top1 = [row["top1"] for row in state.curve]
@@ -423,13 +533,22 @@ def main(args):
     writer.add_image("test/confusion", confusion_image(scores["confusion"]), state.step)
     writer.file_writer.add_summary(session_end)
     writer.close()
-    published = Classifier(args.arch, images.classes, args.settings, images.image_size, *statistics)
-    published.net.load_state_dict(state.eval_net.state_dict())
-    published.save_pretrained(folder / "model")
-    engine.write_atomically(folder / "result.json", json.dumps(result, indent=1).encode())
+    model = Classifier(**published)
+    model.net.load_state_dict(state.eval_net.state_dict())
+    model.save_pretrained(folder / "model")
+    with failures_told():
+        engine.write_atomically(folder / "result.json", json.dumps(result, indent=1).encode())
+    (folder / "status").unlink(missing_ok=True)
     print(f"test {in_words(scores)}, in {folder}/result.json")
 
 
 if __name__ == "__main__":
     args = parse_args()
-    main(args)
+    import torch.distributed as dist
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    try:
+        record(main)(args)  # torchrun then shows the traceback of the process that failed first
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()

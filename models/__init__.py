@@ -94,7 +94,7 @@ def convert(name, value, kind):
     elif isinstance(value, str) or type(value) is kind or (kind is float and type(value) is int):
         try:
             number = kind(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise wrong from None
         if math.isfinite(number):
             return number

@@ -27,6 +27,8 @@ def knob_lines(group, make):
 
 def shown(value):
     """A knob's value as it is typed."""
+    if isinstance(value, bool):
+        return str(value).lower()
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

@@ -19,3 +19,14 @@ def photos(tmp_path_factory):
             for i, image in enumerate(images[np.flatnonzero(targets == 10 * c)]):
                 Image.fromarray(image).resize((16, 16)).save(folder / f"{i}.png")
     return root
+
+
+@pytest.fixture
+def command(photos, tmp_path):
+    """Flags of a run of four steps an epoch on the tiny folder; more can be appended."""
+
+    def flags(*more):
+        fixed = ["--dataset", "folder", "--data-dir", str(photos), "--cache-dir", str(tmp_path / "cache")]
+        return [*fixed, "--out", str(tmp_path / "runs"), "--name", "run", "--batch-size", "20", "--epochs", "2", *more]
+
+    return flags

@@ -176,13 +176,17 @@ def test_held_out_part_is_stratified_and_fixed_by_the_seed():
     assert split.targets[held.index].bincount().tolist() == [4, 4, 4, 4]
     assert torch.equal(held.index, data.hold_out(split, 0.2, seed=0)[1].index)
     assert not torch.equal(held.index, data.hold_out(split, 0.2, seed=1)[1].index)
-    assert len(data.hold_out(split, 40, seed=0)[1]) == 40
+    for n in (1, 3, 40, 41, 79):
+        part = data.hold_out(split, n, seed=0)[1]
+        assert len(part) == n
+        shares = split.targets[part.index].bincount(minlength=4)
+        assert shares.max() - shares.min() <= 1
     assert data.hold_out(split, 0, seed=0) == (split, None)
     rows = batches(rest).draw(0)["row"]
     assert not set(rows.tolist()) & set(held.index.tolist())
 
 
-@pytest.mark.parametrize("val_size", [0.001, 80, 100])
+@pytest.mark.parametrize("val_size", [0.001, 80, 100, 0.999])
 def test_empty_side_is_refused(val_size):
     with pytest.raises(ValueError, match="leaves no image on one side"):
         data.hold_out(random_split(n=80), val_size, seed=0)
@@ -191,6 +195,8 @@ def test_empty_side_is_refused(val_size):
 def test_batches_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="not a multiple of the 3 processes"):
         batches(random_split(), world_size=3)
+    with pytest.raises(ValueError, match="--crop-padding 8 does not fit images of 8 pixels"):
+        batches(random_split(), Augment(8))
     with pytest.raises(ValueError, match="40 training images do not fill one batch"):
         batches(random_split(), batch_size=64)
 
@@ -299,11 +305,47 @@ def test_classes_that_only_test_has_are_refused(tmp_path):
         data.load("folder", tmp_path / "set", cache_dir=tmp_path / "cache")
 
 
+def unreachable(*args, **kwargs):
+    raise RuntimeError("no route")  # as little an OSError as the errors of the hub's client
+
+
 def test_unreachable_hub_is_said_at_once(tmp_path, monkeypatch):
+    """Before load_dataset, which would try for 23 seconds, is called at all."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", unreachable)
+    monkeypatch.setattr("datasets.load_dataset", None)
     with pytest.raises(ValueError, match=r"cannot reach the hub for uoft-cs/cifar100 .*--data-dir.*shapes100"):
         data.load("cifar100", cache_dir=tmp_path / "cache")
+
+
+def test_unreachable_hub_with_a_local_copy(tmp_path, monkeypatch):
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "copy", split, [picture()], [0], label="label")
+    from datasets import load_dataset
+
+    files = {split: str(tmp_path / "copy" / f"{split}-00000-of-00001.parquet") for split in ("train", "test")}
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", unreachable)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("datasets.load_dataset", lambda name: load_dataset("parquet", data_files=files))
+    (tmp_path / "uoft-cs___cifar10").mkdir()
+    images = data.load("cifar10", cache_dir=tmp_path / "cache")
+    assert len(images.train) == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        ([picture(), picture()], ["a", "b"], "column 'label' must hold class numbers only"),
+        ([picture(), picture()], [0, None], "column 'label' must hold class numbers only"),
+    ],
+)
+def test_labels_that_are_no_numbers(tmp_path, images, labels, message):
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "set", split, images, labels, label="label")
+    with pytest.raises(ValueError, match=message):
+        data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
 
 
 # -------------------------------------------------------------------------------------------------------- shapes100

@@ -14,7 +14,6 @@ from data import Augment, Split, TrainBatches, eval_batches
 from models import build
 from tests import processes
 
-NO_AUTOCAST = torch.autocast("cpu", enabled=False)
 AS_IS = ([0.0] * 3, [1.0] * 3)
 
 
@@ -61,7 +60,7 @@ def slow_scores(net, split, n_classes):
 @pytest.mark.parametrize("n", [1, 3, 10, 17])
 def test_evaluation_agrees_with_one_image_at_a_time(n):
     net, split = tiny_net(), random_split(n)
-    scores = engine.evaluate(net, eval_batches(split, 4, *AS_IS), n, 7, NO_AUTOCAST)
+    scores = engine.evaluate(net, eval_batches(split, 4, *AS_IS), n, 7, None)
     for name, expected in slow_scores(net, split, 7).items():
         assert scores[name] == pytest.approx(expected, abs=1e-3), name
     assert scores["confusion"].sum() == n
@@ -73,7 +72,7 @@ def check_parallel_evaluation(n, expected):
     net, split = tiny_net(), random_split(n)
     if rank > 0:
         net[1].running_mean.fill_(100)  # statistics of this process's own images, which must not be used
-    scores = engine.evaluate(net, eval_batches(split, 4, *AS_IS, rank, world_size), n, 7, NO_AUTOCAST)
+    scores = engine.evaluate(net, eval_batches(split, 4, *AS_IS, rank, world_size), n, 7, None)
     assert torch.equal(scores["confusion"], expected["confusion"])
     for name in ("top1", "top5"):
         assert scores[name] == expected[name]
@@ -85,13 +84,13 @@ def check_parallel_evaluation(n, expected):
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("n", [1, 3, 10, 17])
 def test_evaluation_is_exact_for_any_number_of_processes(n, world_size):
-    expected = engine.evaluate(tiny_net(), eval_batches(random_split(n), 4, *AS_IS), n, 7, NO_AUTOCAST)
+    expected = engine.evaluate(tiny_net(), eval_batches(random_split(n), 4, *AS_IS), n, 7, None)
     processes.run(check_parallel_evaluation, world_size, n, expected)
 
 
 def test_image_that_was_not_scored_is_noticed():
     with pytest.raises(RuntimeError, match="scored 10 images of 11"):
-        engine.evaluate(tiny_net(), eval_batches(random_split(10), 4, *AS_IS), 11, 7, NO_AUTOCAST)
+        engine.evaluate(tiny_net(), eval_batches(random_split(10), 4, *AS_IS), 11, 7, None)
 
 
 # ----------------------------------------------------------------------------------------------- optimizer, schedule
@@ -143,11 +142,11 @@ def test_cosine_rises_to_the_peak_and_ends_at_zero():
 # ----------------------------------------------------------------------------------------------------------- training
 
 
-def new_state(ema_decay=0.0, steps=20):
+def new_state(ema_decay=0.0, amp=None, optimizer="sgd"):
     net = tiny_net()
-    optimizer = engine.make_optimizer("sgd", net, 0.05, 0.9, 5e-4)
-    scheduler = engine.make_scheduler("cosine", optimizer, 2, steps)
-    return engine.TrainState(net, optimizer, scheduler, None, ema_decay)
+    optimizer = engine.make_optimizer(optimizer, net, 0.05, 0.9, 5e-4)
+    scheduler = engine.make_scheduler("cosine", optimizer, 2, 20)
+    return engine.TrainState(net, optimizer, scheduler, amp, ema_decay)
 
 
 def new_batches(n=40):
@@ -156,7 +155,10 @@ def new_batches(n=40):
 
 def test_training_agrees_with_a_plain_loop():
     state, made = new_state(ema_decay=0.5), new_batches()
-    losses = [engine.train_epoch(state, state.net, made, epoch, 20, 0.1, clip_norm=1.0)[0] for epoch in range(4)]
+    losses = []
+    for epoch in range(4):
+        assert engine.train_epoch(state, state.net, made, epoch, 20, 0.1, clip_norm=1.0) is False
+        losses.append(state.mean_loss(0, 5))
 
     net = tiny_net()
     weights = [p for p in net.parameters() if p.ndim > 1]
@@ -188,23 +190,66 @@ def test_training_agrees_with_a_plain_loop():
         torch.testing.assert_close(p.data, q, rtol=1e-4, atol=1e-5)
 
 
-def test_log_gets_the_mean_loss_since_the_last_call():
-    state, seen = new_state(), []
-    mean, _ = engine.train_epoch(
-        state, state.net, new_batches(), 0, 20, log_every=2, log=lambda s, loss: seen.append((s.step, loss))
-    )
-    assert [step for step, _ in seen] == [2, 4]
-    state, every = new_state(), []
-    engine.train_epoch(state, state.net, new_batches(), 0, 20, log_every=1, log=lambda s, loss: every.append(loss))
-    assert [loss for _, loss in seen] == pytest.approx([sum(every[:2]) / 2, sum(every[2:4]) / 2])
-    assert mean == pytest.approx(sum(every) / 5)
+def test_epoch_can_be_left_behind_a_step_and_taken_up_again():
+    whole, parts, made = new_state(), new_state(), new_batches()
+    engine.train_epoch(whole, whole.net, made, 0, 20)
+    assert engine.train_epoch(parts, parts.net, made, 0, 20, after_step=lambda: parts.step == 2) is True
+    assert parts.step == 2
+    assert (
+        engine.train_epoch(parts, parts.net, made, 0, 20, after_step=lambda: parts.step == 5) is False
+    )  # it is the last
+    assert whole.mean_loss(0, 5) == parts.mean_loss(0, 5)
+    for p, q in zip(whole.net.parameters(), parts.net.parameters(), strict=True):
+        assert torch.equal(p, q)
 
 
-def test_loss_that_is_not_finite_stops_training():
-    state = new_state()
-    state.net[0].weight.data[0] = float("nan")
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 2: lower --lr"):
-        engine.train_epoch(state, state.net, new_batches(), 0, 20, log_every=2)
+def test_average_of_weights_keeps_indices_whole():
+    """CoAtNet has an integer buffer, which an average would round."""
+    net = build("coatnet_resnet", settings={"resnet.depth": 8})
+    optimizer = engine.make_optimizer("sgd", net, 0.1, 0.9, 0)
+    state = engine.TrainState(net, optimizer, engine.make_scheduler("cosine", optimizer, 0, 10), None, ema_decay=0.9)
+    before = {name: value.clone() for name, value in net.named_buffers()}
+    for _ in range(5):
+        state.ema.update_parameters(net)
+    for name, value in state.eval_net.named_buffers():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize("optimizer", ["sgd", "nadam", "adafactor"])
+def test_update_that_is_not_finite_leaves_the_weights_alone(where, optimizer):
+    """The step is named, and neither it nor any step behind it changes a weight or the optimizer."""
+    state, made = new_state(optimizer=optimizer), new_batches()
+    seen = {}
+
+    def break_step_three():
+        if state.step == 2:
+            seen["weights"] = [p.detach().clone() for p in state.net.parameters()]
+            if where == "gradient":
+                state.net[0].weight.register_hook(lambda grad: grad * torch.inf)
+            else:
+                state.net[4].register_forward_hook(lambda module, args, out: out * torch.nan)
+
+    with pytest.raises(FloatingPointError, match="loss or gradient is not finite at step 3: lower --lr"):
+        engine.train_epoch(state, state.net, made, 0, 20, after_step=break_step_three)
+    assert state.step == 5
+    for p, before in zip(state.net.parameters(), seen["weights"], strict=True):
+        assert torch.equal(p, before)
+
+
+def test_fp16_may_skip_some_updates_while_it_looks_for_a_scale():
+    state = new_state(amp=torch.float16)
+    state.n_bad.fill_(engine.MAX_SKIPPED)
+    state.assert_finite()
+    state.n_bad += 1
+    with pytest.raises(FloatingPointError):
+        state.assert_finite()
+    scale = state.scaler.get_scale()
+    state.net[0].weight.register_hook(lambda grad: grad * torch.inf)
+    state.n_bad.zero_()
+    engine.train_epoch(state, state.net, new_batches(), 0, 20)
+    assert state.n_bad == 5
+    assert state.scaler.get_scale() == scale / 2**5
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoints

@@ -1,7 +1,6 @@
-import json
 import os
 import re
-import signal
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,19 +14,9 @@ import engine
 import train
 from models.hub import Classifier
 from tests import processes
+from tests.runs import assert_same, die_after_saves, result_of, run, saved_state
 
 ROOT = Path(train.__file__).parent
-
-
-@pytest.fixture
-def command(photos, tmp_path):
-    """Flags of a run of four steps an epoch on the tiny folder; more can be appended."""
-
-    def flags(*more):
-        fixed = ["--dataset", "folder", "--data-dir", str(photos), "--cache-dir", str(tmp_path / "cache")]
-        return [*fixed, "--out", str(tmp_path / "runs"), "--name", "run", "--batch-size", "20", "--epochs", "2", *more]
-
-    return flags
 
 
 @pytest.fixture
@@ -36,35 +25,6 @@ def all_cores():
     torch.set_num_threads(os.cpu_count())
     yield
     torch.set_num_threads(before)
-
-
-def run(*flags):
-    train.main(train.parse_args(flags))
-
-
-def result_of(folder):
-    return json.loads((folder / "result.json").read_text())
-
-
-def saved_state(folder):
-    return engine.load_checkpoint(folder / "last.pt")["state"]
-
-
-def assert_same(a, b, where=""):
-    """Two nested states are equal, bit for bit; seconds and speeds aside."""
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            if not re.search("_per_s|train_s", str(key)):
-                assert_same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}.{i}")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    else:
-        assert a == b, where
 
 
 # -------------------------------------------------------------------------------------------------------------- flags
@@ -82,7 +42,7 @@ def test_choices_are_those_of_the_code():
     import data
 
     assert train.DATASETS == data.DATASETS
-    assert tuple(engine.OPTIMIZERS) == train.OPTIMIZERS
+    assert set(engine.OPTIMIZERS) == set(train.OPTIMIZERS)
     for name in train.SCHEDULES:
         optimizer = engine.make_optimizer("sgd", torch.nn.Linear(2, 2), 0.1, 0.9, 0)
         assert engine.make_scheduler(name, optimizer, 2, 10).get_last_lr()[0] <= 0.1
@@ -104,6 +64,8 @@ def test_choices_are_those_of_the_code():
         (["--dataset", "imagenet"], "invalid choice: 'imagenet'"),
         (["--amp", "int8"], "invalid choice: 'int8'"),
         (["--set", "eca.kernel_size"], "--set takes KNOB=VALUE"),
+        (["--set", "a.b=1", "--set", "a.b=2"], "--set a.b is given twice"),
+        (["--image-size", "0"], "--image-size must be more than 0"),
     ],
 )
 def test_wrong_flag_is_refused_in_one_line(flags, message, capsys):
@@ -126,6 +88,8 @@ def test_wrong_flag_is_refused_in_one_line(flags, message, capsys):
         (["--val-size", "1000"], "leaves no image on one side"),
         (["--data-dir", "nowhere"], "--data-dir nowhere: no such folder"),
         (["--image-size", "16", "--dataset", "shapes100"], "drawn at 32x32"),
+        (["--crop-padding", "16"], "--crop-padding 16 does not fit images of 16 pixels"),
+        (["--lr", "1e-9", "--schedule", "polynomial"], "lr_end"),
         (["--sync-bn"], "--sync-bn works on GPUs only"),
         (["--eval-only", "nowhere"], "no such checkpoint or model folder"),
     ],
@@ -142,6 +106,21 @@ def test_mistake_is_refused_in_one_line_and_nothing_is_written(flags, message, c
     assert not (tmp_path / "runs").exists()
 
 
+def refused(flags):
+    with pytest.raises(SystemExit) as exit:
+        run(*flags)
+    assert exit.value.code == 2
+
+
+@pytest.mark.parametrize("flags", [["--batch-size", "21"], ["--data-dir", "nowhere"], ["--arch", "nosuch"]])
+def test_mistake_of_two_processes_is_said_once(flags, command, capfd, monkeypatch):
+    monkeypatch.setattr(train.time, "sleep", lambda seconds: None)
+    processes.run(refused, 2, command(*flags))
+    err = capfd.readouterr().err
+    assert err.count("train.py: ") == 1
+    assert err.count("\n") == 1
+
+
 def test_other_processes_leave_the_message_to_the_first(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr("time.sleep", lambda seconds: None)
@@ -154,7 +133,7 @@ def test_list_and_summary_need_no_data(capsys):
     run("--list")
     assert "hornet  [block]" in capsys.readouterr().out
     run("--arch", "eca_resnet", "--summary", "--set", "resnet.width=8")
-    assert "eca_resnet: 69," in capsys.readouterr().out
+    assert "parameters, 10,251,896 MACs" in capsys.readouterr().out
 
 
 # --------------------------------------------------------------------------------------------------- what a run leaves
@@ -209,7 +188,7 @@ def test_a_run_leaves_everything(command, tmp_path, capsys):
     result = result_of(folder)
     assert set(FIELDS) <= set(result)
     assert (result["arch"], result["settings"]) == ("eca_resnet", {"eca.kernel_size": 5})
-    assert (result["n_train"], result["n_val"], result["n_test"], result["classes"]) == (88, 8, 20, 4)
+    assert (result["n_train"], result["n_val"], result["n_test"], result["classes"]) == (86, 10, 20, 4)
     assert len(result["per_class_top1"]) == 4
     assert result["top1"] == pytest.approx(sum(result["per_class_top1"]) / 4)
     assert [row["epoch"] for row in result["curve"]] == [0, 1]
@@ -231,6 +210,22 @@ def test_a_run_leaves_everything(command, tmp_path, capsys):
         assert f"top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %" in capsys.readouterr().out
     model = Classifier.from_pretrained(folder / "model", strict=True)
     assert model.classes == [f"class{c}" for c in range(4)]
+
+
+def test_other_data_is_another_run(command, photos, tmp_path, capsys):
+    run(*command("--max-steps", "1"))
+    other = tmp_path / "other"
+    shutil.copytree(photos, other)
+    (other / "train" / "class0" / "1.png").unlink()
+    with pytest.raises(SystemExit):
+        run(*command("--max-steps", "1", "--data-dir", str(other)))
+    assert re.search(r"holds another run \(data \w+ there, \w+ here\)", capsys.readouterr().err)
+
+
+def test_learning_rate_depends_on_the_optimizer():
+    assert train.parse_args([]).lr == 0.2
+    assert train.parse_args(["--optimizer", "adamw"]).lr == 0.001
+    assert train.parse_args(["--optimizer", "adamw", "--lr", "0.1", "--weight-decay", "0"]).lr == 0.1
 
 
 def test_finished_run_is_left_alone_and_another_is_refused(command, tmp_path, capsys):
@@ -271,7 +266,7 @@ def test_hparams_have_the_same_names_in_every_run(command):
     names = []
     for flags in (["--amp", "off"], ["--arch", "eca_resnet", "--set", "eca.kernel_size=5", "--seed", "3"]):
         args = train.parse_args(command(*flags))
-        experiment, _, _ = train.hparams_summaries(train.run_config(args, torch.bfloat16), ["test/top1"])
+        experiment, _, _ = train.hparams_summaries(train.run_config(args, torch.bfloat16, "0123abcd"), ["test/top1"])
         content = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
         names.append([info.name for info in content.experiment.hparam_infos])
     assert names[0] == names[1]
@@ -283,27 +278,12 @@ def test_hparams_have_the_same_names_in_every_run(command):
 ALL_STATE = ["--mixup", "0.2", "--cutmix", "1", "--ema-decay", "0.9", "--set", "resnet.drop_path=0.3", "--cutout", "4"]
 
 
-def train_and_die(flags, n_saves):
-    """A run that is killed right behind its n-th checkpoint."""
-    save = engine.save_checkpoint
-    saves = []
-
-    def save_and_die(*args):
-        save(*args)
-        saves.append(args)
-        if len(saves) == n_saves:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    engine.save_checkpoint = save_and_die
-    run(*flags)
-
-
 @pytest.mark.parametrize("n_processes", [1, 2])
 def test_resumed_run_equals_an_uninterrupted_one(command, tmp_path, n_processes):
     flags = command(*ALL_STATE, "--epochs", "3")
     processes.run(run, n_processes, *flags, "--name", "whole")
     with pytest.raises(Exception, match="SIGKILL"):
-        processes.run(train_and_die, n_processes, [*flags, "--name", "killed"], 1)
+        processes.run(die_after_saves, n_processes, 1, [*flags, "--name", "killed"])
     runs = tmp_path / "runs"
     assert not (runs / "killed" / "result.json").exists()
     assert len(saved_state(runs / "killed")["curve"]) == 1
@@ -317,7 +297,7 @@ def test_resumed_run_equals_an_uninterrupted_one(command, tmp_path, n_processes)
 def test_damaged_checkpoint_falls_back_to_the_one_before(command, tmp_path, capsys):
     flags = command("--epochs", "3")
     with pytest.raises(Exception, match="SIGKILL"):
-        processes.run(train_and_die, 1, flags, 2)
+        processes.run(die_after_saves, 1, 2, flags)
     folder = tmp_path / "runs" / "run"
     (folder / "last.pt").write_bytes(b"")
     run(*flags)

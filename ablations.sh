@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Varies the knobs of every method, one at a time as its paper does, over seeds; the report has a table per method.
+#
+#   bash ablations.sh                                    # all methods on CIFAR-100: days on two CPU cores, hours on a GPU
+#   METHODS="eca ghostnet" EPOCHS=5 bash ablations.sh    # two of them, briefly
+#
+# compare.sh does the work: its environment settings (SEEDS, EPOCHS, DATASET, NPROC, JOBS), its resuming and its exit code
+# hold here too, and flags go on to train.py.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+METHODS="${METHODS:-eca ghostnet hornet resnest cspnet convnext segnext lsknet coatnet gmlp mixer}"
+
+values() { # a run and a knob with its values, one run each
+    local knob=$2
+    for value in "${@:3}"; do echo "$1:$knob=$value"; done
+}
+
+runs_of() { # the settings that a method's paper compares, each against the default
+    local arch="$1_resnet"
+    echo "$arch"
+    case "$1" in
+        eca)
+            values "$arch" eca.kernel_size 1 3 5 7 9
+            values "$arch" resnet.attention_position before-conv1 after-conv1 after-add
+            ;;
+        ghostnet)
+            values "$arch" ghostnet.ratio 3 4
+            values "$arch" ghostnet.kernel_size 1 5 7
+            values "$arch" ghostnet.relu_on primary ghost
+            ;;
+        hornet)
+            values "$arch" hornet.orders 1,1,1 2,2,2 3,3,3 4,4,4 4,3,2
+            values "$arch" hornet.kernel_size 3 5
+            values "$arch" hornet.scale 1
+            values "$arch" hornet.gate gf
+            values "$arch" hornet.init trunc
+            ;;
+        resnest)
+            values "$arch" resnest.radix 0 1 4
+            values "$arch" resnest.cardinality 2 4
+            values "$arch" resnest.avd none before
+            values "$arch" resnest.position conv2
+            ;;
+        cspnet)
+            values "$arch" cspnet.gamma 0.25 0.75
+            values "$arch" cspnet.fusion first last
+            values "$arch" cspnet.split slice
+            values "$arch" resnet.width 24
+            ;;
+        convnext)
+            values "$arch" convnext.kernel_size 3 5 9 11
+            values "$arch" convnext.norm batch
+            values "$arch" convnext.layer_scale 0 0.01 1
+            values "$arch" convnext.act relu
+            values "$arch" convnext.downsample resnet
+            ;;
+        segnext)
+            values "$arch" segnext.kernel_sizes 7 7,11
+            values "$arch" segnext.branch square lka
+            values "$arch" segnext.fuse add
+            values "$arch" segnext.pointwise false
+            values "$arch" segnext.init identity
+            echo mscan_resnet
+            ;;
+        lsknet)
+            echo "$arch:lsknet.kernel_sizes=3,5:lsknet.dilations=1,2"
+            echo "$arch:lsknet.kernel_sizes=7,9:lsknet.dilations=1,4"
+            values "$arch" lsknet.pooling mean max
+            values "$arch" lsknet.selection none channel
+            values "$arch" lsknet.gate softmax
+            echo lskblock_resnet
+            ;;
+        coatnet)
+            values "$arch" coatnet.layout CCC CTT TTT
+            values "$arch" coatnet.relative_bias false
+            values "$arch" coatnet.head_dim 8 32
+            values "$arch" coatnet.stride_place expand
+            values "$arch" coatnet.pool avg
+            ;;
+        gmlp)
+            values "$arch" gmlp.ratio 2 4
+            values "$arch" gmlp.gate whole additive linear
+            values "$arch" gmlp.spatial_std 0.07
+            values "$arch" gmlp.first_block 2
+            ;;
+        mixer)
+            values "$arch" mixer.token_hidden 8 16 64 128
+            values "$arch" mixer.channel_hidden 128
+            values "$arch" mixer.first_block 2
+            ;;
+        *)
+            echo "METHODS: no ablations of '$1'; choose from eca ghostnet hornet resnest cspnet convnext segnext lsknet coatnet gmlp mixer" >&2
+            return 2
+            ;;
+    esac
+}
+
+RUNS="resnet"
+for method in $METHODS; do
+    runs="$(runs_of "$method")"
+    RUNS="$RUNS $(echo "$runs" | paste -sd ' ')"
+done
+export RUNS OUT="${OUT:-runs/ablations}"
+exec bash compare.sh "$@"

@@ -1,0 +1,54 @@
+"""Runs of train.py inside the tests, and what they left."""
+
+import json
+import os
+import re
+import signal
+
+import torch
+
+import engine
+import train
+
+
+def run(*flags):
+    train.main(train.parse_args(flags))
+
+
+def result_of(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def saved_state(folder):
+    return engine.load_checkpoint(folder / "last.pt")["state"]
+
+
+def assert_same(a, b, where=""):
+    """Two nested states are equal, bit for bit; seconds and speeds aside."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            if not re.search("_per_s|train_s|epoch_s", str(key)):
+                assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}.{i}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+def die_after_saves(n_saves, flags):
+    """A run that is killed right behind its n-th checkpoint."""
+    save, saves = engine.save_checkpoint, []
+
+    def save_and_die(*args):
+        save(*args)
+        saves.append(args)
+        if len(saves) == n_saves:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    engine.save_checkpoint = save_and_die
+    run(*flags)

@@ -1,0 +1,558 @@
+import csv
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models import METHODS
+from models.resnet import ResNet
+
+WITHOUT = "requirements-report.txt is not installed"
+pytest.importorskip("matplotlib", reason=WITHOUT)
+stats = pytest.importorskip("scipy.stats", reason=WITHOUT)
+pptx = pytest.importorskip("pptx", reason=WITHOUT)
+report = pytest.importorskip("report", reason=WITHOUT)
+
+SEEDS = (0, 1, 2, 3)
+NOISE = np.array([0.3, -0.2, 0.1, -0.2])  # of each seed, shared by all networks
+JITTER = np.array([0.1, -0.1, 0.05, -0.05])  # of one network's seeds
+
+
+def row(arch="resnet", top1=60.0, seed=0, settings=None, params=100_000, macs=10_000_000, speed=1000.0, **other):
+    """A row as train.py writes it: 10 epochs on a set of 10 classes."""
+    return {
+        "arch": arch, "settings": settings or {}, "seed": seed, "dataset": "shapes100", "epochs": 10, "batch_size": 128,
+        "optimizer": "sgd", "lr": 0.2, "amp": "off", "compile": False, "val_size": 0.1,
+        "classes": 10, "n_train": 18000, "n_val": 2000, "n_test": 10000, "world_size": 1, "device": "a CPU", "torch": "2.15",
+        "commit": "abc", "started": "2026-01-01", "params": params, "macs": macs, "train_imgs_per_s": speed,
+        "eval_imgs_per_s": 3 * speed, "train_s": 600.0, "peak_memory_mb": 500.0, "top1": round(top1, 2),
+        "top5": round(top1, 2) + 20, "loss": 1.0, "ece": 5.0, "val_top1": 60.0, "best_on_test_minus_last": None,
+        "per_class_top1": [60.0] * 10, "curve": [{"epoch": 0, "top1": 40.0}, {"epoch": 1, "top1": 60.0}],
+        "status": "finished",
+    } | other  # fmt: skip
+
+
+def rows_of(arch, mean, settings=None, seeds=SEEDS, jitter=JITTER, **other):
+    return [row(arch, mean + NOISE[seed] + jitter[seed], seed, settings, **other) for seed in seeds]
+
+
+def write(folder, rows):
+    for i, content in enumerate(rows):
+        (folder / f"run{i}").mkdir(parents=True)
+        (folder / f"run{i}" / "result.json").write_text(json.dumps(content))
+    return folder
+
+
+def widths(**other):
+    """A widening curve that gains 4 points with every doubling of all three costs: 56, 60, 64, at 50, 100, 200 thousand."""
+    curve = []
+    for width, factor, mean, tilt in ((8, 0.5, 56, 1), (16, 1, 60, 0), (32, 2, 64, 0.5)):
+        settings = {} if width == 16 else {"resnet.width": width}
+        cost = {"params": int(100_000 * factor), "macs": int(10_000_000 * factor), "speed": 1000 / factor}
+        curve += rows_of("resnet", mean, settings, jitter=tilt * JITTER, **cost, **other)
+    return curve
+
+
+def comparison(rows, arch, cost_pass=None):
+    return {result.net.arch: result for result in report.analyse(rows, cost_pass).methods}[arch]
+
+
+@pytest.fixture
+def campaign():
+    """All roles at once: a curve, four methods with one of each verdict, one method without all seeds, and ablations."""
+    rows = widths()
+    rows += rows_of("eca_resnet", 63, jitter=-JITTER, params=100_003)
+    rows += rows_of("hornet_resnet", 61, jitter=-JITTER, params=180_000, macs=18_000_000, speed=600.0)
+    rows += rows_of("ghostnet_resnet", 59.9, jitter=2 * JITTER[::-1])
+    rows += rows_of("gmlp_resnet", 55, jitter=3 * JITTER)
+    rows += rows_of("mixer_resnet", 62, seeds=(0, 1))
+    rows += rows_of("eca_resnet", 61, {"eca.kernel_size": 9}, jitter=JITTER)
+    rows += rows_of("eca_resnet", 63.01, {"resnet.attention_position": "after-add"}, jitter=2 * JITTER)
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------------------- statistics
+
+
+def test_interval_is_the_t_interval():
+    values = np.array([70.1, 70.9, 69.8])
+    mean, half = report.t_interval(values)
+    low, high = stats.t.interval(0.95, 2, loc=values.mean(), scale=stats.sem(values))
+    assert (mean - half, mean + half) == pytest.approx((low, high))
+    assert half == pytest.approx(4.302653 * values.std(ddof=1) / math.sqrt(3), rel=1e-6)  # a table's t(0.975, 2)
+
+
+def test_paired_test_is_scipys():
+    a, b = np.array([70.1, 70.9, 69.8]), np.array([69.9, 70.2, 69.7])
+    assert report.paired_p(a - b) == pytest.approx(stats.ttest_rel(a, b).pvalue)
+
+
+def test_holm_by_hand():
+    # sorted 0.01 0.02 0.03 0.04 times 4 3 2 1 is 0.04 0.06 0.06 0.04, which must not fall
+    assert report.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert report.holm([0.6, 0.5]) == pytest.approx([1, 1])
+    assert report.holm([0.01]) == pytest.approx([0.01])
+
+
+def test_detectable_difference_is_found_at_the_stated_power():
+    """Draws differences whose true mean is the detectable one and counts how often the test finds it."""
+    n, level = 4, 0.05 / 3
+    effect = report.detectable_in_sds(n, level)
+    draws = np.random.default_rng(0).normal(effect, 1, (20_000, n))
+    test = stats.ttest_1samp(draws, 0, axis=1)
+    assert np.mean((test.pvalue < level) & (test.statistic > 0)) == pytest.approx(0.8, abs=0.01)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 20])
+def test_detectable_difference_grows_with_the_family(n):
+    sizes = [report.detectable_in_sds(n, 0.05 / m) for m in (1, 2, 15, 100)]
+    assert np.isfinite(sizes).all() and (np.diff(sizes) > 0).all()
+
+
+def test_detectable_difference_is_that_of_the_strictest_test(campaign):
+    result = comparison(campaign, "ghostnet_resnet")  # one of four methods judged
+    spread = np.std(result.differences, ddof=1)
+    assert result.detectable == pytest.approx(report.detectable_in_sds(4, 0.05 / 4) * spread)
+
+
+def test_no_spread_allows_no_inference():
+    assert report.paired_p(np.array([1.0, 1.0, 1.0])) == 1
+    assert math.isnan(report.t_interval(np.array([1.0, 1.0]))[1])
+    assert math.isnan(report.t_interval(np.array([1.0]))[1])
+
+
+def test_curve_is_linear_in_log_cost():
+    costs, top1 = [100, 200, 800], [[60, 61], [62, 65], [70, 69]]  # two seeds
+    assert report.top1_on_curve(costs, top1, math.sqrt(100 * 200)) == pytest.approx([61, 63])
+    assert report.top1_on_curve(costs, top1, 400) == pytest.approx([66, 67])
+    assert report.top1_on_curve(costs, top1, 100) == pytest.approx([60, 61])
+    assert report.top1_on_curve(costs, top1, 800) == pytest.approx([70, 69])
+    assert report.top1_on_curve(costs, top1, 99) is None
+    assert report.top1_on_curve(costs, top1, 801) is None
+
+
+def test_gap_at_equal_cost_varies_with_method_and_curve():
+    """Half-way between widths 16 and 32 in log(cost) the curve of seed s is the mean of its two top-1."""
+    cost = {"params": round(100_000 * math.sqrt(2)), "macs": round(1e7 * math.sqrt(2)), "speed": 1000 / math.sqrt(2)}
+    gaps = comparison(widths() + rows_of("eca_resnet", 63, jitter=3 * JITTER, **cost), "eca_resnet").gaps
+    on_curve = 62 + NOISE + 0.5 / 2 * JITTER
+    mean, half = report.t_interval(63 + NOISE + 3 * JITTER - on_curve)
+    for name in report.COSTS:
+        assert (gaps[name].mean, gaps[name].half) == pytest.approx((mean, half), abs=0.01), name
+
+
+def test_a_width_that_a_wider_one_undercuts_leaves_the_curve():
+    rows = widths()
+    for content in rows:  # width 8 is slower than 16: at its time one would take 16
+        if content["settings"] == {"resnet.width": 8}:
+            content["train_imgs_per_s"] = 900.0
+    gaps = comparison(rows + rows_of("eca_resnet", 63, speed=950.0), "eca_resnet").gaps
+    assert gaps["training time"].mean == pytest.approx(63 - 60 - 4 * math.log2(1000 / 950), abs=0.05)
+
+
+def test_planted_effect_is_found_and_planted_null_is_not():
+    """300 comparisons of a real gain and four null methods: the family's error rate stays at the nominal 5%."""
+    rng, found, false_calls, false_help = np.random.default_rng(1), 0, 0, 0
+    for _ in range(300):
+        seed_effect = rng.normal(0, 0.3, 5)
+        rows = []
+        for arch, settings, mean, cost in [
+            ("resnet", {"resnet.width": 8}, 56, 0.5),
+            ("resnet", {}, 60, 1),
+            ("resnet", {"resnet.width": 32}, 64, 2),
+            ("hornet_resnet", {}, 62.5, 1),
+            *((f"{null}_resnet", {}, 60, 1) for null in ("eca", "gmlp", "mixer", "cspnet")),
+        ]:
+            top1 = mean + seed_effect + rng.normal(0, 0.3, 5)
+            rows += [
+                row(arch, t, s, settings, int(1e5 * cost), int(1e7 * cost), 1000 / cost) for s, t in enumerate(top1)
+            ]
+        words = {result.net.arch: (result.word, result.direction) for result in report.analyse(rows).methods}
+        found += words.pop("hornet_resnet")[0] == "helps"
+        false_calls += any(direction for _, direction in words.values())
+        false_help += any(word == "helps" for word, _ in words.values())
+    assert found > 285
+    assert 0 < false_calls < 300 * 0.05 + 3 * math.sqrt(300 * 0.05 * 0.95)
+    assert false_help <= false_calls
+
+
+# ------------------------------------------------------------------------------------------------------------ verdicts
+
+
+def test_each_word_is_earned(campaign):
+    words = {result.net.arch: result.word for result in report.analyse(campaign).methods}
+    assert words == {
+        "eca_resnet": "helps",
+        "hornet_resnet": "no better than widening",
+        "ghostnet_resnet": "no evidence",
+        "gmlp_resnet": "hurts",
+        "mixer_resnet": "",
+    }
+
+
+def test_helps_is_lost_below_the_curve_at_one_cost(campaign):
+    for content in campaign:
+        if content["arch"] == "eca_resnet":
+            content["train_imgs_per_s"] = 510.0  # at nearly the time of width 32, which has 64
+    result = comparison(campaign, "eca_resnet")
+    assert result.where("above") == ["parameters", "MACs"] and result.where("below") == ["training time"]
+    assert result.word == "no better than widening"
+    assert "below the curve at equal training time (1.96 of the baseline's)" in result.remark
+
+
+def test_a_cheap_method_above_the_curve_is_not_called_harmful():
+    result = comparison(widths() + rows_of("ghostnet_resnet", 58, params=55_000, jitter=-JITTER), "ghostnet_resnet")
+    assert result.direction == -1 and result.word == "no evidence"
+    assert "above the curve at equal parameters (0.55 of the baseline's)" in result.remark
+
+
+def test_without_a_curve_the_baseline_alone_judges_and_it_is_said():
+    result = comparison(rows_of("resnet", 60) + rows_of("eca_resnet", 63, jitter=-JITTER), "eca_resnet")
+    assert {gap.why for gap in result.gaps.values()} == {"no widening curve"}
+    assert result.word == "helps" and "against the baseline alone: no widening curve" in result.remark
+
+
+def test_outside_the_curve_nothing_is_extrapolated(campaign):
+    big = rows_of("resnest_resnet", 66, jitter=-JITTER, params=201_000, macs=21_000_000, speed=499.0)
+    result = comparison(campaign + big, "resnest_resnet")
+    assert {gap.why for gap in result.gaps.values()} == {"outside the curve"}
+    assert result.word == "helps" and "against the baseline alone: outside the curve" in result.remark
+
+
+def test_a_method_without_all_seeds_is_named_and_left_out(campaign, tmp_path):
+    results = report.analyse(campaign)
+    mixer = comparison(campaign, "mixer_resnet")
+    assert not mixer.judged and mixer.lacks == [2, 3] and len(results.judged) == 4
+    without = report.analyse([content for content in campaign if content["arch"] != "mixer_resnet"])
+    assert [r.p_holm for r in results.judged] == [r.p_holm for r in without.judged]
+    text = make(campaign, tmp_path)
+    assert "- mixer_resnet: not judged: lacks seed 2 and 3 of resnet" in text.split("## Left out")[1]
+    assert "| mixer_resnet | +2.00 ± " in text
+
+
+def test_a_width_without_all_seeds_is_not_in_the_curve(campaign):
+    partial = [c for c in campaign if c["settings"] != {"resnet.width": 32} or c["seed"] == 0]
+    results = report.analyse(partial)
+    assert [net.width for net in results.curves["resnet"]] == [8, 16]
+    assert report.left_out_text(results)[-1].startswith("resnet resnet.width=32: not in the widening curve")
+
+
+def test_each_backbone_is_the_baseline_of_its_methods(campaign):
+    deep = rows_of("resnet56", 66, params=850_000) + rows_of("eca_resnet56", 67, params=850_009, jitter=-JITTER)
+    result = comparison(campaign + deep, "eca_resnet56")
+    assert result.reference.arch == "resnet56" and result.mean == pytest.approx(1, abs=0.02)
+    assert comparison(campaign + deep[4:], "eca_resnet56").remark == "not compared: resnet56 itself was not run"
+
+
+def test_the_default_width_is_the_models():
+    assert ResNet.__init__.__kwdefaults__["width"] == report.DEFAULT_WIDTH
+    nets = report.analyse(rows_of("resnet", 60, {"resnet.width": 16}) + rows_of("eca_resnet", 61))
+    assert nets.methods[0].reference.name == "resnet"
+
+
+def test_ablations_are_compared_with_their_own_default(campaign):
+    found = {result.net.knobs: result for result in report.analyse(campaign).ablations["eca_resnet"]}
+    worse, same = found["eca.kernel_size=9"], found["resnet.attention_position=after-add"]
+    assert worse.mean == pytest.approx(-2, abs=0.01) and worse.direction == -1
+    assert same.direction == 0
+    assert worse.p_holm == pytest.approx(min(2 * worse.p, 1))  # Holm within the table of two
+
+
+def test_the_cost_pass_replaces_speeds(campaign):
+    nets = {report.key_of(content["arch"], content["settings"]): content for content in campaign}.values()
+    rows = [{"arch": c["arch"], "settings": c["settings"], "train_imgs_per_s": 2 * c["train_imgs_per_s"],
+             "eval_imgs_per_s": 5000.0} for c in nets]  # fmt: skip
+    about = {"device": "a GPU", "amp": "off", "batch_size": 128, "torch": "2.15"}
+    results = report.analyse(campaign, {**about, "rows": rows})
+    assert results.nets[0].imgs_per_s("train_imgs_per_s") == 4000
+    assert "cost pass (device a GPU" in report.speed_text(results)
+    part = report.analyse(campaign, {**about, "rows": [r for r in rows if r["arch"] != "eca_resnet"]})
+    assert "but for eca_resnet, eca_resnet eca.kernel_size=9" in report.speed_text(part)
+    gaps = {result.net.arch: result.gaps for result in part.methods}
+    assert gaps["eca_resnet"]["training time"].why == "not timed together"  # no two speeds of different origin compared
+    assert not gaps["hornet_resnet"]["training time"].why
+    other = report.analyse(campaign, {**about, "batch_size": 64, "rows": rows})
+    assert "another batch_size than the cost pass" in report.speed_text(other)
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"epochs": 20}, r"a mixture of recipes: epochs is 10 in \S+run0/result.json and 20 in \S+run1/result.json"),
+        ({"dataset": "cifar10"}, "a mixture of recipes: dataset is 'shapes100' in"),
+        ({"lr": 0.1}, "a mixture of recipes: lr is 0.2 in"),
+        ({"n_train": 17000}, "a mixture of recipes: n_train is 18000 in"),
+        ({"new_flag": 1}, "a mixture of recipes: new_flag is None in"),
+        ({"classes": 9, "per_class_top1": [50.0] * 9}, "a mixture of recipes: classes is 10 in"),
+        ({"curve": [{"epoch": 0, "top1": 40.0}]}, "a mixture of recipes: epochs in the curve is 2 in"),
+        ({"status": "running"}, "its status is 'running', not 'finished'"),
+        ({"top1": math.nan}, "NaN is no measurement"),
+        ({"loss": math.inf}, "Infinity is no measurement"),
+        ({"per_class_top1": [50.0] * 9 + [math.nan]}, "NaN is no measurement"),
+        ({"top1": 100.5, "top5": 100.9}, "top1 must be within 0 and 100, got 100.5"),
+        ({"top1": -1.0}, "top1 must be within 0 and 100, got -1.0"),
+        ({"top1": "60"}, "top1 must be within 0 and 100, got '60'"),
+        ({"top5": 50.0}, "top5 50.0 is below top1 60.0"),
+        ({"top1": 60.123}, "top1 60.123 is not a whole number of the 10000 test images"),
+        ({"per_class_top1": [101.0] * 10}, r"per_class_top1\[0\] must be within 0 and 100"),
+        ({"per_class_top1": [50.0] * 9}, "per_class_top1 must be a list with a number for each class"),
+        ({"curve": []}, "curve must be a list with an object for each epoch"),
+        ({"curve": [{"epoch": 0}] * 2}, r"curve\[0\].top1 must be within 0 and 100, got None"),
+        ({"best_on_test_minus_last": -0.1}, "best_on_test_minus_last must be within 0 and 100"),
+        ({"params": -1}, "params must be a number above 0, got -1"),
+        ({"train_imgs_per_s": 0}, "train_imgs_per_s must be a number above 0, got 0"),
+        ({"n_val": -5}, "n_val must be a number, 0 or more, got -5"),
+        ({"seed": None}, "seed must be of type int, got None"),
+        ({"arch": 5}, "arch must be of type str, got 5"),
+        ({"arch": "resnet", "seed": 0}, "resnet has seed 0 twice"),
+        ({"arch": "resnet", "seed": 1, "params": 7}, "resnet has params 100000 in one run and 7 in another"),
+    ],
+)
+def test_bad_rows_are_refused_in_one_line(changed, message, tmp_path, capsys):
+    write(tmp_path / "runs", [row(), row("eca_resnet") | changed])
+    refused(tmp_path, capsys, message)
+
+
+@pytest.mark.parametrize("name", ["arch", "seed", "top1", "macs", "curve", "dataset", "commit", "status"])
+def test_a_missing_field_is_refused(name, tmp_path, capsys):
+    write(tmp_path / "runs", [{key: value for key, value in row().items() if key != name}])
+    refused(tmp_path, capsys, f"it has no {name}")
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", '{"top1": 60', "\x00"])
+def test_what_is_no_json_object_is_refused(content, tmp_path, capsys):
+    write(tmp_path / "runs", [row()])
+    (tmp_path / "runs" / "run0" / "result.json").write_text(content)
+    refused(tmp_path, capsys, "result.json cannot be used")
+
+
+def test_no_runs_are_refused(tmp_path, capsys):
+    refused(tmp_path, capsys, "no result.json below")
+
+
+@pytest.mark.parametrize(
+    "rows", [[{"arch": "resnet", "settings": {}, "train_imgs_per_s": -1, "eval_imgs_per_s": 1}], [{}]]
+)
+def test_a_bad_cost_pass_is_refused(rows, tmp_path, capsys):
+    write(tmp_path / "runs", [row()])
+    (tmp_path / "runs" / "cost.json").write_text(json.dumps({"rows": rows}))
+    refused(tmp_path, capsys, "cost.json cannot be used")
+
+
+def refused(folder, capsys, message):
+    with pytest.raises(SystemExit) as refusal:
+        report.main([str(folder / "runs"), "--out", str(folder / "report")])
+    assert refusal.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("report.py: ") and error.count("\n") == 1
+    assert re.search(message, error)
+    assert not (folder / "report").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------- the report
+
+
+def make(rows, folder):
+    """Writes rows, reports on them, and returns report.md."""
+    write(folder / "runs", rows)
+    report.main([str(folder / "runs"), "--out", str(folder / "report")])
+    return (folder / "report" / "report.md").read_text()
+
+
+def table_after(text, heading):
+    """The first table after a heading: {first cell: the other cells}."""
+    blocks = text.split(heading + "\n", 1)[1].strip().split("\n\n")
+    lines = next(block for block in blocks if block.startswith("|")).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {first: rest for first, *rest in cells}
+
+
+def slide_texts(path):
+    """[(title, texts of its paragraphs and table cells)] of every slide."""
+    found = []
+    for slide in pptx.Presentation(path).slides:
+        texts = [shape.text_frame.text for shape in slide.shapes if shape.has_text_frame]
+        cells = [cell.text for shape in slide.shapes if shape.has_table for r in shape.table.rows for cell in r.cells]
+        found.append((texts[0], [*texts[1:], *cells]))
+    return found
+
+
+def test_report_holds_the_rows_numbers(campaign, tmp_path):
+    text = make(campaign, tmp_path)
+    networks, verdicts = table_after(text, "## All networks"), table_after(text, "## Verdicts")
+    top1 = np.array([c["top1"] for c in campaign if c["arch"] == "hornet_resnet"])
+    base = np.array([c["top1"] for c in campaign if c["arch"] == "resnet" and not c["settings"]])
+    half = stats.t.ppf(0.975, 3) * stats.sem(top1)
+    assert networks["hornet_resnet"] == [
+        "180,000", "18.0", "600", "1,800", "500", "10.0", f"{top1.mean():.2f} ± {half:.2f}", f"{top1.mean() + 20:.2f}", "5.00", "4",
+    ]  # fmt: skip
+    assert set(networks) >= {"resnet", "resnet resnet.width=8", "resnet resnet.width=32", "mixer_resnet"}
+    half = stats.t.ppf(0.975, 3) * stats.sem(top1 - base)
+    assert verdicts["hornet_resnet"][0] == f"{(top1 - base).mean():+.2f} ± {half:.2f}"
+    ghost = np.array([c["top1"] for c in campaign if c["arch"] == "ghostnet_resnet"])
+    assert verdicts["ghostnet_resnet"][1] == f"{stats.ttest_rel(ghost, base).pvalue:.3f}"
+    assert verdicts["hornet_resnet"][-1] == "no better than widening"
+    assert table_after(text, "## Ablations of eca_resnet")["eca.kernel_size=9"][-1] == "worse"
+    assert report.RULE in text
+
+
+def test_the_answer_is_computed(campaign, tmp_path):
+    answer = make(campaign, tmp_path).split("\n\n")[1]
+    assert answer.count(". ") == 2 and answer.endswith(".")
+    assert "Of 4 methods trained for 10 epochs on shapes100 with 4 seeds" in answer
+    assert "1 helps: eca_resnet +3.00 ± " in answer and "for 1 there is no evidence: ghostnet_resnet" in answer
+    assert "the largest of these 12 distances" in answer and "that of eca_resnet at equal MACs: +3.00 ± " in answer
+
+
+def test_csv_holds_every_run(campaign, tmp_path):
+    make(campaign, tmp_path)
+    with (tmp_path / "report" / "results.csv").open() as file:
+        found = list(csv.DictReader(file))
+    key = lambda c: (c["arch"], str(c["seed"]), str(c["top1"]), str(c["params"]))  # noqa: E731
+    assert sorted(map(key, found)) == sorted(map(key, campaign))
+    assert {c["settings"] for c in found if c["arch"] == "resnet"} == {"", "resnet.width=8", "resnet.width=32"}
+
+
+def test_the_same_rows_give_the_same_report(campaign, tmp_path):
+    first = make(campaign, tmp_path / "a")
+    second = make(campaign[::-1], tmp_path / "b")  # found in another order
+    assert first == second
+    assert (tmp_path / "a/report/results.csv").read_bytes() == (tmp_path / "b/report/results.csv").read_bytes()
+    assert "2026" not in first
+
+
+def test_one_seed_gives_numbers_and_no_verdict(campaign, tmp_path):
+    text = make([c for c in campaign if c["seed"] == 0], tmp_path)
+    assert text.split("\n\n")[1].startswith("There is no verdict: one seed was run.")
+    verdicts = table_after(text, "## Verdicts")
+    assert verdicts["eca_resnet"] == ["+2.90", "-", "-", "-", "-"]
+    assert not {cells[-1] for cells in verdicts.values()} & set(report.WORDS)
+    assert "- eca_resnet: not judged: one seed" in text
+
+
+def test_ablations_alone_make_a_report(campaign, tmp_path):
+    text = make([c for c in campaign if c["arch"] == "eca_resnet"], tmp_path)
+    assert text.split("\n\n")[1].startswith(
+        "Of 2 settings compared with their architecture's default, better: none; worse: "
+    )
+    assert "- eca_resnet: not compared: resnet itself was not run" in text
+
+
+def test_baselines_alone_make_a_report(tmp_path):
+    assert "There is no verdict: no method was run" in make(widths(), tmp_path)
+
+
+def test_bias_of_the_best_epoch(tmp_path):
+    watched = [
+        c | {"best_on_test_minus_last": bias, "val_top1": None, "n_val": 0}
+        for c, bias in zip(widths(), [0.2, 1.0] * 6, strict=True)
+    ]
+    assert "would have added 0.60 points on average and 1.00 at most (n = 12 runs)" in make(watched, tmp_path)
+
+
+def test_slides_hold_the_numbers_in_the_assignments_order(campaign, tmp_path):
+    text = make(campaign, tmp_path)
+    slides = slide_texts(tmp_path / "report" / "slides.pptx")
+    titles = [title for title, _ in slides]
+    order = ("Goal", "The ResNet", "Design", "Results", "Efficiency", "Ablations", "What helped", "Limits")
+    starts = [next(i for i, title in enumerate(titles) if title.startswith(word)) for word in order]
+    assert starts == sorted(starts)
+    by_title = dict(slides)
+    for heading, title in (
+        ("## Verdicts", "Results: verdicts"),
+        ("## All networks", "Results: all networks"),
+        ("## Equal cost", "Efficiency: points over a ResNet widened to equal cost"),
+        ("## Ablations of eca_resnet", "Ablations of eca_resnet"),
+    ):
+        for first, cells in table_after(text, heading).items():
+            if first != "---":
+                assert {first, *cells} <= set(by_title[title]), first
+    lines = dict(
+        zip(by_title["The ResNet and the methods"][::3], by_title["The ResNet and the methods"][2::3], strict=True)
+    )
+    assert lines["eca"] == report.readme_lines()["eca"][1]
+    assert "Helps: eca_resnet +3.00 ± " in " ".join(by_title["What helped and what did not"])
+
+
+def test_nothing_on_a_slide_leaves_it(campaign, tmp_path):
+    make(campaign, tmp_path)
+    deck = pptx.Presentation(tmp_path / "report" / "slides.pptx")
+    for slide in deck.slides:
+        for shape in slide.shapes:
+            height = sum(r.height for r in shape.table.rows) if shape.has_table else shape.height
+            assert shape.left + shape.width <= deck.slide_width and shape.top + height <= deck.slide_height
+
+
+def test_font_shrinks_until_the_text_fits():
+    assert report.font_that_fits(["short"], 12, 5) == 24
+    small = report.font_that_fits(["word " * 400], 12, 5)
+    assert 9 < small < 24
+    assert 2000 / (72 * 12 / (report.CHARACTER * small)) * report.LINE * small <= 72 * 5
+
+
+def test_charts_are_written_and_old_ones_removed(campaign, tmp_path):
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "superclasses.png").write_text("of an earlier report")
+    text = make(campaign, tmp_path)
+    charts = {path.stem for path in (tmp_path / "report").glob("*.png")}
+    assert charts == set(report.CHARTS) - {"superclasses"}
+    assert all(f"({name}.png)" in text for name in charts) and "superclasses.png" not in text
+
+
+def test_labels_cover_no_other_label_and_no_point():
+    crowd = widths()
+    for i, name in enumerate(METHODS):
+        crowd += rows_of(f"{name}_resnet", 60.2 + i / 20, params=99_000 + 500 * i)
+    with report.plt.rc_context(report.STYLE):
+        figure = report.plt.figure(figsize=report.CHART_SIZE)
+        report.draw_cost(figure, report.analyse(crowd), "parameters")
+        figure.canvas.draw()
+        (ax,) = figure.axes
+        boxes = [text.get_window_extent() for text in ax.texts]
+        points = ax.transData.transform([label.xy for label in ax.texts])
+        report.plt.close(figure)
+    assert len(boxes) == 3 + len(METHODS)
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:i])
+        assert not any(box.contains(*point) for point in points)
+
+
+def test_superclass_differences(campaign, tmp_path):
+    """A method that gains 10 points in the five classes of superclass 7 gains 10 there and 0 elsewhere."""
+    gain = 10.0 * np.equal(report.SUPERCLASS_OF, 7)
+    rows = [
+        c | {"dataset": "cifar100", "classes": 100, "per_class_top1": list(50.0 + gain * (c["arch"] == "eca_resnet"))}
+        for c in campaign
+    ]
+    table = table_after(make(rows, tmp_path), "## Superclasses")
+    column = table["superclass"].index("eca_resnet")
+    assert {name: cells[column] for name, cells in table.items() if cells[column] == "+10.0"} == {"insects": "+10.0"}
+    assert table["fish"][column] == "+0.0"
+    assert (tmp_path / "report" / "superclasses.png").exists()
+
+
+def test_superclasses_have_five_classes_each():
+    assert np.array_equal(np.bincount(report.SUPERCLASS_OF), [5] * 20)
+
+
+@pytest.mark.skipif(
+    "CIFAR100_DIR" not in os.environ, reason="CIFAR100_DIR names no folder with CIFAR-100's parquet files"
+)
+def test_superclasses_are_the_datas():
+    from datasets import Dataset
+
+    path = next(Path(os.environ["CIFAR100_DIR"]).glob("test-*.parquet"))
+    data = Dataset.from_parquet(str(path), columns=["fine_label", "coarse_label"])
+    labels = dict(zip(data["fine_label"], data["coarse_label"], strict=True))
+    assert labels == dict(enumerate(report.SUPERCLASS_OF))
+
+
+def test_the_readme_has_a_line_for_every_method():
+    assert set(report.readme_lines()) == set(METHODS)
