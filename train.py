@@ -457,6 +457,7 @@ def main(args):
         content = {"run": config, "model": published, "started": started, "world_size": world_size}
         content["state"] = state.state_dict()  # by all processes together
         if rank == 0:
+            writer.flush()  # what is logged up to here will not be logged again
             engine.save_checkpoint(folder / "last.pt", content)
 
     def after_step():

@@ -1,9 +1,7 @@
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from data import draw_shapes100
+from tests.runs import write_photos
 
 torch.set_num_threads(1)  # the tests' tensors are so small that a second thread only waits for the first
 
@@ -11,14 +9,7 @@ torch.set_num_threads(1)  # the tests' tensors are so small that a second thread
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
     """An image folder of 4 classes, 24 training and 5 test images of 16x16 pixels each."""
-    root = tmp_path_factory.mktemp("photos")
-    for split, (images, targets) in zip(("train", "test"), draw_shapes100(2400, 500)[:2], strict=True):
-        for c in range(4):
-            folder = root / split / f"class{c}"
-            folder.mkdir(parents=True)
-            for i, image in enumerate(images[np.flatnonzero(targets == 10 * c)]):
-                Image.fromarray(image).resize((16, 16)).save(folder / f"{i}.png")
-    return root
+    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture

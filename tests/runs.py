@@ -5,10 +5,25 @@ import os
 import re
 import signal
 
+import numpy as np
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import engine
 import train
+from data import draw_shapes100
+
+
+def write_photos(root):
+    """Fills an image folder: 4 classes, 24 training and 5 test images of each, 16x16 pixels. Returns it."""
+    for split, (images, targets) in zip(("train", "test"), draw_shapes100(2400, 500)[:2], strict=True):
+        for c in range(4):
+            folder = root / split / f"class{c}"
+            folder.mkdir(parents=True)
+            for i, image in enumerate(images[np.flatnonzero(targets == 10 * c)]):
+                Image.fromarray(image).resize((16, 16)).save(folder / f"{i}.png")
+    return root
 
 
 def run(*flags):
@@ -17,6 +32,13 @@ def run(*flags):
 
 def result_of(folder):
     return json.loads((folder / "result.json").read_text())
+
+
+def logged(folder):
+    """TensorBoard's scalars of a run: tag -> [(step, value)], speeds left out."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if "per_s" not in tag]
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
 def saved_state(folder):

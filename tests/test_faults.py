@@ -22,7 +22,7 @@ import engine
 import train
 from models.hub import Classifier
 from tests import processes
-from tests.runs import assert_same, die_after_saves, result_of, run, saved_state
+from tests.runs import assert_same, die_after_saves, logged, result_of, run, saved_state
 from tests.test_data import picture, write_parquet
 
 ROOT = Path(train.__file__).parent
@@ -120,6 +120,7 @@ def test_kill_within_an_epoch(command, tmp_path, n_processes, n_saves):
     assert saved_state(runs / "killed")["step"] == n_saves
     processes.run(run, n_processes, *flags, "--name", "killed")
     assert_same(saved_state(runs / "whole"), saved_state(runs / "killed"))
+    assert logged(runs / "whole") == logged(runs / "killed")
 
 
 @pytest.mark.parametrize("part", ["optimizer", "scheduler", "ema", "step", "losses", "net", "curve"])
@@ -255,11 +256,11 @@ def fail_on_second(how, flags):
 
 @pytest.mark.parametrize("how", ["raises", "is killed", "hangs"])
 def test_process_that_dies_or_hangs(command, how):
-    """The others end, in the time that --timeout-s allows and a few seconds."""
+    """The others end in the time that --timeout-s allows, a hung process 30 seconds behind them, and start-up."""
     started = time.monotonic()
     with pytest.raises(Exception, match=r"guilty process|SIGKILL|imed out|timeout|closed by peer"):
         processes.run(fail_on_second, 2, how, command("--timeout-s", "3"))
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60
 
 
 def test_torchrun_shows_the_true_traceback_and_leaves_no_orphan(command, tmp_path):
