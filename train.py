@@ -545,6 +545,8 @@ def main(args):
 
 if __name__ == "__main__":
     args = parse_args()
+    if args.list:
+        sys.exit(main(args))  # without the imports below, which it does not need
     import torch.distributed as dist
     from torch.distributed.elastic.multiprocessing.errors import record
 
