@@ -38,17 +38,17 @@ train() { # a run, a seed, the GPU's number, flags for train.py
 }
 
 # The plan.
-todo=()
+waiting=()
 n_runs=0
 for seed in $SEEDS; do # a whole comparison with one seed comes first
     for run in $RUNS; do
         n_runs=$((n_runs + 1))
-        if [ ! -e "$(folder "$run" "$seed")/result.json" ]; then todo+=("$run $seed"); fi
+        if [ ! -e "$(folder "$run" "$seed")/result.json" ]; then waiting+=("$run $seed"); fi
     done
 done
-echo "$n_runs runs in $OUT, $((n_runs - ${#todo[@]})) of them finished"
+echo "$n_runs runs in $OUT, $((n_runs - ${#waiting[@]})) of them finished"
 if [ -n "${PLAN:-}" ]; then # PLAN=1: only say what would be trained
-    printf '%s\n' "${todo[@]}"
+    printf '%s\n' "${waiting[@]}"
     exit
 fi
 
@@ -57,14 +57,14 @@ fi
 python -m models.speed $RUNS --out "$OUT/cost.json" "$@"
 images=50000
 if [ "$DATASET" = shapes100 ]; then images=20000; fi
-python -m models.speed "${todo[@]% *}" --left "$OUT/cost.json" --images "$((EPOCHS * images / NPROC / JOBS))"
+python -m models.speed "${waiting[@]% *}" --left "$OUT/cost.json" --images "$((EPOCHS * images / NPROC / JOBS))"
 
 # The trainings: worker g of JOBS takes every JOBS-th of them, on GPU g.
 failures="$(mktemp)"
 trap 'rm -f "$failures"' EXIT
 for ((worker = 0; worker < JOBS; worker++)); do
-    for ((i = worker; i < ${#todo[@]}; i += JOBS)); do
-        read -r run seed <<<"${todo[i]}"
+    for ((i = worker; i < ${#waiting[@]}; i += JOBS)); do
+        read -r run seed <<<"${waiting[i]}"
         train "$run" "$seed" "$worker" "$@" || echo "$run with seed $seed" >>"$failures"
     done &
 done
