@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.depthwise import Depthwise
 from models.prenorm import ChannelNorm, Downsample
 from models.resnet import BlockFamily, ConvBN, DropPath
 
@@ -64,7 +65,7 @@ class MBConv(nn.Module):
             nn.Conv2d(in_ch, hidden, 1, expand_stride, bias=False),
             NORMS[norm](hidden),
             nn.GELU(),
-            nn.Conv2d(hidden, hidden, 3, dw_stride, padding=1, groups=hidden, bias=False),
+            Depthwise(hidden, 3, dw_stride, bias=False),
             NORMS[norm](hidden),
             nn.GELU(),
             SqueezeExcite(hidden, max(1, int(se_ratio * out_ch))) if se_ratio else nn.Identity(),

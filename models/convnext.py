@@ -12,6 +12,7 @@ from typing import Literal
 
 from torch import nn
 
+from models.depthwise import Depthwise
 from models.prenorm import ChannelNorm, Downsample, Init, LayerScale, PreNormFamily, initialized
 from models.resnet import DropPath
 
@@ -25,7 +26,7 @@ class ConvNeXtBlock(nn.Module):
     def __init__(self, ch, attention, drop_path, kernel_size, norm, act, expansion, layer_scale, init):
         super().__init__()
         branch = nn.Sequential(
-            nn.Conv2d(ch, ch, kernel_size, padding=kernel_size // 2, groups=ch),
+            Depthwise(ch, kernel_size),
             NORMS[norm](ch),
             nn.Conv2d(ch, expansion * ch, 1),
             ACTIVATIONS[act](),

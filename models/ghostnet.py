@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from models.depthwise import Depthwise
 from models.resnet import ConvBN
 
 
@@ -45,7 +46,7 @@ class GhostConv(nn.Module):
         n_ghost = n_primary * (ratio - 1)
         self.n_used = out_ch - n_primary  # of the ghosts; where ratio does not divide out_ch the last ones are dropped
         self.primary = ConvBN(in_ch, n_primary, stride, relu and relu_on != "ghost")
-        cheap = nn.Conv2d(n_primary, n_ghost, kernel_size, padding=kernel_size // 2, groups=n_primary, bias=False)
+        cheap = Depthwise(n_primary, kernel_size, multiplier=ratio - 1, bias=False)
         nn.init.kaiming_normal_(cheap.weight, nonlinearity="relu")  # fan in: PyTorch's fan out forgets the groups
         rectified = relu and relu_on != "primary"
         self.ghost = nn.Sequential(cheap, nn.BatchNorm2d(n_ghost), *([nn.ReLU(inplace=True)] if rectified else []))

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from models.depthwise import Depthwise
 from models.prenorm import ChannelNorm, Downsample, Init, LayerScale, PreNormFamily, initialized
 from models.resnet import DropPath
 
@@ -29,7 +30,7 @@ class GlobalLocalFilter(nn.Module):
     def __init__(self, ch, size):
         super().__init__()
         self.norm_in = ChannelNorm(ch)
-        self.local = nn.Conv2d(ch // 2, ch // 2, 3, padding=1, groups=ch // 2, bias=False)
+        self.local = Depthwise(ch // 2, 3, bias=False)
         # two tensors of three dimensions: one of four, (..., 2), would be torn apart by .to(memory_format=channels_last)
         self.real = nn.Parameter(0.02 * torch.randn(ch // 2, size, size // 2 + 1))
         self.imag = nn.Parameter(0.02 * torch.randn(ch // 2, size, size // 2 + 1))
@@ -137,7 +138,7 @@ class HorNet(PreNormFamily):
 
     def make_gate(self, ch, place):
         if self.gate == "dw" or place.stage < 3:
-            return nn.Conv2d(ch, ch, self.kernel_size, padding=self.kernel_size // 2, groups=ch)
+            return Depthwise(ch, self.kernel_size)
         if ch % 2:
             raise ValueError(
                 f"hornet.gate=gf filters half of its {ch} channels in stage {place.stage}: lower hornet.orders there"

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from models.depthwise import Depthwise
 from models.prenorm import Downsample
 from models.van import Init, VANFamily
 
@@ -63,10 +64,7 @@ class LSK(nn.Module):
             raise ValueError(f"{method}.gate=softmax needs two {method}.kernel_sizes or more, got {kernel_sizes}")
         if selection == "none" and (pooling, gate) != ("both", "sigmoid"):
             raise ValueError(f"{method}.pooling and {method}.gate are not read with {method}.selection=none")
-        self.kernels = nn.ModuleList(
-            nn.Conv2d(ch, ch, k, padding="same", dilation=d, groups=ch)
-            for k, d in zip(kernel_sizes, dilations, strict=True)
-        )
+        self.kernels = nn.ModuleList(Depthwise(ch, k, dilation=d) for k, d in zip(kernel_sizes, dilations, strict=True))
         self.reduce = nn.ModuleList(nn.Conv2d(ch, part_ch, 1) for _ in kernel_sizes)
         self.n_kernels, self.pooling, self.gate = n_kernels, pooling, gate
         n_pools = 2 if pooling == "both" else 1

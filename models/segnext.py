@@ -12,31 +12,14 @@ initialization; its stem and expansion are those of models/van.py.
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import nn
 
+from models.depthwise import Depthwise
 from models.prenorm import Downsample
 from models.van import Init, VANFamily
 
 Branch = Literal["strip", "square", "lka"]
 Fuse = Literal["multiply", "add"]
-
-
-class Depthwise(nn.Conv2d):
-    """Depthwise convolution of the same size: (B, C, H, W) -> (B, C, H, W).
-
-    On a CPU wide kernels are computed in float32: oneDNN 3.13 never returns from some in bfloat16 and channels-last, such
-    as 1x21 over 16 channels of 32x32 pixels.
-    """
-
-    def __init__(self, ch, kernel_size, dilation=1):
-        super().__init__(ch, ch, kernel_size, padding="same", dilation=dilation, groups=ch)
-
-    def forward(self, x):
-        if x.device.type != "cpu" or max(self.kernel_size) < 15:
-            return super().forward(x)
-        with torch.autocast("cpu", enabled=False):
-            return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
 class MSCA(nn.Module):

@@ -14,6 +14,7 @@ from typing import Literal
 
 from torch import nn
 
+from models.depthwise import Depthwise
 from models.prenorm import Downsample, LayerScale, PreNormFamily
 from models.resnet import DropPath
 
@@ -50,7 +51,7 @@ class VANBlock(nn.Module):
         hidden = expansion * ch
         mlp = nn.Sequential(
             nn.Conv2d(ch, hidden, 1),
-            nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden),
+            Depthwise(hidden, 3),
             nn.GELU(),
             nn.Conv2d(hidden, ch, 1),
         )
