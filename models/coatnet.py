@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.depthwise import Depthwise
+from models.layout import mean_of_pixels
 from models.prenorm import ChannelNorm, Downsample
 from models.resnet import BlockFamily, ConvBN, DropPath
 
@@ -46,7 +47,7 @@ class SqueezeExcite(nn.Module):
         self.gate = nn.Sequential(nn.Conv2d(ch, squeezed, 1), nn.SiLU(), nn.Conv2d(squeezed, ch, 1), nn.Sigmoid())
 
     def forward(self, x):
-        return x * self.gate(x.mean((2, 3), keepdim=True))
+        return x * self.gate(mean_of_pixels(x)[:, :, None, None])
 
 
 class MBConv(nn.Module):
@@ -110,12 +111,12 @@ class RelativeAttention(nn.Module):
         B, _, H, W = x.shape
         qkv = self.qkv(x.flatten(2).transpose(1, 2))  # (B, N, 3 out_ch)
         q, k, v = qkv.view(B, H * W, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, N, head_dim)
-        bias = None
-        if self.bias_table is not None:
-            if (self.size, self.size) != (H, W):
-                raise ValueError(f"coatnet's bias is for maps of {self.size}x{self.size} pixels, got {H}x{W}")
-            bias = self.bias()[None]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        if self.bias_table is None:
+            out = F.scaled_dot_product_attention(q, k, v)
+        elif (self.size, self.size) != (H, W):
+            raise ValueError(f"coatnet's bias is for maps of {self.size}x{self.size} pixels, got {H}x{W}")
+        else:  # by hand, because PyTorch's fast kernels take no bias that learns
+            out = ((q @ k.mT) * q.shape[-1] ** -0.5 + self.bias()).softmax(-1).to(v.dtype) @ v
         out = self.proj(out.transpose(1, 2).flatten(2))  # (B, N, out_ch)
         return out.transpose(1, 2).unflatten(2, (H, W))
 

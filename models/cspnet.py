@@ -11,9 +11,9 @@ part has its share of the channels, as in CSPResNeXt and CSPDarknet (in CSPResNe
 import math
 from typing import Literal
 
-import torch
 from torch import nn
 
+from models.layout import concatenate
 from models.resnet import ConvBN
 
 
@@ -72,4 +72,4 @@ class CSPStage(nn.Module):
     def forward(self, x):
         x = self.down(x)
         out = self.transition1(self.blocks(self.part2(x)))
-        return self.transition2(torch.cat([out, self.part1(x)], dim=1))
+        return self.transition2(concatenate([out, self.part1(x)]))

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import nn
 
+from models.layout import mean_of_pixels
+
 
 class ECA(nn.Module):
     """Weights each channel by its own mean and those of its neighbours: (B, C, H, W) -> (B, C, H, W).
@@ -28,6 +30,6 @@ class ECA(nn.Module):
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def forward(self, x):
-        pooled = x.mean((2, 3))  # (B, C)
+        pooled = mean_of_pixels(x)  # (B, C)
         gate = torch.sigmoid(self.conv(pooled[:, None]))  # (B, 1, C): channels are the sequence
         return x * gate[:, 0, :, None, None]

@@ -9,10 +9,10 @@ The paper numbers the channels by primary (a map, then its ghosts); here all pri
 import math
 from typing import Literal
 
-import torch
 from torch import nn
 
 from models.depthwise import Depthwise
+from models.layout import concatenate
 from models.resnet import ConvBN
 
 
@@ -54,4 +54,4 @@ class GhostConv(nn.Module):
     def forward(self, x):
         primary = self.primary(x)
         ghosts = self.ghost(primary)
-        return torch.cat([primary, ghosts[:, : self.n_used]], dim=1)
+        return concatenate([primary, ghosts[:, : self.n_used]])

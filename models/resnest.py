@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from models.layout import channels_last_gradient, mean_of_pixels
 from models.resnet import ConvBN
 
 
@@ -44,14 +45,14 @@ class SplitAttention(nn.Module):
         B, R, K = len(x), self.radix, self.cardinality
         if self.training and B == 1:
             raise ValueError("resnest cannot train on a batch of 1 image: its gate normalizes over the batch alone")
-        splits = self.splits(x).unflatten(1, (R, -1))  # (B, R, C, H, W)
-        pooled = splits.mean((3, 4)).sum(1)  # (B, C)
+        splits = channels_last_gradient(self.splits(x)).chunk(R, 1)  # R of (B, C, H, W)
+        pooled = sum(mean_of_pixels(split) for split in splits)  # (B, C)
         logits = self.gate(pooled[:, :, None, None]).view(B, K, R, -1)  # (B, K, R, C / K): the gate's groups come first
         weights = logits.softmax(2) if R > 1 else logits.sigmoid()  # on a GPU, autocast's softmax is in float32
-        weights = weights.transpose(1, 2).reshape(B, R, -1, 1, 1).to(splits.dtype)  # (B, R, C, 1, 1), as the splits
-        out = weights[:, 0] * splits[:, 0]
-        for r in range(1, R):  # not sum(1): autocast would run and return it in float32
-            out = torch.addcmul(out, weights[:, r], splits[:, r])
+        weights = weights.transpose(1, 2).reshape(B, R, -1, 1, 1).to(splits[0].dtype).unbind(1)  # R of (B, C, 1, 1)
+        out = weights[0] * splits[0]
+        for weight, split in zip(weights[1:], splits[1:], strict=True):  # stacked and summed they would be float32
+            out = torch.addcmul(out, weight, split)
         return out
 
 

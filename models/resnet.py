@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.layout import mean_of_pixels
+
 
 class Place(NamedTuple):
     """Where a block stands: its stage (from 1), its index in the stage (from 0), the height of the map that enters it."""
@@ -195,4 +197,4 @@ class ResNet(nn.Module):
 
     def forward(self, x):
         x = self.stages(self.stem(x))
-        return self.fc(self.norm(x.mean((2, 3))))
+        return self.fc(self.norm(mean_of_pixels(x)))

@@ -56,6 +56,17 @@ def test_bfloat16_is_float32_rounded(kernel_size, dilation):
         assert (value - wanted).abs().max() < 0.02 * wanted.abs().max()
 
 
+@pytest.mark.parametrize("kernel_size", [3, 7, (1, 21)])
+def test_strided_agrees_with_conv2d(kernel_size):
+    torch.manual_seed(0)
+    module = Depthwise(16, kernel_size, stride=2)
+    for size in (7, 8):
+        x = torch.randn(2, 16, size, size + 1).to(memory_format=CHANNELS_LAST)
+        expected = outputs_and_gradients(nn.Conv2d.forward, module, x)
+        for value, wanted in zip(outputs_and_gradients(Depthwise.forward, module, x), expected, strict=True):
+            torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("options", [{"stride": 2}, {"multiplier": 3}, {"stride": 2, "bias": False}])
 def test_shapes_and_weights_are_those_of_conv2d(options):
     module = Depthwise(8, 5, **options)

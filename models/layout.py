@@ -1,0 +1,36 @@
+"""Operations that leave maps, and the gradients of maps, channels-last.
+
+Where one operand of a backward pass is channels-last and the other is not, or is a slice of channels, PyTorch's CPU
+kernels run ten to twenty times slower: a ReLU of 128 maps of 64 channels and 32x32 pixels takes 43 ms and not 3.
+"""
+
+import torch
+
+
+class _ChannelsLastGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.contiguous(memory_format=torch.channels_last)
+
+
+def channels_last_gradient(x):
+    """The map (B, C, H, W) itself, whose gradient will be channels-last."""
+    return _ChannelsLastGradient.apply(x)
+
+
+def concatenate(maps):
+    """Maps (B, C_i, H, W) -> (B, sum of C_i, H, W)."""
+    return torch.cat([channels_last_gradient(x) for x in maps], dim=1)
+
+
+def mean_of_pixels(x):
+    """(B, C, H, W) -> (B, C). On a CPU as a matrix product, ten times as fast as x.mean((2, 3)) of channels-last maps."""
+    if x.device.type != "cpu":
+        return x.mean((2, 3))
+    pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H W, C)
+    with torch.autocast("cpu", enabled=False):
+        return torch.bmm(x.new_ones(len(x), 1, pixels.shape[1]), pixels)[:, 0] / pixels.shape[1]
