@@ -3,10 +3,12 @@
 `net` is the raw module; `model` is the same network as it is trained: compiled, wrapped in DistributedDataParallel.
 """
 
+import ctypes
 import io
 import os
 import resource
 import signal
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -18,6 +20,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 MAX_SKIPPED = 20  # updates in a row that fp16 may leave out while its scaler looks for a scale; from 2**16 to 2**-4
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 ECE_BINS = 15  # as Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
 
 
@@ -276,6 +279,17 @@ def device_name(device):
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "CPU")
     return f"{name}, {torch.get_num_threads()} threads per process"
+
+
+def keep_freed_memory():
+    """Makes glibc keep large freed blocks, which each step would otherwise have to be given anew, page by page.
+
+    A fifth of a training step on a CPU. Other C libraries are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if sys.platform == "linux" and mallopt:
+        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            mallopt(parameter, 2**31 - 1)
 
 
 def peak_memory_mb(device):

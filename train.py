@@ -343,6 +343,7 @@ def main(args):
             print(line, flush=True)
 
     torch.backends.cudnn.benchmark = True
+    engine.keep_freed_memory()
     set_seed(args.seed)
     amp = engine.amp_dtype(args.amp, device)
     if args.sync_bn and device.type == "cpu":

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from models.layout import channels_last_gradient
+
 WIDE = 15  # pixels, from which on oneDNN has no kernel of its own
 GROUP = 16  # channels of a dense group, one AVX-512 register in float32
 
@@ -70,7 +72,7 @@ def put_together(x, d, H, W):
 
 def upright(x):
     """Rows as columns, channels-last: (B, C, H, W) -> (B, C, W, H)."""
-    return x.transpose(2, 3).contiguous(memory_format=torch.channels_last)
+    return channels_last_gradient(x).transpose(2, 3).contiguous(memory_format=torch.channels_last)
 
 
 class Depthwise(nn.Conv2d):

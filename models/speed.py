@@ -64,6 +64,7 @@ def imgs_per_s(call, batch_size, n_calls, device):
 def measure(runs, num_classes=100, image_size=32, batch_size=128, amp="auto", compiled=False, rounds=5, n_calls=3):
     """Rows {arch, settings, train_imgs_per_s, eval_imgs_per_s}: medians of rounds over all runs, and what was measured on."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    engine.keep_freed_memory()
     amp = engine.amp_dtype(amp, device)
     runs = [parse_run(run) for run in runs]
     steppers = [Stepper(*run, num_classes, image_size, batch_size, amp, compiled, device) for run in runs]
