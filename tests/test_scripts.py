@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,13 @@ from models.speed import measure, parse_run
 ROOT = Path(__file__).parent.parent
 
 
+def environment(settings):
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | settings
+
+
 def run_script(script, *flags, check=True, **settings):
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | settings
-    done = subprocess.run(["bash", script, *flags], cwd=ROOT, env=environment, capture_output=True, text=True)
+    command = ["bash", script, *flags]
+    done = subprocess.run(command, cwd=ROOT, env=environment(settings), capture_output=True, text=True)
     assert done.returncode == 0 or not check, done.stderr
     return done
 
@@ -105,6 +111,44 @@ def test_comparison_from_nothing_to_the_report(small, tmp_path):
     for file in out.glob("*/result.json"):
         assert json.loads(file.read_text())["arch"] in report
     assert (out / "report" / "slides.pptx").exists()
+
+
+def test_killed_half_way_nothing_is_trained_twice(small, photos, tmp_path):
+    settings, flags = small
+    out = tmp_path / "out"
+    settings |= {"RUNS": "resnet:resnet.depth=8 eca_resnet:resnet.depth=8", "SEEDS": "0", "EPOCHS": "60"}
+    settings |= {"DATASET": "folder"}
+    flags = ["--data-dir", str(photos), "--cache-dir", str(tmp_path / "cache"), "--batch-size", "20"]
+    done, saved = out / "resnet-resnet.depth=8-seed0/result.json", out / "eca_resnet-resnet.depth=8-seed0/last.pt"
+
+    started = subprocess.Popen(
+        ["bash", "compare.sh", *flags], cwd=ROOT, env=environment(settings), start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not saved.exists():
+        assert time.monotonic() < deadline
+        assert started.poll() is None
+        time.sleep(0.05)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    assert not saved.with_name("result.json").exists()
+    finished_at = done.stat().st_mtime_ns
+
+    again = run_script("compare.sh", *flags, check=False, **settings)
+    assert "1 of them finished" in again.stdout
+    assert done.stat().st_mtime_ns == finished_at
+    assert f"resuming {saved.parent} at step" in again.stdout
+    assert len(json.loads(saved.with_name("result.json").read_text())["curve"]) == 60
+
+
+def test_ablations_from_nothing_to_the_report(photos, tmp_path):
+    pytest.importorskip("pptx", reason="requirements-report.txt is not installed")
+    flags = ["--data-dir", str(photos), "--cache-dir", str(tmp_path / "cache"), "--batch-size", "20"]
+    settings = {"METHODS": "cspnet", "SEEDS": "0", "EPOCHS": "1", "DATASET": "folder", "OUT": str(tmp_path / "out")}
+    run_script("ablations.sh", *flags, **settings)
+    report = (tmp_path / "out" / "report" / "report.md").read_text()
+    for setting in ("cspnet.gamma", "cspnet.fusion", "cspnet.split", "resnet.width"):
+        assert setting in report
 
 
 def test_failed_run_does_not_stop_the_others(small, tmp_path):
