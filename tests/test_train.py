@@ -16,6 +16,7 @@ import train
 from models.hub import Classifier
 from tests import processes
 from tests.runs import assert_same, die_after_saves, result_of, run, saved_state
+from tests.test_data import picture, write_parquet
 
 ROOT = Path(train.__file__).parent
 
@@ -403,6 +404,15 @@ def test_ways_to_train(command, tmp_path, flags):
     small = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "2"]
     processes.run(run, 1, *command(*flags, *small))
     assert result_of(tmp_path / "runs" / "run")["status"] == "finished"
+
+
+def test_cifar10(command, tmp_path):
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "cifar10", split, [picture(size=(32, 32))] * 30, [*range(10)] * 3, label="label")
+    small = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "1"]
+    run(*command("--dataset", "cifar10", "--data-dir", str(tmp_path / "cifar10"), *small))
+    result = result_of(tmp_path / "runs" / "run")
+    assert (result["classes"], result["n_train"], result["n_val"], result["n_test"]) == (10, 27, 3, 30)
 
 
 def test_torchrun_as_the_readme_has_it(tmp_path):
