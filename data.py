@@ -27,9 +27,7 @@ HUB_SETS = {  # name: (repository on the hub, image column, label column)
 }
 FORMAT = 1  # of the decoded cache: to be raised with every change of what is decoded, resized or drawn
 DATASETS = (*HUB_SETS, "folder", "shapes100")
-SAMPLE = (
-    50_000  # images that mean and std are of, evenly spread over train: all of CIFAR, a minute's part of a large set
-)
+SAMPLE = 50_000  # images that mean and std are of, evenly spread over train: all of CIFAR's
 MAX_WORKERS = 16  # that decode for one process
 FOLD_SEED = 0  # the folds of one K must be parts of one partition, whatever the run's seed
 
@@ -557,12 +555,8 @@ class TrainBatches:
         widest = np.minimum(np.log(4 / 3), -np.log(area))
         shape = np.exp(rng.uniform(-1, 1, n) * widest)
         height, width = np.sqrt(area / shape), np.sqrt(area * shape)
-        box = {
-            "top": rng.random(n) * (1 - height),
-            "left": rng.random(n) * (1 - width),
-            "height": height,
-            "width": width,
-        }
+        top, left = rng.random(n) * (1 - height), rng.random(n) * (1 - width)
+        box = {"top": top, "left": left, "height": height, "width": width}
         return {name: values.astype(np.float32) for name, values in box.items()}
 
     def augmented(self, images, i, draws):
@@ -570,28 +564,25 @@ class TrainBatches:
         imgs = (resized_crop if self.augment.crop_scale else padded_crop)(images, i, draws, self.axis)
         imgs = normalize(imgs, self.mean, self.std)
         if self.augment.cutout:
-            half = self.augment.cutout / 2
-            hole = self.inside(draws["hole_y"][:, None], draws["hole_x"][:, None], half, half)
+            hole = self.inside(draws["hole_y"][:, None], draws["hole_x"][:, None], self.augment.cutout / 2)
             imgs.masked_fill_(hole[:, None], 0)  # 0 is the mean
         return imgs
 
     def mix(self, imgs, targets, partner_imgs, partner_targets, draws):
         """Mixup or CutMix: imgs and shares of classes (b, n_classes)."""
         share = draws["share"][:, None]
-        half = (
-            (1 - share).sqrt() / 2 * len(self.axis)
-        )  # CutMix pastes a box with the sides of the image * sqrt(1 - share)
-        box = self.inside(draws["hole_y"][:, None], draws["hole_x"][:, None], half, half)
+        half = (1 - share).sqrt() / 2 * len(self.axis)  # CutMix pastes a box with the image's sides * sqrt(1 - share)
+        box = self.inside(draws["hole_y"][:, None], draws["hole_x"][:, None], half)
         keep = torch.where(draws["blend"][:, None, None], share[:, :, None], (~box).float())  # (b, H, W)
         share = keep.mean((1, 2))[:, None]  # what is left of the image once the box is cut at the border
         one_hot, partner_one_hot = (F.one_hot(t, self.n_classes).float() for t in (targets, partner_targets))
         keep = keep[:, None]
         return imgs * keep + partner_imgs * (1 - keep), one_hot * share + partner_one_hot * (1 - share)
 
-    def inside(self, y, x, half_height, half_width):
-        """Mask (b, H, W) of boxes around the pixels (y, x), cut at the border."""
-        in_rows = (self.axis >= y - half_height) & (self.axis < y + half_height)
-        in_cols = (self.axis >= x - half_width) & (self.axis < x + half_width)
+    def inside(self, y, x, half):
+        """Mask (b, H, W) of squares around the pixels (y, x), cut at the border; half: of their sides."""
+        in_rows = (self.axis >= y - half) & (self.axis < y + half)
+        in_cols = (self.axis >= x - half) & (self.axis < x + half)
         return in_rows[:, :, None] & in_cols[:, None, :]
 
 
@@ -614,8 +605,7 @@ def resized_crop(images, i, draws, axis):
     ys = draws["top"][:, None] + draws["height"][:, None] * centres  # (b, H), 0 to 1 from border to border
     xs = draws["left"][:, None] + draws["width"][:, None] * xs  # (b, W)
     grid = torch.stack([xs[:, None, :].expand(-1, size, -1), ys[:, :, None].expand(-1, -1, size)], dim=3)
-    imgs = images[i].float()
-    imgs = F.grid_sample(imgs, 2 * grid - 1, padding_mode="border", align_corners=False)
+    imgs = F.grid_sample(images[i].float(), 2 * grid - 1, padding_mode="border", align_corners=False)
     return imgs.contiguous(memory_format=torch.channels_last)
 
 

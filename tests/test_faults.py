@@ -403,6 +403,15 @@ def test_image_that_turns_bad_ends_a_streamed_run_in_one_line(command, photos, t
     )
 
 
+def test_image_that_one_process_meets_is_told_by_that_one(monkeypatch, capsys):
+    """Numbers that fail are the same in all processes, and the first one speaks."""
+    monkeypatch.setenv("RANK", "1")
+    for error, told in ((data.UnfitImageError("train split, row 3"), 1), (FloatingPointError("loss"), 0)):
+        with pytest.raises(SystemExit), train.failures_told():
+            raise error
+        assert capsys.readouterr().err.count("\n") == told
+
+
 # ---------------------------------------------------------------------------------------------------------- hub files
 
 
