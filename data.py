@@ -1,20 +1,24 @@
 """Datasets as uint8 tensors, and batches that are augmented on the training device.
 
 Images are decoded once, cached as .npy files that all processes of a node map into memory, and augmented a whole batch at
-a time. The order of the samples and everything drawn for them depend on (seed, epoch, position in the epoch) only: any
-number of processes sees the same pixels, and a resumed run sees what it would have seen.
+a time. A set that would take more than half of the free memory is decoded again in every epoch, by worker processes. The
+order of the samples and everything drawn for them depend on (seed, epoch, position in the epoch) only: any number of
+processes sees the same pixels, whichever way they come, and a resumed run sees what it would have seen.
 """
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 CACHE_DIR = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "resnet-grafts"
 HUB_SETS = {  # name: (repository on the hub, image column, label column)
@@ -23,6 +27,11 @@ HUB_SETS = {  # name: (repository on the hub, image column, label column)
 }
 FORMAT = 1  # of the decoded cache: to be raised with every change of what is decoded, resized or drawn
 DATASETS = (*HUB_SETS, "folder", "shapes100")
+SAMPLE = 50_000  # images that mean and std are of, evenly spread over train: all of CIFAR's
+MAX_WORKERS = 16  # that decode for one process
+FOLD_SEED = 0  # the folds of one K must be parts of one partition, whatever the run's seed
+
+# ----------------------------------------------------------------------------------------------------------- splits
 
 
 @dataclass(frozen=True)
@@ -33,16 +42,128 @@ class Split:
     targets: torch.Tensor
     index: torch.Tensor
 
+    way = "in memory"
+
     def __len__(self):
         return len(self.index)
 
+    @property
+    def image_size(self):
+        return self.images.shape[-1]
+
     def to(self, device):
-        return Split(self.images.to(device), self.targets.to(device), self.index.to(device))
+        return replace(
+            self, images=self.images.to(device), targets=self.targets.to(device), index=self.index.to(device)
+        )
+
+    def read(self, batches):
+        """Yields for each tensor of rows (b,) images uint8 (n, 3, H, W), and where among these the b rows are."""
+        for rows in batches:
+            yield self.images, rows
+
+
+class UnfitImageError(OSError, ValueError):
+    """An image that cannot be used: the user's mistake when a set is loaded, a failure of the run if met later."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The images of a split as they are stored. source[row][column] is a PIL image; image_size None leaves its size."""
+
+    split: str
+    source: object
+    column: int | str
+    targets: np.ndarray
+    image_size: int | None
+
+    def __len__(self):
+        return len(self.source)
+
+    @cached_property
+    def size(self):
+        """The side in pixels that all images must have once they are decoded."""
+        return self.image_size or self.open(0).width
+
+    def open(self, row):
+        """Row -> a PIL image in RGB. Raises UnfitImageError, naming split and row, for what is no image."""
+        try:
+            image = to_rgb(self.source[row][self.column])
+        except (AttributeError, OSError, SyntaxError, ValueError) as error:  # by PIL, for bytes that are no image
+            raise UnfitImageError(f"{self.split} split, row {row}: cannot read the image ({error})") from None
+        return resize(image, self.image_size) if self.image_size else image
+
+    def decode(self, rows):
+        """Rows -> uint8 (b, size, size, 3). Raises UnfitImageError as open does, and for an image that is no such square."""
+        images = np.empty((len(rows), self.size, self.size, 3), dtype=np.uint8)
+        for out, row in zip(images, rows, strict=True):
+            image = self.open(row)
+            if image.size != (self.size, self.size):
+                raise UnfitImageError(
+                    f"{self.split} split, row {row}: image of {image.width}x{image.height} pixels where squares of one "
+                    f"size are needed: give --image-size"
+                )
+            out[:] = np.asarray(image)
+        return images
+
+
+@dataclass(frozen=True)
+class StreamedSplit(Split):
+    """A split whose images are decoded, resized and cropped by worker processes as they are needed: images is Encoded."""
+
+    images: Encoded
+
+    way = "streamed"
+
+    @property
+    def image_size(self):
+        return self.images.size
+
+    def to(self, device):
+        return replace(self, targets=self.targets.to(device), index=self.index.to(device))
+
+    def read(self, batches):
+        """As Split.read, in the same order with any number of workers. Raises UnfitImageError."""
+        device = self.index.device
+        batches = DecodedBatches(self.images, [rows.tolist() for rows in batches])
+        loader = torch.utils.data.DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=n_workers(),
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # or it would draw from the one that weights and dropped paths come from
+        )
+        for images in loader:
+            if isinstance(images, str):
+                raise UnfitImageError(images)
+            yield images.to(device, non_blocking=True).permute(0, 3, 1, 2), torch.arange(len(images), device=device)
+
+
+@dataclass(frozen=True)
+class DecodedBatches(torch.utils.data.Dataset):
+    """Item i is the i-th of the batches: uint8 (b, size, size, 3), or the words of its error without a worker's traceback."""
+
+    images: Encoded
+    batches: list
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, i):
+        try:
+            return torch.from_numpy(self.images.decode(self.batches[i]))
+        except UnfitImageError as error:
+            return str(error)
+
+
+def n_workers():
+    """Processes that decode for this one: its share of the cores."""
+    share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(1, min(share, MAX_WORKERS))
 
 
 @dataclass
 class ImageSet:
-    """A dataset in memory. mean and std: of the training pixels, three channels each, on the scale 0 to 255."""
+    """Two splits and their classes. mean and std: of the training pixels, three channels each, on the scale 0 to 255."""
 
     train: Split
     test: Split
@@ -61,18 +182,19 @@ class ImageSet:
 
     @property
     def image_size(self):
-        return self.train.images.shape[-1]
+        return self.train.image_size
 
 
 # ---------------------------------------------------------------------------------------------- loading and decoding
 
 
-def load(name, data_dir=None, image_size=None, cache_dir=None):
+def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf):
     """Loads a dataset by name, from its decoded cache where there is one.
 
     data_dir: for cifar100 and cifar10 a folder of train-*.parquet and test-*.parquet in the hub's columns; for folder a
     directory with train/<class>/ and test/<class>/. image_size: resize and centre-crop to that many pixels; without it
-    all images must be squares of one size. Raises ValueError, in one line, for whatever is missing or unfit.
+    all images must be squares of one size. room: bytes that decoded images may take; a larger set is streamed. Raises
+    ValueError, in one line, for whatever is missing or unfit.
     """
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}: choose from {', '.join(DATASETS)}")
@@ -84,12 +206,31 @@ def load(name, data_dir=None, image_size=None, cache_dir=None):
     stamp = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     key = hashlib.sha256(json.dumps([FORMAT, name, image_size, stamp]).encode()).hexdigest()[:12]
     folder = Path(cache_dir or CACHE_DIR) / f"{name}-{key}"
-    if not (folder / "meta.json").exists():
-        if not os.access(next(path for path in folder.parents if path.exists()), os.W_OK):
-            raise ValueError(f"cannot write decoded images to {folder.parent}: give another --cache-dir")
-        decoded = draw_shapes100() if name == "shapes100" else decode(name, data_dir, files, image_size)
-        write_cache(folder, *decoded)
+    if (folder / "meta.json").exists():
+        cached = read_cache(folder)
+        if name == "shapes100" or cached.train.images.nbytes + cached.test.images.nbytes <= room:
+            return cached
+    if not os.access(next(path for path in folder.parents if path.exists()), os.W_OK):
+        raise ValueError(f"cannot write decoded images to {folder.parent}: give another --cache-dir")
+    if name == "shapes100":
+        write_cache(folder, *draw_shapes100())
+        return read_cache(folder)
+    found = folder_images(data_dir, image_size) if name == "folder" else table_images(name, files, image_size)
+    train, test, classes = found
+    check_splits(train, test, classes)
+    if (len(train) + len(test)) * 3 * train.size**2 > room:
+        return stream(folder.with_name(f"{folder.name}-streamed"), train, test, classes)
+    decoded = [(images.decode(range(len(images))), images.targets) for images in (train, test)]
+    write_cache(folder, *decoded, classes)
     return read_cache(folder)
+
+
+def room(device):
+    """The bytes that decoded images may take: half of what is free in the machine's memory and in the device's."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    return (min(free, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free) // 2
 
 
 def source_files(name, data_dir):
@@ -106,50 +247,43 @@ def source_files(name, data_dir):
     return found["train"] + found["test"]
 
 
-def decode(name, data_dir, files, image_size):
-    """Decodes both splits: ((images uint8 (N, H, W, 3), targets), (images, targets), class names)."""
-    if name == "folder":
-        rows, classes = folder_rows(Path(data_dir))
-    else:
-        rows, classes = table_rows(name, files)
-    splits = []
-    for split in ("train", "test"):
-        images, targets = decode_split(split, *rows[split], image_size)
-        outside = targets[(targets < 0) | (targets >= len(classes))]
+def check_splits(train, test, classes):
+    """Raises ValueError for what can be seen without decoding all images: labels, and the first image of each split."""
+    for images in (train, test):
+        outside = images.targets[(images.targets < 0) | (images.targets >= len(classes))]
         if len(outside):
             raise ValueError(
-                f"{split} split: {len(outside)} labels outside 0..{len(classes) - 1}, such as {outside[0]}"
+                f"{images.split} split: {len(outside)} labels outside 0..{len(classes) - 1}, such as {outside[0]}"
             )
-        splits.append((images, targets))
-    if splits[0][0].shape[1:] != splits[1][0].shape[1:]:
-        sizes = " and ".join("x".join(map(str, images.shape[1:3])) for images, _ in splits)
+        images.decode([0])
+    if train.size != test.size:
+        sizes = " and ".join(f"{images.size}x{images.size}" for images in (train, test))
         raise ValueError(f"train and test images differ in size ({sizes} pixels): give --image-size")
-    return *splits, classes
 
 
-def folder_rows(data_dir):
-    """An image folder as {split: (iterable of images, n, targets)} and class names; a class may be called anything."""
+def folder_images(data_dir, image_size):
+    """An image folder as Encoded train and test, and class names; a class may be called anything."""
     from PIL import Image
     from torchvision.datasets import ImageFolder
 
     try:
-        sets = {split: ImageFolder(data_dir / split, loader=Image.open) for split in ("train", "test")}
+        sets = {split: ImageFolder(Path(data_dir) / split, loader=Image.open) for split in ("train", "test")}
     except FileNotFoundError as error:
         raise ValueError(f"--data-dir {data_dir}: {str(error).splitlines()[0]}") from None
     classes = sets["train"].classes
     unknown = sorted(set(sets["test"].classes) - set(classes))
     if unknown:
         raise ValueError(f"--data-dir {data_dir}: test has classes that train has not: {', '.join(unknown[:5])}")
-    rows = {}
+    encoded = []
     for split, images in sets.items():
         number = [classes.index(name) for name in images.classes]
         targets = np.array([number[target] for target in images.targets], dtype=np.int64)
-        rows[split] = ((image for image, _ in images), len(images), targets)
-    return rows, classes
+        encoded.append(Encoded(split, images, 0, targets, image_size))
+    return *encoded, classes
 
 
-def table_rows(name, files):
-    """CIFAR from parquet files, or from the hub if there are none, in the form of folder_rows."""
+def table_images(name, files, image_size):
+    """CIFAR from parquet files, or from the hub if there are none, in the form of folder_images."""
     repository, image_column, label_column = HUB_SETS[name]
     if not files:
         refuse_unreachable_hub(name, repository)
@@ -164,8 +298,9 @@ def table_rows(name, files):
         raise ValueError(
             f"cannot read {name} from {files[0].parent if files else 'the hub'}: {str(error).splitlines()[0]}"
         ) from None
-    rows = {}
-    for split, table in sets.items():
+    encoded = []
+    for split in ("train", "test"):
+        table = sets[split]
         missing = {image_column, label_column} - set(table.column_names)
         if missing:
             raise ValueError(
@@ -176,10 +311,10 @@ def table_rows(name, files):
             targets = np.array(table[label_column][:], dtype=np.int64)
         except (TypeError, ValueError):
             raise ValueError(f"{split} split of {name}: column {label_column!r} must hold class numbers only") from None
-        rows[split] = ((row[image_column] for row in images), len(table), targets)
+        encoded.append(Encoded(split, images, image_column, targets, image_size))
     label = sets["train"].features[label_column]
     classes = getattr(label, "names", None) or [str(i) for i in range(int(name.removeprefix("cifar")))]
-    return rows, classes
+    return *encoded, classes
 
 
 def refuse_unreachable_hub(name, repository):
@@ -198,32 +333,6 @@ def refuse_unreachable_hub(name, repository):
                 f"parquet files, or try --dataset shapes100, which needs no download"
             ) from None
         config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
-
-
-def decode_split(split, images, n, targets, image_size):
-    """PIL images -> (uint8 (n, H, W, 3), targets). Raises ValueError naming split and row of an image that is unfit."""
-    out = None
-    for row in range(n):
-        try:
-            image = to_rgb(next(images))
-        except (
-            AttributeError,
-            OSError,
-            SyntaxError,
-            ValueError,
-        ) as error:  # what PIL raises for bytes that are no image
-            raise ValueError(f"{split} split, row {row}: cannot read the image ({error})") from None
-        if image_size:
-            image = resize(image, image_size)
-        if out is None:
-            out = np.empty((n, image.height, image.width, 3), dtype=np.uint8)
-        if image.height != image.width or image.size != out.shape[2:0:-1]:
-            raise ValueError(
-                f"{split} split, row {row}: image of {image.width}x{image.height} pixels where squares of one size are "
-                f"needed: give --image-size"
-            )
-        out[row] = np.asarray(image)
-    return out, targets
 
 
 def to_rgb(image):
@@ -246,22 +355,20 @@ def resize(image, size):
 
 
 def write_cache(folder, train, test, classes):
-    """Writes a decoded dataset; the folder appears only when it is complete."""
+    """Writes a decoded dataset: images uint8 (N, H, W, 3) and targets (N,) of each split, and its meta.json."""
+    arrays = {}
+    for split, (images, targets) in (("train", train), ("test", test)):
+        arrays |= {f"{split}_images": images, f"{split}_targets": targets}
+    write_folder(folder, {"classes": classes, **statistics(in_memory(*train))}, arrays)
+
+
+def write_folder(folder, meta, arrays):
+    """Writes meta.json and the arrays as .npy files; the folder appears only when it is complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     pending = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.tmp"))
-    for split, (images, targets) in (("train", train), ("test", test)):
-        np.save(pending / f"{split}_images.npy", images)
-        np.save(pending / f"{split}_targets.npy", targets)
-    sums = np.zeros(3)
-    squares = np.zeros(3)
-    for chunk in np.array_split(train[0], max(1, len(train[0]) // 5000)):
-        pixels = chunk.reshape(-1, 3).astype(np.float32)
-        sums += pixels.sum(0, dtype=np.float64)
-        squares += np.square(pixels).sum(0, dtype=np.float64)
-    n_pixels = train[0].size / 3
-    mean = sums / n_pixels
-    std = np.sqrt(squares / n_pixels - mean**2).clip(min=1)
-    (pending / "meta.json").write_text(json.dumps({"classes": classes, "mean": list(mean), "std": list(std)}))
+    for name, array in arrays.items():
+        np.save(pending / f"{name}.npy", array)
+    (pending / "meta.json").write_text(json.dumps(meta))
     try:
         pending.rename(folder)
     except OSError:
@@ -271,14 +378,45 @@ def write_cache(folder, train, test, classes):
 
 
 def read_cache(folder):
-    meta = json.loads((folder / "meta.json").read_text())
+    """The ImageSet that write_cache wrote."""
     splits = []
     for split in ("train", "test"):
         # copy-on-write: writable as torch wants it, yet the pages are shared by all processes of the node
-        images, targets = (np.load(folder / f"{split}_{part}.npy", mmap_mode="c") for part in ("images", "targets"))
-        images = torch.from_numpy(images).permute(0, 3, 1, 2)
-        splits.append(Split(images, torch.from_numpy(targets), torch.arange(len(images))))
-    return ImageSet(*splits, **meta)
+        parts = (np.load(folder / f"{split}_{part}.npy", mmap_mode="c") for part in ("images", "targets"))
+        splits.append(in_memory(*parts))
+    return ImageSet(*splits, **json.loads((folder / "meta.json").read_text()))
+
+
+def in_memory(images, targets):
+    """Arrays (N, H, W, 3) and (N,) -> Split."""
+    return Split(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(targets), torch.arange(len(images)))
+
+
+def stream(folder, train, test, classes):
+    """The streamed ImageSet of Encoded splits; its classes, mean and std are cached in the folder's meta.json."""
+    train, test = (
+        StreamedSplit(images, torch.from_numpy(images.targets), torch.arange(len(images))) for images in (train, test)
+    )
+    if not (folder / "meta.json").exists():
+        write_folder(folder, {"classes": classes, **statistics(train)}, {})
+    return ImageSet(train, test, **json.loads((folder / "meta.json").read_text()))
+
+
+def statistics(split):
+    """Mean and std of each channel, on the scale 0 to 255, over SAMPLE images that are evenly spread over the split.
+
+    The sums are of whole numbers, and exact, so that both ways to read a split agree to the last bit.
+    """
+    rows = torch.from_numpy(np.linspace(0, len(split) - 1, min(len(split), SAMPLE)).round().astype(np.int64))
+    n_pixels = len(rows) * split.image_size**2
+    sums, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for images, i in split.read(rows.split(256)):
+        pixels = images[i].transpose(0, 1).reshape(3, -1).double()
+        sums += pixels.sum(1)
+        squares += pixels.square().sum(1)
+    mean = sums / n_pixels
+    std = (squares / n_pixels - mean**2).sqrt().clamp(min=1)
+    return {"mean": mean.tolist(), "std": std.tolist()}
 
 
 def hold_out(split, val_size, seed):
@@ -300,7 +438,28 @@ def hold_out(split, val_size, seed):
         turn[members] = (np.arange(members.sum()) + 0.5) / members.sum()
     held = np.zeros(len(index), dtype=bool)
     held[shuffled[np.argsort(turn, kind="stable")[:n_held]]] = True
-    sides = (torch.from_numpy(index[side]).to(split.index.device) for side in (~held, held))
+    return divide(split, held)
+
+
+def hold_out_fold(split, folds, fold):
+    """Splits off one of `folds` stratified parts, numbered from 0: (the rest, the part).
+
+    The parts are disjoint and cover the split, their sizes and their shares of each class differ by one image at the most.
+    Raises ValueError where there are fewer images than parts.
+    """
+    if len(split) < folds:
+        raise ValueError(f"--folds {folds} leaves folds of no image: there are {len(split)} training images")
+    label = split.targets.cpu().numpy()[split.index.cpu().numpy()]
+    shuffled = np.random.default_rng(FOLD_SEED).permutation(len(label))
+    by_class = shuffled[np.argsort(label[shuffled], kind="stable")]
+    fold_of = np.empty(len(label), dtype=np.int64)
+    fold_of[by_class] = np.arange(len(label)) % folds  # dealt like cards, class after class
+    return divide(split, fold_of == fold)
+
+
+def divide(split, held):
+    """A split in two by a mask (n,): (the rest, what is held out)."""
+    sides = (split.index[torch.from_numpy(side).to(split.index.device)] for side in (~held, held))
     return tuple(replace(split, index=side) for side in sides)
 
 
@@ -313,7 +472,9 @@ class Augment:
 
     crop_padding: pixels by which the crop may move, borders reflected. flip: mirrors every other image. cutout: side of
     the square that is set to the mean (DeVries and Taylor 2017). mixup, cutmix: the alpha of their Beta(alpha, alpha)
-    (Zhang et al. 2018; Yun et al. 2019); with both, each batch takes one of them.
+    (Zhang et al. 2018; Yun et al. 2019); with both, each batch takes one of them. crop_scale: the least share of the
+    image's area that a crop is resized from (Szegedy et al. 2015, with 0.08), in place of the padded crop. Departures
+    there: the crop is taken from the square that was decoded, and its shape is drawn from those that fit its area.
     """
 
     crop_padding: int = 4
@@ -321,6 +482,7 @@ class Augment:
     cutout: int = 0
     mixup: float = 0.0
     cutmix: float = 0.0
+    crop_scale: float = 0.0
 
 
 class TrainBatches:
@@ -335,48 +497,43 @@ class TrainBatches:
             raise ValueError(f"--batch-size {batch_size} is not a multiple of the {world_size} processes")
         if len(split) < batch_size:
             raise ValueError(f"{len(split)} training images do not fill one batch: lower --batch-size {batch_size}")
-        if augment.crop_padding >= min(split.images.shape[2:]):
-            raise ValueError(
-                f"--crop-padding {augment.crop_padding} does not fit images of {split.images.shape[3]} pixels"
-            )
+        if augment.crop_padding >= split.image_size and not augment.crop_scale:
+            raise ValueError(f"--crop-padding {augment.crop_padding} does not fit images of {split.image_size} pixels")
         self.split, self.batch_size, self.augment = split, batch_size, augment
         self.n_classes, self.seed, self.rank, self.world_size = n_classes, seed, rank, world_size
         self.steps_per_epoch = len(split) // batch_size
-        device = split.images.device
-        _, C, H, W = split.images.shape
-        self.pixels = split.images.permute(0, 2, 3, 1).reshape(-1, C)  # a view: one row of bytes per pixel
+        device = split.index.device
         self.mean, self.std = (torch.tensor(v, device=device, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std))
-        self.rows = torch.arange(H, device=device)
-        self.cols = torch.arange(W, device=device)
+        self.axis = torch.arange(split.image_size, device=device)  # rows and columns of a square
 
     def epoch(self, epoch, first_step=0):
         """Yields (imgs float (b, 3, H, W), targets) per step: class numbers (b,), or shares (b, n_classes) if mixed."""
-        draws = self.draw(epoch)
         b = self.batch_size // self.world_size
-        for step in range(first_step, self.steps_per_epoch):
-            start = step * self.batch_size
-            mine = slice(start + self.rank * b, start + (self.rank + 1) * b)
-            imgs, targets = self.take(draws, mine)
-            if self.augment.mixup or self.augment.cutmix:
-                # the partner of the batch's i-th image is its i-th from the end, whichever process holds that one
-                last = 2 * start + self.batch_size
-                partner_imgs, partner_targets = self.take(draws, slice(last - mine.stop, last - mine.start))
-                partners = partner_imgs.flip(0), partner_targets.flip(0)
-                imgs, targets = self.mix(imgs, targets, *partners, {k: v[mine] for k, v in draws.items()})
+        mixes = self.augment.mixup or self.augment.cutmix
+        # the partner of the batch's i-th image is its i-th from the end, whichever process holds that one
+        ranks = dict.fromkeys([self.rank, self.world_size - 1 - self.rank] if mixes else [self.rank])
+        steps = torch.arange(first_step, self.steps_per_epoch)[:, None] * self.batch_size
+        positions = steps + torch.cat([torch.arange(b) + rank * b for rank in ranks])  # (steps, b or 2 b)
+        draws = {name: values[positions.to(values.device)] for name, values in self.draw(epoch).items()}
+        for step, (images, i) in enumerate(self.split.read(draws["row"])):
+            drawn = {name: values[step] for name, values in draws.items()}
+            imgs, targets = self.augmented(images, i, drawn), self.split.targets[drawn["row"]]
+            if mixes:
+                partners = imgs[-b:].flip(0), targets[-b:].flip(0)
+                imgs, targets = self.mix(imgs[:b], targets[:b], *partners, {k: v[:b] for k, v in drawn.items()})
             yield imgs, targets
 
     def draw(self, epoch):
         """Everything random about an epoch, one row for each position in it."""
         rng = np.random.default_rng((self.seed, epoch))
         n = self.steps_per_epoch * self.batch_size
-        padding, H, W = self.augment.crop_padding, len(self.rows), len(self.cols)
+        size = len(self.axis)
         draws = {
             "row": self.split.index.cpu().numpy()[rng.permutation(len(self.split))[:n]],
-            "top": rng.integers(-padding, padding, n, endpoint=True),
-            "left": rng.integers(-padding, padding, n, endpoint=True),
+            **(self.draw_resized_crops(rng, n) if self.augment.crop_scale else self.draw_padded_crops(rng, n)),
             "mirror": rng.random(n) < (0.5 if self.augment.flip else 0),
-            "hole_y": rng.integers(0, H, n),
-            "hole_x": rng.integers(0, W, n),
+            "hole_y": rng.integers(0, size, n),
+            "hole_x": rng.integers(0, size, n),
         }
         if self.augment.mixup or self.augment.cutmix:
             p_mixup = bool(self.augment.mixup) / (bool(self.augment.mixup) + bool(self.augment.cutmix))
@@ -385,43 +542,71 @@ class TrainBatches:
                 rng.beta(a, a, n) if a else np.ones(n) for a in (self.augment.mixup, self.augment.cutmix)
             )
             draws |= {"blend": blend, "share": np.where(blend, blended, pasted).astype(np.float32)}
-        return {name: torch.from_numpy(values).to(self.rows.device) for name, values in draws.items()}
+        return {name: torch.from_numpy(values).to(self.axis.device) for name, values in draws.items()}
 
-    def take(self, draws, positions):
-        """The augmented images at these positions of the epoch, and their class numbers."""
-        row, top, left, mirror, hole_y, hole_x = (
-            draws[name][positions, None] for name in ("row", "top", "left", "mirror", "hole_y", "hole_x")
-        )
-        H, W = len(self.rows), len(self.cols)
-        ys = reflect(self.rows + top, H)  # (b, H)
-        xs = reflect(torch.where(mirror, W - 1 - self.cols, self.cols) + left, W)  # (b, W)
-        imgs = self.pixels[((row * H + ys) * W)[:, :, None] + xs[:, None, :]]  # (b, H, W, 3)
-        imgs = normalize(imgs.permute(0, 3, 1, 2), self.mean, self.std)
+    def draw_padded_crops(self, rng, n):
+        """Shifts in pixels."""
+        padding = self.augment.crop_padding
+        return {side: rng.integers(-padding, padding, n, endpoint=True) for side in ("top", "left")}
+
+    def draw_resized_crops(self, rng, n):
+        """Boxes in parts of the image: area from crop_scale to 1, width to height from 3/4 to 4/3 as far as it fits."""
+        area = rng.uniform(self.augment.crop_scale, 1, n)
+        widest = np.minimum(np.log(4 / 3), -np.log(area))
+        shape = np.exp(rng.uniform(-1, 1, n) * widest)
+        height, width = np.sqrt(area / shape), np.sqrt(area * shape)
+        top, left = rng.random(n) * (1 - height), rng.random(n) * (1 - width)
+        box = {"top": top, "left": left, "height": height, "width": width}
+        return {name: values.astype(np.float32) for name, values in box.items()}
+
+    def augmented(self, images, i, draws):
+        """Crops, mirrors and blanks images[i]: uint8 (n, 3, H, W), (b,) -> float (b, 3, H, W), normalized."""
+        imgs = (resized_crop if self.augment.crop_scale else padded_crop)(images, i, draws, self.axis)
+        imgs = normalize(imgs, self.mean, self.std)
         if self.augment.cutout:
-            half = self.augment.cutout / 2
-            hole = self.inside(hole_y, hole_x, half, half)
+            hole = self.inside(draws["hole_y"][:, None], draws["hole_x"][:, None], self.augment.cutout / 2)
             imgs.masked_fill_(hole[:, None], 0)  # 0 is the mean
-        return imgs, self.split.targets[row[:, 0]]
+        return imgs
 
     def mix(self, imgs, targets, partner_imgs, partner_targets, draws):
         """Mixup or CutMix: imgs and shares of classes (b, n_classes)."""
-        H, W = len(self.rows), len(self.cols)
         share = draws["share"][:, None]
-        side = (1 - share).sqrt() / 2  # CutMix pastes a box with sides (H, W) * sqrt(1 - share)
-        box = self.inside(draws["hole_y"][:, None], draws["hole_x"][:, None], side * H, side * W)
+        half = (1 - share).sqrt() / 2 * len(self.axis)  # CutMix pastes a box with the image's sides * sqrt(1 - share)
+        box = self.inside(draws["hole_y"][:, None], draws["hole_x"][:, None], half)
         keep = torch.where(draws["blend"][:, None, None], share[:, :, None], (~box).float())  # (b, H, W)
         share = keep.mean((1, 2))[:, None]  # what is left of the image once the box is cut at the border
-        one_hot, partner_one_hot = (
-            torch.nn.functional.one_hot(t, self.n_classes).float() for t in (targets, partner_targets)
-        )
+        one_hot, partner_one_hot = (F.one_hot(t, self.n_classes).float() for t in (targets, partner_targets))
         keep = keep[:, None]
         return imgs * keep + partner_imgs * (1 - keep), one_hot * share + partner_one_hot * (1 - share)
 
-    def inside(self, y, x, half_height, half_width):
-        """Mask (b, H, W) of boxes around the pixels (y, x), cut at the border."""
-        in_rows = (self.rows >= y - half_height) & (self.rows < y + half_height)
-        in_cols = (self.cols >= x - half_width) & (self.cols < x + half_width)
+    def inside(self, y, x, half):
+        """Mask (b, H, W) of squares around the pixels (y, x), cut at the border; half: of their sides."""
+        in_rows = (self.axis >= y - half) & (self.axis < y + half)
+        in_cols = (self.axis >= x - half) & (self.axis < x + half)
         return in_rows[:, :, None] & in_cols[:, None, :]
+
+
+def padded_crop(images, i, draws, axis):
+    """images[i] moved by (top, left) pixels with reflected borders, then mirrored: (n, 3, H, W) uint8 -> (b, 3, H, W)."""
+    size = len(axis)
+    ys = reflect(axis + draws["top"][:, None], size)  # (b, H)
+    xs = torch.where(draws["mirror"][:, None], size - 1 - axis, axis)
+    xs = reflect(xs + draws["left"][:, None], size)  # (b, W)
+    pixels = images.permute(0, 2, 3, 1).view(-1, 3)  # one row of bytes per pixel
+    rows = ((i[:, None] * size + ys) * size)[:, :, None] + xs[:, None, :]
+    return pixels[rows].permute(0, 3, 1, 2)
+
+
+def resized_crop(images, i, draws, axis):
+    """Boxes of images[i] resized to the whole size, bilinearly, then mirrored: (n, 3, H, W) uint8 -> (b, 3, H, W) float."""
+    size = len(axis)
+    centres = (axis + 0.5) / size
+    xs = torch.where(draws["mirror"][:, None], 1 - centres, centres)
+    ys = draws["top"][:, None] + draws["height"][:, None] * centres  # (b, H), 0 to 1 from border to border
+    xs = draws["left"][:, None] + draws["width"][:, None] * xs  # (b, W)
+    grid = torch.stack([xs[:, None, :].expand(-1, size, -1), ys[:, :, None].expand(-1, -1, size)], dim=3)
+    imgs = F.grid_sample(images[i].float(), 2 * grid - 1, padding_mode="border", align_corners=False)
+    return imgs.contiguous(memory_format=torch.channels_last)
 
 
 def reflect(i, n):
@@ -436,10 +621,10 @@ def normalize(imgs, mean, std):
 
 def eval_batches(split, batch_size, mean, std, rank=0, world_size=1):
     """Yields (imgs, targets) of every world_size-th image: over all processes each image comes once, whatever their number."""
-    mean, std = (torch.tensor(v, device=split.images.device, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std))
-    for rows in split.index[rank::world_size].split(batch_size):
-        if len(rows):  # a process may have none
-            yield normalize(split.images[rows], mean, std), split.targets[rows]
+    mean, std = (torch.tensor(v, device=split.index.device, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std))
+    batches = [rows for rows in split.index[rank::world_size].split(batch_size) if len(rows)]  # a process may have none
+    for rows, (images, i) in zip(batches, split.read(batches), strict=True):
+        yield normalize(images[i], mean, std), split.targets[rows]
 
 
 # -------------------------------------------------------------------------------------------------------- shapes100
@@ -460,7 +645,7 @@ TEXTURES = (
 
 
 def draw_shapes100(n_train=20_000, n_test=5_000, size=32):
-    """Draws the built-in set, 10 outlines times 10 textures, in the form of decode(). The same pixels every time.
+    """Draws the built-in set, 10 outlines times 10 textures, in the form that write_cache takes. The same pixels every time.
 
     Place, size, rotation and colours are random, over a background with clutter and noise, so that no single pixel says
     much about the class.

@@ -10,7 +10,9 @@ compare.sh); every number printed comes from them. An architecture's role follow
     method           anything grafted onto a backbone, as it is: eca_resnet, eca_ghostnet_resnet
     ablation         an architecture with other knobs set; compared with that architecture as it is
 
-All accuracies are percentages of the test set and all differences percentage points of top-1.
+All accuracies are percentages of the test set and all differences percentage points of top-1. Runs of cross-validation
+(--folds) are averaged over the folds first, so that a seed counts once: trainings on overlapping folds are no independent
+samples (Bengio and Grandvalet, No Unbiased Estimator of the Variance of K-Fold Cross-Validation, 2004).
 """
 
 import argparse
@@ -57,7 +59,8 @@ PERCENT = ("top1", "top5", "ece")
 MAY_BE_NULL = ("val_top1", "best_on_test_minus_last")  # whether the validation part or the test set was watched
 MEASURED = (*POSITIVE, *PERCENT, *MAY_BE_NULL, "n_val", "loss", "device", "torch", "commit", "started", "per_class_top1",
             "curve", "status")  # fmt: skip
-SAME_DATA = ("n_train", "n_test", "classes")  # must agree between runs, as the recipe must
+SAME_DATA = ("n_test", "classes")  # must agree between runs, as the recipe must, and the training images
+MEAN_OVER_FOLDS = ("train_imgs_per_s", "eval_imgs_per_s", "train_s", *PERCENT, "val_top1", "loss")
 READ_OF_RECIPE = ("dataset", "epochs", "batch_size")
 
 
@@ -121,6 +124,9 @@ def problem_of(row):
             return f"{name} must be within 0 and 100, got {value!r}"
     if row["top5"] < row["top1"]:
         return f"top5 {row['top5']} is below top1 {row['top1']}"
+    folds, fold = row.get("folds"), row.get("fold")
+    if folds is not None and not (isinstance(folds, int) and fold in range(folds) and row["val_top1"] is not None):
+        return f"a run of fold {fold!r} of {folds!r} needs a fold below the number of folds, and a val_top1"
     correct = row["top1"] / 100 * row["n_test"]
     if abs(correct - round(correct)) > 1e-3:
         return f"top1 {row['top1']} is not a whole number of the {row['n_test']} test images"
@@ -128,9 +134,12 @@ def problem_of(row):
 
 
 def recipe_of(row):
-    """What all runs of one comparison share: every setting but arch, knobs and seed, and the data they saw."""
-    recipe = {name: value for name, value in row.items() if name not in (*IDENTITY, *MEASURED)}
-    return recipe | {name: row[name] for name in SAME_DATA} | {"epochs in the curve": len(row["curve"])}
+    """What all runs of one comparison share: every setting but arch, knobs, seed and fold, and the data they saw."""
+    recipe = {
+        name: value for name, value in row.items() if name not in (*IDENTITY, *MEASURED, "fold", "val_top1_of_folds")
+    }
+    n_images = {"n_train + n_val": row["n_train"] + row["n_val"]} if row.get("folds") else {"n_train": row["n_train"]}
+    return recipe | {name: row[name] for name in SAME_DATA} | n_images | {"epochs in the curve": len(row["curve"])}
 
 
 def read_rows(folder):
@@ -147,7 +156,40 @@ def read_rows(folder):
             if ours.get(name) != first.get(name):
                 refuse(f"a mixture of recipes: {name} is {first.get(name)!r} in {paths[0]} and {ours.get(name)!r} in "
                        f"{path}; report them apart")  # fmt: skip
-    return rows
+    return average_folds(rows) if rows[0].get("folds") else rows
+
+
+def average_folds(rows):
+    """Rows of cross-validation -> a row for each net and seed with the means over its folds; refuses missing folds."""
+    by_fold = {}
+    for row in rows:
+        arch, settings = key_of(row["arch"], row["settings"])
+        folds = by_fold.setdefault((arch, settings, row["seed"]), {})
+        if row["fold"] in folds:
+            refuse(f"{arch} {settings}, seed {row['seed']} has fold {row['fold']} twice: remove one of the two runs")
+        folds[row["fold"]] = row
+        refuse_other_network(f"{arch} {settings}", row, next(iter(folds.values())))
+    for (arch, settings, seed), folds in by_fold.items():
+        lacks = sorted(set(range(rows[0]["folds"])) - folds.keys())
+        if lacks:
+            refuse(f"{arch} {settings}, seed {seed} lacks fold {in_list(lacks)} of {rows[0]['folds']}: "
+                   f"train it, or leave out this seed")  # fmt: skip
+    return [mean_row([folds[fold] for fold in sorted(folds)]) for folds in by_fold.values()]
+
+
+def mean_row(rows):
+    """The rows of all folds as one: means of what was measured, the most memory, and each fold's val_top1."""
+    mean = {name: float(np.mean([row[name] for row in rows])) for name in MEAN_OVER_FOLDS}
+    named = {name: in_list(sorted({str(row[name]) for row in rows})) for name in ("device", "torch", "commit")}
+    curve = [
+        {"epoch": epoch, "top1": float(np.mean([row["curve"][epoch]["top1"] for row in rows]))}
+        for epoch in range(len(rows[0]["curve"]))
+    ]
+    return rows[0] | mean | named | {
+        "per_class_top1": np.mean([row["per_class_top1"] for row in rows], axis=0).tolist(), "curve": curve,
+        "peak_memory_mb": max(row["peak_memory_mb"] for row in rows),
+        "val_top1_of_folds": [row["val_top1"] for row in rows],
+    }  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------------- nets
@@ -233,13 +275,15 @@ def group(rows, cost_pass=None):
         if row["seed"] in net.runs:
             refuse(f"{net.name} has seed {row['seed']} twice: remove one of the two runs")
         net.runs[row["seed"]] = row
-        first = next(iter(net.runs.values()))
-        for name in ("params", "macs"):
-            if row[name] != first[name]:
-                refuse(
-                    f"{net.name} has {name} {first[name]} in one run and {row[name]} in another: are both this network?"
-                )
+        refuse_other_network(net.name, row, next(iter(net.runs.values())))
     return nets
+
+
+def refuse_other_network(name, row, first):
+    """Refuses two runs of one net that differ in size."""
+    for size in ("params", "macs"):
+        if row[size] != first[size]:
+            refuse(f"{name} has {size} {first[size]} in one run and {row[size]} in another: are both this network?")
 
 
 def read_cost_pass(folder):
@@ -538,6 +582,21 @@ def equal_cost_table(results):
     return rows
 
 
+def folds_table(results):
+    """A row per net with its top-1 on the held-out folds; None unless the rows are of cross-validation."""
+    if not results.row.get("folds"):
+        return None
+    rows = [["arch", "top-1 on the folds", "spread over folds", "lowest fold", "highest fold", "n seeds"]]
+    for net in results.nets:
+        of_folds = np.array([net.runs[seed]["val_top1_of_folds"] for seed in net.seeds])  # (seeds, folds)
+        of_fold = of_folds.mean(0)
+        rows.append([
+            net.name, pm(*t_interval(of_folds.mean(1))), f"{of_fold.std(ddof=1):.2f}", f"{of_fold.min():.2f}",
+            f"{of_fold.max():.2f}", str(len(net.seeds)),
+        ])  # fmt: skip
+    return rows
+
+
 def ablation_table(arch, comparisons, results):
     rows = [["knobs", "parameters", "MACs, M", "top-1", "difference", "Holm p", "detectable", "in a word"]]
     default = [Comparison(net, net) for net in results.nets if net.arch == arch and not net.settings]
@@ -716,7 +775,8 @@ def provenance(results):
         return "; ".join(f"{value} ({values.count(value)} runs)" for value in sorted(set(values)))
 
     seeds = sorted({seed for net in results.nets for seed in net.seeds})
-    return [["runs", f"{len(rows)} of {len(results.nets)} networks"], ["seeds", in_list(seeds)], ["epochs", str(rows[0]["epochs"])],
+    each = f", each the mean of {rows[0]['folds']} folds" if rows[0].get("folds") else ""
+    return [["runs", f"{len(rows)} of {len(results.nets)} networks{each}"], ["seeds", in_list(seeds)], ["epochs", str(rows[0]["epochs"])],
             ["machines", counted(machine)], ["torch", counted(lambda row: row["torch"])],
             ["commits", counted(lambda row: row["commit"])], ["recipe", recipe_text(results)]]  # fmt: skip
 
@@ -748,6 +808,8 @@ Differences are to the baseline (the backbone as it is) over the seeds that both
 Top-1, top-5 and ECE (expected calibration error) are percentages of the test set, means over n seeds; top-1 ± 95% t-interval. MACs are those of one image. Memory is the most that a run took; training is the median time of a run.
 
 {speeds}
+
+{folds}
 
 ## Equal cost
 
@@ -799,6 +861,12 @@ def report_text(results, charts):
     if superclasses:
         note = "Points of top-1 over the baseline in superclasses of 5 classes, means over the shared seeds; nothing is tested."
         superclasses = f"## Superclasses\n\n{note}\n\n{markdown(superclasses)}"
+    folds = folds_table(results)
+    if folds:
+        note = (f"Top-1 on the part of train that a run held out, mean over {results.row['folds']} folds ± 95% t-interval over "
+                "seeds; spread, lowest and highest are of the folds' means over seeds. Test accuracies, speeds and times "
+                "everywhere in this report are means over the folds' runs.")  # fmt: skip
+        folds = f"## Cross-validation\n\n{markdown(folds)}\n\n{note}"
     text = REPORT.format(
         answer=" ".join(opening(results)),
         verdicts=markdown(verdict_table(results)),
@@ -807,6 +875,7 @@ def report_text(results, charts):
         rule=RULE,
         networks=markdown(main_table(results)),
         speeds=speed_text(results),
+        folds=folds or "",
         equal_cost=markdown(equal_cost_table(results)),
         ablations=ablations,
         watched="the held-out part of train" if results.row["n_val"] else "the test set",
@@ -820,7 +889,7 @@ def report_text(results, charts):
 
 
 def write_csv(path, results):
-    """results.csv: a line per run with what was measured, and the speeds of the cost pass where it has them."""
+    """results.csv: a line per run (of folds: their means) with what was measured, and the speeds of the cost pass where it has them."""
     names = [n for n in MEASURED if n not in ("per_class_top1", "curve", "started", "status")]
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -1160,6 +1229,8 @@ def write_slides(path, results, charts):
     for name in [name for name in charts if name == "differences"]:
         deck.chart(charts[name], out / f"{name}.png")
     deck.table("Results: all networks", main_table(results))
+    if folds := folds_table(results):
+        deck.table(f"Results: cross-validation with {results.row['folds']} folds", folds)
     for name in [name for name in charts if name in ("learning", "superclasses")]:
         deck.chart(charts[name], out / f"{name}.png")
 

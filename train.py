@@ -23,6 +23,9 @@ from pathlib import Path
 
 # torch, and all that imports it, is imported behind the flags: a mistyped one is refused within a second
 EVAL_BATCH = 512  # images per process
+VAL_SIZE = 0.1
+CROP_SCALE = 0.08  # as Szegedy et al., "Going Deeper with Convolutions", 2015
+PADDED_UP_TO = 64  # pixels of images that a crop moved by a few pixels suits better
 DATASETS = ("cifar100", "cifar10", "folder", "shapes100")  # and the other choices: as in data.py and engine.py
 OPTIMIZERS = {  # peak learning rate and weight decay, unless --lr and --weight-decay say otherwise
     "sgd": (0.2, 5e-4),
@@ -88,11 +91,12 @@ def mistakes_refused():
 
 @contextmanager
 def failures_told():
-    """Ends a run that cannot go on, because its numbers or its disk fail, with one line from one process, exit code 1."""
+    """Ends a run that cannot go on, because its numbers, its disk or an image fail, with one line, exit code 1."""
     try:
         yield
     except (FloatingPointError, OSError) as error:
-        if int(os.environ.get("RANK", 0)) == 0:
+        # numbers fail in all processes; a disk, or an image that was not decoded before, in the one that meets it
+        if int(os.environ.get("RANK", 0)) == 0 or isinstance(error, OSError):
             print(f"train.py: {error}; the last checkpoint is kept", file=sys.stderr)
         raise SystemExit(1) from None
 
@@ -119,9 +123,23 @@ def parse_args(argv=None):
     add("--dataset", "cifar100", "what to train on", choices=DATASETS)
     add("--data-dir", None, "local files: CIFAR as train-*.parquet and test-*.parquet, or a folder of train/ and test/")
     add("--image-size", None, "resize and centre-crop images to this many pixels", type=int)
-    add("--val-size", 0.1, "part of train held out: a fraction, or a number of images; 0: watch the test set instead")
+    add(
+        "--val-size",
+        None,
+        f"part of train held out: a fraction, or a number of images; 0: watch the test set instead (default {VAL_SIZE})",
+        type=float,
+    )
+    add("--folds", None, "cross-validation: the number of stratified parts of train; the same for every seed", type=int)
+    add("--fold", None, "the one of them, from 0, that is held out in place of --val-size", type=int)
     add("--cache-dir", None, "where decoded images are kept (default ~/.cache/resnet-grafts)")
-    add("--crop-padding", 4, "pixels by which a random crop may move; 0 for none")
+    add("--crop-padding", 4, "pixels by which a random crop may move, unless --crop-scale is in force; 0 for none")
+    add(
+        "--crop-scale",
+        None,
+        "least share of the area that a random crop is resized from; 0 for padded crops (default "
+        f"{CROP_SCALE} for images of more than {PADDED_UP_TO} pixels, else 0)",
+        type=float,
+    )
     add("--flip", True, "mirror every other image")
     add("--cutout", 0, "side in pixels of a square that is blanked")
     add("--mixup", 0.0, "alpha of mixup's Beta distribution; 0 for none")
@@ -154,7 +172,7 @@ def parse_args(argv=None):
     add("--compile", False, "torch.compile the network", **store)
     add("--sync-bn", False, "batch norm over all processes; GPU only", **store)
     add("--out", "runs", "folder of all runs")
-    add("--name", None, "folder of this run in --out (default from arch, settings, dataset and seed)")
+    add("--name", None, "folder of this run in --out (default from arch, settings, dataset, fold and seed)")
     add("--log-every", 20, "steps between two points of the training curve")
     add("--save-every", 0, "steps between two checkpoints within an epoch; 0: at the end of each epoch only")
     add("--timeout-s", 600, "seconds to wait for another process before this one gives up")
@@ -168,8 +186,12 @@ def parse_args(argv=None):
     args.weight_decay = weight_decay if args.weight_decay is None else args.weight_decay
     if args.image_size is not None and args.image_size < 1:
         refuse(f"--image-size must be more than 0, got {args.image_size}")
+    if args.folds is None and args.fold is None:
+        args.val_size = VAL_SIZE if args.val_size is None else args.val_size
+    else:
+        refuse_folds(args.folds, args.fold, args.val_size)
     for name in AT_LEAST_0:
-        if not 0 <= getattr(args, name) < 2**32:  # also refuses nan
+        if not 0 <= (getattr(args, name) or 0) < 2**32:  # also refuses nan
             refuse(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(args, name)}")
     for name in ("epochs", "batch_size", "lr", "log_every", "timeout_s"):
         if not 0 < getattr(args, name) < float("inf"):
@@ -177,6 +199,8 @@ def parse_args(argv=None):
     for name in ("warmup_frac", "label_smoothing", "ema_decay", "momentum"):
         if not 0 <= getattr(args, name) < 1:
             refuse(f"--{name.replace('_', '-')} must be in [0, 1), got {getattr(args, name)}")
+    if not 0 <= (args.crop_scale or 0) <= 1:
+        refuse(f"--crop-scale must be in [0, 1], got {args.crop_scale}")
     args.settings = {}
     for item in args.set or []:
         knob, equals, value = item.partition("=")
@@ -187,6 +211,18 @@ def parse_args(argv=None):
         args.settings[knob] = value
     del args.set
     return args
+
+
+def refuse_folds(folds, fold, val_size):
+    """Ends the program unless the fold is one of the folds, and is all that is to be held out."""
+    if folds is None or fold is None:
+        refuse("--folds and --fold go together, such as --folds 5 --fold 0")
+    if folds < 2:
+        refuse(f"--folds must be 2 or more, got {folds}")
+    if not 0 <= fold < folds:
+        refuse(f"--fold must be in 0..{folds - 1} with --folds {folds}, got {fold}")
+    if val_size is not None:
+        refuse(f"--val-size {val_size:g} and --folds exclude each other: it is the fold that is held out")
 
 
 # ------------------------------------------------------------------------------------------------------------- --eval-only
@@ -233,11 +269,12 @@ def run_config(args, amp, data):
 
 
 def run_name(args):
-    """The default name of a run's folder: arch, settings, dataset and seed."""
+    """The default name of a run's folder: arch, settings, dataset, fold and seed."""
     from models.describe import shown
 
     settings = [f"{knob}={shown(value)}" for knob, value in args.settings.items()]
-    return "-".join([args.arch, *settings, args.dataset, f"seed{args.seed}"])
+    fold = [f"fold{args.fold}of{args.folds}"] if args.folds else []
+    return "-".join([args.arch, *settings, args.dataset, *fold, f"seed{args.seed}"])
 
 
 def look_at_folder(folder, config):
@@ -349,17 +386,21 @@ def main(args):
     if args.sync_bn and device.type == "cpu":
         refuse("--sync-bn works on GPUs only: leave it out")
 
-    # Data, decoded by one process of each node and mapped into memory by all.
+    # Data, decoded by one process of each node and mapped into memory by all; or streamed by all, if it has no room in one.
     images, problem = None, None
+    (room,) = broadcast_object_list([data.room(device)])
     with processes.local_main_process_first():
         try:
-            images = data.load(args.dataset, args.data_dir, args.image_size, args.cache_dir)
+            images = data.load(args.dataset, args.data_dir, args.image_size, args.cache_dir, room)
         except ValueError as error:
             problem = str(error)  # told behind the barrier, or the others would wait there
     problems = [problem for problem in gather_object([problem]) if problem]
     if problems:  # on whichever machine
         refuse(problems[0])
     images = images.to(device)
+    if args.crop_scale is None and images.image_size > PADDED_UP_TO:
+        args.crop_scale = CROP_SCALE
+    args.crop_scale = args.crop_scale or None  # padded crops are one recipe, asked for or not
     config = run_config(args, amp, images.fingerprint)
     n_classes, test, statistics = len(images.classes), images.test, (images.mean, images.std)
 
@@ -375,12 +416,17 @@ def main(args):
                     f"{args.eval_only} is for {len(model.classes)} classes in images of {model.image_size} pixels, "
                     f"--dataset {args.dataset} has {n_classes}, or others, in images of {images.image_size}"
                 )
-        scores = score(model.net.to(device, memory_format=torch.channels_last), test, model.mean, model.std)
+        with failures_told():
+            scores = score(model.net.to(device, memory_format=torch.channels_last), test, model.mean, model.std)
         return say(f"{args.eval_only} on {len(test):,} test images of {args.dataset}: {in_words(scores)}")
 
     with mistakes_refused():
-        train, val = data.hold_out(images.train, args.val_size, args.seed)
-        augment = data.Augment(args.crop_padding, args.flip, args.cutout, args.mixup, args.cutmix)
+        if args.folds:
+            train, val = data.hold_out_fold(images.train, args.folds, args.fold)
+        else:
+            train, val = data.hold_out(images.train, args.val_size, args.seed)
+        crop_scale = args.crop_scale or 0.0
+        augment = data.Augment(args.crop_padding, args.flip, args.cutout, args.mixup, args.cutmix, crop_scale)
         batches = data.TrainBatches(
             train, args.batch_size, augment, *statistics, n_classes, args.seed, rank, world_size
         )
@@ -430,7 +476,7 @@ def main(args):
     held_out = f"{len(val):,} for validation" if val else "none for validation"
     say(
         f"{args.arch}: {params:,} parameters, {macs:,} MACs; {args.dataset}: {len(train):,} images to train on, {held_out}, "
-        f"{len(test):,} to test; {world_size} x {engine.device_name(device)}, {config['amp']}; writing {folder}"
+        f"{len(test):,} to test, {train.way}; {world_size} x {engine.device_name(device)}, {config['amp']}; writing {folder}"
     )
     writer = None
     if rank == 0:
@@ -516,7 +562,8 @@ def main(args):
 
     # Result. The test set is scored here for the only time, or was watched (--val-size 0) and never chosen on.
     if val or scores is None:
-        scores = score(state.eval_net, test, *statistics)
+        with failures_told():
+            scores = score(state.eval_net, test, *statistics)
     if rank > 0:
         return
     watched_top1 = [row["top1"] for row in state.curve]

@@ -79,6 +79,56 @@ def test_crop_and_flip_agree_with_a_loop():
     assert 0 < draws["mirror"].sum() < len(draws["mirror"])
 
 
+def bilinear(image, y, x):
+    """The value of an image (3, H, W) at the point (y, x), pixels centred at whole numbers, borders continued."""
+    _, H, W = image.shape
+    y, x = min(max(y, 0), H - 1), min(max(x, 0), W - 1)
+    y0, x0 = int(y), int(x)
+    y1, x1 = min(y0 + 1, H - 1), min(x0 + 1, W - 1)
+    upper = image[:, y0, x0] * (1 - (x - x0)) + image[:, y0, x1] * (x - x0)
+    lower = image[:, y1, x0] * (1 - (x - x0)) + image[:, y1, x1] * (x - x0)
+    return upper * (1 - (y - y0)) + lower * (y - y0)
+
+
+def test_resized_crops_agree_with_a_loop():
+    split = random_split(n=16)
+    made = batches(split, Augment(crop_scale=0.08))
+    draws = made.draw(5)
+    position = 0
+    for imgs, targets in made.epoch(5):
+        assert imgs.is_contiguous(memory_format=torch.channels_last)
+        for img, target in zip(imgs, targets, strict=True):
+            row, mirror = draws["row"][position].item(), draws["mirror"][position].item()
+            top, left, height, width = (8 * draws[k][position].item() for k in ("top", "left", "height", "width"))
+            image = split.images[row].numpy().astype(float)
+            expected = np.empty((3, 8, 8))
+            for y in range(8):
+                for x in range(8):
+                    at = top + height * (y + 0.5) / 8 - 0.5, left + width * (x + 0.5) / 8 - 0.5
+                    expected[:, y, 7 - x if mirror else x] = bilinear(image, *at)
+            assert np.allclose(img.numpy(), expected, atol=1e-2)  # of 255
+            assert target == split.targets[row]
+            position += 1
+    assert 0 < draws["mirror"].sum() < len(draws["mirror"])
+
+
+def test_resized_crops_keep_to_their_ranges():
+    draws = batches(random_split(n=4000), Augment(crop_scale=0.08)).draw(0)
+    top, left, height, width = (draws[k].double() for k in ("top", "left", "height", "width"))
+    area, shape = height * width, width / height
+    assert 0.08 <= area.min() < 0.1 and 0.98 < area.max() <= 1.0001
+    assert 0.749 < shape.min() < 0.76 and 1.32 < shape.max() < 1.334
+    assert min(top.min(), left.min()) >= 0 and max((top + height).max(), (left + width).max()) < 1.0001
+    assert abs(area.mean() - 0.54) < 0.02 and abs(shape.log().mean()) < 0.01
+
+
+def test_resized_crop_of_everything_gives_the_pixels():
+    split = random_split()
+    made = batches(split, Augment(crop_padding=100, flip=False, crop_scale=1.0))  # the padding is not read
+    imgs = torch.cat([imgs for imgs, _ in made.epoch(0)])
+    torch.testing.assert_close(imgs, split.images[made.draw(0)["row"]].float(), rtol=0, atol=1e-3)
+
+
 def test_batches_are_channels_last_and_normalized():
     split = random_split()
     mean, std = [100.0, 120.0, 140.0], [50.0, 60.0, 70.0]
@@ -128,7 +178,9 @@ def test_mixed_targets_are_the_shares_of_the_pixels(mixed):
 # ----------------------------------------------------------------------------------- order, processes, held-out part
 
 
-@pytest.mark.parametrize("augment", [Augment(), Augment(cutout=4, mixup=0.2, cutmix=1.0)])
+@pytest.mark.parametrize(
+    "augment", [Augment(), Augment(cutout=4, mixup=0.2, cutmix=1.0), Augment(mixup=0.2, crop_scale=0.2)]
+)
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_any_number_of_processes_sees_the_same_pixels(augment, world_size):
     split = random_split()
@@ -184,6 +236,26 @@ def test_held_out_part_is_stratified_and_fixed_by_the_seed():
     assert data.hold_out(split, 0, seed=0) == (split, None)
     rows = batches(rest).draw(0)["row"]
     assert not set(rows.tolist()) & set(held.index.tolist())
+
+
+@pytest.mark.parametrize(("n", "folds"), [(80, 5), (83, 4), (7, 7)])
+def test_folds_divide_the_images_evenly(n, folds):
+    split = random_split(n=n)
+    parts = [data.hold_out_fold(split, folds, fold) for fold in range(folds)]
+    assert sorted(torch.cat([held.index for _, held in parts]).tolist()) == list(range(n))
+    sizes = [len(held) for _, held in parts]
+    assert max(sizes) - min(sizes) <= 1
+    for rest, held in parts:
+        assert sorted(torch.cat([rest.index, held.index]).tolist()) == list(range(n))
+        shares = split.targets[held.index].bincount(minlength=4) - split.targets.bincount() / folds
+        assert shares.abs().max() < 1
+    in_order = split.targets[parts[0][1].index] * n + parts[0][1].index  # classes do not decide who is beside whom
+    assert folds == n or len(set(in_order.diff().tolist())) > 2
+
+
+def test_more_folds_than_images_are_refused():
+    with pytest.raises(ValueError, match="--folds 81 leaves folds of no image: there are 80 training images"):
+        data.hold_out_fold(random_split(n=80), 81, 0)
 
 
 @pytest.mark.parametrize("val_size", [0.001, 80, 100, 0.999])
@@ -244,7 +316,7 @@ def test_decoded_images_are_cached_and_mapped(tmp_path, monkeypatch):
     for split in ("train", "test"):
         write_parquet(tmp_path / "set", split, [picture()] * 2, [0, 1], label="label")
     first = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
-    monkeypatch.setattr(data, "decode", None)  # would fail if it were called
+    monkeypatch.setattr(data, "table_images", None)  # would fail if it were called
     second = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
     assert torch.equal(first.train.images, second.train.images)
     assert not list((tmp_path / "cache").glob("*.tmp*"))
@@ -276,7 +348,7 @@ def test_truncated_image_is_named(tmp_path):
     buffer = io.BytesIO()
     picture(size=(32, 32)).save(buffer, "png")
     write_parquet(tmp_path / "set", "train", [picture(size=(32, 32)), buffer.getvalue()[:200]], [0, 1], label="label")
-    write_parquet(tmp_path / "set", "test", [picture()], [0], label="label")
+    write_parquet(tmp_path / "set", "test", [picture(size=(32, 32))], [0], label="label")
     with pytest.raises(ValueError, match="train split, row 1: cannot read the image"):
         data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
 
@@ -346,6 +418,115 @@ def test_labels_that_are_no_numbers(tmp_path, images, labels, message):
         write_parquet(tmp_path / "set", split, images, labels, label="label")
     with pytest.raises(ValueError, match=message):
         data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
+
+
+# --------------------------------------------------------------------------------------------------------- streaming
+
+
+@pytest.fixture
+def both_ways(photos, tmp_path):
+    """One image folder, resized to 12 pixels: in memory and streamed."""
+    return [data.load("folder", photos, 12, tmp_path / "cache", room) for room in (1e9, 0)]
+
+
+@pytest.mark.parametrize("augment", [Augment(), Augment(mixup=0.2, cutmix=1.0, cutout=4, crop_scale=0.2)])
+def test_streamed_batches_are_those_in_memory(both_ways, augment):
+    """Whatever the number of workers and processes, and from the middle of an epoch on."""
+    kept, streamed = both_ways
+    assert (kept.train.way, streamed.train.way) == ("in memory", "streamed")
+    assert kept.fingerprint == streamed.fingerprint  # with the same mean and std, so that either way resumes a run
+    for rank, world_size, first_step in ((0, 1, 0), (0, 2, 1), (1, 2, 1)):
+        same = [
+            TrainBatches(data.hold_out_fold(images.train, 4, 1)[0], 20, augment, images.mean, images.std, 4, seed=3,
+                         rank=rank, world_size=world_size).epoch(2, first_step)
+            for images in both_ways
+        ]  # fmt: skip
+        n_steps = 0
+        for (imgs, targets), (streamed_imgs, streamed_targets) in zip(*same, strict=True):
+            assert torch.equal(imgs, streamed_imgs)
+            assert torch.equal(targets, streamed_targets)
+            assert streamed_imgs.is_contiguous(memory_format=torch.channels_last)
+            n_steps += 1
+        assert n_steps == 3 - first_step
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_streamed_evaluation_sees_each_image_once(both_ways, n_workers, monkeypatch):
+    monkeypatch.setattr(data, "n_workers", lambda: n_workers)
+    for rank in range(3):
+        parts = [list(data.eval_batches(images.test, 4, images.mean, images.std, rank, 3)) for images in both_ways]
+        for (imgs, targets), (streamed_imgs, streamed_targets) in zip(*parts, strict=True):
+            assert torch.equal(imgs, streamed_imgs)
+            assert torch.equal(targets, streamed_targets)
+
+
+def test_parquet_is_streamed_too(tmp_path):
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "set", split, [picture(size=(9, 9)) for _ in range(5)], [3, 1, 4, 1, 5], label="label")
+    kept, streamed = (data.load("cifar10", tmp_path / "set", None, tmp_path / "cache", room) for room in (1e9, 0))
+    assert (streamed.test.way, streamed.image_size) == ("streamed", 9)
+    first, second = (list(data.eval_batches(images.train, 2, [0] * 3, [1] * 3)) for images in (kept, streamed))
+    for (imgs, targets), (streamed_imgs, streamed_targets) in zip(first, second, strict=True):
+        assert torch.equal(imgs, streamed_imgs)
+        assert torch.equal(targets, streamed_targets)
+
+
+def test_streamed_set_is_measured_once(both_ways, photos, tmp_path, monkeypatch):
+    _, streamed = both_ways
+    monkeypatch.setattr(data, "statistics", None)  # would fail if it were called
+    again = data.load("folder", photos, 12, tmp_path / "cache", 0)
+    assert (again.mean, again.std, again.classes) == (streamed.mean, streamed.std, streamed.classes)
+
+
+def test_statistics_are_of_a_sample_spread_over_the_split(monkeypatch):
+    split = random_split(n=41)
+    monkeypatch.setattr(data, "SAMPLE", 5)
+    pixels = split.images[[0, 10, 20, 30, 40]].double()
+    measured = data.statistics(split)
+    assert np.allclose(measured["mean"], pixels.mean((0, 2, 3)))
+    assert np.allclose(measured["std"], pixels.std((0, 2, 3), unbiased=False))
+
+
+def test_streamed_image_that_is_unfit_is_named(tmp_path):
+    """When the set is loaded, which is the user's mistake, and where it is met later, which ends the run."""
+    write_images(tmp_path / "set" / "train" / "a", [f"{i}.png" for i in range(5)])
+    write_images(tmp_path / "set" / "test" / "a", ["0.png"])
+    images = data.load("folder", tmp_path / "set", None, tmp_path / "cache", 0)
+    (tmp_path / "set" / "train" / "a" / "3.png").write_bytes(b"not an image")
+    with pytest.raises(OSError, match=r"^train split, row 3: cannot read the image \(.*\)$"):
+        list(batches(images.train, batch_size=5).epoch(0))
+    with pytest.raises(ValueError, match=r"^train split, row 3: cannot read the image \(.*\)$"):
+        data.load("folder", tmp_path / "set", None, tmp_path / "other", 0)
+    write_images(tmp_path / "set" / "train" / "b", ["0.png"], size=(9, 9))
+    (tmp_path / "set" / "train" / "a" / "3.png").unlink()
+    with pytest.raises(ValueError, match=r"train split, row 4: image of 9x9 pixels .* give --image-size"):
+        data.load("folder", tmp_path / "set", None, tmp_path / "cache", 0)
+
+
+def test_splits_of_different_sizes_are_refused(tmp_path):
+    write_images(tmp_path / "set" / "train" / "a", ["0.png"])
+    write_images(tmp_path / "set" / "test" / "a", ["0.png"], size=(9, 9))
+    for room in (0, 1e9):
+        with pytest.raises(ValueError, match=r"differ in size \(8x8 and 9x9 pixels\): give --image-size"):
+            data.load("folder", tmp_path / "set", None, tmp_path / "cache", room)
+
+
+def test_room_is_half_of_the_free_memory(monkeypatch):
+    from types import SimpleNamespace
+
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (600, 800))
+    assert data.room(torch.device("cpu")) == 500
+    assert data.room(torch.device("cuda")) == 300
+
+
+def test_workers_share_the_cores(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(20))
+    assert data.n_workers() == 16
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert data.n_workers() == 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
+    assert data.n_workers() == 1
 
 
 # -------------------------------------------------------------------------------------------------------- shapes100

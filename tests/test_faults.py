@@ -3,7 +3,9 @@
 import json
 import os
 import pickle
+import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -374,6 +376,40 @@ def test_flipped_byte_in_an_image_is_no_crash(tmp_path):
     write_parquet(tmp_path / "set", "test", [picture(size=(32, 32))], [0], label="label")
     with pytest.raises(ValueError, match="train split, row 1: cannot read the image"):
         data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
+
+
+def stream_until_an_image_is_gone(folder, flags):
+    """A streamed run whose images are damaged behind its first step."""
+    data.room = lambda device: 0
+    step = engine.train_step
+
+    def damaging(state, *args):
+        step(state, *args)
+        for image in (folder / "train").rglob("*.png"):
+            image.write_bytes(b"not an image")
+
+    engine.train_step = damaging
+    run(*flags)
+
+
+def test_image_that_turns_bad_ends_a_streamed_run_in_one_line(command, photos, tmp_path, capfd):
+    shutil.copytree(photos, tmp_path / "photos")
+    flags = command("--data-dir", str(tmp_path / "photos"), "--epochs", "9")
+    with pytest.raises(Exception, match="exit code 1"):
+        processes.run(stream_until_an_image_is_gone, 1, tmp_path / "photos", flags)
+    err = capfd.readouterr().err
+    assert re.fullmatch(
+        r"train.py: train split, row \d+: cannot read the image \(.*\); the last checkpoint is kept\n", err
+    )
+
+
+def test_image_that_one_process_meets_is_told_by_that_one(monkeypatch, capsys):
+    """Numbers that fail are the same in all processes, and the first one speaks."""
+    monkeypatch.setenv("RANK", "1")
+    for error, told in ((data.UnfitImageError("train split, row 3"), 1), (FloatingPointError("loss"), 0)):
+        with pytest.raises(SystemExit), train.failures_told():
+            raise error
+        assert capsys.readouterr().err.count("\n") == told
 
 
 # ---------------------------------------------------------------------------------------------------------- hub files

@@ -61,6 +61,15 @@ def comparison(rows, arch, cost_pass=None):
     return {result.net.arch: result for result in report.analyse(rows, cost_pass).methods}[arch]
 
 
+def of_folds(rows, n_folds=3, **other):
+    """Each row as n_folds runs: fold k is k points above the row on the fold, and 2 k on the test set."""
+    return [
+        row | {"folds": n_folds, "fold": k, "val_size": None, "val_top1": 50.0 + k, "top1": row["top1"] + 2 * k,
+               "top5": row["top5"] + 2 * k, "n_train": 13333 + (k > 0), "n_val": 6667 - (k > 0)} | other
+        for row in rows for k in range(n_folds)
+    ]  # fmt: skip
+
+
 @pytest.fixture
 def campaign():
     """All roles at once: a curve, four methods with one of each verdict, one method without all seeds, and ablations."""
@@ -280,6 +289,48 @@ def test_the_cost_pass_replaces_speeds(campaign):
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
+
+
+def test_folds_are_averaged_before_anything_is_compared(tmp_path):
+    """A seed counts once: the comparison is that of the folds' means, and the folds are no samples of their own."""
+    plain = [*rows_of("resnet", 60), *rows_of("eca_resnet", 63, jitter=-JITTER)]
+    (tmp_path / "runs").mkdir()
+    rows = report.read_rows(write(tmp_path / "runs", of_folds(plain)))
+    assert len(rows) == len(plain)
+    compared, expected = comparison(rows, "eca_resnet"), comparison(plain, "eca_resnet")
+    assert (compared.mean, compared.half, compared.p) == pytest.approx((expected.mean, expected.half, expected.p))
+    results = report.analyse(rows)
+    assert results.nets[0].values("top1") == pytest.approx([one["top1"] + 2 for one in plain[:4]])
+    assert report.folds_table(results)[1] == ["resnet", "51.00", "1.00", "50.00", "52.00", "4"]
+    report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "## Cross-validation" in text and "mean over 3 folds" in text
+    assert "| runs | 8 of 2 networks, each the mean of 3 folds |" in text
+    assert "n_train + n_val 20000" in text
+    assert "val_top1_of_folds" not in text
+    assert report.folds_table(report.analyse(plain)) is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (of_folds([row()])[:2], r"resnet {}, seed 0 lacks fold 2 of 3: train it, or leave out this seed"),
+        (of_folds([row()]) + of_folds([row()])[:1], r"resnet {}, seed 0 has fold 0 twice"),
+        ([row(), *of_folds([row()])], r"a mixture of recipes: folds is None in \S+ and 3 in \S+; report them apart"),
+        (of_folds([row()], 3) + of_folds([row()], 2), r"a mixture of recipes: folds is 3 in \S+ and 2 in \S+"),
+        (of_folds([row()], fold=3), "a run of fold 3 of 3 needs a fold below the number of folds"),
+        (of_folds([row()], folds="3"), "a run of fold 0 of '3' needs a fold below"),
+        (of_folds([row()], val_top1=None), "and a val_top1"),
+        (of_folds([row()])[:1] + of_folds([row(params=9)])[1:], "resnet {} has params 100000 in one run and 9"),
+    ],
+)
+def test_folds_that_are_no_partition_are_refused(rows, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit:
+        report.read_rows(write(tmp_path, rows))
+    assert exit.value.code == 2
+    err = capsys.readouterr().err
+    assert re.search(message.replace("{}", re.escape("{}")), err)
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

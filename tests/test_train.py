@@ -10,11 +10,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+import data
 import engine
 import train
 from models.hub import Classifier
 from tests import processes
 from tests.runs import assert_same, die_after_saves, result_of, run, saved_state
+from tests.test_data import picture, write_parquet
 
 ROOT = Path(train.__file__).parent
 
@@ -39,8 +41,6 @@ def test_every_flag_is_read():
 
 def test_choices_are_those_of_the_code():
     """train.py names them again, so that a mistyped flag is refused before torch is imported."""
-    import data
-
     assert train.DATASETS == data.DATASETS
     assert set(engine.OPTIMIZERS) == set(train.OPTIMIZERS)
     for name in train.SCHEDULES:
@@ -66,6 +66,13 @@ def test_choices_are_those_of_the_code():
         (["--set", "eca.kernel_size"], "--set takes KNOB=VALUE"),
         (["--set", "a.b=1", "--set", "a.b=2"], "--set a.b is given twice"),
         (["--image-size", "0"], "--image-size must be more than 0"),
+        (["--crop-scale", "1.5"], "--crop-scale must be in [0, 1], got 1.5"),
+        (["--folds", "5"], "--folds and --fold go together, such as --folds 5 --fold 0"),
+        (["--fold", "0"], "--folds and --fold go together"),
+        (["--folds", "1", "--fold", "0"], "--folds must be 2 or more, got 1"),
+        (["--folds", "5", "--fold", "5"], "--fold must be in 0..4 with --folds 5, got 5"),
+        (["--folds", "5", "--fold", "-1"], "--fold must be in 0..4 with --folds 5, got -1"),
+        (["--folds", "5", "--fold", "0", "--val-size", "0.1"], "--val-size 0.1 and --folds exclude each other"),
     ],
 )
 def test_wrong_flag_is_refused_in_one_line(flags, message, capsys):
@@ -86,6 +93,7 @@ def test_wrong_flag_is_refused_in_one_line(flags, message, capsys):
         (["--set", "eca.kernel_size=3"], "resnet has no such knob"),
         (["--batch-size", "1000"], "do not fill one batch"),
         (["--val-size", "1000"], "leaves no image on one side"),
+        (["--folds", "97", "--fold", "0"], "--folds 97 leaves folds of no image"),
         (["--data-dir", "nowhere"], "--data-dir nowhere: no such folder"),
         (["--image-size", "16", "--dataset", "shapes100"], "drawn at 32x32"),
         (["--crop-padding", "16"], "--crop-padding 16 does not fit images of 16 pixels"),
@@ -254,6 +262,29 @@ def test_watching_the_test_set_reports_its_bias(command, tmp_path):
     assert (result["n_train"], result["n_val"], result["val_top1"]) == (96, 0, None)
 
 
+def test_fold_takes_the_place_of_the_validation_part(command, tmp_path, capsys):
+    run(*command("--folds", "5", "--fold", "4", "--max-steps", "2"))
+    assert "77 images to train on, 19 for validation, 20 to test, in memory;" in capsys.readouterr().out
+    result = result_of(tmp_path / "runs" / "run")
+    assert (result["folds"], result["fold"], result["val_size"]) == (5, 4, None)
+    assert (result["n_train"], result["n_val"], result["val_top1"]) == (77, 19, result["curve"][-1]["top1"])
+    with pytest.raises(SystemExit):
+        run(*command("--folds", "5", "--fold", "3", "--max-steps", "2"))
+    assert "holds another run (fold 4 there, 3 here)" in capsys.readouterr().err
+    args = train.parse_args(["--folds", "5", "--fold", "3", "--set", "resnet.width=8"])
+    assert train.run_name(args) == "resnet-resnet.width=8-cifar100-fold3of5-seed0"
+
+
+@pytest.mark.parametrize(
+    ("flags", "crop_scale"),
+    [(["64"], None), (["65"], 0.08), (["65", "--crop-scale", "0"], None), (["64", "--crop-scale", "0.5"], 0.5)],
+)
+def test_crop_depends_on_the_size(command, tmp_path, flags, crop_scale):
+    small = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "1"]
+    run(*command("--image-size", *flags, *small))
+    assert result_of(tmp_path / "runs" / "run")["crop_scale"] == crop_scale
+
+
 def test_max_steps_ends_the_run_and_its_schedule(command, tmp_path):
     run(*command("--max-steps", "3"))
     result = result_of(tmp_path / "runs" / "run")
@@ -333,11 +364,55 @@ def test_two_processes_reach_the_weights_of_one(command, tmp_path):
     assert len(list((tmp_path / "runs" / "of2").glob("events*"))) == 1
 
 
-@pytest.mark.parametrize("flags", [["--amp", "bf16"], ["--optimizer", "adamw", "--lr", "0.001"], ["--compile"]])
+STREAMED = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--image-size", "12", "--crop-scale", "0.3"]
+
+
+def test_streamed_run_equals_one_in_memory(command, tmp_path, capsys, monkeypatch):
+    flags = command(*ALL_STATE, *STREAMED)
+    run(*flags, "--name", "kept")
+    monkeypatch.setattr(data, "room", lambda device: 0)
+    run(*flags, "--name", "streamed")
+    assert re.findall("20 to test, (.*?);", capsys.readouterr().out) == ["in memory", "streamed"]
+    runs = tmp_path / "runs"
+    assert_same(saved_state(runs / "kept"), saved_state(runs / "streamed"))
+    for field in ("top1", "loss", "per_class_top1", "val_top1"):
+        assert result_of(runs / "kept")[field] == result_of(runs / "streamed")[field]
+    run(*flags, "--eval-only", str(runs / "kept" / "model"))
+    assert f"top-1 {result_of(runs / 'kept')['top1']:.2f} %" in capsys.readouterr().out
+
+
+def die_streamed(flags):
+    data.room = lambda device: 0
+    die_after_saves(2, flags)
+
+
+def test_streamed_run_goes_on_in_memory(command, tmp_path):
+    """Killed within its first epoch, and with room for it when the same command is given again."""
+    flags = command(*ALL_STATE, *STREAMED, "--epochs", "1", "--save-every", "1")
+    processes.run(run, 2, *flags, "--name", "whole")
+    with pytest.raises(Exception, match="SIGKILL"):
+        processes.run(die_streamed, 2, flags)
+    processes.run(run, 2, *flags)
+    assert_same(saved_state(tmp_path / "runs" / "whole"), saved_state(tmp_path / "runs" / "run"))
+
+
+OTHER_OPTIMIZERS = [["--optimizer", name] for name in train.OPTIMIZERS if name != "sgd"]
+
+
+@pytest.mark.parametrize("flags", [["--amp", "bf16"], ["--compile"], *OTHER_OPTIMIZERS])
 def test_ways_to_train(command, tmp_path, flags):
     small = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "2"]
     processes.run(run, 1, *command(*flags, *small))
     assert result_of(tmp_path / "runs" / "run")["status"] == "finished"
+
+
+def test_cifar10(command, tmp_path):
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "cifar10", split, [picture(size=(32, 32))] * 30, [*range(10)] * 3, label="label")
+    small = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "1"]
+    run(*command("--dataset", "cifar10", "--data-dir", str(tmp_path / "cifar10"), *small))
+    result = result_of(tmp_path / "runs" / "run")
+    assert (result["classes"], result["n_train"], result["n_val"], result["n_test"]) == (10, 27, 3, 30)
 
 
 def test_torchrun_as_the_readme_has_it(tmp_path):
