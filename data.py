@@ -227,7 +227,7 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf):
 
 def room(device):
     """The bytes that decoded images may take: half of what is free in the machine's memory and in the device's."""
-    import psutil
+    import psutil  # which comes with accelerate
 
     free = psutil.virtual_memory().available
     return (min(free, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free) // 2
