@@ -21,7 +21,7 @@ from models.hornet import HorNet
 from models.lsknet import LSK, LSKBlocks
 from models.mixer import Mixer
 from models.resnest import ResNeStConv
-from models.resnet import ResNet
+from models.resnet import DEPTHS, ImageNetResNet, ResNet
 from models.segnext import MSCA, MSCAN
 
 
@@ -57,9 +57,18 @@ METHODS = {
     "segnext": Method("attention", MSCA, "Guo et al., SegNeXt, NeurIPS 2022", "AdamW"),
 }
 
+PLAIN = {"shortcut": "none"}
+OF_BLOCKS = ("conv", "attention")  # slots that bring no shortcuts of their own
+
 BACKBONES = {
     "resnet": Backbone("resnet", ResNet),
     **{f"resnet{depth}": Backbone("resnet", ResNet, {"depth": depth}) for depth in (32, 44, 56, 110)},
+    **{f"resnet{depth}": Backbone("resnet", ImageNetResNet, {"depth": depth}) for depth in DEPTHS},
+    **{
+        f"plain{depth}": Backbone("resnet", ResNet, PLAIN | {"depth": depth}, OF_BLOCKS)
+        for depth in (20, 32, 44, 56, 110)
+    },
+    **{f"plain{depth}": Backbone("resnet", ImageNetResNet, PLAIN | {"depth": depth}, OF_BLOCKS) for depth in (18, 34)},
 }
 
 

@@ -160,7 +160,7 @@ def test_every_knob_has_a_type_and_takes_its_default(arch):
         ("eca_resnet", {"eca.kernel_size": True}, "takes int, got True"),
         ("eca_resnet", {"eca.kernel_size": 5.0}, r"takes int, got 5\.0"),
         ("resnet", {"resnet.drop_path": "nan"}, "takes float, got 'nan'"),
-        ("resnet", {"resnet.shortcut": "C"}, r"takes A\|B, got 'C'"),
+        ("resnet", {"resnet.shortcut": "C"}, r"takes A\|B\|none, got 'C'"),
         ("hornet_resnet", {"hornet.orders": "2,x"}, "takes int, got 'x'"),
         ("hornet_resnet", {"hornet.orders": ""}, "hornet.orders takes int"),
         ("resnet", {"resnet.attention_position": "after-add"}, "no method fills the attention slot"),
