@@ -20,6 +20,7 @@ from models.gmlp import GMLP
 from models.hornet import HorNet
 from models.lsknet import LSK, LSKBlocks
 from models.mixer import Mixer
+from models.multiscale import MultiScaleConv
 from models.resnest import ResNeStConv
 from models.resnet import DEPTHS, ImageNetResNet, ResNet
 from models.segnext import MSCA, MSCAN
@@ -53,6 +54,7 @@ METHODS = {
     "lsknet": Method("attention", LSK, "Li et al., Large Selective Kernel Network, ICCV 2023", "AdamW"),
     "mixer": Method("block", Mixer, "Tolstikhin et al., MLP-Mixer, NeurIPS 2021", "Adam"),
     "mscan": Method("block", MSCAN, "Guo et al., SegNeXt, NeurIPS 2022", "AdamW"),
+    "multiscale": Method("conv", MultiScaleConv, "Gao et al., Res2Net, IEEE TPAMI 2021 (form=cascade)", "SGD"),
     "resnest": Method("conv", ResNeStConv, "Zhang et al., ResNeSt, CVPR Workshops 2022", "SGD"),
     "segnext": Method("attention", MSCA, "Guo et al., SegNeXt, NeurIPS 2022", "AdamW"),
 }
@@ -178,7 +180,8 @@ def build(arch, num_classes=100, settings=None, image_size=32):
         fillers[method.slot] = make() if method.slot == "block" else make  # a block family is an object, see resnet.py
     net = row.make(num_classes, image_size, **fillers, **row.fixed, **given(row.family))
 
-    sources = {type(module).__module__ for module in net.modules()}
+    # what a method made, but for places in which its knobs left the plain convolution
+    sources = {type(module).__module__ for module in net.modules() if not getattr(module, "is_plain", False)}
     for name in methods:
         if METHODS[name].make.__module__ not in sources:
             raise ValueError(f"--arch {arch}: nothing in this network uses {name}; leave it out or change its settings")
