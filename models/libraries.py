@@ -75,11 +75,11 @@ def make_torchvision(name, num_classes, image_size):
     return models.get_model(name, weights=None, num_classes=num_classes, **more)
 
 
-def make_timm(name, num_classes, image_size):
+def make_timm(name, num_classes, image_size, **weights):
     timm = import_timm()
     made_for_one_size = timm.models.get_pretrained_cfg(name).fixed_input_size
     more = {"img_size": image_size} if made_for_one_size else {}
-    return timm.create_model(name, pretrained=False, num_classes=num_classes, **more)
+    return timm.create_model(name, num_classes=num_classes, **more, **weights)
 
 
 def try_forward(net, image_size):
