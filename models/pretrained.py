@@ -90,8 +90,11 @@ def load_backbone(arch, net, published):
 
 
 def without_head(net):
-    head = head_names(net)
-    return {name: value for name, value in net.state_dict().items() if name not in head}
+    """The weights of a published network but for its classifier, and torchvision's auxiliary ones, which ours leave out."""
+    head, auxiliary = head_names(net), ("aux1.", "aux2.", "AuxLogits.")
+    return {
+        name: value for name, value in net.state_dict().items() if name not in head and not name.startswith(auxiliary)
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------- libraries
@@ -103,9 +106,8 @@ def from_torchvision(name):
     weights = models.get_model_weights(name).DEFAULT
     preprocess = weights.transforms()
     refuse_unreachable(weights.url)
-    more = {"aux_logits": False} if name in libraries.WITH_AUXILIARY else {}
     try:
-        net = models.get_model(name, weights=weights, progress=False, **more)
+        net = models.get_model(name, weights=weights, progress=False)
     except (OSError, RuntimeError) as error:  # of the download, or its checksum
         raise ValueError(f"cannot load the weights of torchvision:{name}: {str(error).splitlines()[0]}") from None
     mean, std = preprocess.mean, preprocess.std
