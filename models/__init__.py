@@ -1,7 +1,7 @@
 """Architectures by name: METHODS, BACKBONES and build().
 
 An architecture is `<method>_..._<backbone>`, such as `eca_ghostnet_resnet`. Each method fills one slot of the backbone
-(models/resnet.py). Every keyword-only argument of a method's or backbone's class is a knob, set as `eca.kernel_size=5`.
+(models/resnet.py). Whole networks such as `vit`, `torchvision:NAME` and `timm:NAME` are backbones without slots. Every keyword-only argument of a method's or backbone's class is a knob, set as `eca.kernel_size=5`.
 A new method is one file and one row of METHODS.
 """
 
@@ -11,18 +11,26 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, get_args, get_origin
 
+from models import libraries
+from models.alexnet import AlexNet
 from models.coatnet import CoAtNet
 from models.convnext import ConvNeXt
 from models.cspnet import CSPStage
 from models.eca import ECA
 from models.ghostnet import GhostConv
 from models.gmlp import GMLP
+from models.googlenet import GoogLeNet
 from models.hornet import HorNet
+from models.lenet import LeNet
+from models.linear import Linear
 from models.lsknet import LSK, LSKBlocks
 from models.mixer import Mixer
+from models.multiscale import MultiScaleConv
 from models.resnest import ResNeStConv
-from models.resnet import ResNet
+from models.resnet import DEPTHS, ImageNetResNet, ResNet
 from models.segnext import MSCA, MSCAN
+from models.vgg import VGG
+from models.vit import ViT
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,7 @@ class Backbone:
     make: type
     fixed: dict = field(default_factory=dict)  # knobs that the name decides
     slots: tuple = ("conv", "attention", "block", "stage")
+    sizes: tuple = (1, math.inf)  # the smallest and largest image, in pixels
 
 
 METHODS = {
@@ -53,14 +62,40 @@ METHODS = {
     "lsknet": Method("attention", LSK, "Li et al., Large Selective Kernel Network, ICCV 2023", "AdamW"),
     "mixer": Method("block", Mixer, "Tolstikhin et al., MLP-Mixer, NeurIPS 2021", "Adam"),
     "mscan": Method("block", MSCAN, "Guo et al., SegNeXt, NeurIPS 2022", "AdamW"),
+    "multiscale": Method("conv", MultiScaleConv, "Gao et al., Res2Net, IEEE TPAMI 2021 (form=cascade)", "SGD"),
     "resnest": Method("conv", ResNeStConv, "Zhang et al., ResNeSt, CVPR Workshops 2022", "SGD"),
     "segnext": Method("attention", MSCA, "Guo et al., SegNeXt, NeurIPS 2022", "AdamW"),
 }
 
+WHOLE = {"slots": (), "sizes": (32, 224)}
+PLAIN = {"shortcut": "none"}
+OF_BLOCKS = ("conv", "attention")  # slots that bring no shortcuts of their own
+
 BACKBONES = {
     "resnet": Backbone("resnet", ResNet),
     **{f"resnet{depth}": Backbone("resnet", ResNet, {"depth": depth}) for depth in (32, 44, 56, 110)},
+    **{f"resnet{depth}": Backbone("resnet", ImageNetResNet, {"depth": depth}) for depth in DEPTHS},
+    **{
+        f"plain{depth}": Backbone("resnet", ResNet, PLAIN | {"depth": depth}, OF_BLOCKS)
+        for depth in (20, 32, 44, 56, 110)
+    },
+    **{f"plain{depth}": Backbone("resnet", ImageNetResNet, PLAIN | {"depth": depth}, OF_BLOCKS) for depth in (18, 34)},
+    "vit": Backbone("vit", ViT, **WHOLE),
+    "vgg16": Backbone("vgg", VGG, {"depth": 16}, **WHOLE),
+    "vgg19": Backbone("vgg", VGG, {"depth": 19}, **WHOLE),
+    "googlenet": Backbone("googlenet", GoogLeNet, **WHOLE),
+    "alexnet": Backbone("alexnet", AlexNet, **WHOLE),
+    "lenet": Backbone("lenet", LeNet, **WHOLE),
+    "linear": Backbone("linear", Linear, **WHOLE),
 }
+
+
+def find_backbone(name):
+    """The row of a backbone's name; that of torchvision:NAME or timm:NAME is made up."""
+    library, colon, network = name.partition(":")
+    if colon:
+        return Backbone(name, partial(libraries.make, library, network), slots=())
+    return BACKBONES[name]
 
 
 def knobs(make, fixed=()):
@@ -103,10 +138,14 @@ def convert(name, value, kind):
 
 def parse_arch(arch):
     """'eca_ghostnet_resnet' -> (['eca', 'ghostnet'], 'resnet'), methods sorted. Raises ValueError for an illegal name."""
+    if ":" in arch:
+        libraries.check_name(*arch.split(":", 1))
+        return [], arch
     *methods, backbone = arch.split("_")
     if backbone not in BACKBONES:
         raise ValueError(
-            f"unknown backbone {backbone!r} in --arch {arch}: an arch ends in one of {', '.join(BACKBONES)}"
+            f"unknown backbone {backbone!r} in --arch {arch}: an arch ends in one of {', '.join(BACKBONES)}, "
+            "or is torchvision:NAME or timm:NAME"
         )
     slots = {}
     for method in methods:
@@ -117,8 +156,10 @@ def parse_arch(arch):
             twice = f"{method} twice" if slots[slot] == method else f"{slots[slot]} and {method} in the one {slot} slot"
             others = ", ".join(name for name, row in METHODS.items() if row.slot != slot)
             raise ValueError(f"--arch {arch} has {twice}: combine {slots[slot]} with one of {others}")
-        if slot not in BACKBONES[backbone].slots:
-            raise ValueError(f"--arch {arch}: {backbone} has no {slot} slot for {method}, it takes no such method")
+        slots_there = BACKBONES[backbone].slots
+        if slot not in slots_there:
+            there = f"methods of the slots {' and '.join(slots_there)} only" if slots_there else "no method"
+            raise ValueError(f"--arch {arch}: {backbone} has no {slot} slot for {method}, it takes {there}")
         slots[slot] = method
     return sorted(methods), backbone
 
@@ -132,7 +173,7 @@ def canonical(arch):
 def settable(arch):
     """Every knob of an arch: 'eca.kernel_size' -> inspect.Parameter. Raises ValueError for an illegal name."""
     methods, backbone = parse_arch(arch)
-    row = BACKBONES[backbone]
+    row = find_backbone(backbone)
     groups = {row.family: knobs(row.make, row.fixed)} | {name: knobs(METHODS[name].make) for name in methods}
     return {f"{group}.{name}": knob for group, names in groups.items() for name, knob in names.items()}
 
@@ -145,7 +186,7 @@ def parse_settings(arch, settings):
     allowed = settable(arch)
     for name in settings:
         if name not in allowed:
-            raise ValueError(f"--set {name}: {arch} has no such knob, it has {', '.join(allowed)}")
+            raise ValueError(f"--set {name}: {arch} has no such knob, it has {', '.join(allowed) or 'none'}")
     return {name: convert(name, value, allowed[name].annotation) for name, value in sorted(settings.items())}
 
 
@@ -153,11 +194,16 @@ def build(arch, num_classes=100, settings=None, image_size=32):
     """Makes a network: (B, 3, image_size, image_size) -> (B, num_classes) logits.
 
     settings: knob -> value, such as {'eca.kernel_size': 5}. Raises ValueError, in one line, for a name, knob or value
-    that does not exist and for a method that would leave nothing in the network.
+    that does not exist, for a method that would leave nothing in the network, and for images that a network is not for.
     """
     methods, backbone = parse_arch(arch)
     values = parse_settings(arch, settings or {})
-    row = BACKBONES[backbone]
+    row = find_backbone(backbone)
+    smallest, largest = row.sizes
+    if not smallest <= image_size <= largest:
+        raise ValueError(
+            f"{backbone} takes images of {smallest} to {largest} pixels, got {image_size}: give --image-size"
+        )
 
     def given(group):
         return {name.split(".")[1]: value for name, value in values.items() if name.split(".")[0] == group}
@@ -169,7 +215,8 @@ def build(arch, num_classes=100, settings=None, image_size=32):
         fillers[method.slot] = make() if method.slot == "block" else make  # a block family is an object, see resnet.py
     net = row.make(num_classes, image_size, **fillers, **row.fixed, **given(row.family))
 
-    sources = {type(module).__module__ for module in net.modules()}
+    # what a method made, but for places in which its knobs left the plain convolution
+    sources = {type(module).__module__ for module in net.modules() if not getattr(module, "is_plain", False)}
     for name in methods:
         if METHODS[name].make.__module__ not in sources:
             raise ValueError(f"--arch {arch}: nothing in this network uses {name}; leave it out or change its settings")

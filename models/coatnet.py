@@ -6,7 +6,8 @@ quarter of the block's width with SiLU inside) follows timm.
 
 Departures, for 32x32 images and narrow stages: heads of 16 channels (32 do not fit into a stage of 16); an MBConv
 strides in its depthwise convolution, which the paper found better on its smallest net than its own 1x1
-(`stride_place=expand`); the stem is one 3x3 convolution of stride 1; the last layer norm is behind the pooling; weights
+(`stride_place=expand`); the stem is one 3x3 convolution of stride 1
+(for large images two, of stride 2); the last layer norm is behind the pooling; weights
 start at PyTorch's default.
 """
 
@@ -160,6 +161,8 @@ class CoAtNet(BlockFamily):
     below 1, a negative ratio, and knobs of the downsampling that `downsample=resnet` would not read.
     """
 
+    narrow = True
+
     def __init__(
         self,
         *,
@@ -190,8 +193,10 @@ class CoAtNet(BlockFamily):
             TransformerBlock, expansion=expansion, head_dim=head_dim, relative_bias=relative_bias, pool=pool
         )
 
-    def stem(self, in_ch, out_ch):
-        return ConvBN(in_ch, out_ch, relu=False)  # the first block begins with a norm of its own
+    def stem(self, in_ch, out_ch, stride):
+        if stride == 1:
+            return ConvBN(in_ch, out_ch, relu=False)  # the first block begins with a norm of its own
+        return nn.Sequential(ConvBN(in_ch, out_ch, 2), ConvBN(out_ch, out_ch, 2, relu=False))
 
     def __call__(self, in_ch, out_ch, stride, place, basic, attention, drop_path):
         if place.stage > len(self.layout):

@@ -4,7 +4,7 @@ Liu, Mao, Wu, Feichtenhofer, Darrell and Xie, "A ConvNet for the 2020s", CVPR 20
 Slot: block. Published with AdamW.
 
 Departures, for 32x32 images and SGD: the stem is a 3x3 convolution of stride 1 (the 4x4 patches of stride 4 would leave
-8x8 pixels), and weights start at PyTorch's default rather than at a truncated normal of 0.02, with which layer scale
+8x8 pixels, and serve large images), and weights start at PyTorch's default rather than at a truncated normal of 0.02, with which layer scale
 hardly leaves 1e-6 under SGD (`init=trunc` gives the paper's).
 """
 
@@ -64,8 +64,10 @@ class ConvNeXt(PreNormFamily):
         self.kernel_size, self.norm, self.act = kernel_size, norm, act
         self.expansion, self.layer_scale, self.init = expansion, layer_scale, init
 
-    def stem(self, in_ch, out_ch):
-        return initialized(nn.Sequential(nn.Conv2d(in_ch, out_ch, 3, padding=1), NORMS[self.norm](out_ch)), self.init)
+    def stem(self, in_ch, out_ch, stride):
+        small = stride == 1
+        conv = nn.Conv2d(in_ch, out_ch, 3, padding=1) if small else nn.Conv2d(in_ch, out_ch, stride, stride)
+        return initialized(nn.Sequential(conv, NORMS[self.norm](out_ch)), self.init)
 
     def downsample(self, in_ch, out_ch, stride):
         return initialized(nn.Sequential(NORMS[self.norm](in_ch), nn.Conv2d(in_ch, out_ch, stride, stride)), self.init)

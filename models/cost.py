@@ -3,6 +3,8 @@
 MACs are counted on the meta device, where no number is computed and attention is counted on every version of torch.
 """
 
+from contextlib import contextmanager
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -11,6 +13,17 @@ from models import build
 
 def n_params(net):
     return sum(p.numel() for p in net.parameters())
+
+
+@contextmanager
+def counted_attention():
+    """Turns off the fused nn.MultiheadAttention of eval mode, which some networks of torchvision use, for it counts as 0."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def layer_table(arch, num_classes, settings, image_size, depth=3):
@@ -23,11 +36,14 @@ def layer_table(arch, num_classes, settings, image_size, depth=3):
         net = build(arch, num_classes, settings, image_size).eval()
         imgs = torch.empty(1, 3, image_size, image_size)
     shapes = {}
+
+    def note_shape(name, out):
+        if isinstance(out, torch.Tensor):  # and not the tuple of an nn.MultiheadAttention
+            shapes[name] = tuple(out.shape[1:])  # without the batch of 1
+
     for name, module in net.named_modules():
-        module.register_forward_hook(
-            lambda _, __, out, name=name: shapes.__setitem__(name, tuple(out.shape[1:]))  # without the batch of 1
-        )
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module.register_forward_hook(lambda _, __, out, name=name: note_shape(name, out))
+    with FlopCounterMode(display=False) as counter, counted_attention(), torch.no_grad():
         net(imgs)
     flops = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     root = type(net).__name__  # the counter's names start with the class of the network

@@ -31,7 +31,9 @@ class Slice(nn.Module):
 class CSPStage(nn.Module):
     """Runs the blocks on one part of the channels: (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)).
 
-    A 3x3 convolution in front of the split changes the shape where in_ch and stride ask for it. gamma: the fraction of
+    A 3x3 convolution in front of the split changes the shape where in_ch and stride ask for it; between bottlenecks, which
+    are four times as wide as their own 3x3, it only strides and the 1x1 convolutions of the split widen, as in
+    CSPResNeXt-50. gamma: the fraction of
     the channels that bypasses the blocks (part 1). split: two 1x1 convolutions, or a slice. fusion: a 1x1 transition
     behind the blocks and one behind the concatenation ("both"), only the latter ("first": the parts are fused first),
     or only the former ("last"). Raises ValueError for a gamma that leaves no whole number of channels on either side.
@@ -59,9 +61,10 @@ class CSPStage(nn.Module):
         def conv1x1(in_ch, out_ch):
             return ConvBN(in_ch, out_ch, kernel_size=1)
 
-        self.down = nn.Identity() if (in_ch, stride) == (out_ch, 1) else ConvBN(in_ch, out_ch, stride)
-        self.part1 = conv1x1(out_ch, ch1) if split == "conv" else Slice(0, ch1)
-        self.part2 = conv1x1(out_ch, ch2) if split == "conv" else Slice(ch1, out_ch)
+        down_ch = in_ch if place.bottleneck and split == "conv" else out_ch
+        self.down = nn.Identity() if (in_ch, stride) == (down_ch, 1) else ConvBN(in_ch, down_ch, stride)
+        self.part1 = conv1x1(down_ch, ch1) if split == "conv" else Slice(0, ch1)
+        self.part2 = conv1x1(down_ch, ch2) if split == "conv" else Slice(ch1, out_ch)
         place = place.after(stride)
         self.blocks = nn.Sequential(
             *[block(ch2, ch2, 1, place._replace(index=i), drop_path=p) for i, p in enumerate(drop_paths)]

@@ -9,18 +9,26 @@ def listing():
     for name, method in METHODS.items():
         lines += [f"{name}  [{method.slot}]  {method.paper}; published with {method.published_with}"]
         lines += [f"    {method.make.__doc__.splitlines()[0]}", *knob_lines(name, method.make)]
-    lines += ["", "Backbones"]
+    lines += ["", "Backbones, and whole networks"]
+    shown_before = set()
     for name, backbone in BACKBONES.items():
         fixed = "".join(f", {knob} {value}" for knob, value in backbone.fixed.items())
         lines += [f"{name}  [takes {', '.join(backbone.slots) or 'no method'}]  {backbone.family}.*{fixed}"]
-        lines += [] if backbone.fixed else knob_lines(backbone.family, backbone.make)
+        if backbone.make not in shown_before:
+            lines += [f"    {backbone.make.__doc__.splitlines()[0]}"]
+            lines += knob_lines(backbone.family, backbone.make, backbone.fixed)
+        shown_before.add(backbone.make)
+    lines += [
+        "torchvision:NAME  [takes no method]  any classification network of torchvision, such as torchvision:resnet18"
+    ]
+    lines += ["timm:NAME  [takes no method]  any network of timm, where it is installed, such as timm:convnext_nano"]
     return "\n".join(lines)
 
 
-def knob_lines(group, make):
+def knob_lines(group, make, fixed=()):
     return [
         f"    --set {group}.{name}={shown(knob.default)}  ({describe_type(knob.annotation)})"
-        for name, knob in knobs(make).items()
+        for name, knob in knobs(make, fixed).items()
     ]
 
 

@@ -3,7 +3,8 @@
 Rao, Zhao, Tang, Zhou, Lim and Lu, "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions",
 NeurIPS 2022, section 3 and the authors' code. Slot: block. Published with AdamW.
 
-Departures, for 32x32 images and SGD: the stem is a 3x3 convolution of stride 1, as in ConvNeXt's slot, and weights start
+Departures, for 32x32 images and SGD: the stem is a 3x3 convolution of stride 1 (patches for large
+images), as in ConvNeXt's slot, and weights start
 at PyTorch's default rather than at a truncated normal of 0.02. gnConv of order n multiplies n + 1 such layers, so the
 paper's start leaves 1e-14 of a unit input at order 4, and with layer scale 1e-6 SGD never wakes it (`init=trunc` gives
 the paper's, for AdamW).
@@ -98,7 +99,7 @@ class HorNetBlock(nn.Module):
 class HorNet(PreNormFamily):
     """gnConv of an order for each stage, stem and downsampling as in ConvNeXt.
 
-    orders: of stage 1, 2, ...; the paper's fourth has no stage here. gate: "dw" is the depthwise convolution, "gf" the
+    orders: of stage 1, 2, ...; a net of three stages reads three. gate: "dw" is the depthwise convolution, "gf" the
     GlobalLocalFilter from stage 3 on, as in the paper; it fixes the image size. scale: on the gates. layer_scale: its
     initial value, 0 for none. init: of the weights. Raises ValueError for an even kernel size, a scale of 0, too few
     orders and an order that the channels do not allow.
@@ -123,8 +124,10 @@ class HorNet(PreNormFamily):
         self.orders, self.kernel_size, self.scale, self.gate = orders, kernel_size, scale, gate
         self.layer_scale, self.init = layer_scale, init
 
-    def stem(self, in_ch, out_ch):
-        return initialized(nn.Sequential(nn.Conv2d(in_ch, out_ch, 3, padding=1), ChannelNorm(out_ch)), self.init)
+    def stem(self, in_ch, out_ch, stride):
+        small = stride == 1
+        conv = nn.Conv2d(in_ch, out_ch, 3, padding=1) if small else nn.Conv2d(in_ch, out_ch, stride, stride)
+        return initialized(nn.Sequential(conv, ChannelNorm(out_ch)), self.init)
 
     def downsample(self, in_ch, out_ch, stride):
         return initialized(nn.Sequential(ChannelNorm(in_ch), nn.Conv2d(in_ch, out_ch, stride, stride)), self.init)

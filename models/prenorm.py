@@ -54,6 +54,8 @@ class PreNormFamily(BlockFamily):
     strided basic block there.
     """
 
+    narrow = True
+
     def __init__(self, downsample: Downsample):
         self.downsampling = downsample
 

@@ -63,7 +63,7 @@ class ResNeStConv(nn.Sequential):
 
     radix: splits; 1 is a sigmoid gate as in SE, 0 a plain convolution in its place (the paper's control). cardinality:
     groups within a split. avd: 3x3 average pooling carries the stride, "before" or "after" the convolution ("before" is
-    the paper's fast variant). position: conv1 is the convolution with a ReLU, conv2 the one without.
+    the paper's fast variant). position: conv1 is the convolution with a ReLU, as is a bottleneck's, conv2 the one without.
     Raises ValueError if radix times cardinality does not divide in_ch, if cardinality does not divide out_ch or the
     gate's channels, and for an avd that nothing reads.
     """
@@ -90,6 +90,7 @@ class ResNeStConv(nn.Sequential):
             )
         if position != "both" and position != ("conv1" if relu else "conv2"):
             super().__init__(ConvBN(in_ch, out_ch, stride, relu))
+            self.is_plain = True
             return
         groups = max(radix, 1) * cardinality
         if in_ch % groups or out_ch % cardinality:

@@ -1,11 +1,12 @@
-"""Slim CIFAR ResNet, the baseline, and the four slots that a method can fill.
+"""The ResNets, slim for CIFAR and wide as for ImageNet, and the four slots that a method can fill.
 
-He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2.
+He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016: section 4.2 (ResNet, the baseline) and
+section 4.1 with Table 1 and Figure 5 (ImageNetResNet). Without shortcuts they are the paper's plain networks.
 
     slot       what fills it                                              in place of
     conv       conv(in_ch, out_ch, stride, relu)                          a 3x3 convolution with its norm
     attention  attention(ch), keeps the shape                             nothing: it joins the residual branch
-    block      a BlockFamily                                              the basic block
+    block      a BlockFamily                                              the basic block or bottleneck
     stage      stage(in_ch, out_ch, stride, place, block, drop_paths)     the plain chain of blocks
 
 Shapes: B images, C channels, H x W pixels.
@@ -22,11 +23,15 @@ from models.layout import mean_of_pixels
 
 
 class Place(NamedTuple):
-    """Where a block stands: its stage (from 1), its index in the stage (from 0), the height of the map that enters it."""
+    """Where a block stands: its stage (from 1), its index in the stage (from 0), the height of the map that enters it.
+
+    bottleneck: whether the channels there are those between bottlenecks, four times those of their 3x3 convolution.
+    """
 
     stage: int
     index: int
     size: int
+    bottleneck: bool = False
 
     def after(self, stride):
         """The same place behind a layer of this stride (sizes round up, as a padded 3x3 convolution does)."""
@@ -72,13 +77,25 @@ class PadShortcut(nn.Module):
 
 
 AttentionPosition = Literal["before-conv1", "after-conv1", "before-add", "after-add"]
+Shortcut = Literal["A", "B", "none"]
 
 
-class BasicBlock(nn.Module):
-    """relu(shortcut(x) + branch(x)), branch = conv, conv: (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)).
+def make_shortcut(in_ch, out_ch, stride, kind):
+    """What is added to the branch: x itself, or x brought to the branch's shape; None in a plain network."""
+    if kind == "none":
+        return None
+    if stride == 1 and in_ch == out_ch:
+        return nn.Identity()
+    return (
+        PadShortcut(in_ch, out_ch, stride) if kind == "A" else ConvBN(in_ch, out_ch, stride, relu=False, kernel_size=1)
+    )
+
+
+class ResidualBlock(nn.Module):
+    """relu(shortcut(x) + branch(x)): (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)).
 
     An attention module stands before the add (the usual place), or where `attention_position` says; "after-add" is
-    behind the last ReLU.
+    behind the last ReLU. A kind of block gives the branch's layers.
     """
 
     def __init__(self, in_ch, out_ch, stride, drop_path, conv, attention, shortcut, attention_position):
@@ -89,32 +106,62 @@ class BasicBlock(nn.Module):
 
         self.branch = nn.Sequential(
             attend("before-conv1", in_ch),
-            conv(in_ch, out_ch, stride, True),
-            attend("after-conv1", out_ch),
-            conv(out_ch, out_ch, 1, False),
+            *self.layers(in_ch, out_ch, stride, conv, attend),
             attend("before-add", out_ch),
             DropPath(drop_path),
         )
-        if stride == 1 and in_ch == out_ch:
-            self.shortcut = nn.Identity()
-        elif shortcut == "A":
-            self.shortcut = PadShortcut(in_ch, out_ch, stride)
-        else:
-            self.shortcut = ConvBN(in_ch, out_ch, stride, relu=False, kernel_size=1)
+        self.shortcut = make_shortcut(in_ch, out_ch, stride, shortcut)
         self.after_add = attend("after-add", out_ch)
 
+    def layers(self, in_ch, out_ch, stride, conv, attend):
+        """The convolutions, and attend("after-conv1", channels) behind the first: a list of modules."""
+        raise NotImplementedError
+
     def forward(self, x):
-        return self.after_add(F.relu(self.shortcut(x) + self.branch(x)))
+        out = self.branch(x)
+        return self.after_add(F.relu(out if self.shortcut is None else self.shortcut(x) + out))
+
+
+class BasicBlock(ResidualBlock):
+    """Branch: two 3x3 convolutions, both of the conv slot."""
+
+    def layers(self, in_ch, out_ch, stride, conv, attend):
+        return [conv(in_ch, out_ch, stride, True), attend("after-conv1", out_ch), conv(out_ch, out_ch, 1, False)]
+
+
+class Bottleneck(ResidualBlock):
+    """Branch: 1x1 down to out_ch / 4, a 3x3 of the conv slot with the stride, 1x1 up again.
+
+    The paper strides in the first 1x1, which skips three pixels of four; the 3x3 does since Facebook's code of 2016, and
+    in ResNeSt and Res2Net. Raises ValueError for channels that are no multiple of 4.
+    """
+
+    def layers(self, in_ch, out_ch, stride, conv, attend):
+        if out_ch % 4:
+            raise ValueError(f"a bottleneck quarters its channels, got {out_ch}: choose another resnet.width")
+        ch = out_ch // 4
+        return [
+            ConvBN(in_ch, ch, kernel_size=1),
+            attend("after-conv1", ch),
+            conv(ch, ch, stride, True),
+            ConvBN(ch, out_ch, kernel_size=1, relu=False),
+        ]
 
 
 class BlockFamily:
     """What fills the block slot. This one keeps the ResNet's own stem and blocks; a method overrides what it changes.
 
     `basic(in_ch, out_ch, stride, drop_path)` makes the ResNet's own block with its conv and attention slots filled.
+    narrow: the family's blocks widen inside, so in place of bottlenecks they stand between a quarter of the channels.
     """
 
-    def stem(self, in_ch, out_ch):
-        return ConvBN(in_ch, out_ch)
+    narrow = False
+
+    def stem(self, in_ch, out_ch, stride):
+        """(B, in_ch, H, W) -> (B, out_ch, H / stride, W / stride), stride 1 for small images and 4 for large ones."""
+        if stride == 1:
+            return ConvBN(in_ch, out_ch)
+        return nn.Sequential(ConvBN(in_ch, out_ch, 2, kernel_size=7), nn.MaxPool2d(3, 2, padding=1))
 
     def __call__(self, in_ch, out_ch, stride, place, basic, attention, drop_path):
         """One block: (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)), with H = place.size."""
@@ -137,13 +184,87 @@ class Chain(nn.Sequential):
         super().__init__(first, *rest)
 
 
-class ResNet(nn.Module):
-    """Three stages of width, 2 width, 4 width channels and (depth - 2) / 6 blocks each: (B, 3, H, W) -> (B, num_classes).
+class Layout(NamedTuple):
+    """The stem's channels and stride, the kind of block, and the number of blocks and channels of each stage."""
 
-    depth: layers, 6k + 2. shortcut: A pads with zeros, B projects with a 1x1 convolution. drop_path: rate of the last
-    block; it rises linearly from 0 at the first. Raises ValueError for a depth that is not 6k + 2 and for knobs that
-    nothing in the network reads.
+    stem_ch: int
+    stem_stride: int
+    own_block: type
+    depths: tuple
+    widths: tuple
+
+
+class StagedNet(nn.Module):
+    """Stem, stages of blocks, mean over pixels, final norm, classifier: (B, 3, H, W) -> (B, num_classes).
+
+    Every stage but the first begins with a stride of 2. drop_path: rate of the last block; it rises linearly from 0 at
+    the first. Raises ValueError for knobs out of range, and for knobs that nothing in the network reads.
     """
+
+    usual_shortcut: Shortcut
+
+    def __init__(
+        self,
+        num_classes,
+        image_size,
+        layout,
+        conv,
+        attention,
+        block,
+        stage,
+        shortcut,
+        attention_position,
+        drop_path,
+    ):
+        super().__init__()
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"resnet.drop_path must be in [0, 1), got {drop_path}")
+        if shortcut == "none" and drop_path:
+            raise ValueError(
+                "resnet.drop_path drops branches, and without shortcuts nothing would be left: leave it out"
+            )
+        if attention is None and attention_position != "before-add":
+            raise ValueError("resnet.attention_position is set, but no method fills the attention slot")
+        attention = attention or (lambda ch: nn.Identity())
+        family = block or BlockFamily()
+        stem_ch, stem_stride, own_block, depths, widths = layout
+        basic = partial(
+            own_block, conv=conv, attention=attention, shortcut=shortcut, attention_position=attention_position
+        )
+        make_block = partial(family, basic=basic, attention=attention)
+        bottleneck = own_block is Bottleneck and not family.narrow
+
+        drop_paths = torch.linspace(0, drop_path, sum(depths), device="cpu").split(depths)
+        in_ch, size = stem_ch, -(-image_size // stem_stride)
+        self.stem = family.stem(3, stem_ch, stem_stride)
+        self.stages = nn.Sequential()
+        for i, (out_ch, rates) in enumerate(zip(widths, drop_paths, strict=True)):
+            stride, place = 1 if i == 0 else 2, Place(i + 1, 0, size, bottleneck)
+            self.stages.append(stage(in_ch, out_ch, stride, place, block=make_block, drop_paths=rates.tolist()))
+            in_ch, size = out_ch, -(-size // stride)
+        self.norm = family.final_norm(in_ch)
+        self.fc = nn.Linear(in_ch, num_classes)
+
+        blocks = [module for module in self.modules() if isinstance(module, ResidualBlock)]
+        if attention_position != "before-add" and not blocks:
+            raise ValueError("resnet.attention_position is read by basic blocks only, and this network has none")
+        if shortcut != self.usual_shortcut and all(isinstance(module.shortcut, nn.Identity) for module in blocks):
+            raise ValueError("resnet.shortcut is read by basic blocks that change the shape, and this network has none")
+
+    def forward(self, x):
+        x = self.stages(self.stem(x))
+        return self.fc(self.norm(mean_of_pixels(x)))
+
+
+class ResNet(StagedNet):
+    """Slim, for CIFAR: three stages of width, 2 width, 4 width channels and (depth - 2) / 6 basic blocks each.
+
+    depth: layers, 6k + 2. shortcut: A pads with zeros, B projects with a 1x1 convolution, none makes a plain network.
+    drop_path: rate of the last block; it rises linearly from 0 at the first. Raises ValueError for a depth that is not
+    6k + 2, and as StagedNet does.
+    """
+
+    usual_shortcut = "A"
 
     def __init__(
         self,
@@ -156,45 +277,67 @@ class ResNet(nn.Module):
         *,
         depth: int = 20,
         width: int = 16,
-        shortcut: Literal["A", "B"] = "A",
+        shortcut: Shortcut = "A",
         attention_position: AttentionPosition = "before-add",
         drop_path: float = 0.0,
     ):
-        super().__init__()
         if depth < 8 or depth % 6 != 2:
             raise ValueError(f"resnet.depth must be 6k + 2 (20, 32, 44, 56, 110), got {depth}")
-        if width < 1 or not 0 <= drop_path < 1:
-            raise ValueError(
-                f"resnet.width must be at least 1 and resnet.drop_path in [0, 1), got {width} and {drop_path}"
-            )
-        if attention is None and attention_position != "before-add":
-            raise ValueError("resnet.attention_position is set, but no method fills the attention slot")
-        attention = attention or (lambda ch: nn.Identity())
-        family = block or BlockFamily()
-        basic = partial(
-            BasicBlock, conv=conv, attention=attention, shortcut=shortcut, attention_position=attention_position
+        if width < 1:
+            raise ValueError(f"resnet.width must be at least 1, got {width}")
+        n = (depth - 2) // 6
+        layout = Layout(width, 1, BasicBlock, (n, n, n), (width, 2 * width, 4 * width))
+        super().__init__(
+            num_classes, image_size, layout, conv, attention, block, stage, shortcut, attention_position, drop_path
         )
-        make_block = partial(family, basic=basic, attention=attention)
 
-        n_blocks = (depth - 2) // 6
-        drop_paths = torch.linspace(0, drop_path, 3 * n_blocks, device="cpu").tolist()
-        in_ch, size = width, image_size
-        self.stem = family.stem(3, width)
-        self.stages = nn.Sequential()
-        for i in range(3):
-            out_ch, stride = width * 2**i, 1 if i == 0 else 2
-            rates = drop_paths[i * n_blocks : (i + 1) * n_blocks]
-            self.stages.append(stage(in_ch, out_ch, stride, Place(i + 1, 0, size), block=make_block, drop_paths=rates))
-            in_ch, size = out_ch, -(-size // stride)
-        self.norm = family.final_norm(in_ch)
-        self.fc = nn.Linear(in_ch, num_classes)
 
-        blocks = [module for module in self.modules() if isinstance(module, BasicBlock)]
-        if attention_position != "before-add" and not blocks:
-            raise ValueError("resnet.attention_position is read by basic blocks only, and this network has none")
-        if shortcut != "A" and all(isinstance(module.shortcut, nn.Identity) for module in blocks):
-            raise ValueError("resnet.shortcut is read by basic blocks that change the shape, and this network has none")
+DEPTHS = {  # layers: kind of block, blocks of the four stages (Table 1)
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
+}
+LARGE_IMAGE = 64  # pixels, above which the stem strides
 
-    def forward(self, x):
-        x = self.stages(self.stem(x))
-        return self.fc(self.norm(mean_of_pixels(x)))
+
+class ImageNetResNet(StagedNet):
+    """Wide, as for ImageNet: four stages of width, 2, 4 and 8 width channels, times 4 between the bottlenecks from depth 50.
+
+    depth: layers, a key of DEPTHS. stem: "cifar" is a 3x3 convolution, "imagenet" a 7x7 of stride 2 with a 3x3 max pool of
+    stride 2, and "auto" is cifar for images of up to 64 pixels. shortcut: A pads with zeros, B projects with a 1x1
+    convolution, none makes a plain network. drop_path: rate of the last block; it rises linearly from 0 at the first.
+    Raises ValueError for another depth, and as StagedNet does.
+    """
+
+    usual_shortcut = "B"
+
+    def __init__(
+        self,
+        num_classes,
+        image_size,
+        conv=ConvBN,
+        attention=None,
+        block=None,
+        stage=Chain,
+        *,
+        depth: int = 18,
+        width: int = 64,
+        stem: Literal["auto", "cifar", "imagenet"] = "auto",
+        shortcut: Shortcut = "B",
+        attention_position: AttentionPosition = "before-add",
+        drop_path: float = 0.0,
+    ):
+        if depth not in DEPTHS:
+            raise ValueError(f"resnet.depth must be one of {', '.join(map(str, DEPTHS))}, got {depth}")
+        if width < 1:
+            raise ValueError(f"resnet.width must be at least 1, got {width}")
+        own_block, depths = DEPTHS[depth]
+        widening = 4 if own_block is Bottleneck and not (block and block.narrow) else 1
+        strides = stem == "imagenet" or (stem == "auto" and image_size > LARGE_IMAGE)
+        widths = tuple(widening * width * 2**i for i in range(4))
+        layout = Layout(width, 4 if strides else 1, own_block, depths, widths)
+        super().__init__(
+            num_classes, image_size, layout, conv, attention, block, stage, shortcut, attention_position, drop_path
+        )

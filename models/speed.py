@@ -19,8 +19,13 @@ from models import build, canonical, parse_settings
 
 
 def parse_run(run):
-    """'hornet_resnet:hornet.orders=2,3,4' -> (arch, settings). Raises ValueError for what does not exist."""
-    arch, *settings = run.split(":")
+    """'hornet_resnet:hornet.orders=2,3,4' -> (arch, settings). Raises ValueError for what does not exist.
+
+    A part with an equals sign is a setting, because torchvision:resnet18 is an arch.
+    """
+    parts = run.split(":")
+    settings = [part for part in parts if "=" in part]
+    arch = ":".join(part for part in parts if "=" not in part)
     return canonical(arch), parse_settings(arch, dict(setting.split("=", 1) for setting in settings))
 
 

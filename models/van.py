@@ -4,9 +4,9 @@ Guo, Lu, Liu, Cheng and Hu, "Visual Attention Network", Computational Visual Med
 authors' code: batch norm, layer scale 1e-2, a depthwise convolution in the feed-forward part. A gate is
 gate(ch): (B, C, H, W) -> (B, C, H, W), and multiplies its own input.
 
-Departures, for 32x32 images: the stem is a 3x3 convolution of stride 1 (theirs, of stride 4, would leave 8x8 pixels),
-the only layer norm is the one in front of the classifier (theirs end each stage with one), and one expansion serves
-all stages (theirs are 8, 8, 4, 4).
+Departures, for 32x32 images: the stem is a 3x3 convolution of stride 1 (theirs, a 7x7 of stride 4, would leave 8x8
+pixels, and serves large images), the only layer norm is the one in front of the classifier (theirs end each stage with
+one), and one expansion serves all stages (theirs are 8, 8, 4, 4).
 """
 
 import math
@@ -83,11 +83,11 @@ class VANFamily(PreNormFamily):
             raise ValueError(f"{method}.expansion must be at least 1, got {expansion}")
         self.gate, self.expansion, self.layer_scale, self.init = gate, expansion, layer_scale, init
 
-    def stem(self, in_ch, out_ch):
-        return self.downsample(in_ch, out_ch, 1)
+    def stem(self, in_ch, out_ch, stride):
+        return self.downsample(in_ch, out_ch, stride, kernel_size=3 if stride == 1 else 7)
 
-    def downsample(self, in_ch, out_ch, stride):
-        conv = initialized(nn.Conv2d(in_ch, out_ch, 3, stride, padding=1), self.init)
+    def downsample(self, in_ch, out_ch, stride, kernel_size=3):
+        conv = initialized(nn.Conv2d(in_ch, out_ch, kernel_size, stride, padding=kernel_size // 2), self.init)
         return nn.Sequential(conv, nn.BatchNorm2d(out_ch))
 
     def block(self, ch, place, attention, drop_path):

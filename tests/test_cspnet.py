@@ -167,6 +167,13 @@ def test_only_a_new_shape_is_downsampled():
     assert [stage(*shape).down[0].kernel_size for shape in ((16, 32, 2), (16, 32, 1), (16, 16, 2))] == [(3, 3)] * 3
 
 
+@pytest.mark.parametrize(("split", "down_ch"), [("conv", 8), ("slice", 32)])
+def test_between_bottlenecks_the_split_widens(split, down_ch):
+    one = CSPStage(8, 32, 2, Place(2, 0, 9, True), lambda ch, *_, **__: nn.Conv2d(ch, ch, 1), [0.0] * 2, split=split)
+    assert (one.down[0].in_channels, one.down[0].out_channels) == (8, down_ch)
+    assert one(torch.randn(2, 8, 9, 9)).shape == (2, 32, 5, 5)
+
+
 @pytest.mark.parametrize(("family", "kind"), [(None, BasicBlock), (ConvNeXt(), ConvNeXtBlock)])
 def test_any_block_runs_in_the_stages(family, kind):
     net = ResNet(10, 9, block=family, stage=CSPStage, depth=14, width=8)

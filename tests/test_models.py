@@ -1,6 +1,8 @@
 """Names, knobs and whole networks of models/__init__.py; each method has a test file of its own."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -27,6 +29,28 @@ ALONE = {  # arch: parameters of ResNet-20 with the method's default graft
     "resnest_resnet": 310_036,
     "gmlp_resnet": 211_572,
     "mixer_resnet": 202_676,
+    "multiscale_resnet": 691_316,
+}
+WHOLE = {  # networks without slots, and backbones as they are
+    "resnet18": 11_220_132,
+    "resnet34": 21_328_292,
+    "resnet50": 23_705_252,
+    "resnet101": 42_697_380,
+    "resnet152": 58_341_028,
+    "plain20": 275_572,
+    "plain32": 470_004,
+    "plain44": 664_436,
+    "plain56": 858_868,
+    "plain110": 1_733_812,
+    "plain18": 11_046_308,  # without the 173,824 of three projections
+    "plain34": 21_154_468,
+    "vit": 5_380_132,
+    "vgg16": 14_774_436,
+    "vgg19": 20_086_692,
+    "googlenet": 6_402_564,
+    "alexnet": 2_495_396,
+    "lenet": 69_656,
+    "linear": 307_300,
 }
 COMBINED = [
     "eca_ghostnet_resnet",
@@ -43,15 +67,37 @@ def test_every_method_is_listed_here():
     assert {arch.removesuffix("_resnet") for arch in ALONE if arch != "resnet"} == set(METHODS)
 
 
-@pytest.mark.parametrize("arch", ALONE)
-def test_parameter_count(arch):
-    assert n_params(build(arch)) == ALONE[arch]
+def test_every_backbone_is_listed_here():
+    assert {*WHOLE, "resnet", "resnet32", "resnet44", "resnet56", "resnet110"} == set(BACKBONES)
 
 
-@pytest.mark.parametrize("arch", [*ALONE, *COMBINED, "eca_resnet32", "ghostnet_resnet56"])
-def test_whole_network_trains_and_scores(arch):
+@pytest.mark.parametrize(("arch", "count"), (ALONE | WHOLE).items())
+def test_parameter_count(arch, count):
+    with torch.device("meta"):  # counts need no memory and no drawing of weights
+        assert n_params(build(arch)) == count
+
+
+SMALLER = {"resnet.width": 8}
+TRAINED = [
+    *((arch, {}) for arch in [*ALONE, *COMBINED, "eca_resnet32", "ghostnet_resnet56", "plain20", "googlenet", "vgg16"]),
+    *((arch, {}) for arch in ("alexnet", "lenet", "linear")),
+    ("vit", {"vit.depth": 2, "vit.drop_path": 0.1}),
+    ("vgg19", {"vgg.head": "mlp"}),
+    *((arch, SMALLER) for arch in ("resnet34", "resnet152", "plain18", "plain34", "eca_resnet50", "resnest_resnet50")),
+    *(
+        (arch, SMALLER)
+        for arch in ("cspnet_resnet50", "ghostnet_resnet18", "multiscale_resnet18", "multiscale_resnet50")
+    ),
+    ("hornet_resnet18", {"resnet.width": 16}),
+    ("hornet_resnet50", {"resnet.width": 16}),
+    ("eca_ghostnet_plain20", {}),
+]
+
+
+@pytest.mark.parametrize(("arch", "settings"), TRAINED)
+def test_whole_network_trains_and_scores(arch, settings):
     torch.manual_seed(0)
-    net = build(arch, num_classes=7)
+    net = build(arch, 7, settings)
     imgs, targets = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 6])
     loss = nn.functional.cross_entropy(net(imgs), targets)
     loss.backward()
@@ -65,6 +111,17 @@ def test_whole_network_trains_and_scores(arch):
     assert_samples_are_independent(net, imgs)
 
 
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("size", "last"), [(32, 4), (96, 3)])
+def test_every_method_stands_in_four_stages_and_behind_either_stem(method, backbone, size, last):
+    with torch.device("meta"):
+        net = build(f"{method}_{backbone}", 7, image_size=size)
+        maps = net.stages(net.stem(torch.empty(2, 3, size, size)))
+        assert maps.shape[2:] == (last, last)
+        assert net(torch.empty(2, 3, size, size)).shape == (2, 7)
+
+
 def pairs():
     return [f"{a}_{b}_resnet" for a, b in itertools.combinations(METHODS, 2) if METHODS[a].slot != METHODS[b].slot]
 
@@ -75,8 +132,8 @@ WITHOUT_BASIC_BLOCKS = {"coatnet", "convnext", "hornet", "lskblock", "mscan"}  #
 @pytest.mark.parametrize("arch", pairs())
 def test_methods_of_two_slots_combine_unless_one_has_no_place(arch):
     methods = set(arch.split("_"))
-    if methods & {"ghostnet", "resnest"} and methods & WITHOUT_BASIC_BLOCKS:
-        with pytest.raises(ValueError, match=r"nothing in this network uses (ghostnet|resnest)"):
+    if methods & {"ghostnet", "multiscale", "resnest"} and methods & WITHOUT_BASIC_BLOCKS:
+        with pytest.raises(ValueError, match=r"nothing in this network uses (ghostnet|multiscale|resnest)"):
             build(arch)
     else:
         assert build(arch)(torch.randn(2, 3, 32, 32)).shape == (2, 100)
@@ -119,12 +176,38 @@ def test_order_of_methods_does_not_matter():
         ),
         ("convnext_hornet_resnet", "convnext and hornet in the one block slot"),
         ("convnext_ghostnet_resnet", "nothing in this network uses ghostnet"),
+        ("ghostnet_hornet_resnet50", "nothing in this network uses ghostnet"),
+        ("eca_vit", "vit has no attention slot for eca, it takes no method$"),
+        (
+            "convnext_plain20",
+            "plain20 has no block slot for convnext, it takes methods of the slots conv and attention only",
+        ),
+        ("cspnet_plain18", "plain18 has no stage slot for cspnet"),
+        ("vgg11", "unknown backbone 'vgg11' .* or is torchvision:NAME or timm:NAME$"),
     ],
 )
 def test_illegal_name_is_refused_in_one_line(arch, message):
     with pytest.raises(ValueError, match=message) as error:
         build(arch)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("arch", ["vit", "vgg16", "vgg19", "googlenet", "alexnet", "lenet", "linear"])
+def test_whole_networks_take_images_of_32_to_224_pixels(arch):
+    for size in (32, 48, 96, 224):
+        with torch.device("meta"):
+            assert build(arch, 7, image_size=size)(torch.empty(2, 3, size, size)).shape == (2, 7)
+    for size in (31, 225):
+        with pytest.raises(
+            ValueError, match=f"^{arch} takes images of 32 to 224 pixels, got {size}: give --image-size$"
+        ):
+            build(arch, image_size=size)
+
+
+def test_knobs_that_leave_nothing_of_a_method_are_refused():
+    """Of a bottleneck's only 3x3, which a ReLU follows, position=conv2 leaves the plain convolution."""
+    with torch.device("meta"), pytest.raises(ValueError, match="nothing in this network uses resnest"):
+        build("resnest_resnet50", settings={"resnest.position": "conv2"})
 
 
 # ------------------------------------------------------------------------------------------------------------- knobs
@@ -138,16 +221,17 @@ def test_settings_reach_the_constructors():
     assert net.fc.in_features == 128
 
 
-@pytest.mark.parametrize("arch", ALONE)
+@pytest.mark.parametrize("arch", [*ALONE, *WHOLE])
 def test_every_knob_has_a_type_and_takes_its_default(arch):
     allowed = settable(arch)
-    assert allowed
+    assert allowed or arch in ("alexnet", "lenet", "linear")
     typed = {name: knob.default for name, knob in allowed.items()}
     assert parse_settings(arch, typed) == typed
     for name, knob in allowed.items():
         assert describe_type(knob.annotation)
         assert parse_settings(arch, {name: shown(knob.default)}) == {name: knob.default}
-    build(arch, settings=typed)
+    with torch.device("meta"):
+        build(arch, settings=typed)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +244,7 @@ def test_every_knob_has_a_type_and_takes_its_default(arch):
         ("eca_resnet", {"eca.kernel_size": True}, "takes int, got True"),
         ("eca_resnet", {"eca.kernel_size": 5.0}, r"takes int, got 5\.0"),
         ("resnet", {"resnet.drop_path": "nan"}, "takes float, got 'nan'"),
-        ("resnet", {"resnet.shortcut": "C"}, r"takes A\|B, got 'C'"),
+        ("resnet", {"resnet.shortcut": "C"}, r"takes A\|B\|none, got 'C'"),
         ("hornet_resnet", {"hornet.orders": "2,x"}, "takes int, got 'x'"),
         ("hornet_resnet", {"hornet.orders": ""}, "hornet.orders takes int"),
         ("resnet", {"resnet.attention_position": "after-add"}, "no method fills the attention slot"),
@@ -185,7 +269,18 @@ def test_listing_names_every_method_backbone_and_knob():
         assert f"{name}  [{row.slot}]  {row.paper}; published with {row.published_with}" in text
         for knob in knobs(row.make):
             assert f"--set {name}.{knob}=" in text
-    assert all(f"\n{name}  [takes" in text for name in BACKBONES)
+    assert all(f"\n{name}  [takes" in text for name in [*BACKBONES, "torchvision:NAME", "timm:NAME"])
+    for row in BACKBONES.values():
+        for knob in knobs(row.make, row.fixed):
+            assert f"--set {row.family}.{knob}=" in text
+
+
+def test_listing_imports_no_library_of_networks():
+    script = (
+        "import sys; from models.describe import listing; listing(); print({'torchvision', 'timm'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 # -------------------------------------------------------------------------------------------------------- cost, hub

@@ -6,7 +6,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.convnext import ConvNeXt
-from models.resnet import BasicBlock, BlockFamily, Chain, ConvBN, DropPath, PadShortcut, Place, ResNet
+from models.gmlp import GMLP
+from models.hornet import HorNet
+from models.resnet import (
+    BasicBlock,
+    BlockFamily,
+    Bottleneck,
+    Chain,
+    ConvBN,
+    DropPath,
+    ImageNetResNet,
+    PadShortcut,
+    Place,
+    ResNet,
+)
 from tests.checks import (
     assert_channels_last_agrees,
     assert_every_parameter_learns,
@@ -72,6 +85,61 @@ def test_block_agrees_with_the_paper(in_ch, out_ch, stride, shortcut):
     torch.testing.assert_close(block(x), reference(x, block, stride), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [BasicBlock, Bottleneck])
+def test_plain_block_is_the_branch_alone(kind):
+    block = randomize(kind(8, 16, 2, 0.0, ConvBN, no_attention, "none", "before-add")).eval()
+    x = torch.randn(2, 8, 7, 6)
+    out = x
+    layers = [layer for layer in block.branch if isinstance(layer, ConvBN)]
+    for layer in layers:
+        out = conv_norm(out, layer, layer[0].stride[0]).clamp(min=0)
+    torch.testing.assert_close(block(x), out, rtol=1e-5, atol=1e-5)
+    assert block.shortcut is None
+
+
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+@pytest.mark.parametrize(("in_ch", "out_ch", "stride"), [(8, 8, 1), (4, 8, 1), (8, 16, 2)])
+def test_bottleneck_agrees_with_the_paper(in_ch, out_ch, stride, shortcut):
+    """1x1, ReLU, 3x3 with the stride, ReLU, 1x1; then the shortcut, and the last ReLU."""
+    block = randomize(Bottleneck(in_ch, out_ch, stride, 0.0, ConvBN, no_attention, shortcut, "before-add")).eval()
+    x = torch.randn(2, in_ch, 7, 6)
+    reduce, conv, widen = (layer for layer in block.branch if isinstance(layer, ConvBN))
+    assert [layer[0].kernel_size[0] for layer in (reduce, conv, widen)] == [1, 3, 1]
+    assert conv[0].in_channels == conv[0].out_channels == out_ch // 4
+    out = conv_norm(x, reduce, 1).clamp(min=0)
+    out = conv_norm(conv_norm(out, conv, stride).clamp(min=0), widen, 1)
+    if (in_ch, stride) == (out_ch, 1):
+        added = x
+    elif shortcut == "A":
+        added = padded_shortcut(x, out_ch, stride)
+    else:
+        added = conv_norm(x, block.shortcut, stride)
+    torch.testing.assert_close(block(x), (added + out).clamp(min=0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_attention_in_a_bottleneck(position):
+    block = Bottleneck(4, 16, 2, 0.0, ConvBN, Recorder, "B", position)
+    (recorder,) = (module for module in block.modules() if isinstance(module, Recorder))
+    assert recorder.ch == {"before-conv1": 4, "after-conv1": 4}.get(position, 16)
+    out = block(torch.randn(2, 4, 8, 8))
+    if position == "before-add":  # behind the last norm, so it is not rectified yet
+        assert recorder.seen[0].shape == (2, 16, 4, 4) and recorder.seen[0].min() < 0
+    if position == "after-add":
+        assert torch.equal(out, 2 * recorder.seen[0])
+
+
+def test_conv_slot_of_a_bottleneck_is_its_3x3():
+    asked = []
+
+    def conv(*args):
+        asked.append(args)
+        return ConvBN(*args)
+
+    Bottleneck(16, 32, 2, 0.0, conv, no_attention, "B", "before-add")
+    assert asked == [(8, 8, 2, True)]
+
+
 def test_shortcut_of_a_block_that_keeps_the_shape_is_the_identity():
     for shortcut, kind in (("A", PadShortcut), ("B", ConvBN)):
         assert isinstance(basic_block(4, 4, 1, shortcut=shortcut).shortcut, nn.Identity)
@@ -106,6 +174,76 @@ def test_parameter_count(depth, count_a, count_b, count_10_classes):
         assert n_params(ResNet(100, 32, depth=depth)) == count_a
         assert n_params(ResNet(100, 32, depth=depth, shortcut="B")) == count_b
         assert n_params(ResNet(10, 32, depth=depth)) == count_10_classes
+
+
+@pytest.mark.parametrize(
+    ("depth", "count"), [(18, 11_220_132), (34, 21_328_292), (50, 23_705_252), (101, 42_697_380), (152, 58_341_028)]
+)
+def test_parameter_count_of_the_wide_ones(depth, count):
+    with torch.device("meta"):
+        assert n_params(ImageNetResNet(100, 32, depth=depth)) == count
+        assert n_params(ImageNetResNet(100, 224, depth=depth)) == count + 7_680
+
+
+@pytest.mark.parametrize(("size", "stem", "strided"), [
+    (32, "auto", False), (64, "auto", False), (65, "auto", True), (224, "auto", True),
+    (32, "imagenet", True), (224, "cifar", False),
+])  # fmt: skip
+def test_stem_goes_by_the_size_of_the_images(size, stem, strided):
+    with torch.device("meta"):
+        net = ImageNetResNet(5, size, width=4, stem=stem)
+        out = net.stem(torch.empty(2, 3, size, size))
+    assert out.shape == (2, 4, *[math.ceil(size / 4) if strided else size] * 2)
+
+
+def test_network_of_four_stages_agrees_with_the_paper():
+    net = randomize(ImageNetResNet(5, 9, depth=18, width=2)).eval()
+    x = torch.randn(2, 3, 9, 9)
+    out = conv_norm(x, net.stem, 1).clamp(min=0)
+    for i, stage in enumerate(net.stages):
+        for j, block in enumerate(stage):
+            out = reference(out, block, 2 if i > 0 and j == 0 else 1)
+    assert out.shape == (2, 16, 2, 2)
+    logits = out.mean((2, 3)) @ net.fc.weight.T + net.fc.bias
+    torch.testing.assert_close(net(x), logits, rtol=1e-4, atol=1e-4)
+
+
+def test_widths_and_depths_of_bottlenecks():
+    with torch.device("meta"):
+        net = ImageNetResNet(5, 32, depth=152)
+    assert [len(stage) for stage in net.stages] == [3, 8, 36, 3]
+    assert [stage[0].branch[1][0].out_channels for stage in net.stages] == [64, 128, 256, 512]
+    assert net.fc.in_features == 2048
+
+
+def test_blocks_that_widen_inside_stand_between_narrow_stages():
+    with torch.device("meta"):
+        assert ImageNetResNet(5, 32, block=HorNet(), depth=50).fc.in_features == 512
+        assert ImageNetResNet(5, 32, block=GMLP(), depth=50).fc.in_features == 2048  # which leaves most bottlenecks
+
+
+def test_stages_between_bottlenecks_know_it():
+    asked = []
+
+    def stage(in_ch, out_ch, stride, place, block, drop_paths):
+        asked.append((in_ch, out_ch, stride, place, len(drop_paths)))
+        return nn.Identity()
+
+    ImageNetResNet(5, 33, stage=stage, depth=50, width=4)
+    assert asked == [
+        (4, 16, 1, Place(1, 0, 33, True), 3),
+        (16, 32, 2, Place(2, 0, 33, True), 4),
+        (32, 64, 2, Place(3, 0, 17, True), 6),
+        (64, 128, 2, Place(4, 0, 9, True), 3),
+    ]
+
+
+@pytest.mark.parametrize("depth", [20, 56])
+def test_plain_network_has_the_layers_of_option_a(depth):
+    plain, residual = ResNet(7, 32, depth=depth, width=4, shortcut="none"), ResNet(7, 32, depth=depth, width=4)
+    assert [(name, p.shape) for name, p in plain.named_parameters()] == [
+        (name, p.shape) for name, p in residual.named_parameters()
+    ]
 
 
 class Recorder(nn.Module):
@@ -254,7 +392,7 @@ def test_drop_path_rises_over_the_blocks_and_leaves_the_shortcut():
     assert 0 < unchanged.sum() < 32
 
 
-@pytest.mark.parametrize("knobs", [{}, {"shortcut": "B"}])
+@pytest.mark.parametrize("knobs", [{}, {"shortcut": "B"}, {"shortcut": "none"}])
 def test_learns_and_keeps_layout(knobs):
     x = torch.randn(4, 3, 13, 13)
     assert_every_parameter_learns(ResNet(5, 13, depth=8, width=4, **knobs), x)
@@ -268,9 +406,11 @@ def test_learns_and_keeps_layout(knobs):
         ({"depth": 18}, r"resnet\.depth must be 6k \+ 2 .* got 18$"),
         ({"depth": 2}, r"resnet\.depth must be 6k \+ 2 .* got 2$"),
         ({"depth": -4}, r"resnet\.depth must be 6k \+ 2 .* got -4$"),
-        ({"width": 0}, r"resnet\.width must be at least 1 .* got 0 and 0\.0$"),
-        ({"drop_path": 1.0}, r"resnet\.drop_path in \[0, 1\), got 16 and 1\.0$"),
-        ({"drop_path": -0.1}, r"resnet\.drop_path in \[0, 1\), got 16 and -0\.1$"),
+        ({"width": 0}, r"resnet\.width must be at least 1, got 0$"),
+        ({"drop_path": 1.0}, r"resnet\.drop_path must be in \[0, 1\), got 1\.0$"),
+        ({"drop_path": -0.1}, r"resnet\.drop_path must be in \[0, 1\), got -0\.1$"),
+        ({"shortcut": "none", "drop_path": 0.1}, r"resnet\.drop_path .* without shortcuts"),
+        ({"block": ConvNeXt(), "shortcut": "none"}, r"resnet\.shortcut .* this network has none$"),
         ({"attention_position": "after-add"}, r"resnet\.attention_position is set, but no method"),
         ({"block": ConvNeXt(), "shortcut": "B"}, r"resnet\.shortcut .* this network has none$"),
         (
@@ -282,6 +422,24 @@ def test_learns_and_keeps_layout(knobs):
 def test_knobs_that_are_bad_or_read_by_nothing_are_refused(knobs, message):
     with pytest.raises(ValueError, match=message):
         ResNet(10, 32, **{"depth": 8} | knobs)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"depth": 20}, r"resnet\.depth must be one of 18, 34, 50, 101, 152, got 20$"),
+        ({"width": 0}, r"resnet\.width must be at least 1, got 0$"),
+        ({"block": HorNet(), "shortcut": "A"}, r"resnet\.shortcut .* this network has none$"),
+    ],
+)
+def test_bad_knobs_of_the_wide_ones_are_refused(knobs, message):
+    with pytest.raises(ValueError, match=message):
+        ImageNetResNet(10, 32, **knobs)
+
+
+def test_bottleneck_quarters_its_channels():
+    with pytest.raises(ValueError, match="quarters its channels, got 6"):
+        Bottleneck(6, 6, 1, 0.0, ConvBN, no_attention, "B", "before-add")
 
 
 def test_knobs_of_the_basic_block_serve_where_one_is_left():

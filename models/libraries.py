@@ -1,0 +1,89 @@
+"""Networks of other libraries by name, to stand beside ours: torchvision:NAME, and timm:NAME where timm is installed.
+
+They are what their library makes of NAME, with our number of classes and, where they are made for one image size, ours.
+They take no method and have no knobs. The libraries are imported when a name asks for them.
+"""
+
+import difflib
+
+import torch
+from torch.func import functional_call
+
+WITH_AUXILIARY = (
+    "googlenet",
+    "inception_v3",
+)  # torchvision's, which give more than logits in training if one lets them
+
+
+def import_timm():
+    """The module timm, which nothing else needs. Raises ValueError if it is not installed."""
+    try:
+        import timm
+    except ImportError:
+        raise ValueError("timm:NAME needs the package timm: pip install timm") from None
+    return timm
+
+
+def check_name(library, name):
+    """Raises ValueError, with what is close to it, for a name that the library does not have."""
+    if library == "torchvision":
+        from torchvision import models
+
+        known = models.list_models(module=models)
+    elif library == "timm":
+        timm = import_timm()
+        known = (
+            timm.list_pretrained() if "." in name else timm.list_models()
+        )  # weights have names such as resnet18.a1_in1k
+    else:
+        raise ValueError(
+            f"unknown library {library!r}: an arch with a colon is torchvision:NAME or timm:NAME, and takes no method"
+        )
+    if name not in known:
+        near = ", ".join(difflib.get_close_matches(name, known, 3, cutoff=0.4))
+        raise ValueError(f"{library} has no classification network {name!r}{near and f': try {near}'}")
+
+
+def make(library, name, num_classes, image_size):
+    """A library's network: (B, 3, image_size, image_size) -> (B, num_classes) logits, in training too.
+
+    Raises ValueError if the network is not made for images of this size.
+    """
+    make_network = make_torchvision if library == "torchvision" else make_timm
+    try:
+        try:
+            net = make_network(name, num_classes, image_size)
+        except NotImplementedError:  # torchvision's regnets compute their widths with tensors, which meta cannot
+            with torch.device("cpu"):
+                net = make_network(name, num_classes, image_size)
+            net = net.to(torch.get_default_device())
+        out = try_forward(net, image_size)
+    except Exception as error:  # each network has its own way to say so
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{library}:{name} does not take images of {image_size} pixels ({reason})") from None
+    if not isinstance(out, torch.Tensor) or out.shape != (2, num_classes):
+        raise ValueError(f"{library}:{name} gives no logits (B, {num_classes}): it is no plain classifier")
+    return net
+
+
+def make_torchvision(name, num_classes, image_size):
+    from torchvision import models
+
+    more = {"image_size": image_size} if name.startswith("vit_") else {}
+    if name in WITH_AUXILIARY:
+        more = {"aux_logits": False, "init_weights": True}
+    return models.get_model(name, weights=None, num_classes=num_classes, **more)
+
+
+def make_timm(name, num_classes, image_size, **weights):
+    timm = import_timm()
+    made_for_one_size = timm.models.get_pretrained_cfg(name).fixed_input_size
+    more = {"img_size": image_size} if made_for_one_size else {}
+    return timm.create_model(name, num_classes=num_classes, **more, **weights)
+
+
+def try_forward(net, image_size):
+    """What the network gives for two images in training, on the meta device: shapes without numbers, and no side effects."""
+    tensors = {name: value.to("meta") for name, value in [*net.named_parameters(), *net.named_buffers()]}
+    with torch.device("meta"), torch.no_grad():
+        return functional_call(net, tensors, torch.empty(2, 3, image_size, image_size))

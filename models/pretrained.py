@@ -1,0 +1,214 @@
+"""Published weights for a network with a new head: torchvision's, timm's, and ImageNet weights for `vit` from the hub.
+
+Loading is strict: all but the classifier is loaded, or a ValueError lists what is not.
+"""
+
+import math
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlparse
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models import libraries
+
+# ViT-tiny of Steiner et al., "How to train your ViT?", TMLR 2022: ImageNet-21k, then ImageNet-1k, in timm's layout
+VIT_REPOSITORY = "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+VIT_HEADS = 3
+
+
+class Published(NamedTuple):
+    """Weights without those of the classifier, and what they were trained on: pixels on the scale 0 to 255."""
+
+    weights: dict
+    image_size: int
+    mean: list
+    std: list
+
+
+def head_names(net):
+    """The names of the classifier's entries in the network's state_dict.
+
+    It is what timm says it is, and in other networks their last linear layer or convolution (SqueezeNet's is one).
+    """
+    if hasattr(net, "get_classifier"):
+        heads = net.get_classifier()
+        heads = heads if isinstance(heads, tuple) else (heads,)  # a distilled network has two
+    else:
+        heads = [module for module in net.modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1:]
+    prefixes = tuple(f"{name}." for name, module in net.named_modules() if any(module is head for head in heads))
+    return {name for name in net.state_dict() if name.startswith(prefixes)}
+
+
+def head_parameters(net):
+    """The parameters of the classifier, name -> parameter: what is trained when the backbone is frozen."""
+    names = head_names(net)
+    return {name: p for name, p in net.named_parameters() if name in names}
+
+
+def load_pretrained(arch, net, image_size):
+    """Loads published weights into a network that build() made; its classifier stays as it is.
+
+    Returns (mean, std), the statistics of pixels (0 to 255) by which images were normalized for these weights. Raises
+    ValueError, in one line, for an arch without published weights, a missing package, weights that cannot be reached, and
+    those that do not fit the network.
+    """
+    library, _, name = arch.partition(":")
+    if library == "torchvision":
+        published = from_torchvision(name)
+    elif library == "timm":
+        published = from_timm(name, image_size)
+    elif arch == "vit":
+        published = for_vit(net)
+    else:
+        raise ValueError(f"there are no published weights for {arch}: take vit, torchvision:NAME or timm:NAME")
+    load_backbone(arch, net, published)
+    return published.mean, published.std
+
+
+def load_backbone(arch, net, published):
+    """Copies all weights but the classifier's. Raises ValueError, with their names, if any is left over on either side."""
+    weights, head, there = published.weights, head_names(net), net.state_dict()
+    expected = {name: value.shape for name, value in there.items() if name not in head}
+    problems = [f"{name} is missing" for name in expected if name not in weights]
+    problems += [f"{name} has no place" for name in weights if name not in expected]
+    problems += [
+        f"{name} has the shape {tuple(weights[name].shape)} and not {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in weights and weights[name].shape != shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(
+            f"the weights of {arch}, published for images of {published.image_size} pixels, do not fit this network: "
+            f"{', '.join(problems[:5])}{more}"
+        )
+    net.load_state_dict(there | weights)
+
+
+def without_head(net):
+    """The weights of a published network but for its classifier, and torchvision's auxiliary ones, which ours leave out."""
+    head, auxiliary = head_names(net), ("aux1.", "aux2.", "AuxLogits.")
+    return {
+        name: value for name, value in net.state_dict().items() if name not in head and not name.startswith(auxiliary)
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- libraries
+
+
+def from_torchvision(name):
+    from torchvision import models
+
+    weights = models.get_model_weights(name).DEFAULT
+    preprocess = weights.transforms()
+    refuse_unreachable(weights.url)
+    try:
+        net = models.get_model(name, weights=weights, progress=False)
+    except (OSError, RuntimeError) as error:  # of the download, or its checksum
+        raise ValueError(f"cannot load the weights of torchvision:{name}: {str(error).splitlines()[0]}") from None
+    mean, std = preprocess.mean, preprocess.std
+    if getattr(net, "transform_input", False):  # which turns that into these; ours takes what was published as it is
+        mean = std = [0.5] * 3
+    return Published(without_head(net), preprocess.crop_size[0], [255 * m for m in mean], [255 * s for s in std])
+
+
+def refuse_unreachable(url):
+    """Raises ValueError within seconds if the file is neither there nor in torchvision's local copies."""
+    place = urlparse(url)
+    if (Path(torch.hub.get_dir()) / "checkpoints" / Path(place.path).name).exists():
+        return
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=5).close()
+    except OSError as error:
+        raise ValueError(
+            f"cannot reach {place.netloc} for published weights ({error}): leave out --pretrained"
+        ) from None
+
+
+def from_timm(name, image_size):
+    timm = libraries.import_timm()
+    config = timm.models.get_pretrained_cfg(name)
+    file = config.hf_hub_filename or "model.safetensors"
+    if not config.hf_hub_id or not file.endswith(".safetensors"):  # a pickle could run code
+        raise ValueError(
+            f"timm has no weights of {name} on the hub as safetensors: timm.list_pretrained() lists what it has"
+        )
+    overlay = {"file": hub_file(config.hf_hub_id, file)}
+    try:
+        net = libraries.make_timm(name, config.num_classes, image_size, pretrained=True, pretrained_cfg_overlay=overlay)
+    except Exception as error:  # a damaged file, or tables that timm cannot resize, each in its own way
+        raise ValueError(f"cannot load the weights of timm:{name}: {str(error).splitlines()[0]}") from None
+    mean, std = ([255 * value for value in values] for values in (config.mean, config.std))
+    return Published(without_head(net), config.input_size[-1], mean, std)
+
+
+def hub_file(repository, name):
+    """The path of a file of the hub, downloaded unless there is a copy. Raises ValueError within seconds if it cannot be."""
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return hf_hub_download(repository, name, local_files_only=True)
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        HfApi().model_info(repository, timeout=5)  # hf_hub_download by itself tries for 23 s
+        return hf_hub_download(repository, name)
+    except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
+        raise ValueError(
+            f"cannot get {repository} from the hub ({type(error).__name__}): leave out --pretrained"
+        ) from None
+
+
+# ---------------------------------------------------------------------------------------------------------------- vit
+
+
+def for_vit(net):
+    """The hub's ViT-tiny, its position table and patches resized to those of the network."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    heads = net.blocks[0].attn.heads
+    if heads != VIT_HEADS:  # of which no shape tells
+        raise ValueError(f"the published weights of vit have {VIT_HEADS} heads, got vit.heads={heads}")
+    file = hub_file(VIT_REPOSITORY, "model.safetensors")
+    try:
+        weights = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}): remove it") from None
+    weights = {name: value for name, value in weights.items() if not name.startswith("head.")}
+    table, kernels = "pos_embed", "patch_embed.proj.weight"
+    if table in weights and kernels in weights:
+        weights[table] = resize_positions(weights[table], net.pos_embed.shape[1])
+        weights[kernels] = resize_patches(weights[kernels], net.patch_embed.proj.kernel_size[0])
+    return Published(weights, 224, [127.5] * 3, [127.5] * 3)
+
+
+def resize_positions(table, n_tokens):
+    """Position table (1, 1 + old**2, D) -> (1, n_tokens, D): the square of patches resized, the class token's row kept."""
+    if table.shape[1] == n_tokens:
+        return table
+    of_class, of_patches = table[:, :1], table[:, 1:]
+    old, new = math.isqrt(of_patches.shape[1]), math.isqrt(n_tokens - 1)
+    square = of_patches.unflatten(1, (old, old)).permute(0, 3, 1, 2)
+    square = F.interpolate(square, (new, new), mode="bicubic", antialias=True)
+    return torch.cat([of_class, square.flatten(2).transpose(1, 2)], 1)
+
+
+def resize_patches(weight, patch):
+    """Kernels (D, 3, old, old) -> (D, 3, patch, patch) that give a resized patch the token of the patch itself.
+
+    FlexiViT's pseudo-inverse (Beyer et al., CVPR 2023, section 3.4): with B the matrix that resizes a patch x, it solves
+    <B x, new> = <x, weight> for all x, exactly if the patch grows and by least squares if it shrinks. To resize the kernels
+    as if they were images would change the size of the tokens with the number of pixels that are summed.
+    """
+    old = weight.shape[-1]
+    if old == patch:
+        return weight
+    pixels = torch.eye(old**2).view(-1, 1, old, old)
+    resize = F.interpolate(pixels, (patch, patch), mode="bicubic", antialias=True).flatten(1)  # B transposed
+    return (weight.flatten(2) @ torch.linalg.pinv(resize).T).unflatten(2, (patch, patch))

@@ -1,0 +1,108 @@
+"""linear, lenet, alexnet, vgg and googlenet, against their layers written out."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.alexnet import AlexNet
+from models.googlenet import INCEPTIONS, GoogLeNet, Inception
+from models.lenet import LeNet
+from models.linear import Linear
+from models.vgg import VGG
+from tests.checks import n_params, randomize
+
+
+@pytest.mark.parametrize(
+    ("make", "count"),
+    [
+        (lambda: Linear(100, 32), 307_300),
+        (lambda: LeNet(100, 32), 69_656),
+        (lambda: LeNet(10, 32), 62_006),
+        (lambda: AlexNet(100, 32), 2_495_396),
+        (lambda: GoogLeNet(100, 32), 6_402_564),
+        (lambda: VGG(100, 32, depth=16), 14_774_436),
+        (lambda: VGG(100, 32, depth=19), 20_086_692),
+        (lambda: VGG(100, 32, depth=16, head="mlp"), 34_015_396),
+        (lambda: VGG(100, 32, depth=19, head="mlp"), 39_327_652),
+    ],
+)
+def test_parameter_count(make, count):
+    with torch.device("meta"):
+        assert n_params(make()) == count
+
+
+def weights_of(net):
+    return [(m.weight, m.bias) for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+
+
+def test_lenet_agrees_with_its_figure():
+    net = LeNet(10, 32).eval()
+    conv1, conv2, full1, full2, full3 = weights_of(net)
+    x = torch.randn(2, 3, 32, 32)
+    out = F.max_pool2d(F.conv2d(x, *conv1).relu(), 2)
+    assert out.shape == (2, 6, 14, 14)
+    out = F.max_pool2d(F.conv2d(out, *conv2).relu(), 2)
+    assert out.shape == (2, 16, 5, 5)
+    out = F.linear(F.linear(out.flatten(1), *full1).relu(), *full2).relu()
+    torch.testing.assert_close(net(x), F.linear(out, *full3))
+
+
+@pytest.mark.parametrize(("size", "left"), [(32, 1), (224, 7)])
+def test_alexnet_agrees_with_its_layers(size, left):
+    net = AlexNet(10, size).eval()
+    conv1, conv2, conv3, conv4, conv5, full = weights_of(net)
+    x = torch.randn(1, 3, size, size)
+    out = F.max_pool2d(F.conv2d(x, *conv1, stride=4, padding=5).relu(), 2)
+    out = F.max_pool2d(F.conv2d(out, *conv2, padding=2).relu(), 2)
+    for conv in (conv3, conv4, conv5):
+        out = F.conv2d(out, *conv, padding=1).relu()
+    out = F.max_pool2d(out, 2)
+    assert out.shape == (1, 256, left, left)
+    torch.testing.assert_close(net(x), F.linear(out.mean((2, 3)), *full), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("depth", "convs"), [(16, [2, 2, 3, 3, 3]), (19, [2, 2, 4, 4, 4])])
+def test_vgg_has_the_layers_of_its_table(depth, convs):
+    with torch.device("meta"):
+        net = VGG(10, 32, depth=depth, head="mlp")
+        out = net.features(torch.empty(1, 3, 32, 32))
+    widths = [layer.out_channels for layer in net.features if isinstance(layer, nn.Conv2d)]
+    expected = [ch for ch, n in zip([64, 128, 256, 512, 512], convs, strict=True) for _ in range(n)]
+    assert widths == expected and out.shape == (1, 512, 1, 1)
+    assert len(weights_of(net)) == depth
+    kinds = [type(layer) for layer in net.features]
+    conv = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    assert kinds == [kind for n in convs for kind in [*conv * n, nn.MaxPool2d]]
+
+
+def test_inception_sees_four_scales():
+    """A changed pixel reaches 1, 3, 5 and 3 rows of the four parts of the output."""
+    module = randomize(Inception(4, 2, 3, 3, 4, 4, 5)).eval()
+    with torch.no_grad():
+        for p in module.parameters():
+            p.abs_()  # nothing is cut off by a ReLU
+    x = torch.rand(1, 4, 9, 9)
+    changed = x.clone()
+    changed[:, :, 4, 4] += 10
+    rows = ((module(x) != module(changed)).any(0).any(2)).split([2, 3, 4, 5])
+    assert [part.any(0).sum().item() for part in rows] == [1, 3, 5, 3]
+
+
+def test_googlenet_has_nine_modules_and_its_channels():
+    with torch.device("meta"):
+        net = GoogLeNet(10, 32)
+        out = net.features(torch.empty(1, 3, 32, 32))
+    assert out.shape == (1, 1024, 4, 4)
+    assert sum(channels is not None for channels in INCEPTIONS) == 9
+    assert [m.out_features for m in net.modules() if isinstance(m, nn.Linear)] == [10]
+
+
+def test_googlenets_dropout_is_a_knob():
+    with pytest.raises(ValueError, match=r"googlenet\.dropout must be in \[0, 1\), got 1\.0$"):
+        GoogLeNet(10, 32, dropout=1.0)
+
+
+def test_vgg_of_another_depth_is_refused():
+    with pytest.raises(ValueError, match=r"vgg\.depth must be 16 or 19, got 11$"):
+        VGG(10, 32, depth=11)
