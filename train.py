@@ -6,13 +6,15 @@
 The same command again resumes an unfinished run and leaves a finished one alone. `--list` shows the architectures and their
 knobs, `--summary` one architecture's layers. SIGTERM, SIGINT and SIGUSR1 stop a run behind the step at hand, to be resumed. A run
 leaves in runs/<name>/: TensorBoard events, last.pt (to resume), model/
-(weights in the hub's format) and result.json.
+(weights in the hub's format) and result.json. `--predict IMAGE_OR_FOLDER --init-from RUN` applies what was trained; it ends
+with exit code 1 if an image could not be read, behind the predictions for the others.
 """
 
 import argparse
 import difflib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,6 +44,7 @@ SCHEDULES = (
     "warmup_stable_decay",
 )
 AMP = ("auto", "bf16", "fp16", "off")
+FREEZE = ("backbone",)
 AT_LEAST_0 = (
     "val_size",
     "cutout",
@@ -58,6 +61,9 @@ NOT_THE_RUN = (
     "list",
     "summary",
     "eval_only",
+    "predict",
+    "json",
+    "push_to_hub",
     "data_dir",
     "cache_dir",
     "out",
@@ -116,6 +122,22 @@ def parse_args(argv=None):
     add("--summary", False, "print the arch's parameters, MACs and layers, and stop", **store)
     add("--eval-only", None, "score a run's last.pt or model/ on the test set, and stop", metavar="PATH")
 
+    add(
+        "--init-from",
+        None,
+        "start with a run's weights: its folder or model/, or a hub id; the head only if the classes are the same",
+        metavar="RUN",
+    )
+    add("--pretrained", False, "start with weights published for the arch, and a new head", **store)
+    add("--freeze", None, "train the head only; with --pretrained or --init-from", choices=FREEZE)
+    add(
+        "--predict",
+        None,
+        "print the most probable classes of an image or of a folder's, by the network of --init-from, and stop",
+        metavar="PATH",
+    )
+    add("--json", False, "print what --predict finds as JSON", **store)
+
     add("--dataset", "cifar100", "what to train on", choices=DATASETS)
     add("--data-dir", None, "local files: CIFAR as train-*.parquet and test-*.parquet, or a folder of train/ and test/")
     add("--image-size", None, "resize and centre-crop images to this many pixels", type=int)
@@ -155,6 +177,12 @@ def parse_args(argv=None):
     add("--sync-bn", False, "batch norm over all processes; GPU only", **store)
     add("--out", "runs", "folder of all runs")
     add("--name", None, "folder of this run in --out (default from arch, settings, dataset and seed)")
+    add(
+        "--push-to-hub",
+        None,
+        "upload model/ at the end, tagged with the run's name; again, if it failed, by the same command",
+        metavar="USER/NAME",
+    )
     add("--log-every", 20, "steps between two points of the training curve")
     add("--save-every", 0, "steps between two checkpoints within an epoch; 0: at the end of each epoch only")
     add("--timeout-s", 600, "seconds to wait for another process before this one gives up")
@@ -177,6 +205,16 @@ def parse_args(argv=None):
     for name in ("warmup_frac", "label_smoothing", "ema_decay", "momentum"):
         if not 0 <= getattr(args, name) < 1:
             refuse(f"--{name.replace('_', '-')} must be in [0, 1), got {getattr(args, name)}")
+    if args.pretrained and args.init_from:
+        refuse("--pretrained and --init-from are two sets of weights: give one of them")
+    if args.freeze and not (args.pretrained or args.init_from):
+        refuse("--freeze would keep random weights: give --pretrained or --init-from, too")
+    if args.predict and not args.init_from:
+        refuse("--predict needs --init-from, the run whose network is to be used")
+    if args.json and not args.predict:
+        refuse("--json is the form of what --predict prints: give --predict, too")
+    if args.push_to_hub and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", args.push_to_hub):
+        refuse(f"--push-to-hub takes USER/NAME, got {args.push_to_hub!r}")
     args.settings = {}
     for item in args.set or []:
         knob, equals, value = item.partition("=")
@@ -187,35 +225,6 @@ def parse_args(argv=None):
         args.settings[knob] = value
     del args.set
     return args
-
-
-# ------------------------------------------------------------------------------------------------------------- --eval-only
-
-
-def load_network(path):
-    """The Classifier of a checkpoint or a model/ folder. Raises ValueError if there is none."""
-    from engine import load_checkpoint
-    from models.hub import Classifier
-
-    if Path(path).is_dir():
-        try:
-            return Classifier.from_pretrained(path, strict=True)
-        except Exception as error:  # a missing or a damaged file, each with its library's exception
-            raise ValueError(f"{path} is not a readable model folder ({error})") from None
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: no such checkpoint or model folder")
-    saved = load_checkpoint(path)
-    if not isinstance(saved, dict) or not {"model", "state"} <= saved.keys():
-        raise ValueError(f"{path} is no checkpoint of train.py")
-    model = Classifier(**saved["model"])
-    averaged = saved["state"].get("ema", {})
-    weights = {name.removeprefix("module."): value for name, value in averaged.items() if name != "n_averaged"}
-    model.net.load_state_dict(weights or saved["state"]["net"])
-    return model
-
-
-def in_words(scores):
-    return f"top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %, loss {scores['loss']:.4f}"
 
 
 # ------------------------------------------------------------------------------------------------- what a run leaves
@@ -233,11 +242,12 @@ def run_config(args, amp, data):
 
 
 def run_name(args):
-    """The default name of a run's folder: arch, settings, dataset and seed."""
+    """The default name of a run's folder: arch, settings, where its weights come from, dataset and seed."""
     from models.describe import shown
 
     settings = [f"{knob}={shown(value)}" for knob, value in args.settings.items()]
-    return "-".join([args.arch, *settings, args.dataset, f"seed{args.seed}"])
+    start = [flag.replace("_", "-") for flag in ("pretrained", "init_from", "freeze") if getattr(args, flag)]
+    return "-".join([args.arch, *settings, *start, args.dataset, f"seed{args.seed}"])
 
 
 def look_at_folder(folder, config):
@@ -269,11 +279,17 @@ def look_at_folder(folder, config):
         )
     there = result or (saved and saved["run"]) or config
     others = [
-        f"{name} {there.get(name)} there, {value} here" for name, value in config.items() if there.get(name) != value
+        f"{name} {there.get(name)} there, {value} here"
+        for name, value in config.items()
+        if (there.get(name) or None) != (value or None)  # a flag that is younger than that run was off in it
     ]
     if others:
         raise ValueError(f"{folder} holds another run ({'; '.join(others[:3])}): give --name, or remove it")
     return result, saved
+
+
+def in_words(scores):
+    return f"top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %, loss {scores['loss']:.4f}"
 
 
 def hparams_summaries(config, metrics):
@@ -292,6 +308,18 @@ def confusion_image(confusion):
     share = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     grey = (255 * (1 - share)).byte().repeat_interleave(4, 0).repeat_interleave(4, 1)
     return grey.expand(3, *grey.shape)
+
+
+def push(folder, repo_id):
+    """Uploads a finished run's model/ with its name as tag. A hub that does not take it costs a line, not the run."""
+    from models import hub
+
+    try:
+        print(f"pushed to the hub as {hub.push(folder / 'model', repo_id, folder.name)}")
+    except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"train.py: the hub did not take {folder}/model ({reason}); the run is complete, and the same command "
+              "pushes it again", file=sys.stderr)  # fmt: skip
 
 
 def commit():
@@ -321,10 +349,10 @@ def main(args):
 
     import data
     import engine
-    from models import build, canonical, parse_settings
+    from models import build, canonical, hub, load, parse_settings
     from models.cost import cost
     from models.describe import summary
-    from models.hub import Classifier
+    from models.predict import predict
 
     with mistakes_refused():
         args.arch, args.settings = canonical(args.arch), parse_settings(args.arch, args.settings)
@@ -348,17 +376,27 @@ def main(args):
     if args.sync_bn and device.type == "cpu":
         refuse("--sync-bn works on GPUs only: leave it out")
 
+    if args.predict:
+        if rank > 0:
+            return
+        with mistakes_refused():
+            raise SystemExit(predict(load(args.init_from), args.predict, args.json, device))
+
+    def one_first(call):
+        """call() by one process of each node, which may download and decode, then by the others, which find that done."""
+        done, problem = None, None
+        with processes.local_main_process_first():
+            try:
+                done = call()
+            except ValueError as error:
+                problem = str(error)  # told behind the barrier, or the others would wait there
+        problems = [problem for problem in gather_object([problem]) if problem]
+        if problems:  # on whichever machine
+            refuse(problems[0])
+        return done
+
     # Data, decoded by one process of each node and mapped into memory by all.
-    images, problem = None, None
-    with processes.local_main_process_first():
-        try:
-            images = data.load(args.dataset, args.data_dir, args.image_size, args.cache_dir)
-        except ValueError as error:
-            problem = str(error)  # told behind the barrier, or the others would wait there
-    problems = [problem for problem in gather_object([problem]) if problem]
-    if problems:  # on whichever machine
-        refuse(problems[0])
-    images = images.to(device)
+    images = one_first(lambda: data.load(args.dataset, args.data_dir, args.image_size, args.cache_dir)).to(device)
     config = run_config(args, amp, images.fingerprint)
     n_classes, test, statistics = len(images.classes), images.test, (images.mean, images.std)
 
@@ -368,7 +406,7 @@ def main(args):
 
     if args.eval_only:
         with mistakes_refused():
-            model = load_network(args.eval_only)
+            model = load(args.eval_only)
             if (model.classes, model.image_size) != (images.classes, images.image_size):
                 raise ValueError(
                     f"{args.eval_only} is for {len(model.classes)} classes in images of {model.image_size} pixels, "
@@ -385,19 +423,7 @@ def main(args):
         )
         watched = val or test
 
-    # Model, then optimizer and schedule, then the saved state, then DDP: this order holds for every library involved.
-    with mistakes_refused():
-        net = build(args.arch, n_classes, args.settings, images.image_size)
-    if args.sync_bn:
-        net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
-    net = net.to(device, memory_format=torch.channels_last)
-    last_step = min(args.max_steps or sys.maxsize, args.epochs * batches.steps_per_epoch)
-    optimizer = engine.make_optimizer(args.optimizer, net, args.lr, args.momentum, args.weight_decay)
-    with mistakes_refused():
-        scheduler = engine.make_scheduler(args.schedule, optimizer, round(args.warmup_frac * last_step), last_step)
-    state = engine.TrainState(net, optimizer, scheduler, amp, args.ema_decay, rank, world_size)
-
-    # Resume. The first process looks and tells the others, so that all do the same.
+    # The run's folder. The first process looks and tells the others, so that all do the same.
     folder = Path(args.out) / (args.name or run_name(args))
     found = [None, None, None]
     if rank == 0:
@@ -409,7 +435,42 @@ def main(args):
     if problem:
         refuse(problem)
     if result:
-        return say(f"{folder} is finished, top-1 {result['top1']:.2f} %: nothing to do")
+        say(f"{folder} is finished, top-1 {result['top1']:.2f} %: nothing to do")
+        if args.push_to_hub and rank == 0:
+            push(folder, args.push_to_hub)
+        return
+
+    # Model, then optimizer and schedule, then the saved state, then DDP: this order holds for every library involved.
+    with mistakes_refused():
+        net = build(args.arch, n_classes, args.settings, images.image_size)
+    head = None
+    if args.pretrained or args.init_from:
+        from models.pretrained import head_of, load_pretrained
+
+        head = head_of(net)
+        if args.pretrained and not saved:
+            one_first(lambda: load_pretrained(args.arch, net, images.image_size))
+            say(f"{args.arch}: published weights, but for a new head")
+        if args.init_from and not saved:
+            model = one_first(lambda: load(args.init_from))
+            with mistakes_refused():
+                with_head = hub.start_from(model, net, head, args.arch, args.settings, images.classes)
+            say(
+                f"weights of {args.init_from}, {'its head included' if with_head else 'but for a new head: the classes are others'}"
+            )
+    if args.freeze == "backbone":
+        net.requires_grad_(False)
+        head.requires_grad_(True)
+    if args.sync_bn:
+        net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    net = net.to(device, memory_format=torch.channels_last)
+    last_step = min(args.max_steps or sys.maxsize, args.epochs * batches.steps_per_epoch)
+    trained = head if args.freeze else net
+    optimizer = engine.make_optimizer(args.optimizer, trained, args.lr, args.momentum, args.weight_decay)
+    with mistakes_refused():
+        scheduler = engine.make_scheduler(args.schedule, optimizer, round(args.warmup_frac * last_step), last_step)
+    state = engine.TrainState(net, optimizer, scheduler, amp, args.ema_decay, rank, world_size, trained)
+
     if saved:
         state.load_state_dict(saved["state"])
         before = saved["world_size"]
@@ -534,13 +595,15 @@ def main(args):
     writer.add_image("test/confusion", confusion_image(scores["confusion"]), state.step)
     writer.file_writer.add_summary(session_end)
     writer.close()
-    model = Classifier(**published)
+    model = hub.Classifier(**published)
     model.net.load_state_dict(state.eval_net.state_dict())
-    model.save_pretrained(folder / "model")
     with failures_told():
+        hub.save(model, folder / "model", config, result)
         engine.write_atomically(folder / "result.json", json.dumps(result, indent=1).encode())
     (folder / "status").unlink(missing_ok=True)
     print(f"test {in_words(scores)}, in {folder}/result.json")
+    if args.push_to_hub:
+        push(folder, args.push_to_hub)
 
 
 if __name__ == "__main__":
