@@ -44,7 +44,6 @@ SCHEDULES = (
     "warmup_stable_decay",
 )
 AMP = ("auto", "bf16", "fp16", "off")
-FREEZE = ("backbone",)
 AT_LEAST_0 = (
     "val_size",
     "cutout",
@@ -129,7 +128,7 @@ def parse_args(argv=None):
         metavar="RUN",
     )
     add("--pretrained", False, "start with weights published for the arch, and a new head", **store)
-    add("--freeze", None, "train the head only; with --pretrained or --init-from", choices=FREEZE)
+    add("--freeze", None, "train the head only; with --pretrained or --init-from", choices=["backbone"])
     add(
         "--predict",
         None,
@@ -405,8 +404,8 @@ def main(args):
         return engine.evaluate(net, batches, len(split), n_classes, amp)
 
     if args.eval_only:
+        model = one_first(lambda: load(args.eval_only))
         with mistakes_refused():
-            model = load(args.eval_only)
             if (model.classes, model.image_size) != (images.classes, images.image_size):
                 raise ValueError(
                     f"{args.eval_only} is for {len(model.classes)} classes in images of {model.image_size} pixels, "
@@ -455,10 +454,8 @@ def main(args):
             model = one_first(lambda: load(args.init_from))
             with mistakes_refused():
                 with_head = hub.start_from(model, net, head, args.arch, args.settings, images.classes)
-            say(
-                f"weights of {args.init_from}, {'its head included' if with_head else 'but for a new head: the classes are others'}"
-            )
-    if args.freeze == "backbone":
+            say(f"weights of {args.init_from}, {'head included' if with_head else 'but for a new head: other classes'}")
+    if args.freeze:
         net.requires_grad_(False)
         head.requires_grad_(True)
     if args.sync_bn:

@@ -17,7 +17,7 @@ import engine
 from models import build, canonical, parse_settings
 
 TAGS = ["image-classification", "resnet-grafts"]
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # USER/NAME
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # USER/NAME, as in train.py
 CARD = """\
 ---
 {front}
@@ -158,22 +158,23 @@ def download(path_or_id):
     repo_id, _, revision = path_or_id.partition("@")
     if not HUB_ID.fullmatch(repo_id):
         raise ValueError(f"{path_or_id}: no such run, model folder or checkpoint, and no hub id USER/NAME")
+    revision = revision or None
     problem = None
     try:
-        HfApi().model_info(repo_id, revision=revision or None, timeout=5)  # the download would retry for 23 s
+        HfApi().model_info(repo_id, revision=revision, timeout=5)  # where this fails, a download would retry for 23 s
     except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
         problem = error
+    files = ["config.json", "model.safetensors"]
     try:
-        files = ["config.json", "model.safetensors"]
-        local_only = problem is not None
-        return Path(
-            snapshot_download(repo_id, revision=revision or None, allow_patterns=files, local_files_only=local_only)
+        folder = snapshot_download(
+            repo_id, revision=revision, allow_patterns=files, local_files_only=problem is not None
         )
     except Exception as error:
         why = type(problem or error).__name__
         raise ValueError(
             f"{path_or_id}: no such run, model folder or checkpoint, and the hub does not give it ({why})"
         ) from None
+    return Path(folder)
 
 
 def put(net, weights):

@@ -1,12 +1,13 @@
 """Saved networks: what loads, what is refused, and a hub that is not there."""
 
+import inspect
 import json
 import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard, snapshot_download
 from torch import nn
 
 import engine
@@ -167,6 +168,15 @@ def fake_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "HfApi", lambda: there)
     monkeypatch.setattr(hub, "snapshot_download", there.snapshot_download)
     return there
+
+
+def test_stand_in_takes_the_arguments_of_the_client():
+    replaced = ("model_info", "create_repo", "upload_folder", "list_repo_refs", "delete_tag", "create_tag")
+    for name, real in {name: getattr(HfApi, name) for name in replaced}.items() | {
+        ("snapshot_download", snapshot_download)
+    }:
+        mine = set(inspect.signature(getattr(Hub, name)).parameters) - {"self"}
+        assert mine <= set(inspect.signature(real).parameters), name
 
 
 def test_pushed_run_is_tagged_and_loads_by_its_tag(tmp_path, fake_hub):

@@ -410,7 +410,7 @@ def test_run_starts_from_another_one(command, published_weights, tmp_path, capsy
     first = tmp_path / "runs" / "first"
     start = ["--init-from", str(first), "--lr", "1e-30", "--weight-decay", "0", "--amp", "off"]
     run(*command(*SMALL, *start))
-    assert f"weights of {first}, its head included" in capsys.readouterr().out
+    assert f"weights of {first}, head included" in capsys.readouterr().out
     a, b = saved_state(first)["net"], saved_state(tmp_path / "runs" / "run")["net"]
     assert all(torch.equal(a[name], b[name]) for name in a if "running" not in name and "num_batches" not in name)
     assert result_of(tmp_path / "runs" / "run")["init_from"] == str(first)
@@ -437,7 +437,7 @@ def test_other_classes_get_a_new_head(command, photos, published_weights, tmp_pa
         shutil.rmtree(fewer / split / "class3")
     first = tmp_path / "runs" / "first"
     run(*command(*SMALL, "--init-from", str(first), "--freeze", "backbone", "--data-dir", str(fewer)))
-    assert "but for a new head: the classes are others" in capsys.readouterr().out
+    assert "but for a new head: other classes" in capsys.readouterr().out
     (before, _), (after, head) = backbone_and_head(first), backbone_and_head(tmp_path / "runs" / "run")
     assert_same(before, after)
     assert head["fc.weight"].shape == (3, 16)
@@ -495,6 +495,22 @@ def test_run_from_before_a_flag_existed_is_still_the_same_run(command, tmp_path,
     file.write_text(json.dumps(older))
     run(*command(*SMALL, "--max-steps", "1"))
     assert "is finished" in capsys.readouterr().out
+
+
+def test_model_folder_that_cannot_be_written_loses_nothing(command, monkeypatch, tmp_path, capsys):
+    def full(*args):
+        raise OSError("No space left on device")
+
+    flags = command(*SMALL, "--max-steps", "1")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as exit:
+        patch.setattr("models.hub.save", full)
+        run(*flags)
+    assert exit.value.code == 1
+    assert capsys.readouterr().err == "train.py: No space left on device; the last checkpoint is kept\n"
+    folder = tmp_path / "runs" / "run"
+    assert not (folder / "result.json").exists()
+    run(*flags)
+    assert models.load(folder).classes == [f"class{c}" for c in range(4)]
 
 
 def test_unreachable_hub_loses_nothing(command, monkeypatch, tmp_path, capsys):
