@@ -16,7 +16,7 @@ from torch import nn
 import engine
 from models import build, canonical, parse_settings
 
-TAGS = ["image-classification", "resnet-grafts"]
+TAGS = ["image-classification", "resnet-grafts"]  # the mixin adds its own, whose way to load is not ours, to its copy
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # USER/NAME, as in train.py
 CARD = """\
 ---
@@ -50,7 +50,7 @@ On {world_size} x {device}, torch {torch}, commit {commit}.
 """
 
 
-class Classifier(nn.Module, PyTorchModelHubMixin, library_name="pytorch", tags=TAGS, license="mit"):
+class Classifier(nn.Module, PyTorchModelHubMixin, library_name="pytorch", tags=[*TAGS], license="mit"):
     """A network with the preprocessing it was trained with: uint8 images (B, 3, image_size, image_size) -> (B, classes) logits.
 
     Load one with models.load(), not with the mixin's from_pretrained(): that loads a file with missing weights and says

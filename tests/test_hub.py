@@ -72,7 +72,7 @@ def test_card_holds_the_metrics_for_people_and_for_the_hub(tmp_path):
         "accuracy": 62.5,
         "top_5_accuracy": 100.0,
     }
-    assert (card.data.library_name, card.data.license) == ("pytorch", "mit")
+    assert (card.data.library_name, card.data.license, card.data.tags) == ("pytorch", "mit", hub.TAGS)
     again = RESULT | {"top1": 75.0}  # saved over what an interrupted run left
     hub.save(classifier(), tmp_path / "model", RECIPE, again)
     assert "| 75.00 |" in (tmp_path / "model" / "README.md").read_text()
