@@ -39,11 +39,12 @@ OPTIMIZERS = {  # momentum is beta1 of the Adam family
 
 
 def make_optimizer(name, net, lr, momentum, weight_decay):
-    """One of OPTIMIZERS over the net. Only weights of convolutions and linear layers decay: norms, biases, layer scales,
-    position tables and the like do not."""
+    """One of OPTIMIZERS over what is not frozen in the net. Only weights of convolutions and linear layers decay: norms,
+    biases, layer scales, position tables and the like do not."""
     decayed = {id(module.weight) for module in net.modules() if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))}
+    trained = [p for p in net.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in net.parameters() if (id(p) in decayed) == decays], "weight_decay": weight_decay * decays}
+        {"params": [p for p in trained if (id(p) in decayed) == decays], "weight_decay": weight_decay * decays}
         for decays in (True, False)
     ]
     return OPTIMIZERS[name](groups, lr, momentum)
@@ -88,12 +89,11 @@ class TrainState:
 
     step counts optimizer updates from the start of the run, train_s its seconds, epoch_s those of the epoch. losses
     (2, processes) sums each process's losses over the epoch and since the last log point, so that an interrupted epoch
-    reports what a whole one would. trained is the part of the net that is not frozen. n_bad counts the last steps in a row with a loss or gradient that was not finite.
+    reports what a whole one would. n_bad counts the last steps in a row with a loss or gradient that was not finite.
     """
 
-    def __init__(self, net, optimizer, scheduler, amp, ema_decay=0.0, rank=0, world_size=1, trained=None):
+    def __init__(self, net, optimizer, scheduler, amp, ema_decay=0.0, rank=0, world_size=1):
         self.net, self.optimizer, self.scheduler, self.amp = net, optimizer, scheduler, amp
-        self.trained = net if trained is None else trained
         self.device = next(net.parameters()).device
         # In every precision the scaler leaves out updates that are not finite, on the device; only fp16 needs its scale.
         scaling = {} if amp is torch.float16 else {"init_scale": 1.0, "growth_interval": 2**31 - 1}
@@ -185,8 +185,8 @@ def train_epoch(state, model, batches, epoch, last_step, label_smoothing=0.0, cl
     it was left. Raises FloatingPointError as TrainState.assert_finite does.
     """
     model.train()
-    state.net.eval()
-    state.trained.train()  # what is frozen keeps its batch statistics and drops nothing
+    if not all(p.requires_grad for p in state.net.parameters()):
+        state.net.eval()  # a frozen backbone keeps its batch statistics and drops nothing
     in_epoch = state.step - epoch * batches.steps_per_epoch
     if in_epoch == 0:
         state.losses[0] = 0

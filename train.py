@@ -414,14 +414,6 @@ def main(args):
         scores = score(model.net.to(device, memory_format=torch.channels_last), test, model.mean, model.std)
         return say(f"{args.eval_only} on {len(test):,} test images of {args.dataset}: {in_words(scores)}")
 
-    with mistakes_refused():
-        train, val = data.hold_out(images.train, args.val_size, args.seed)
-        augment = data.Augment(args.crop_padding, args.flip, args.cutout, args.mixup, args.cutmix)
-        batches = data.TrainBatches(
-            train, args.batch_size, augment, *statistics, n_classes, args.seed, rank, world_size
-        )
-        watched = val or test
-
     # The run's folder. The first process looks and tells the others, so that all do the same.
     folder = Path(args.out) / (args.name or run_name(args))
     found = [None, None, None]
@@ -439,34 +431,45 @@ def main(args):
             push(folder, args.push_to_hub)
         return
 
-    # Model, then optimizer and schedule, then the saved state, then DDP: this order holds for every library involved.
+    # The network, and the weights it starts with: normalized pixels are then what these were trained on.
     with mistakes_refused():
         net = build(args.arch, n_classes, args.settings, images.image_size)
-    head = None
     if args.pretrained or args.init_from:
-        from models.pretrained import head_of, load_pretrained
+        from models.pretrained import head_names, load_pretrained
 
-        head = head_of(net)
+        head = head_names(net)
         if args.pretrained and not saved:
-            one_first(lambda: load_pretrained(args.arch, net, images.image_size))
+            statistics = one_first(lambda: load_pretrained(args.arch, net, images.image_size))
             say(f"{args.arch}: published weights, but for a new head")
         if args.init_from and not saved:
             model = one_first(lambda: load(args.init_from))
             with mistakes_refused():
                 with_head = hub.start_from(model, net, head, args.arch, args.settings, images.classes)
+            statistics = model.mean, model.std
             say(f"weights of {args.init_from}, {'head included' if with_head else 'but for a new head: other classes'}")
-    if args.freeze:
-        net.requires_grad_(False)
-        head.requires_grad_(True)
+        if args.freeze:
+            for name, parameter in net.named_parameters():
+                parameter.requires_grad_(name in head)
+    if saved:
+        statistics = saved["model"]["mean"], saved["model"]["std"]
+
+    with mistakes_refused():
+        train, val = data.hold_out(images.train, args.val_size, args.seed)
+        augment = data.Augment(args.crop_padding, args.flip, args.cutout, args.mixup, args.cutmix)
+        batches = data.TrainBatches(
+            train, args.batch_size, augment, *statistics, n_classes, args.seed, rank, world_size
+        )
+        watched = val or test
+
+    # To the device, then optimizer and schedule, then the saved state, then DDP: an order that holds for every library.
     if args.sync_bn:
         net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
     net = net.to(device, memory_format=torch.channels_last)
     last_step = min(args.max_steps or sys.maxsize, args.epochs * batches.steps_per_epoch)
-    trained = head if args.freeze else net
-    optimizer = engine.make_optimizer(args.optimizer, trained, args.lr, args.momentum, args.weight_decay)
+    optimizer = engine.make_optimizer(args.optimizer, net, args.lr, args.momentum, args.weight_decay)
     with mistakes_refused():
         scheduler = engine.make_scheduler(args.schedule, optimizer, round(args.warmup_frac * last_step), last_step)
-    state = engine.TrainState(net, optimizer, scheduler, amp, args.ema_decay, rank, world_size, trained)
+    state = engine.TrainState(net, optimizer, scheduler, amp, args.ema_decay, rank, world_size)
 
     if saved:
         state.load_state_dict(saved["state"])
@@ -483,7 +486,7 @@ def main(args):
     params, macs = cost(args.arch, n_classes, args.settings, images.image_size)
     started = saved["started"] if saved else datetime.now(UTC).isoformat(timespec="seconds")
     published = {"arch": args.arch, "classes": images.classes, "settings": args.settings,
-                 "image_size": images.image_size, "mean": images.mean, "std": images.std}  # fmt: skip
+                 "image_size": images.image_size, "mean": statistics[0], "std": statistics[1]}  # fmt: skip
     held_out = f"{len(val):,} for validation" if val else "none for validation"
     say(
         f"{args.arch}: {params:,} parameters, {macs:,} MACs; {args.dataset}: {len(train):,} images to train on, {held_out}, "

@@ -194,19 +194,17 @@ def put(net, weights):
 
 
 def start_from(model, net, head, arch, settings, classes):
-    """Copies a Classifier's weights into a net of the same arch; its head, a module, only if the classes are the same.
+    """Copies a Classifier's weights into a net of the same arch, those of its head only if the classes are the same.
 
-    Returns whether the head was copied. Raises ValueError for another arch, other settings or weights that do not fit.
+    head: the names of its entries in the state_dict. Returns whether they were copied. Raises ValueError for another arch,
+    other settings or weights that do not fit.
     """
     if (model.arch, model.settings) != (arch, settings):
         theirs, ours = (f"{a} with {s}" if s else a for a, s in ((model.arch, model.settings), (arch, settings)))
         raise ValueError(f"--init-from holds {theirs}, this run is {ours}: give the same --arch and --set")
     same_classes = model.classes == classes
-    weights = model.net.state_dict()
-    if not same_classes:
-        name_of_head = next(name for name, module in net.named_modules() if module is head)
-        weights |= {name: value for name, value in net.state_dict().items() if name.startswith(f"{name_of_head}.")}
-    put(net, weights)
+    kept = {} if same_classes else {name: value for name, value in net.state_dict().items() if name in head}
+    put(net, model.net.state_dict() | kept)
     return same_classes
 
 

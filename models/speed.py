@@ -32,9 +32,12 @@ FLOPS_PER_MAC = 6  # of a training step: a product and a sum forward, twice that
 def parse_run(run):
     """'hornet_resnet:hornet.orders=2,3,4' -> (arch, settings). Raises ValueError for what does not exist.
 
-    Flags of a run ('resnet:--init-from=...') say which weights it starts from, which is left out here.
+    A part with an equals sign is a setting, because torchvision:resnet18 is an arch. Flags of a run, such as --pretrained,
+    say how its weights start, which is left out here.
     """
-    arch, *settings = [part for part in run.split(":") if not part.startswith("--")]
+    parts = [part for part in run.split(":") if not part.startswith("--")]
+    settings = [part for part in parts if "=" in part]
+    arch = ":".join(part for part in parts if "=" not in part)
     return canonical(arch), parse_settings(arch, dict(setting.split("=", 1) for setting in settings))
 
 

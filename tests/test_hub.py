@@ -213,7 +213,7 @@ def started(model, classes, arch="resnet", **settings):
     settings = {"resnet.depth": 8, "resnet.width": 4} | settings
     net = models.build(arch, len(classes), settings, 16)
     head_before = net.fc.weight.clone()
-    with_head = hub.start_from(model, net, net.fc, arch, settings, list(classes))
+    with_head = hub.start_from(model, net, {"fc.weight", "fc.bias"}, arch, settings, list(classes))
     return net, with_head, torch.equal(net.fc.weight, head_before)
 
 
@@ -245,5 +245,5 @@ def test_start_at_an_image_size_that_changes_the_network():
     settings = {"resnet.depth": 8, "resnet.width": 4}
     model, net = classifier("coatnet_resnet"), models.build("coatnet_resnet", 2, settings, 32)
     with pytest.raises(ValueError, match=r"the weights do not fit: stages\.\S+ of shape") as error:
-        hub.start_from(model, net, net.fc, "coatnet_resnet", settings, ["a", "b"])
+        hub.start_from(model, net, {"fc.weight", "fc.bias"}, "coatnet_resnet", settings, ["a", "b"])
     assert "\n" not in str(error.value)

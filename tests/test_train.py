@@ -392,8 +392,10 @@ def published_weights(monkeypatch):
         for name, parameter in net.named_parameters():
             if not name.startswith("fc."):
                 torch.nn.init.ones_(parameter)
+        return [127.5] * 3, [60.0] * 3  # the statistics of the pixels they were trained on
 
-    fake = types.SimpleNamespace(head_of=lambda net: net.fc, load_pretrained=load_pretrained)
+    head = {"fc.weight", "fc.bias"}
+    fake = types.SimpleNamespace(head_names=lambda net: head, load_pretrained=load_pretrained)
     monkeypatch.setitem(sys.modules, "models.pretrained", fake)
     return asked
 
@@ -474,6 +476,8 @@ def test_frozen_backbone_stays_through_a_resumed_run(command, published_weights,
     assert not torch.equal(head["fc.weight"], head_of_first_epoch["fc.weight"])
     assert len(whole["optimizer"]["state"]) == 2  # the head's weight and bias
     assert result_of(tmp_path / "runs" / "whole")["freeze"] == "backbone"
+    loaded = models.load(tmp_path / "runs" / "killed")
+    assert (loaded.mean, loaded.std) == ([127.5] * 3, [60.0] * 3)
 
 
 def test_missing_published_weights_are_said_once(command, published_weights, capfd, monkeypatch, tmp_path):
