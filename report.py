@@ -55,7 +55,11 @@ RULE = f"""\
 # -------------------------------------------------------------------------------------------------------------- rows
 
 IDENTITY = ("arch", "settings", "seed")
-START = ("pretrained", "init_from", "freeze")  # the weights a run starts from and trains, in this report settings, too
+START = (
+    "pretrained",
+    "init_from",
+    "freeze",
+)  # the weights a run starts from and trains: read_rows() makes them settings
 POSITIVE = ("classes", "n_train", "n_test", "world_size", "params", "macs", "train_imgs_per_s", "eval_imgs_per_s", "train_s",
             "peak_memory_mb")  # fmt: skip
 PERCENT = ("top1", "top5", "ece")
@@ -147,6 +151,7 @@ def read_rows(folder):
     for path, row in zip(paths, rows, strict=True):
         if problem := problem_of(row):
             refuse(f"{path} cannot be used: {problem}")
+        row["settings"] |= {name: row[name] for name in START if row.get(name)}
         ours, first = recipe_of(row), recipe_of(rows[0])
         for name in sorted(ours.keys() | first.keys()):
             if ours.get(name) != first.get(name):
@@ -233,9 +238,9 @@ def group(rows, cost_pass=None):
     speeds = {key_of(row["arch"], row["settings"]): row for row in (cost_pass or {"rows": []})["rows"]}
     nets = {}
     for row in rows:
-        start = {name: row[name] for name in START if row.get(name)}
-        key = key_of(row["arch"], row["settings"] | start)
-        timed = key_of(row["arch"], row["settings"]) if not row.get("freeze") else None  # which the cost pass does not
+        key = key_of(row["arch"], row["settings"])
+        knobs = {name: value for name, value in row["settings"].items() if name not in ("pretrained", "init_from")}
+        timed = key_of(row["arch"], knobs)  # the cost pass knows no weights, and no frozen network
         net = nets.setdefault(key, Net(key[0], json.loads(key[1]), {}, speeds.get(timed)))
         if row["seed"] in net.runs:
             refuse(f"{net.name} has seed {row['seed']} twice: remove one of the two runs")
