@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-METHODS="${METHODS:-eca ghostnet hornet resnest cspnet convnext segnext lsknet coatnet gmlp mixer}"
+METHODS="${METHODS:-eca ghostnet hornet resnest cspnet convnext segnext lsknet coatnet gmlp mixer multiscale}"
 
 values() { # a run and a knob with its values, one run each
     local knob=$2
@@ -89,8 +89,14 @@ runs_of() { # the settings that a method's paper compares, each against the defa
             values "$arch" mixer.channel_hidden 128
             values "$arch" mixer.first_block 2
             ;;
+        multiscale)
+            values "$arch" multiscale.form depthwise cascade
+            values "$arch" multiscale.kernel_sizes 3,5 3,7
+            echo "$arch:multiscale.form=cascade:multiscale.scales=2"
+            echo "$arch:multiscale.form=cascade:multiscale.scales=8"
+            ;;
         *)
-            echo "METHODS: no ablations of '$1'; choose from eca ghostnet hornet resnest cspnet convnext segnext lsknet coatnet gmlp mixer" >&2
+            echo "METHODS: no ablations of '$1'; choose from eca ghostnet hornet resnest cspnet convnext segnext lsknet coatnet gmlp mixer multiscale" >&2
             return 2
             ;;
     esac

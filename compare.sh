@@ -1,41 +1,107 @@
 #!/usr/bin/env bash
-# Trains the ResNet at several widths, every method and some combinations, over seeds with one recipe, then writes the report.
+# Trains a list of networks over seeds with one recipe, then writes the report. PRESET names the list:
+#
+#   methods    the ResNet at several widths, every method and some combinations (the default)
+#   depth      plain networks against residual ones of the same layers: does depth hurt without shortcuts?
+#   classics   the networks that everyone knows
+#   vit        a vision transformer with published weights and from scratch, and a smaller one of its own
+#   transfer   published weights against none; fine-tuned, and with a frozen backbone
+#   cost       trains nothing: parameters, MACs, speed and memory of all networks at the image sizes in SIZES
 #
 #   bash compare.sh                                          # CIFAR-100 from the hub, 100 epochs: hours on one GPU
 #   EPOCHS=5 DATASET=shapes100 SEEDS="0 1" bash compare.sh   # about two hours on two CPU cores
 #   JOBS=8 bash compare.sh                                   # one run on each of 8 GPUs, side by side
 #   NPROC=8 bash compare.sh --amp bf16                       # each run on 8 GPUs; flags go on to train.py
+#   PRESET=cost SIZES=32 bash compare.sh --batch-size 16     # minutes on two CPU cores
 #
 # Finished runs are skipped and unfinished ones resumed: run the same command again after an interruption. A failed run is
 # reported at the end (exit code 1) and does not stop the others. PLAN=1 only lists what would be trained. RUNS replaces the
-# list: architectures with settings behind colons, such as RUNS="resnet eca_resnet:eca.kernel_size=5".
+# list: architectures with knobs and flags of their own behind colons, such as
+# RUNS="resnet eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone". RECIPE replaces a preset's flags for all runs.
 set -euo pipefail
 cd "$(dirname "$0")"
 
+PRESET="${PRESET:-methods}"
 METHODS="coatnet convnext cspnet eca ghostnet gmlp hornet lsknet mixer resnest segnext"
 COMBINATIONS="eca_ghostnet_resnet convnext_eca_resnet cspnet_eca_resnet eca_resnest_resnet"
-ARCHS="${ARCHS:-$(printf '%s_resnet ' $METHODS) $COMBINATIONS}"
-WIDTHS="${WIDTHS:-8 12 24 32}" # of the widening curve, beside the baseline's 16
-RUNS="${RUNS:-resnet $ARCHS $(printf 'resnet:resnet.width=%s ' $WIDTHS)}"
+CLASSICS="linear lenet alexnet vgg16 vgg19 googlenet resnet resnet18 multiscale_resnet18 resnet34 resnet50"
+case "$PRESET" in
+    methods)
+        ARCHS="${ARCHS:-$(printf '%s_resnet ' $METHODS) $COMBINATIONS}"
+        WIDTHS="${WIDTHS:-8 12 24 32}" # of the widening curve, beside the baseline's 16
+        runs="resnet $ARCHS $(printf 'resnet:resnet.width=%s ' $WIDTHS)"
+        recipe=""
+        ;;
+    depth)
+        runs="plain20 plain32 plain44 plain56 resnet resnet32 resnet44 resnet56"
+        recipe=""
+        ;;
+    classics)
+        runs="$CLASSICS"
+        recipe=""
+        ;;
+    vit)
+        runs="vit vit:--pretrained vit:vit.depth=6:vit.width=96 resnet"
+        recipe="--optimizer adamw --lr 5e-4"
+        ;;
+    transfer)
+        runs="$(for arch in vit torchvision:resnet18; do echo "$arch $arch:--pretrained $arch:--pretrained:--freeze=backbone"; done)"
+        recipe="--optimizer adamw --lr 5e-4 --image-size 64"
+        ;;
+    cost)
+        runs="$CLASSICS plain20 resnet56 vit $(printf '%s_resnet ' $METHODS)"
+        recipe=""
+        ;;
+    *)
+        echo "PRESET: no list '$PRESET'; choose from methods depth classics vit transfer cost" >&2
+        exit 2
+        ;;
+esac
+RUNS="${RUNS:-$runs}"
+read -ra RECIPE <<<"${RECIPE-$recipe}"
 SEEDS="${SEEDS:-0 1 2}"
 EPOCHS="${EPOCHS:-100}"
 DATASET="${DATASET:-cifar100}"
-OUT="${OUT:-runs/compare}"
+if [ "$PRESET" = methods ]; then OUT="${OUT:-runs/compare}"; fi
+OUT="${OUT:-runs/$PRESET}"
+SIZES="${SIZES:-32 224}" # of PRESET=cost, in pixels
 NPROC="${NPROC:-1}" # processes of one run
 JOBS="${JOBS:-1}"   # runs side by side, each on a GPU of its own
 
-folder() { echo "$OUT/${1//:/-}-seed$2"; } # of a run and a seed
+set -- "${RECIPE[@]}" "$@" # the last flag counts, so that the user's go before the preset's
+
+folder() { # of a run and a seed: eca_resnet-eca.kernel_size=5-seed0, vit-pretrained-seed0
+    local name="${1//:--/-}"
+    echo "$OUT/${name//[:\/]/-}-seed$2"
+}
 
 train() { # a run, a seed, the GPU's number, flags for train.py
-    local launch=(python) parts flags=(--epochs "$EPOCHS" --dataset "$DATASET" --seed "$2")
+    local launch=(python) parts arch flags=(--epochs "$EPOCHS" --dataset "$DATASET" --seed "$2")
     local name
     name="$(basename "$(folder "$1" "$2")")"
     IFS=: read -ra parts <<<"$1"
-    for setting in "${parts[@]:1}"; do flags+=(--set "$setting"); done
+    arch="${parts[0]}"
+    for part in "${parts[@]:1}"; do
+        case "$part" in
+            --*) flags+=("$part") ;;
+            *=*) flags+=(--set "$part") ;;
+            *) arch="$arch:$part" ;; # torchvision:NAME
+        esac
+    done
     if [ "$NPROC" -gt 1 ]; then launch=(torchrun --standalone --nproc_per_node "$NPROC"); fi
     if [ "$JOBS" -gt 1 ]; then export CUDA_VISIBLE_DEVICES="$3"; fi
-    "${launch[@]}" train.py --arch "${parts[0]}" "${flags[@]}" --out "$OUT" --name "$name" "${@:4}"
+    "${launch[@]}" train.py --arch "$arch" "${flags[@]}" --out "$OUT" --name "$name" "${@:4}"
 }
+
+if [ "$PRESET" = cost ]; then
+    if [ -n "${PLAN:-}" ]; then
+        printf '%s\n' "costs at $SIZES pixels, in $OUT" $RUNS
+        exit
+    fi
+    # shellcheck disable=SC2086
+    python -m models.speed $RUNS --costs "$OUT/costs.json" --image-sizes $SIZES "$@"
+    exec python report.py "$OUT/costs.json" --out "$OUT/report"
+fi
 
 # The plan.
 waiting=()

@@ -42,11 +42,12 @@ OPTIMIZERS = {  # momentum is beta1 of the Adam family
 
 
 def make_optimizer(name, net, lr, momentum, weight_decay):
-    """One of OPTIMIZERS over the net. Only weights of convolutions and linear layers decay: norms, biases, layer scales,
-    position tables and the like do not."""
+    """One of OPTIMIZERS over what is not frozen in the net. Only weights of convolutions and linear layers decay: norms,
+    biases, layer scales, position tables and the like do not."""
     decayed = {id(module.weight) for module in net.modules() if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))}
+    trained = [p for p in net.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in net.parameters() if (id(p) in decayed) == decays], "weight_decay": weight_decay * decays}
+        {"params": [p for p in trained if (id(p) in decayed) == decays], "weight_decay": weight_decay * decays}
         for decays in (True, False)
     ]
     return OPTIMIZERS[name](groups, lr, momentum)
@@ -187,6 +188,8 @@ def train_epoch(state, model, batches, epoch, last_step, label_smoothing=0.0, cl
     it was left. Raises FloatingPointError as TrainState.assert_finite does.
     """
     model.train()
+    if not all(p.requires_grad for p in state.net.parameters()):
+        state.net.eval()  # a frozen backbone keeps its batch statistics and drops nothing
     in_epoch = state.step - epoch * batches.steps_per_epoch
     if in_epoch == 0:
         state.losses[0] = 0

@@ -1,6 +1,7 @@
 """Turns finished runs into verdicts: report.md, results.csv, charts and slides.pptx.
 
     python report.py runs/compare --out report
+    python report.py runs/cost/costs.json --out report
 
 Reads every result.json below the folder and, if there is one, cost.json at its top (speeds measured side by side, see
 compare.sh); every number printed comes from them. An architecture's role follows from its name and its knobs:
@@ -8,11 +9,14 @@ compare.sh); every number printed comes from them. An architecture's role follow
     baseline         a backbone as it is: resnet, resnet56
     widening curve   a backbone at several widths (only resnet.width set), the baseline among them
     method           anything grafted onto a backbone, as it is: eca_resnet, eca_ghostnet_resnet
-    ablation         an architecture with other knobs set; compared with that architecture as it is
+    ablation         an architecture with other knobs set, or started from other weights; compared with that architecture
+                     as it is, trained from scratch
 
 All accuracies are percentages of the test set and all differences percentage points of top-1. Runs of cross-validation
 (--folds) are averaged over the folds first, so that a seed counts once: trainings on overlapping folds are no independent
 samples (Bengio and Grandvalet, No Unbiased Estimator of the Variance of K-Fold Cross-Validation, 2004).
+
+A costs.json (what networks cost without training, see models/speed.py) becomes a table, costs.csv and charts.
 """
 
 import argparse
@@ -31,7 +35,7 @@ import numpy as np
 try:
     import matplotlib
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
     from pptx import Presentation
     from pptx.util import Inches, Pt
     from scipy import optimize, stats
@@ -53,6 +57,11 @@ RULE = f"""\
 # -------------------------------------------------------------------------------------------------------------- rows
 
 IDENTITY = ("arch", "settings", "seed")
+START = (
+    "pretrained",
+    "init_from",
+    "freeze",
+)  # the weights a run starts from and trains: read_rows() makes them settings
 POSITIVE = ("classes", "n_train", "n_test", "world_size", "params", "macs", "train_imgs_per_s", "eval_imgs_per_s", "train_s",
             "peak_memory_mb")  # fmt: skip
 PERCENT = ("top1", "top5", "ece")
@@ -134,10 +143,9 @@ def problem_of(row):
 
 
 def recipe_of(row):
-    """What all runs of one comparison share: every setting but arch, knobs, seed and fold, and the data they saw."""
-    recipe = {
-        name: value for name, value in row.items() if name not in (*IDENTITY, *MEASURED, "fold", "val_top1_of_folds")
-    }
+    """What all runs of one comparison share: every setting but arch, knobs, start, seed and fold, and the data they saw."""
+    own = (*IDENTITY, *START, *MEASURED, "fold", "val_top1_of_folds")
+    recipe = {name: value for name, value in row.items() if name not in own}
     n_images = {"n_train + n_val": row["n_train"] + row["n_val"]} if row.get("folds") else {"n_train": row["n_train"]}
     return recipe | {name: row[name] for name in SAME_DATA} | n_images | {"epochs in the curve": len(row["curve"])}
 
@@ -151,6 +159,7 @@ def read_rows(folder):
     for path, row in zip(paths, rows, strict=True):
         if problem := problem_of(row):
             refuse(f"{path} cannot be used: {problem}")
+        row["settings"] |= {name: row[name] for name in START if row.get(name)}
         ours, first = recipe_of(row), recipe_of(rows[0])
         for name in sorted(ours.keys() | first.keys()):
             if ours.get(name) != first.get(name):
@@ -206,11 +215,11 @@ class Net:
 
     @property
     def backbone(self):
-        return self.arch.split("_")[-1]
+        return self.arch.split("_")[-1] if self.is_method else self.arch
 
     @property
     def is_method(self):
-        return "_" in self.arch
+        return "_" in self.arch and ":" not in self.arch  # torchvision:vgg11_bn is a network as it is
 
     @property
     def on_curve(self):
@@ -271,7 +280,9 @@ def group(rows, cost_pass=None):
     nets = {}
     for row in rows:
         key = key_of(row["arch"], row["settings"])
-        net = nets.setdefault(key, Net(key[0], json.loads(key[1]), {}, speeds.get(key)))
+        knobs = {name: value for name, value in row["settings"].items() if name not in ("pretrained", "init_from")}
+        timed = key_of(row["arch"], knobs)  # the cost pass knows no weights, and no frozen network
+        net = nets.setdefault(key, Net(key[0], json.loads(key[1]), {}, speeds.get(timed)))
         if row["seed"] in net.runs:
             refuse(f"{net.name} has seed {row['seed']} twice: remove one of the two runs")
         net.runs[row["seed"]] = row
@@ -972,6 +983,14 @@ def place_labels(ax, points, texts, line):
             ax.plot((x, end[0]), (y, end[1]), color=colour, linewidth=0.8, scalex=False, scaley=False)
 
 
+def plain_ticks(axis, values):
+    """Ticks of a logarithmic axis as plain numbers, evenly spaced where the values are close to each other."""
+    narrow = max(values) < 4 * min(values)
+    axis.set_major_locator(MaxNLocator(6) if narrow else LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
 def draw_cost(figure, results, cost):
     """Top-1 against one cost: the methods, and the widening curve with its 95% band."""
     unit, scale = {"parameters": ("parameters, thousands", 1e-3), "MACs": ("MACs per image, millions", 1e-6),
@@ -997,10 +1016,7 @@ def draw_cost(figure, results, cost):
                 texts.append(short(result.net))
                 ax.plot(*points[-1][:2], color=colour, marker=marker, markersize=9)
     ax.margins(0.12, 0.12)
-    narrow = max(p[0] for p in points) < 4 * min(p[0] for p in points)
-    ax.xaxis.set_major_locator(MaxNLocator(6) if narrow else LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.xaxis.minorticks_off()
+    plain_ticks(ax.xaxis, [p[0] for p in points])
     ax.set_xlabel(f"{unit} (logarithmic)")
     ax.set_ylabel("top-1, %")
     note_words(ax, results, "the ResNet at several widths, 95% band")
@@ -1083,6 +1099,107 @@ def draw_charts(results, out):
             figure.savefig(out / f"{name}.png")
             plt.close(figure)
     return {name: title for name, (title, *_) in wanted.items()}
+
+
+# -------------------------------------------------------------------------------------------------------------- costs
+
+COSTS_MEASURED = ("image_size", "params", "macs", "train_step_ms", "train_imgs_per_s", "eval_imgs_per_s", "train_tflops",
+                  "peak_memory_mb")  # fmt: skip
+COSTS_REPORT = """\
+# What networks cost
+
+{table}
+
+Measured with {conditions}, each network in a process of its own. A step trains on one batch of {batch_size} images. TFLOP/s
+count six operations for each MAC and image: a product and a sum forward, twice as many backward. Memory is the most that
+was allocated on the GPU or, without one, that the process took, of which Python and torch are some hundred MB.
+
+{problems}
+
+{charts}
+"""
+
+
+def read_costs(path):
+    """costs.json of models/speed.py; refuses one with a row that lacks something."""
+    costs = read_json(path)
+    for row in costs.get("rows") or [{}]:
+        wanted = ("image_size",) if "problem" in row else COSTS_MEASURED
+        if not ("arch" in row and "settings" in row and all(is_number(row.get(name), 0) for name in wanted)):
+            refuse(f"{path} cannot be used: a row needs arch, settings and {', '.join(wanted)}, got {row}")
+    return costs
+
+
+def costs_table(rows):
+    """A row per network and image size, the networks that cannot be measured among them."""
+    table = [
+        ["arch", "pixels", "parameters", "MACs, M", "step, ms", "train img/s", "eval img/s", "TFLOP/s", "memory, MB"]
+    ]
+    for row in rows:
+        cells = [Net(row["arch"], row["settings"]).name, str(row["image_size"])]
+        if "problem" not in row:
+            cells += [
+                f"{row['params']:,}", f"{row['macs'] / 1e6:,.1f}", f"{row['train_step_ms']:,.1f}",
+                f"{row['train_imgs_per_s']:,.0f}", f"{row['eval_imgs_per_s']:,.0f}", f"{row['train_tflops']:.3g}",
+                f"{row['peak_memory_mb']:,.0f}",
+            ]  # fmt: skip
+        table.append(cells + ["-"] * (len(table[0]) - len(cells)))
+    return table
+
+
+def draw_costs(figure, rows):
+    """Time of a training step against MACs, and the line on which the best TFLOP/s measured here would put all networks."""
+    ax = figure.subplots()
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    macs, step_ms = ([row[name] for row in rows] for name in ("macs", "train_step_ms"))
+    best = max(rows, key=lambda row: row["train_tflops"])
+    along = np.geomspace(min(macs), max(macs), 60)
+    at_best = along * best["train_step_ms"] / best["macs"]
+    ax.plot(
+        along / 1e6, at_best, color="black", linewidth=1, label=f"at {best['train_tflops']:.3g} TFLOP/s, the best here"
+    )
+    points = [(x / 1e6, y, "#0072B2") for x, y in zip(macs, step_ms, strict=True)]
+    for x, y, colour in points:
+        ax.plot(x, y, color=colour, marker="o", markersize=8)
+    ax.margins(0.12, 0.12)
+    plain_ticks(ax.xaxis, [point[0] for point in points])
+    plain_ticks(ax.yaxis, [point[1] for point in points])
+    ax.set_xlabel("MACs per image, millions (logarithmic)")
+    ax.set_ylabel("training step, ms (logarithmic)")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False, fontsize=12)
+    names = [Net(row["arch"], row["settings"]).name for row in rows]
+    place_labels(ax, points, names, list(zip(along / 1e6, at_best, strict=True)))
+
+
+def report_costs(costs, out):
+    """Writes costs.md, costs.csv and a chart for each image size; prints the table."""
+    conditions = {name: value for name, value in costs.items() if name != "rows"}
+    rows = sorted(costs["rows"], key=lambda row: row["image_size"])  # in the order of the list for each size
+    table = costs_table(rows)
+    with (out / "costs.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["arch", "settings", *COSTS_MEASURED, "problem"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row | {"settings": Net(row["arch"], row["settings"]).knobs} for row in rows)
+    charts = []
+    for size in sorted({row["image_size"] for row in rows if "problem" not in row}):
+        with plt.rc_context(STYLE):
+            figure = plt.figure(figsize=CHART_SIZE)
+            draw_costs(figure, [row for row in rows if row["image_size"] == size and "problem" not in row])
+            figure.savefig(out / f"costs_{size}.png")
+            plt.close(figure)
+        charts.append(f"![Step time against MACs at {size}x{size} pixels](costs_{size}.png)")
+    problems = [f"- {row['arch']} at {row['image_size']}: {row['problem']}" for row in rows if "problem" in row]
+    text = COSTS_REPORT.format(
+        table=markdown(table),
+        conditions=", ".join(f"{name} {value}" for name, value in conditions.items()),
+        batch_size=costs["batch_size"],
+        problems="\n".join(["Not measured:", "", *problems]) if problems else "",
+        charts="\n\n".join(charts),
+    )
+    (out / "costs.md").write_text(re.sub("\n{3,}", "\n\n", text))
+    print(markdown(table))
+    print(f"written: {out}/costs.md, costs.csv and {len(charts)} charts")
 
 
 # ------------------------------------------------------------------------------------------------------------- slides
@@ -1250,12 +1367,16 @@ def write_slides(path, results, charts):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, help="folder with runs below it")
+    parser.add_argument("runs", type=Path, help="folder with runs below it, or a costs.json")
     parser.add_argument("--out", type=Path, default=Path("report"), help="where the report goes (default report)")
     parser.error = refuse
     args = parser.parse_args(argv)
 
     matplotlib.use("Agg")  # charts go to files
+    if args.runs.is_file():
+        costs = read_costs(args.runs)
+        args.out.mkdir(parents=True, exist_ok=True)
+        return report_costs(costs, args.out)
     results = analyse(read_rows(args.runs), read_cost_pass(args.runs))
     args.out.mkdir(parents=True, exist_ok=True)
     charts = draw_charts(results, args.out)

@@ -6,13 +6,15 @@
 The same command again resumes an unfinished run and leaves a finished one alone. `--list` shows the architectures and their
 knobs, `--summary` one architecture's layers. SIGTERM, SIGINT and SIGUSR1 stop a run behind the step at hand, to be resumed. A run
 leaves in runs/<name>/: TensorBoard events, last.pt (to resume), model/
-(weights in the hub's format) and result.json.
+(weights in the hub's format) and result.json. `--predict IMAGE_OR_FOLDER --init-from RUN` applies what was trained; it ends
+with exit code 1 if an image could not be read, behind the predictions for the others.
 """
 
 import argparse
 import difflib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,6 +63,9 @@ NOT_THE_RUN = (
     "list",
     "summary",
     "eval_only",
+    "predict",
+    "json",
+    "push_to_hub",
     "data_dir",
     "cache_dir",
     "out",
@@ -120,6 +125,22 @@ def parse_args(argv=None):
     add("--summary", False, "print the arch's parameters, MACs and layers, and stop", **store)
     add("--eval-only", None, "score a run's last.pt or model/ on the test set, and stop", metavar="PATH")
 
+    add(
+        "--init-from",
+        None,
+        "start with a run's weights: its folder or model/, or a hub id; the head only if the classes are the same",
+        metavar="RUN",
+    )
+    add("--pretrained", False, "start with weights published for the arch, and a new head", **store)
+    add("--freeze", None, "train the head only; with --pretrained or --init-from", choices=["backbone"])
+    add(
+        "--predict",
+        None,
+        "print the most probable classes of an image or of a folder's, by the network of --init-from, and stop",
+        metavar="PATH",
+    )
+    add("--json", False, "print what --predict finds as JSON", **store)
+
     add("--dataset", "cifar100", "what to train on", choices=DATASETS)
     add("--data-dir", None, "local files: CIFAR as train-*.parquet and test-*.parquet, or a folder of train/ and test/")
     add("--image-size", None, "resize and centre-crop images to this many pixels", type=int)
@@ -173,6 +194,12 @@ def parse_args(argv=None):
     add("--sync-bn", False, "batch norm over all processes; GPU only", **store)
     add("--out", "runs", "folder of all runs")
     add("--name", None, "folder of this run in --out (default from arch, settings, dataset, fold and seed)")
+    add(
+        "--push-to-hub",
+        None,
+        "upload model/ at the end, tagged with the run's name; again, if it failed, by the same command",
+        metavar="USER/NAME",
+    )
     add("--log-every", 20, "steps between two points of the training curve")
     add("--save-every", 0, "steps between two checkpoints within an epoch; 0: at the end of each epoch only")
     add("--timeout-s", 600, "seconds to wait for another process before this one gives up")
@@ -201,6 +228,16 @@ def parse_args(argv=None):
             refuse(f"--{name.replace('_', '-')} must be in [0, 1), got {getattr(args, name)}")
     if not 0 <= (args.crop_scale or 0) <= 1:
         refuse(f"--crop-scale must be in [0, 1], got {args.crop_scale}")
+    if args.pretrained and args.init_from:
+        refuse("--pretrained and --init-from are two sets of weights: give one of them")
+    if args.freeze and not (args.pretrained or args.init_from):
+        refuse("--freeze would keep random weights: give --pretrained or --init-from, too")
+    if args.predict and not args.init_from:
+        refuse("--predict needs --init-from, the run whose network is to be used")
+    if args.json and not args.predict:
+        refuse("--json is the form of what --predict prints: give --predict, too")
+    if args.push_to_hub and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", args.push_to_hub):
+        refuse(f"--push-to-hub takes USER/NAME, got {args.push_to_hub!r}")
     args.settings = {}
     for item in args.set or []:
         knob, equals, value = item.partition("=")
@@ -225,35 +262,6 @@ def refuse_folds(folds, fold, val_size):
         refuse(f"--val-size {val_size:g} and --folds exclude each other: it is the fold that is held out")
 
 
-# ------------------------------------------------------------------------------------------------------------- --eval-only
-
-
-def load_network(path):
-    """The Classifier of a checkpoint or a model/ folder. Raises ValueError if there is none."""
-    from engine import load_checkpoint
-    from models.hub import Classifier
-
-    if Path(path).is_dir():
-        try:
-            return Classifier.from_pretrained(path, strict=True)
-        except Exception as error:  # a missing or a damaged file, each with its library's exception
-            raise ValueError(f"{path} is not a readable model folder ({error})") from None
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: no such checkpoint or model folder")
-    saved = load_checkpoint(path)
-    if not isinstance(saved, dict) or not {"model", "state"} <= saved.keys():
-        raise ValueError(f"{path} is no checkpoint of train.py")
-    model = Classifier(**saved["model"])
-    averaged = saved["state"].get("ema", {})
-    weights = {name.removeprefix("module."): value for name, value in averaged.items() if name != "n_averaged"}
-    model.net.load_state_dict(weights or saved["state"]["net"])
-    return model
-
-
-def in_words(scores):
-    return f"top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %, loss {scores['loss']:.4f}"
-
-
 # ------------------------------------------------------------------------------------------------- what a run leaves
 
 
@@ -269,12 +277,13 @@ def run_config(args, amp, data):
 
 
 def run_name(args):
-    """The default name of a run's folder: arch, settings, dataset, fold and seed."""
+    """The default name of a run's folder: arch, settings, where its weights come from, dataset, fold and seed."""
     from models.describe import shown
 
     settings = [f"{knob}={shown(value)}" for knob, value in args.settings.items()]
+    start = [flag.replace("_", "-") for flag in ("pretrained", "init_from", "freeze") if getattr(args, flag)]
     fold = [f"fold{args.fold}of{args.folds}"] if args.folds else []
-    return "-".join([args.arch, *settings, args.dataset, *fold, f"seed{args.seed}"])
+    return "-".join([args.arch, *settings, *start, args.dataset, *fold, f"seed{args.seed}"])
 
 
 def look_at_folder(folder, config):
@@ -306,11 +315,17 @@ def look_at_folder(folder, config):
         )
     there = result or (saved and saved["run"]) or config
     others = [
-        f"{name} {there.get(name)} there, {value} here" for name, value in config.items() if there.get(name) != value
+        f"{name} {there.get(name)} there, {value} here"
+        for name, value in config.items()
+        if (there.get(name) or None) != (value or None)  # a flag that is younger than that run was off in it
     ]
     if others:
         raise ValueError(f"{folder} holds another run ({'; '.join(others[:3])}): give --name, or remove it")
     return result, saved
+
+
+def in_words(scores):
+    return f"top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %, loss {scores['loss']:.4f}"
 
 
 def hparams_summaries(config, metrics):
@@ -329,6 +344,18 @@ def confusion_image(confusion):
     share = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     grey = (255 * (1 - share)).byte().repeat_interleave(4, 0).repeat_interleave(4, 1)
     return grey.expand(3, *grey.shape)
+
+
+def push(folder, repo_id):
+    """Uploads a finished run's model/ with its name as tag. A hub that does not take it costs a line, not the run."""
+    from models import hub
+
+    try:
+        print(f"pushed to the hub as {hub.push(folder / 'model', repo_id, folder.name)}")
+    except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"train.py: the hub did not take {folder}/model ({reason}); the run is complete, and the same command "
+              "pushes it again", file=sys.stderr)  # fmt: skip
 
 
 def commit():
@@ -358,10 +385,10 @@ def main(args):
 
     import data
     import engine
-    from models import build, canonical, parse_settings
+    from models import build, canonical, hub, load, parse_settings
     from models.cost import cost
     from models.describe import summary
-    from models.hub import Classifier
+    from models.predict import predict
 
     with mistakes_refused():
         args.arch, args.settings = canonical(args.arch), parse_settings(args.arch, args.settings)
@@ -386,18 +413,28 @@ def main(args):
     if args.sync_bn and device.type == "cpu":
         refuse("--sync-bn works on GPUs only: leave it out")
 
+    if args.predict:
+        if rank > 0:
+            return
+        with mistakes_refused():
+            raise SystemExit(predict(load(args.init_from), args.predict, args.json, device))
+
+    def one_first(call):
+        """call() by one process of each node, which may download and decode, then by the others, which find that done."""
+        done, problem = None, None
+        with processes.local_main_process_first():
+            try:
+                done = call()
+            except ValueError as error:
+                problem = str(error)  # told behind the barrier, or the others would wait there
+        problems = [problem for problem in gather_object([problem]) if problem]
+        if problems:  # on whichever machine
+            refuse(problems[0])
+        return done
+
     # Data, decoded by one process of each node and mapped into memory by all; or streamed by all, if it has no room in one.
-    images, problem = None, None
     (room,) = broadcast_object_list([data.room(device)])
-    with processes.local_main_process_first():
-        try:
-            images = data.load(args.dataset, args.data_dir, args.image_size, args.cache_dir, room)
-        except ValueError as error:
-            problem = str(error)  # told behind the barrier, or the others would wait there
-    problems = [problem for problem in gather_object([problem]) if problem]
-    if problems:  # on whichever machine
-        refuse(problems[0])
-    images = images.to(device)
+    images = one_first(lambda: data.load(args.dataset, args.data_dir, args.image_size, args.cache_dir, room)).to(device)
     if args.crop_scale is None and images.image_size > PADDED_UP_TO:
         args.crop_scale = CROP_SCALE
     args.crop_scale = args.crop_scale or None  # padded crops are one recipe, asked for or not
@@ -409,8 +446,8 @@ def main(args):
         return engine.evaluate(net, batches, len(split), n_classes, amp)
 
     if args.eval_only:
+        model = one_first(lambda: load(args.eval_only))
         with mistakes_refused():
-            model = load_network(args.eval_only)
             if (model.classes, model.image_size) != (images.classes, images.image_size):
                 raise ValueError(
                     f"{args.eval_only} is for {len(model.classes)} classes in images of {model.image_size} pixels, "
@@ -419,6 +456,45 @@ def main(args):
         with failures_told():
             scores = score(model.net.to(device, memory_format=torch.channels_last), test, model.mean, model.std)
         return say(f"{args.eval_only} on {len(test):,} test images of {args.dataset}: {in_words(scores)}")
+
+    # The run's folder. The first process looks and tells the others, so that all do the same.
+    folder = Path(args.out) / (args.name or run_name(args))
+    found = [None, None, None]
+    if rank == 0:
+        try:
+            found[:2] = look_at_folder(folder, config)
+        except ValueError as error:
+            found[2] = str(error)
+    result, saved, problem = broadcast_object_list(found)
+    if problem:
+        refuse(problem)
+    if result:
+        say(f"{folder} is finished, top-1 {result['top1']:.2f} %: nothing to do")
+        if args.push_to_hub and rank == 0:
+            push(folder, args.push_to_hub)
+        return
+
+    # The network, and the weights it starts with: normalized pixels are then what these were trained on.
+    with mistakes_refused():
+        net = build(args.arch, n_classes, args.settings, images.image_size)
+    if args.pretrained or args.init_from:
+        from models.pretrained import head_names, load_pretrained
+
+        head = head_names(net)
+        if args.pretrained and not saved:
+            statistics = one_first(lambda: load_pretrained(args.arch, net, images.image_size))
+            say(f"{args.arch}: published weights, but for a new head")
+        if args.init_from and not saved:
+            model = one_first(lambda: load(args.init_from))
+            with mistakes_refused():
+                with_head = hub.start_from(model, net, head, args.arch, args.settings, images.classes)
+            statistics = model.mean, model.std
+            say(f"weights of {args.init_from}, {'head included' if with_head else 'but for a new head: other classes'}")
+        if args.freeze:
+            for name, parameter in net.named_parameters():
+                parameter.requires_grad_(name in head)
+    if saved:
+        statistics = saved["model"]["mean"], saved["model"]["std"]
 
     with mistakes_refused():
         if args.folds:
@@ -432,9 +508,7 @@ def main(args):
         )
         watched = val or test
 
-    # Model, then optimizer and schedule, then the saved state, then DDP: this order holds for every library involved.
-    with mistakes_refused():
-        net = build(args.arch, n_classes, args.settings, images.image_size)
+    # To the device, then optimizer and schedule, then the saved state, then DDP: an order that holds for every library.
     if args.sync_bn:
         net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
     net = net.to(device, memory_format=torch.channels_last)
@@ -444,19 +518,6 @@ def main(args):
         scheduler = engine.make_scheduler(args.schedule, optimizer, round(args.warmup_frac * last_step), last_step)
     state = engine.TrainState(net, optimizer, scheduler, amp, args.ema_decay, rank, world_size)
 
-    # Resume. The first process looks and tells the others, so that all do the same.
-    folder = Path(args.out) / (args.name or run_name(args))
-    found = [None, None, None]
-    if rank == 0:
-        try:
-            found[:2] = look_at_folder(folder, config)
-        except ValueError as error:
-            found[2] = str(error)
-    result, saved, problem = broadcast_object_list(found)
-    if problem:
-        refuse(problem)
-    if result:
-        return say(f"{folder} is finished, top-1 {result['top1']:.2f} %: nothing to do")
     if saved:
         state.load_state_dict(saved["state"])
         before = saved["world_size"]
@@ -472,7 +533,7 @@ def main(args):
     params, macs = cost(args.arch, n_classes, args.settings, images.image_size)
     started = saved["started"] if saved else datetime.now(UTC).isoformat(timespec="seconds")
     published = {"arch": args.arch, "classes": images.classes, "settings": args.settings,
-                 "image_size": images.image_size, "mean": images.mean, "std": images.std}  # fmt: skip
+                 "image_size": images.image_size, "mean": statistics[0], "std": statistics[1]}  # fmt: skip
     held_out = f"{len(val):,} for validation" if val else "none for validation"
     say(
         f"{args.arch}: {params:,} parameters, {macs:,} MACs; {args.dataset}: {len(train):,} images to train on, {held_out}, "
@@ -582,13 +643,15 @@ def main(args):
     writer.add_image("test/confusion", confusion_image(scores["confusion"]), state.step)
     writer.file_writer.add_summary(session_end)
     writer.close()
-    model = Classifier(**published)
+    model = hub.Classifier(**published)
     model.net.load_state_dict(state.eval_net.state_dict())
-    model.save_pretrained(folder / "model")
     with failures_told():
+        hub.save(model, folder / "model", config, result)
         engine.write_atomically(folder / "result.json", json.dumps(result, indent=1).encode())
     (folder / "status").unlink(missing_ok=True)
     print(f"test {in_words(scores)}, in {folder}/result.json")
+    if args.push_to_hub:
+        push(folder, args.push_to_hub)
 
 
 if __name__ == "__main__":

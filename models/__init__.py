@@ -1,4 +1,4 @@
-"""Architectures by name: METHODS, BACKBONES and build().
+"""Architectures by name: METHODS, BACKBONES and build(); load() for trained ones.
 
 An architecture is `<method>_..._<backbone>`, such as `eca_ghostnet_resnet`. Each method fills one slot of the backbone
 (models/resnet.py). Whole networks such as `vit`, `torchvision:NAME` and `timm:NAME` are backbones without slots. Every keyword-only argument of a method's or backbone's class is a knob, set as `eca.kernel_size=5`.
@@ -221,3 +221,14 @@ def build(arch, num_classes=100, settings=None, image_size=32):
         if METHODS[name].make.__module__ not in sources:
             raise ValueError(f"--arch {arch}: nothing in this network uses {name}; leave it out or change its settings")
     return net
+
+
+def load(path_or_id):
+    """A trained network, in eval mode: uint8 images (B, 3, image_size, image_size) -> (B, classes) logits.
+
+    path_or_id: a run's folder, its model/ folder, a checkpoint (last.pt) or a hub id (USER/NAME or USER/NAME@TAG). Loaded
+    strictly, without running pickled code. Raises ValueError, in one line, for what cannot be loaded.
+    """
+    from models import hub  # which is slow to import, and imports this file
+
+    return hub.load(path_or_id)

@@ -1,31 +1,212 @@
-"""A trained network in the hub's format: config.json, model.safetensors and a model card."""
+"""Trained networks on the disk and on the hub: saved with their preprocessing and a model card, loaded strictly.
+
+A model/ folder is what the hub expects: config.json (arch, settings, classes, preprocessing), model.safetensors and README.md.
+"""
+
+import json
+import re
+from pathlib import Path
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, PyTorchModelHubMixin, snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
-from models import build
+import engine
+from models import build, canonical, parse_settings
+
+TAGS = ["image-classification", "resnet-grafts"]  # the mixin adds its own, whose way to load is not ours, to its copy
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # USER/NAME, as in train.py
+CARD = """\
+---
+{front}
+---
+
+# {arch} on {dataset}
+
+{params:,} parameters, {macs:,} multiply-accumulates for an image of {image_size}x{image_size} pixels; {classes} classes.
+Trained on {n_train:,} images, scored on {n_test:,} test images that took no part in training or in any choice:
+
+| top-1, % | top-5, % | loss | expected calibration error, % |
+| --: | --: | --: | --: |
+| {top1:.2f} | {top5:.2f} | {loss:.4f} | {ece:.2f} |
+
+## Load it
+
+In a checkout of the code, with uint8 images `(B, 3, {image_size}, {image_size})`; the network normalizes them itself:
+
+```python
+import models
+model = models.load("PATH_OR_HUB_ID")  # this folder, or USER/NAME of the hub, or USER/NAME@TAG
+probabilities = model(imgs).softmax(1)  # (B, {classes}), in the order of model.classes
+```
+
+## Recipe
+
+{recipe}
+
+On {world_size} x {device}, torch {torch}, commit {commit}.
+"""
 
 
-class Classifier(
-    nn.Module,
-    PyTorchModelHubMixin,
-    library_name="pytorch",
-    tags=["image-classification", "resnet-grafts"],
-    license="mit",
-):
+class Classifier(nn.Module, PyTorchModelHubMixin, library_name="pytorch", tags=[*TAGS], license="mit"):
     """A network with the preprocessing it was trained with: uint8 images (B, 3, image_size, image_size) -> (B, classes) logits.
 
-    Save with save_pretrained(folder). Load with Classifier.from_pretrained(folder_or_id, strict=True): without strict the
-    mixin loads a file with missing weights and says nothing. mean and std: of the pixels, on the scale 0 to 255.
+    Load one with models.load(), not with the mixin's from_pretrained(): that loads a file with missing weights and says
+    nothing, and falls back to pickles. mean and std: of the pixels, on the scale 0 to 255.
     """
 
     def __init__(self, arch: str, classes: list, settings: dict, image_size: int, mean: list, std: list):
         super().__init__()
-        self.net = build(arch, len(classes), settings, image_size)
-        self.arch, self.classes, self.settings, self.image_size = arch, classes, settings, image_size
-        self.mean, self.std = mean, std
+        self.arch, self.settings = canonical(arch), parse_settings(arch, settings)
+        self.net = build(self.arch, len(classes), self.settings, image_size)
+        self.classes, self.image_size, self.mean, self.std = classes, image_size, mean, std
 
     def forward(self, imgs):
         mean, std = (torch.tensor(v, device=imgs.device).view(-1, 1, 1) for v in (self.mean, self.std))
         return self.net((imgs.float() - mean) / std)
+
+
+# --------------------------------------------------------------------------------------------------------------- save
+
+
+def save(model, folder, recipe, result):
+    """Writes a model/ folder. recipe: the flags of the run; result: what it measured. Raises OSError if the disk fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # the card first, for the mixin adds one of its own where there is none
+    engine.write_atomically(folder / "README.md", card(model, recipe, result).encode())
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:  # its name for a full disk
+        raise OSError(f"cannot write {folder}/model.safetensors ({error})") from None
+
+
+def card(model, recipe, result):
+    """The model card: what was measured, how to load the network, and how it was trained."""
+    scores = {"accuracy": ("top-1", result["top1"]), "top_5_accuracy": ("top-5", result["top5"])}
+    front = ModelCardData(
+        license="mit",
+        library_name="pytorch",
+        tags=TAGS,
+        model_name=model.arch,
+        eval_results=[
+            EvalResult("image-classification", result["dataset"], result["dataset"], metric, value, metric_name=name)
+            for metric, (name, value) in scores.items()
+        ],
+    )
+    rows = "\n".join(f"| {name} | {value} |" for name, value in recipe.items())
+    recipe = f"| setting | value |\n| --- | --- |\n{rows}"
+    return str(ModelCard(CARD.format(**result | {"front": front, "recipe": recipe, "image_size": model.image_size})))
+
+
+def push(folder, repo_id, tag):
+    """Uploads a model/ folder to the hub and tags it; a tag of that name moves. Raises what the hub's client raises."""
+    api = HfApi()
+    api.create_repo(repo_id, exist_ok=True)
+    commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"Run {tag}")
+    tag = re.sub(r"[^\w.,=+-]+", "-", tag)  # of what git allows in a tag
+    if tag in {ref.name for ref in api.list_repo_refs(repo_id).tags}:
+        api.delete_tag(repo_id, tag=tag)
+    api.create_tag(repo_id, tag=tag, revision=commit.oid)
+    return f"{repo_id}@{tag}"
+
+
+# --------------------------------------------------------------------------------------------------------------- load
+
+
+def load(path_or_id):
+    """The Classifier, in eval mode, of a run's folder, its model/ folder, a checkpoint (last.pt) or a hub id.
+
+    path_or_id: what lies on the disk comes first; a hub id is USER/NAME, or USER/NAME@TAG. Every weight must be there and
+    fit the arch that config.json names, and no pickled code is run. Raises ValueError, in one line.
+    """
+    path = Path(path_or_id)
+    if path.is_file():
+        return from_checkpoint(path).eval()
+    if not path.is_dir():
+        return from_folder(download(str(path_or_id))).eval()
+    if not (path / "model").is_dir() and (path / "last.pt").exists():
+        raise ValueError(f"{path} is an unfinished run without model/: finish it, or give its last.pt")
+    return from_folder(path / "model" if (path / "model").is_dir() else path).eval()
+
+
+def from_folder(folder):
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        weights = load_file(folder / "model.safetensors")
+        model = Classifier(**config)
+        put(model.net, {name.removeprefix("net."): value for name, value in weights.items()})
+    except Exception as error:  # a missing, damaged or foreign file, each with its library's exception
+        raise ValueError(f"{folder} is not a readable model folder ({one_line(error)})") from None
+    return model
+
+
+def from_checkpoint(path):
+    saved = engine.load_checkpoint(path)
+    if not isinstance(saved, dict) or not {"model", "state"} <= saved.keys():
+        raise ValueError(f"{path} is no checkpoint of train.py")
+    model = Classifier(**saved["model"])
+    averaged = saved["state"].get("ema", {})
+    weights = {name.removeprefix("module."): value for name, value in averaged.items() if name != "n_averaged"}
+    put(model.net, weights or saved["state"]["net"])
+    return model
+
+
+def download(path_or_id):
+    """The folder with the hub's two files, from an earlier download where the hub cannot be reached. Raises ValueError."""
+    repo_id, _, revision = path_or_id.partition("@")
+    if not HUB_ID.fullmatch(repo_id):
+        raise ValueError(f"{path_or_id}: no such run, model folder or checkpoint, and no hub id USER/NAME")
+    revision = revision or None
+    problem = None
+    try:
+        HfApi().model_info(repo_id, revision=revision, timeout=5)  # where this fails, a download would retry for 23 s
+    except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
+        problem = error
+    files = ["config.json", "model.safetensors"]
+    try:
+        folder = snapshot_download(
+            repo_id, revision=revision, allow_patterns=files, local_files_only=problem is not None
+        )
+    except Exception as error:
+        why = type(problem or error).__name__
+        raise ValueError(
+            f"{path_or_id}: no such run, model folder or checkpoint, and the hub does not give it ({why})"
+        ) from None
+    return Path(folder)
+
+
+def put(net, weights):
+    """Loads weights into a net. Raises ValueError, with the first three misfits, unless they are the net's, one for one."""
+    own = net.state_dict()
+    misfits = [f"no {name}" for name in own if name not in weights]
+    misfits += [f"an unknown {name}" for name in weights if name not in own]
+    misfits += [
+        f"{name} of shape {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    if misfits:
+        more = f" and {len(misfits) - 3} more" if len(misfits) > 3 else ""
+        raise ValueError(f"the weights do not fit: {', '.join(misfits[:3])}{more}")
+    net.load_state_dict(weights)
+
+
+def start_from(model, net, head, arch, settings, classes):
+    """Copies a Classifier's weights into a net of the same arch, those of its head only if the classes are the same.
+
+    head: the names of its entries in the state_dict. Returns whether they were copied. Raises ValueError for another arch,
+    other settings or weights that do not fit.
+    """
+    if (model.arch, model.settings) != (arch, settings):
+        theirs, ours = (f"{a} with {s}" if s else a for a, s in ((model.arch, model.settings), (arch, settings)))
+        raise ValueError(f"--init-from holds {theirs}, this run is {ours}: give the same --arch and --set")
+    same_classes = model.classes == classes
+    kept = {} if same_classes else {name: value for name, value in net.state_dict().items() if name in head}
+    put(net, model.net.state_dict() | kept)
+    return same_classes
+
+
+def one_line(error):
+    return " ".join(str(error).split())

@@ -1,29 +1,41 @@
-"""How fast networks train and evaluate on this machine, measured side by side.
+"""How fast networks train and evaluate on this machine, measured side by side, and what each of them costs by itself.
 
     python -m models.speed resnet eca_resnet resnet:resnet.width=24 --out cost.json
+    python -m models.speed resnet eca_resnet --costs costs.json --image-sizes 32 224
 
-Speeds are medians of rounds over all networks, so that a machine that slows down for a while slows all of them.
+Speeds of --out are medians of rounds over all networks, so that a machine that slows down for a while slows all of them.
+--costs measures each network in a process of its own, whose peak of memory is then the network's. Rows that are in the
+file already, measured under the same conditions, stay. All other flags are those of train.py, of which --batch-size,
+--image-size, --amp and --compile matter here.
 """
 
 import argparse
 import json
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 import engine
+import train
 from models import build, canonical, parse_settings
+from models.cost import cost
+
+N_CLASSES = 100  # of the networks that are measured
+FLOPS_PER_MAC = 6  # of a training step: a product and a sum forward, twice that backward, for inputs and for weights
 
 
 def parse_run(run):
     """'hornet_resnet:hornet.orders=2,3,4' -> (arch, settings). Raises ValueError for what does not exist.
 
-    A part with an equals sign is a setting, because torchvision:resnet18 is an arch.
+    A part with an equals sign is a setting, because torchvision:resnet18 is an arch. Flags of a run, such as --pretrained,
+    say how its weights start, which is left out here.
     """
-    parts = run.split(":")
+    parts = [part for part in run.split(":") if not part.startswith("--")]
     settings = [part for part in parts if "=" in part]
     arch = ":".join(part for part in parts if "=" not in part)
     return canonical(arch), parse_settings(arch, dict(setting.split("=", 1) for setting in settings))
@@ -66,63 +78,150 @@ def imgs_per_s(call, batch_size, n_calls, device):
     return n_calls * batch_size / (time.perf_counter() - started)
 
 
-def measure(runs, num_classes=100, image_size=32, batch_size=128, amp="auto", compiled=False, rounds=5, n_calls=3):
-    """Rows {arch, settings, train_imgs_per_s, eval_imgs_per_s}: medians of rounds over all runs, and what was measured on."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    engine.keep_freed_memory()
-    amp = engine.amp_dtype(amp, device)
-    runs = [parse_run(run) for run in runs]
-    steppers = [Stepper(*run, num_classes, image_size, batch_size, amp, compiled, device) for run in runs]
-    speeds = [([], []) for _ in runs]
-    for round in range(rounds + 1):
-        for stepper, (train, evaluate) in zip(steppers, speeds, strict=True):
-            measured = [imgs_per_s(f, batch_size, n_calls, device) for f in (stepper.train, stepper.evaluate)]
-            if round > 0:  # the first warms up
-                train.append(measured[0])
-                evaluate.append(measured[1])
+def the_device():
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def conditions(batch_size, amp, compiled):
+    """What speeds depend on beside the network and its images: others are not comparable."""
+    device = the_device()
     return {
         "device": engine.device_name(device),
-        "amp": str(amp or "off").removeprefix("torch."),
+        "amp": str(engine.amp_dtype(amp, device) or "off").removeprefix("torch."),
         "compile": compiled,
         "batch_size": batch_size,
         "torch": str(torch.__version__),
-        "rows": [
-            {
-                "arch": arch,
-                "settings": settings,
-                "train_imgs_per_s": statistics.median(train),
-                "eval_imgs_per_s": statistics.median(evaluate),
-            }
-            for (arch, settings), (train, evaluate) in zip(runs, speeds, strict=True)
-        ],
     }
 
 
+def measure(runs, num_classes, image_size, batch_size, amp, compiled, rounds=5, n_calls=3):
+    """Medians of rounds over all runs (arch, settings): rows {arch, settings, image_size, train_imgs_per_s, eval_imgs_per_s}."""
+    torch.backends.cudnn.benchmark = True  # as train.py has it, and:
+    engine.keep_freed_memory()
+    device = the_device()
+    amp = engine.amp_dtype(amp, device)
+    steppers = [Stepper(*run, num_classes, image_size, batch_size, amp, compiled, device) for run in runs]
+    speeds = [([], []) for _ in runs]
+    for round in range(rounds + 1):
+        for stepper, (train_speeds, eval_speeds) in zip(steppers, speeds, strict=True):
+            measured = [imgs_per_s(f, batch_size, n_calls, device) for f in (stepper.train, stepper.evaluate)]
+            if round > 0:  # the first warms up
+                train_speeds.append(measured[0])
+                eval_speeds.append(measured[1])
+    return [
+        {
+            "arch": arch,
+            "settings": settings,
+            "image_size": image_size,
+            "train_imgs_per_s": statistics.median(train_speeds),
+            "eval_imgs_per_s": statistics.median(eval_speeds),
+        }
+        for (arch, settings), (train_speeds, eval_speeds) in zip(runs, speeds, strict=True)
+    ]
+
+
+def measure_alone(run, *how):
+    """The row of one run by measure(), with the most memory that this process has taken."""
+    (row,) = measure([run], *how)
+    return row | {"peak_memory_mb": engine.peak_memory_mb(the_device())}
+
+
+def cost_row(run, num_classes, image_size, batch_size, amp, compiled):
+    """What a run (arch, settings) costs at an image size, measured in a process of its own; or its "problem" there."""
+    arch, settings = run
+    row = {"arch": arch, "settings": settings, "image_size": image_size}
+    try:
+        params, macs = cost(arch, num_classes, settings, image_size)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+            how = num_classes, image_size, batch_size, amp, compiled
+            row |= child.submit(measure_alone, run, *how).result()
+    except (
+        ValueError,
+        RuntimeError,
+    ) as error:  # no network of this size, or no memory for it, which may kill the child
+        return row | {"problem": str(error).splitlines()[0]}
+    return row | {
+        "params": params,
+        "macs": macs,
+        "train_step_ms": 1000 * batch_size / row["train_imgs_per_s"],
+        "train_tflops": FLOPS_PER_MAC * macs * row["train_imgs_per_s"] / 1e12,
+    }
+
+
+def key_of(arch, settings, image_size):
+    return json.dumps([arch, settings, image_size])
+
+
+def read(file, expected):
+    """The rows of a file by their key_of, if they were measured under the conditions expected; else none."""
+    content = json.loads(file.read_text()) if file.exists() else {}
+    if not expected.items() <= content.items():
+        return {}
+    return {key_of(row["arch"], row["settings"], row.get("image_size")): row for row in content["rows"]}
+
+
+def write(file, conditions, rows):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    engine.write_atomically(file, json.dumps(conditions | {"rows": rows}, indent=1).encode())
+
+
+def write_speeds(file, runs, image_size, how):
+    """Measures the runs side by side, unless all of them are in the file. how: (batch size, amp, compiled)."""
+    known = read(file, conditions(*how))
+    if not all(key_of(*run, image_size) in known for run in runs):
+        print(f"measuring the speed of {len(runs)} networks")
+        write(file, conditions(*how), measure(runs, N_CLASSES, image_size, *how))
+
+
+def write_costs(file, runs, image_sizes, how):
+    """Measures each run by itself at each size, unless the file has that; saved one by one, for they take long."""
+    rows = read(file, conditions(*how))
+    for image_size in image_sizes:
+        for run in runs:
+            key = key_of(*run, image_size)
+            if "train_step_ms" not in rows.get(key, {}):
+                rows[key] = cost_row(run, N_CLASSES, image_size, *how)
+                write(file, conditions(*how), list(rows.values()))
+                result = rows[key].get("problem") or f"{rows[key]['train_step_ms']:.1f} ms a step"
+                print(f"{run[0]} at {image_size}x{image_size}: {result}", flush=True)
+
+
+def hours_left(file, runs, n_images):
+    """Hours that training each of the runs on n_images takes at the speeds in the file."""
+    speed = {
+        key_of(row["arch"], row["settings"], None): row["train_imgs_per_s"]
+        for row in json.loads(file.read_text())["rows"]
+    }
+    return sum(n_images / speed[key_of(*run, None)] for run in runs) / 3600
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("runs", nargs="*", help="architectures, with settings behind colons")
     parser.add_argument("--out", type=Path, help="measure the runs and write them here, unless they are there")
     parser.add_argument("--left", type=Path, help="print how long the runs would take at the speeds in this file")
     parser.add_argument("--images", type=int, default=0, help="training images of each run, over all epochs")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--amp", default="auto")
-    parser.add_argument("--compile", action="store_true")
-    args, _ = parser.parse_known_args()  # compare.sh hands on the flags of train.py, of which these matter here
-
-    file = args.out or args.left
-    if not file:
-        parser.error("give --out FILE to measure, or --left FILE to estimate")
-    known = json.loads(file.read_text()) if file.exists() else {"rows": []}
-    speed = {json.dumps([row["arch"], row["settings"]]): row["train_imgs_per_s"] for row in known["rows"]}
-    keys = [json.dumps(parse_run(run)) for run in args.runs]
-    if args.left:
-        hours = sum(args.images / speed[key] for key in keys) / 3600
-        print(f"{len(keys)} runs left, about {hours:.1f} hours of training at the measured speeds")
-    elif not set(keys) <= set(speed):
-        print(f"measuring the speed of {len(keys)} networks")
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        measured = measure(args.runs, batch_size=args.batch_size, amp=args.amp, compiled=args.compile)
-        engine.write_atomically(args.out, json.dumps(measured, indent=1).encode())
+    parser.add_argument(
+        "--costs", type=Path, help="measure each run by itself at each of --image-sizes, and write here"
+    )
+    parser.add_argument("--image-sizes", type=int, nargs="+", default=[32], help="heights of the images of --costs")
+    args, flags = parser.parse_known_args()
+    recipe = train.parse_args(flags)  # which refuses what it does not know
+    how = recipe.batch_size, recipe.amp, recipe.compile
+    with train.mistakes_refused():
+        runs = [parse_run(run) for run in args.runs]
+    distinct = list({key_of(*run, None): run for run in runs}.values())
+    if args.out:
+        write_speeds(args.out, distinct, recipe.image_size or 32, how)
+    elif args.costs:
+        write_costs(args.costs, distinct, args.image_sizes, how)
+    elif args.left:
+        hours = hours_left(args.left, runs, args.images)
+        print(f"{len(runs)} runs left, about {hours:.1f} hours of training at the measured speeds")
+    else:
+        parser.error("give --out or --costs FILE to measure, or --left FILE to estimate")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from PIL import Image
 
 import data
 import engine
+import models
 import train
 from models.hub import Classifier
 from tests import processes
@@ -425,7 +426,7 @@ def test_weights_of_another_arch(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"arch": "ghostnet_resnet"}))
     with pytest.raises(ValueError, match="not a readable model folder"):
-        train.load_network(folder)
+        models.load(folder)
 
 
 def test_truncated_weights(tmp_path):
@@ -433,7 +434,7 @@ def test_truncated_weights(tmp_path):
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(ValueError, match="not a readable model folder"):
-        train.load_network(folder)
+        models.load(folder)
 
 
 class Payload:
@@ -447,7 +448,7 @@ def test_pickle_in_a_model_folder_is_not_run(tmp_path, monkeypatch):
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Payload()))
     with pytest.raises(ValueError, match="not a readable model folder"):
-        train.load_network(folder)
+        models.load(folder)
     assert not os.path.exists("executed")
 
 

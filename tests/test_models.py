@@ -11,7 +11,6 @@ from torch import nn
 from models import BACKBONES, METHODS, build, canonical, describe_type, knobs, parse_settings, settable
 from models.cost import cost, layer_table, n_params
 from models.describe import listing, shown, summary
-from models.hub import Classifier
 from tests.checks import assert_channels_last_agrees, assert_samples_are_independent
 
 ALONE = {  # arch: parameters of ResNet-20 with the method's default graft
@@ -283,7 +282,7 @@ def test_listing_imports_no_library_of_networks():
     assert done.stdout.strip() == "set()"
 
 
-# -------------------------------------------------------------------------------------------------------- cost, hub
+# ------------------------------------------------------------------------------------------------------------- cost
 
 
 def test_macs_of_resnet20_by_hand():
@@ -307,17 +306,3 @@ def test_summary_says_what_a_paper_needed():
     text = summary("convnext_eca_resnet", {}, 100, 32)
     assert "166,079 parameters" in text
     assert "convnext: Liu et al., A ConvNet for the 2020s, CVPR 2022; published with AdamW" in text
-
-
-def test_saved_model_loads_strictly(tmp_path):
-    settings = parse_settings("hornet_resnet", {"hornet.orders": "2,2,3"})
-    model = Classifier("hornet_resnet", ["a", "b"], settings, 32, [120.0] * 3, [60.0] * 3).eval()
-    model.net.to(memory_format=torch.channels_last)
-    model.save_pretrained(tmp_path)
-    loaded = Classifier.from_pretrained(tmp_path, strict=True)
-    imgs = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    with torch.no_grad():
-        torch.testing.assert_close(loaded(imgs), model(imgs), rtol=1e-4, atol=1e-5)
-    assert loaded.classes == ["a", "b"]
-    for value in model.net((imgs - 120.0) / 60.0).flatten() - model(imgs).flatten():
-        assert abs(value) < 1e-4

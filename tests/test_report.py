@@ -288,6 +288,25 @@ def test_the_cost_pass_replaces_speeds(campaign):
     assert "another batch_size than the cost pass" in report.speed_text(other)
 
 
+def test_other_weights_at_the_start_are_compared_with_none(tmp_path):
+    """Runs that start from published weights are ablations of the same network from scratch, and no other recipe."""
+    rows = rows_of("vit", 60, pretrained=False, init_from=None, freeze=None)
+    rows += rows_of("vit", 70, jitter=-JITTER, pretrained=True, init_from=None, freeze=None)
+    rows += rows_of("vit", 50, jitter=-JITTER, pretrained=True, init_from=None, freeze="backbone")
+    speeds = {"rows": [{"arch": "vit", "settings": {}, "train_imgs_per_s": 5.0, "eval_imgs_per_s": 9.0}]}
+    results = report.analyse(report.read_rows(write(tmp_path, rows)), speeds)
+    scratch, tuned, frozen = sorted(results.nets, key=lambda net: len(net.knobs))
+    words = {c.net.knobs: (round(c.mean), c.reference) for c in results.ablations["vit"]}
+    assert words == {"pretrained=True": (10, scratch), "freeze=backbone pretrained=True": (-10, scratch)}
+    assert scratch.imgs_per_s("train_imgs_per_s") == tuned.imgs_per_s("train_imgs_per_s") == 5.0
+    assert frozen.imgs_per_s("train_imgs_per_s") == 1000.0  # the cost pass trains whole networks
+
+
+def test_foreign_network_is_no_method():
+    (net,) = report.analyse(rows_of("torchvision:vgg11_bn", 60)).nets
+    assert (net.is_method, net.backbone) == (False, "torchvision:vgg11_bn")
+
+
 # ------------------------------------------------------------------------------------------------------------ refusals
 
 
@@ -607,3 +626,58 @@ def test_superclasses_are_the_datas():
 
 def test_the_readme_has_a_line_for_every_method():
     assert set(report.readme_lines()) == set(METHODS)
+
+
+# --------------------------------------------------------------------------------------------------------------- costs
+
+
+def costs(**other):
+    """A costs.json of four networks at two sizes, one of which fits one size only."""
+    rows = []
+    for size in (32, 224):
+        for i, arch in enumerate(("resnet", "eca_resnet", "vit")):
+            macs, speed = 40_000_000 * (i + 1) * size**2 // 1024, 3000.0 / (i + 1)
+            rows.append({"arch": arch, "settings": {}, "image_size": size, "params": 275_572 + i, "macs": macs,
+                         "train_step_ms": 128e3 / speed, "train_imgs_per_s": speed, "eval_imgs_per_s": 3 * speed,
+                         "train_tflops": 6e-12 * macs * speed, "peak_memory_mb": 700.0})  # fmt: skip
+    rows.append(
+        {"arch": "lenet", "settings": {"lenet.width": 2}, "image_size": 224, "problem": "lenet is for 32 pixels"}
+    )
+    return {
+        "device": "a GPU",
+        "amp": "bfloat16",
+        "compile": False,
+        "batch_size": 128,
+        "torch": "2.15",
+        "rows": rows,
+    } | other
+
+
+def make_costs(content, folder):
+    (folder / "costs.json").write_text(json.dumps(content))
+    report.main([str(folder / "costs.json"), "--out", str(folder / "report")])
+    return (folder / "report" / "costs.md").read_text()
+
+
+def test_costs_become_a_table_a_csv_and_a_chart_for_each_size(tmp_path, capsys):
+    text = make_costs(costs(), tmp_path)
+    row = "| eca_resnet | 32 | 275,573 | 80.0 | 85.3 | 1,500 | 4,500 | 0.72 | 700 |"
+    assert row in text
+    assert row in capsys.readouterr().out
+    assert "| lenet lenet.width=2 | 224 | - | - |" in text
+    assert "- lenet at 224: lenet is for 32 pixels" in text
+    assert "device a GPU, amp bfloat16" in text
+    table = list(csv.DictReader((tmp_path / "report" / "costs.csv").open()))
+    assert [(r["arch"], r["image_size"]) for r in table][2:4] == [("vit", "32"), ("resnet", "224")]
+    assert (table[1]["params"], table[-1]["settings"]) == ("275573", "lenet.width=2")
+    assert {file.name for file in (tmp_path / "report").glob("*.png")} == {"costs_32.png", "costs_224.png"}
+
+
+@pytest.mark.parametrize("rows", [[], [{"arch": "resnet", "settings": {}, "image_size": 32}], [{"problem": "none"}]])
+def test_bad_costs_are_refused_in_one_line(rows, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit:
+        make_costs(costs(rows=rows), tmp_path)
+    assert exit.value.code == 2
+    err = capsys.readouterr().err
+    assert "cannot be used: a row needs arch" in err
+    assert err.count("\n") == 1

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from models import METHODS, build
-from models.speed import measure, parse_run
+import engine
+from models import METHODS, build, speed
+from models.cost import cost
+from models.speed import parse_run
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,8 +38,9 @@ def test_comparison_has_every_method_and_the_widening_curve(tmp_path):
     plan = planned("compare.sh", OUT=str(tmp_path))
     assert {seed for _, seed in plan} == {"0", "1", "2"}
     runs = [run for run, seed in plan if seed == "0"]
-    blocks = {"mscan", "lskblock"}  # the whole blocks of two methods that are compared by their attention
-    assert {f"{name}_resnet" for name in set(METHODS) - blocks} < set(runs)
+    others = {"mscan", "lskblock"}  # the whole blocks of two methods that are compared by their attention
+    others |= {"multiscale"}  # which is compared with the classics
+    assert {f"{name}_resnet" for name in set(METHODS) - others} < set(runs)
     assert {f"resnet:resnet.width={width}" for width in (8, 12, 24, 32)} | {"resnet"} < set(runs)
     assert len(runs) == len(set(runs)) == 20
     for run in runs:
@@ -70,13 +73,139 @@ def test_ablations_can_be_limited(tmp_path):
     assert "no ablations of 'nosuch'; choose from eca" in refused.stderr
 
 
-def test_speeds_are_measured_for_each_run():
-    measured = measure(["resnet:resnet.depth=8", "eca_resnet:resnet.depth=8"], 5, 16, batch_size=4, rounds=2, n_calls=1)
-    assert [(row["arch"], row["settings"]) for row in measured["rows"]] == [
-        ("resnet", {"resnet.depth": 8}),
-        ("eca_resnet", {"resnet.depth": 8}),
+@pytest.mark.parametrize(
+    ("preset", "some"),
+    [
+        ("depth", ["plain20", "plain56", "resnet", "resnet56"]),
+        ("classics", ["linear", "lenet", "alexnet", "googlenet", "vgg16", "vgg19", "resnet18"]),
+        ("vit", ["vit", "vit:--pretrained", "vit:vit.depth=6:vit.width=96"]),
+        ("transfer", ["vit", "vit:--pretrained", "torchvision:resnet18:--pretrained:--freeze=backbone"]),
+    ],
+)
+def test_presets_name_their_runs(tmp_path, preset, some):
+    plan = planned("compare.sh", PRESET=preset, OUT=str(tmp_path))
+    assert {seed for _, seed in plan} == {"0", "1", "2"}
+    runs = [run for run, seed in plan if seed == "0"]
+    assert len(runs) == len(set(runs))
+    assert set(some) <= set(runs)
+
+
+def test_unknown_preset_is_refused(tmp_path):
+    done = run_script("compare.sh", check=False, PRESET="nosuch", OUT=str(tmp_path))
+    assert done.returncode == 2
+    assert "no list 'nosuch'; choose from methods depth classics vit transfer cost" in done.stderr
+
+
+def python_calls(folder, script, *flags, **settings):
+    """What a script would start: the arguments of each call of python."""
+    (folder / "bin").mkdir()
+    python = folder / "bin" / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" >>"{folder}/calls"\n')
+    python.chmod(0o755)
+    run_script(script, *flags, PATH=f"{folder}/bin:{os.environ['PATH']}", **settings)
+    return (folder / "calls").read_text().splitlines()
+
+
+def test_parts_of_a_run_become_flags(tmp_path):
+    """Knobs, flags and the name of a foreign network; the user's flags come behind the preset's and so count."""
+    runs = "torchvision:resnet18:--pretrained:--freeze=backbone eca_resnet:eca.kernel_size=5:--init-from=runs/a/model"
+    settings = {"PRESET": "transfer", "RUNS": runs, "SEEDS": "3", "OUT": "out"}
+    calls = python_calls(tmp_path, "compare.sh", "--lr", "1", **settings)
+    first, second = [call for call in calls if call.startswith("train.py")]
+    recipe = "--optimizer adamw --lr 5e-4 --image-size 64 --lr 1"
+    common = "--epochs 100 --dataset cifar100 --seed 3"
+    assert first == (
+        f"train.py --arch torchvision:resnet18 {common} --pretrained --freeze=backbone "
+        f"--out out --name torchvision-resnet18-pretrained-freeze=backbone-seed3 {recipe}"
+    )
+    assert second == (
+        f"train.py --arch eca_resnet {common} --set eca.kernel_size=5 --init-from=runs/a/model "
+        f"--out out --name eca_resnet-eca.kernel_size=5-init-from=runs-a-model-seed3 {recipe}"
+    )
+
+
+def test_cost_preset_trains_nothing(tmp_path):
+    settings = {"PRESET": "cost", "RUNS": "resnet eca_resnet", "SIZES": "16 32", "OUT": "out"}
+    plan = run_script("compare.sh", PLAN="1", **settings).stdout.splitlines()
+    assert plan == ["costs at 16 32 pixels, in out", "resnet", "eca_resnet"]
+    assert python_calls(tmp_path, "compare.sh", "--batch-size", "2", **settings) == [
+        "-m models.speed resnet eca_resnet --costs out/costs.json --image-sizes 16 32 --batch-size 2",
+        "report.py out/costs.json --out out/report",
     ]
-    assert all(row["train_imgs_per_s"] > 0 < row["eval_imgs_per_s"] for row in measured["rows"])
+
+
+# ------------------------------------------------------------------------------------------------- speeds and costs
+
+TINY = ("resnet", {"resnet.depth": 8, "resnet.width": 4})
+HOW = (4, "off", False)  # batch size, amp, compiled
+
+
+def test_speeds_are_measured_for_each_run():
+    runs = [("resnet", {"resnet.depth": 8}), ("eca_resnet", {"resnet.depth": 8})]
+    rows = speed.measure(runs, 5, 16, *HOW, rounds=2, n_calls=1)
+    assert [(row["arch"], row["settings"], row["image_size"]) for row in rows] == [(*run, 16) for run in runs]
+    assert all(row["train_imgs_per_s"] > 0 < row["eval_imgs_per_s"] for row in rows)
+
+
+def test_speeds_measured_otherwise_are_not_used(tmp_path, monkeypatch):
+    measured = []
+
+    def measure(runs, n_classes, image_size, *how):
+        measured.append(how)
+        return [{"arch": a, "settings": s, "image_size": image_size, "train_imgs_per_s": 10.0} for a, s in runs]
+
+    monkeypatch.setattr(speed, "measure", measure)
+    file = tmp_path / "out" / "cost.json"
+    for how in (HOW, HOW, (8, "off", False), (8, "bf16", False), (8, "bf16", False)):
+        speed.write_speeds(file, [TINY], 32, how)
+    assert measured == [HOW, (8, "off", False), (8, "bf16", False)]
+    monkeypatch.setattr(engine, "device_name", lambda device: "another machine")
+    speed.write_speeds(file, [TINY], 32, (8, "bf16", False))
+    speed.write_speeds(file, [TINY], 64, (8, "bf16", False))
+    assert len(measured) == 5
+    assert speed.hours_left(file, [TINY, TINY], 36_000) == pytest.approx(2)
+
+
+def test_flags_of_a_run_leave_its_speed_alone():
+    assert parse_run("resnet:resnet.width=8:--freeze=backbone") == ("resnet", {"resnet.width": 8})
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(["--batchsize", "8"], "unknown flag --batchsize: did you mean --batch-size?"), (["nosuch"], "unknown backbone")],
+)
+def test_mistyped_flag_of_the_cost_pass_is_refused(flags, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["speed.py", *flags, "--out", str(tmp_path / "cost.json")])
+    with pytest.raises(SystemExit) as exit:
+        speed.main()
+    assert exit.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_costs_of_networks_alone(tmp_path, capsys):
+    """Two sizes, at one of which the network is none; a second call measures what is missing."""
+    file = tmp_path / "costs.json"
+    speed.write_costs(file, [TINY], [16], HOW)
+    speed.write_costs(file, [TINY, ("gmlp_resnet", {"gmlp.ratio": 0})], [16], HOW)
+    content = json.loads(file.read_text())
+    row, unfit = content["rows"]
+    assert (row["params"], row["macs"]) == cost(*TINY[:1], 100, TINY[1], 16)
+    assert row["train_step_ms"] == pytest.approx(4000 / row["train_imgs_per_s"])
+    assert row["train_tflops"] == pytest.approx(6 * row["macs"] * row["train_imgs_per_s"] / 1e12)
+    assert row["peak_memory_mb"] > 0
+    assert unfit.keys() == {"arch", "settings", "image_size", "problem"}
+    assert "resnet at 16x16: " in capsys.readouterr().out
+    assert content["batch_size"] == 4
+
+
+def be_killed(*args):
+    os._exit(9)
+
+
+def test_network_that_needs_too_much_memory_has_a_row(monkeypatch):
+    monkeypatch.setattr(speed, "measure_alone", be_killed)
+    row = speed.cost_row(TINY, 100, 16, *HOW)
+    assert "terminated abruptly" in row["problem"]
 
 
 @pytest.fixture

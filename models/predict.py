@@ -1,0 +1,75 @@
+"""What a trained network says of images on the disk: `train.py --predict IMAGE_OR_FOLDER --init-from RUN`."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from data import resize, to_rgb
+
+BATCH = 64  # images
+TOP = 5  # classes per image
+
+
+def image_files(path):
+    """An image file by itself, or the image files below a folder, sorted. Raises ValueError if there is none."""
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    suffixes = Image.registered_extensions()
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+    if not files:
+        raise ValueError(
+            f"--predict {path}: {'no image in this folder' if path.is_dir() else 'no such file or folder'}"
+        )
+    return files
+
+
+def read(file, image_size):
+    """An image as training sees it, but for the augmentation: uint8 (3, image_size, image_size). Raises ValueError."""
+    try:
+        with Image.open(file) as image:
+            pixels = np.array(resize(to_rgb(image), image_size))
+    except Exception as error:  # bytes that are no image raise whatever their decoder met
+        raise ValueError(f"{file}: cannot read the image ({' '.join(str(error).split())})") from None
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+@torch.no_grad()
+def top_classes(model, imgs):
+    """For each of uint8 images (B, 3, H, W), [(class, probability)], the most probable first."""
+    probabilities, indices = model(imgs).float().softmax(1).topk(min(TOP, len(model.classes)))
+    return [
+        [(model.classes[i], p) for i, p in zip(*row, strict=True)]
+        for row in zip(indices.tolist(), probabilities.tolist(), strict=True)
+    ]
+
+
+def predict(model, path, as_json, device):
+    """Prints the top classes of each image, as lines or as one JSON list; images that cannot be read go to stderr.
+
+    Returns the exit code: 1 if an image could not be read, else 0. Raises ValueError where there is no image at all.
+    """
+    files = image_files(path)
+    model.to(device)
+    unreadable, rows = 0, []
+    for start in range(0, len(files), BATCH):
+        names, imgs = [], []
+        for file in files[start : start + BATCH]:
+            try:
+                imgs.append(read(file, model.image_size))
+                names.append(str(file))
+            except ValueError as error:
+                unreadable += 1
+                print(f"train.py: {error}", file=sys.stderr)
+        for name, top in zip(names, top_classes(model, torch.stack(imgs).to(device)) if imgs else [], strict=True):
+            if as_json:
+                rows.append({"image": name, "top": [{"class": c, "probability": p} for c, p in top]})
+            else:
+                print(f"{name}: {', '.join(f'{c} {100 * p:.1f} %' for c, p in top)}")
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    return int(unreadable > 0)

@@ -1,0 +1,249 @@
+"""Saved networks: what loads, what is refused, and a hub that is not there."""
+
+import inspect
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard, snapshot_download
+from torch import nn
+
+import engine
+import models
+from models import hub
+
+RECIPE = {"arch": "hornet_resnet", "lr": 0.2, "init_from": None}
+RESULT = {"arch": "hornet_resnet", "dataset": "shapes100", "params": 1234, "macs": 5678, "classes": 2, "n_train": 10, "n_test": 8,
+          "top1": 62.5, "top5": 100.0, "loss": 0.7654, "ece": 3.21, "image_size": None, "world_size": 1, "device": "a CPU",
+          "torch": "2.15", "commit": "abc"}  # fmt: skip
+
+
+def classifier(arch="resnet", classes=("a", "b"), **settings):
+    settings = {"resnet.depth": 8, "resnet.width": 4} | settings
+    return hub.Classifier(arch, list(classes), settings, 16, [120.0] * 3, [60.0] * 3).eval()
+
+
+def saved(folder, *args, **settings):
+    hub.save(classifier(*args, **settings), folder, RECIPE, RESULT)
+    return folder
+
+
+def assert_same_weights(a, b):
+    for name, value in a.state_dict().items():
+        assert torch.equal(value, b.state_dict()[name]), name
+
+
+# ------------------------------------------------------------------------------------------------------ save and load
+
+
+@pytest.mark.parametrize("folder", ["run/model", "run"])
+def test_saved_network_gives_the_same_logits(tmp_path, folder):
+    model = classifier("hornet_resnet", **{"hornet.orders": "2,2,3"})
+    model.net.to(memory_format=torch.channels_last)
+    hub.save(model, tmp_path / "run" / "model", RECIPE, RESULT)
+    loaded = models.load(tmp_path / folder)
+    imgs = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(imgs), model(imgs), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(loaded(imgs), loaded.net((imgs - 120.0) / 60.0))
+    assert not any(module.training for module in loaded.modules())
+    assert (loaded.arch, loaded.settings, loaded.classes) == (model.arch, model.settings, ["a", "b"])
+
+
+def test_checkpoint_gives_the_averaged_weights(tmp_path):
+    plain, averaged = classifier(), classifier()
+    published = {"arch": "resnet", "classes": ["a", "b"], "settings": plain.settings, "image_size": 16,
+                 "mean": plain.mean, "std": plain.std}  # fmt: skip
+    state = {"net": plain.net.state_dict()}
+    engine.save_checkpoint(tmp_path / "last.pt", {"model": published, "state": state})
+    assert_same_weights(models.load(tmp_path / "last.pt").net, plain.net)
+    state["ema"] = {f"module.{name}": value for name, value in averaged.net.state_dict().items()} | {"n_averaged": 3}
+    engine.save_checkpoint(tmp_path / "last.pt", {"model": published, "state": state})
+    assert_same_weights(models.load(tmp_path / "last.pt").net, averaged.net)
+
+
+def test_card_holds_the_metrics_for_people_and_for_the_hub(tmp_path):
+    card = ModelCard.load(saved(tmp_path / "model") / "README.md")
+    assert "| 62.50 | 100.00 | 0.7654 | 3.21 |" in card.text
+    assert "| lr | 0.2 |" in card.text
+    assert {r.metric_type: r.metric_value for r in card.data.eval_results} == {
+        "accuracy": 62.5,
+        "top_5_accuracy": 100.0,
+    }
+    assert (card.data.library_name, card.data.license, card.data.tags) == ("pytorch", "mit", hub.TAGS)
+    again = RESULT | {"top1": 75.0}  # saved over what an interrupted run left
+    hub.save(classifier(), tmp_path / "model", RECIPE, again)
+    assert "| 75.00 |" in (tmp_path / "model" / "README.md").read_text()
+
+
+def change_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: change_config(f, arch="eca_resnet"), r"no stages\.0\.0\.branch\.4\.conv\.weight"),
+        (lambda f: change_config(f, arch="nosuch"), "unknown backbone 'nosuch'"),
+        (lambda f: change_config(f, arch=None), "missing 1 required positional argument: 'arch'"),
+        (lambda f: change_config(f, other=1), "unexpected keyword argument 'other'"),
+        (lambda f: change_config(f, classes=["a"]), r"fc.weight of shape \(2, 16\) instead of \(1, 16\)"),
+        (lambda f: change_config(f, settings={"resnet.depth": 14, "resnet.width": 4}), r"no stages.0.1.\S+, .* and \d+ more"),
+        (lambda f: (f / "config.json").unlink(), "No such file"),
+        (lambda f: (f / "config.json").write_text("{"), "is not a readable model folder"),
+    ],
+)  # fmt: skip
+def test_unfit_folder_is_refused_in_one_line(tmp_path, damage, message):
+    folder = saved(tmp_path / "model")
+    damage(folder)
+    with pytest.raises(ValueError, match=message) as error:
+        models.load(folder)
+    assert "is not a readable model folder" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unfinished_run_is_refused(tmp_path):
+    (tmp_path / "last.pt").touch()
+    with pytest.raises(ValueError, match=r"unfinished run without model/: .* give its last\.pt"):
+        models.load(tmp_path)
+
+
+def test_full_disk_is_an_oserror(tmp_path, monkeypatch):
+    def full(self, folder):
+        raise hub.SafetensorError("No space left on device")
+
+    monkeypatch.setattr(hub.Classifier, "_save_pretrained", full)
+    with pytest.raises(OSError, match=r"cannot write .*safetensors .*No space left"):
+        saved(tmp_path / "model")
+
+
+# ------------------------------------------------------------------------------------------------------------ the hub
+
+
+class Hub:
+    """Stands for HfApi: one repository, whose folder is a copy of what was uploaded."""
+
+    def __init__(self, folder, reachable=True):
+        self.folder, self.reachable, self.calls, self.tags = folder, reachable, [], {}
+
+    def call(self, name, *args):
+        if not self.reachable:
+            raise RuntimeError("no route")  # as little an OSError as the errors of the hub's client
+        self.calls.append((name, *args))
+
+    def model_info(self, repo_id, revision=None, timeout=None):
+        self.call("model_info", repo_id, revision)
+
+    def create_repo(self, repo_id, exist_ok):
+        self.call("create_repo", repo_id)
+
+    def upload_folder(self, repo_id, folder_path, commit_message):
+        self.call("upload_folder", repo_id)
+        shutil.copytree(folder_path, self.folder, dirs_exist_ok=True)
+        return SimpleNamespace(oid=f"commit{len(self.calls)}")
+
+    def list_repo_refs(self, repo_id):
+        return SimpleNamespace(tags=[SimpleNamespace(name=tag) for tag in self.tags])
+
+    def delete_tag(self, repo_id, tag):
+        del self.tags[tag]
+
+    def create_tag(self, repo_id, tag, revision):
+        assert tag not in self.tags  # which the hub refuses
+        self.tags[tag] = revision
+
+    def snapshot_download(self, repo_id, revision, allow_patterns, local_files_only):
+        if not self.folder.exists():
+            raise RuntimeError("no copy from before")
+        self.calls.append(("download", repo_id, revision, local_files_only))
+        return str(self.folder)
+
+
+@pytest.fixture
+def fake_hub(tmp_path, monkeypatch):
+    there = Hub(tmp_path / "on the hub")
+    monkeypatch.setattr(hub, "HfApi", lambda: there)
+    monkeypatch.setattr(hub, "snapshot_download", there.snapshot_download)
+    return there
+
+
+def test_stand_in_takes_the_arguments_of_the_client():
+    replaced = ("model_info", "create_repo", "upload_folder", "list_repo_refs", "delete_tag", "create_tag")
+    for name, real in {name: getattr(HfApi, name) for name in replaced}.items() | {
+        ("snapshot_download", snapshot_download)
+    }:
+        mine = set(inspect.signature(getattr(Hub, name)).parameters) - {"self"}
+        assert mine <= set(inspect.signature(real).parameters), name
+
+
+def test_pushed_run_is_tagged_and_loads_by_its_tag(tmp_path, fake_hub):
+    folder = saved(tmp_path / "model")
+    assert hub.push(folder, "me/nets", "vit:patch 4-seed0") == "me/nets@vit-patch-4-seed0"
+    assert hub.push(folder, "me/nets", "vit:patch 4-seed0") == "me/nets@vit-patch-4-seed0"
+    assert fake_hub.tags == {"vit-patch-4-seed0": "commit4"}  # that of the second push
+    loaded = models.load("me/nets@vit-patch-4-seed0")
+    assert fake_hub.calls[-1] == ("download", "me/nets", "vit-patch-4-seed0", False)
+    assert_same_weights(loaded, models.load(folder))
+
+
+def test_unreachable_hub_gives_what_was_downloaded_before_or_one_line(tmp_path, fake_hub):
+    fake_hub.reachable = False
+    with pytest.raises(ValueError, match=r"me/nets: no such run.* the hub does not give it \(RuntimeError\)"):
+        models.load("me/nets")
+    saved(fake_hub.folder)
+    models.load("me/nets")
+    assert fake_hub.calls == [("download", "me/nets", None, True)]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "/no/where", "a/b/c", "../a"])
+def test_what_can_be_no_hub_id_is_not_looked_up(name, fake_hub, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="no such run"):
+        models.load(name)
+    assert not fake_hub.calls
+
+
+# --------------------------------------------------------------------------------------------------------- start_from
+
+
+def started(model, classes, arch="resnet", **settings):
+    settings = {"resnet.depth": 8, "resnet.width": 4} | settings
+    net = models.build(arch, len(classes), settings, 16)
+    head_before = net.fc.weight.clone()
+    with_head = hub.start_from(model, net, {"fc.weight", "fc.bias"}, arch, settings, list(classes))
+    return net, with_head, torch.equal(net.fc.weight, head_before)
+
+
+def test_start_takes_the_head_along_only_if_the_classes_are_the_same():
+    model = classifier()
+    net, with_head, head_is_new = started(model, "ab")
+    assert (with_head, head_is_new) == (True, False)
+    assert_same_weights(net, model.net)
+    for classes in ("ba", "abc"):
+        net, with_head, head_is_new = started(model, classes)
+        assert (with_head, head_is_new) == (False, True)
+        assert_same_weights(nn.Sequential(*net.stages), nn.Sequential(*model.net.stages))
+
+
+@pytest.mark.parametrize(
+    ("arch", "settings", "message"),
+    [
+        ("eca_resnet", {}, "--init-from holds resnet with .*, this run is eca_resnet with"),
+        ("resnet", {"resnet.width": 8}, "'resnet.width': 4}, this run is .*'resnet.width': 8}: give the same"),
+    ],
+)
+def test_start_from_another_network_is_refused(arch, settings, message):
+    with pytest.raises(ValueError, match=message):
+        started(classifier(), "ab", arch, **settings)
+
+
+def test_start_at_an_image_size_that_changes_the_network():
+    """The relative positions of CoAtNet's attention belong to a size; nothing but the head may be new."""
+    settings = {"resnet.depth": 8, "resnet.width": 4}
+    model, net = classifier("coatnet_resnet"), models.build("coatnet_resnet", 2, settings, 32)
+    with pytest.raises(ValueError, match=r"the weights do not fit: stages\.\S+ of shape") as error:
+        hub.start_from(model, net, {"fc.weight", "fc.bias"}, "coatnet_resnet", settings, ["a", "b"])
+    assert "\n" not in str(error.value)

@@ -1,0 +1,92 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data
+import models
+from models import hub
+from tests.runs import run
+
+CLASSES = ["apple", "boat", "cat", "dog", "elm", "fox"]
+
+
+@pytest.fixture
+def model(tmp_path):
+    torch.manual_seed(0)
+    settings = {"resnet.depth": 8, "resnet.width": 4}
+    model = hub.Classifier("resnet", CLASSES, settings, 16, [120.0] * 3, [60.0] * 3).eval()
+    model.save_pretrained(tmp_path / "model")
+    return model
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder with images of several sizes and modes, one below another folder, one damaged, and a text."""
+    folder = tmp_path / "images"
+    (folder / "below").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "below" / "wide.png")
+    Image.fromarray(pixels[:16, :16]).save(folder / "small.png")
+    Image.fromarray(pixels[..., 0]).save(folder / "grey.JPG")
+    (folder / "damaged.png").write_bytes((folder / "small.png").read_bytes()[:60])
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def predicted(tmp_path, path, *flags):
+    """The exit code of a prediction."""
+    with pytest.raises(SystemExit) as exit:
+        run("--predict", str(path), "--init-from", str(tmp_path / "model"), *flags)
+    return exit.value.code
+
+
+def test_prediction_is_that_of_the_network_on_the_pixels_of_training(model, images, tmp_path, capsys):
+    assert predicted(tmp_path, images / "below" / "wide.png", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    pixels = np.array(data.resize(data.to_rgb(Image.open(images / "below" / "wide.png")), 16))
+    with torch.no_grad():
+        expected = model(torch.from_numpy(pixels).permute(2, 0, 1)[None]).softmax(1)[0]
+    assert [entry["class"] for entry in row["top"]] == [CLASSES[i] for i in expected.argsort(descending=True)[:5]]
+    for entry in row["top"]:
+        assert entry["probability"] == pytest.approx(expected[CLASSES.index(entry["class"])].item(), abs=1e-5)
+
+
+def test_unreadable_image_costs_a_line_and_not_the_others(model, images, tmp_path, capsys):
+    assert predicted(tmp_path, images) == 1
+    out, err = capsys.readouterr()
+    names = [str(images / name) for name in ("below/wide.png", "grey.JPG", "small.png")]
+    assert [line.split(": ")[0] for line in out.splitlines()] == names
+    assert all(line.count(" %") == 5 for line in out.splitlines())
+    assert err.startswith(f"train.py: {images}/damaged.png: cannot read the image (")
+    assert err.count("\n") == 1
+    assert predicted(tmp_path, images, "--json") == 1
+    assert [row["image"] for row in json.loads(capsys.readouterr().out)] == names
+
+
+@pytest.mark.parametrize(
+    ("path", "message"), [("nowhere", "no such file or folder"), ("model", "no image in this folder")]
+)
+def test_nothing_to_predict_is_refused(model, tmp_path, capsys, path, message):
+    assert predicted(tmp_path, tmp_path / path) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_single_unreadable_image(model, images, tmp_path, capsys):
+    assert predicted(tmp_path, images / "notes.txt", "--json") == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out) == []
+    assert "notes.txt: cannot read the image" in err
+
+
+def test_two_classes_have_a_top_two(tmp_path):
+    from models.predict import top_classes
+
+    hub.Classifier("resnet", ["a", "b"], {"resnet.depth": 8}, 16, [0.0] * 3, [1.0] * 3).save_pretrained(tmp_path)
+    (top,) = top_classes(models.load(tmp_path), torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+    assert sum(p for _, p in top) == pytest.approx(1)
+    assert top[0][1] >= top[1][1]
