@@ -245,7 +245,7 @@ def test_comparison_from_nothing_to_the_report(small, tmp_path):
 def test_killed_half_way_nothing_is_trained_twice(small, photos, tmp_path):
     settings, flags = small
     out = tmp_path / "out"
-    settings |= {"RUNS": "resnet:resnet.depth=8 eca_resnet:resnet.depth=8", "SEEDS": "0", "EPOCHS": "60"}
+    settings |= {"RUNS": "resnet:resnet.depth=8 eca_resnet:resnet.depth=8", "SEEDS": "0", "EPOCHS": "12"}
     settings |= {"DATASET": "folder"}
     flags = ["--data-dir", str(photos), "--cache-dir", str(tmp_path / "cache"), "--batch-size", "20"]
     done, saved = out / "resnet-resnet.depth=8-seed0/result.json", out / "eca_resnet-resnet.depth=8-seed0/last.pt"
@@ -267,7 +267,7 @@ def test_killed_half_way_nothing_is_trained_twice(small, photos, tmp_path):
     assert "1 of them finished" in again.stdout
     assert done.stat().st_mtime_ns == finished_at
     assert f"resuming {saved.parent} at step" in again.stdout
-    assert len(json.loads(saved.with_name("result.json").read_text())["curve"]) == 60
+    assert len(json.loads(saved.with_name("result.json").read_text())["curve"]) == 12
 
 
 def test_ablations_from_nothing_to_the_report(photos, tmp_path):
