@@ -6,7 +6,7 @@
 #   classics   the networks that everyone knows
 #   vit        a vision transformer with published weights and from scratch, and a smaller one of its own
 #   transfer   published weights against none; fine-tuned, and with a frozen backbone
-#   cost       trains nothing: parameters, MACs, speed and memory of all networks at the image sizes in SIZES
+#   cost       trains nothing: parameters, MACs, speed and memory of all our networks at the image sizes in SIZES
 #
 #   bash compare.sh                                          # CIFAR-100 from the hub, 100 epochs: hours on one GPU
 #   EPOCHS=5 DATASET=shapes100 SEEDS="0 1" bash compare.sh   # about two hours on two CPU cores
@@ -49,7 +49,9 @@ case "$PRESET" in
         recipe="--optimizer adamw --lr 5e-4 --image-size 64"
         ;;
     cost)
-        runs="$CLASSICS plain20 resnet56 vit $(printf '%s_resnet ' $METHODS)"
+        runs="$CLASSICS resnet101 resnet152 resnet32 resnet44 resnet56 resnet110 vit"
+        runs="$runs plain20 plain32 plain44 plain56 plain110 plain18 plain34"
+        runs="$runs $(printf '%s_resnet ' $METHODS mscan lskblock multiscale)"
         recipe=""
         ;;
     *)

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import tempfile
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -88,7 +89,7 @@ class Encoded:
         """Row -> a PIL image in RGB. Raises UnfitImageError, naming split and row, for what is no image."""
         try:
             image = to_rgb(self.source[row][self.column])
-        except (AttributeError, OSError, SyntaxError, ValueError) as error:  # by PIL, for bytes that are no image
+        except Exception as error:  # bytes that are no image raise whatever their decoder met
             raise UnfitImageError(f"{self.split} split, row {row}: cannot read the image ({error})") from None
         return resize(image, self.image_size) if self.image_size else image
 
@@ -129,6 +130,7 @@ class StreamedSplit(Split):
             batches,
             batch_size=None,
             num_workers=n_workers(),
+            worker_init_fn=leave_signals_to_the_parent,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # or it would draw from the one that weights and dropped paths come from
         )
@@ -136,6 +138,12 @@ class StreamedSplit(Split):
             if isinstance(images, str):
                 raise UnfitImageError(images)
             yield images.to(device, non_blocking=True).permute(0, 3, 1, 2), torch.arange(len(images), device=device)
+
+
+def leave_signals_to_the_parent(_):
+    """In a worker: torchrun sends signals to whole process groups, and the run that is to be saved still needs its batches."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
@@ -210,7 +218,8 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf):
         cached = read_cache(folder)
         if name == "shapes100" or cached.train.images.nbytes + cached.test.images.nbytes <= room:
             return cached
-    if not os.access(next(path for path in folder.parents if path.exists()), os.W_OK):
+    streamed = folder.with_name(f"{folder.name}-streamed")
+    if not (streamed / "meta.json").exists() and not os.access(next(p for p in folder.parents if p.exists()), os.W_OK):
         raise ValueError(f"cannot write decoded images to {folder.parent}: give another --cache-dir")
     if name == "shapes100":
         write_cache(folder, *draw_shapes100())
@@ -219,7 +228,7 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf):
     train, test, classes = found
     check_splits(train, test, classes)
     if (len(train) + len(test)) * 3 * train.size**2 > room:
-        return stream(folder.with_name(f"{folder.name}-streamed"), train, test, classes)
+        return stream(streamed, train, test, classes)
     decoded = [(images.decode(range(len(images))), images.targets) for images in (train, test)]
     write_cache(folder, *decoded, classes)
     return read_cache(folder)
@@ -230,6 +239,9 @@ def room(device):
     import psutil  # which comes with accelerate
 
     free = psutil.virtual_memory().available
+    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
+    if limit.exists() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()))
     return (min(free, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free) // 2
 
 

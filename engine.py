@@ -45,6 +45,7 @@ def make_optimizer(name, net, lr, momentum, weight_decay):
     """One of OPTIMIZERS over what is not frozen in the net. Only weights of convolutions and linear layers decay: norms,
     biases, layer scales, position tables and the like do not."""
     decayed = {id(module.weight) for module in net.modules() if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))}
+    decayed |= {id(module.in_proj_weight) for module in net.modules() if isinstance(module, nn.MultiheadAttention)}
     trained = [p for p in net.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if (id(p) in decayed) == decays], "weight_decay": weight_decay * decays}
@@ -336,7 +337,7 @@ def save_checkpoint(path, content):
 
 
 def load_checkpoint(path):
-    """Reads what save_checkpoint wrote; runs no pickled code. Raises ValueError for a file that is damaged or no checkpoint."""
+    """Reads what save_checkpoint wrote; runs no pickled code. Raises ValueError for a damaged file and for other files."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch.load itself does not notice a flipped byte
@@ -344,7 +345,7 @@ def load_checkpoint(path):
             raise zipfile.BadZipFile(f"{damaged} has a wrong checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every kind of damage has its own exception
-        raise ValueError(f"{path} is not a readable checkpoint ({error})") from None
+        raise ValueError(f"{path} is not a readable checkpoint ({' '.join(str(error).split())})") from None
 
 
 # ----------------------------------------------------------------------------------------------------- interruption

@@ -44,7 +44,6 @@ except ModuleNotFoundError as error:
 
 ALPHA = 0.05  # of the corrected tests; intervals cover 1 - ALPHA
 POWER = 0.8  # chance to find the smallest detectable difference
-DEFAULT_WIDTH = 16  # of models/resnet.py: resnet.width=16 is the baseline
 COSTS = ("parameters", "MACs", "training time")
 WORDS = ("helps", "no better than widening", "no evidence", "hurts")
 RULE = f"""\
@@ -227,7 +226,7 @@ class Net:
 
     @property
     def width(self):
-        return self.settings.get("resnet.width", DEFAULT_WIDTH)
+        return self.settings.get("resnet.width", default_width(self.arch))
 
     @property
     def knobs(self):
@@ -268,9 +267,21 @@ def machine(row):
     return f"{row['world_size']} x {row['device']}"
 
 
+def family_and_depth(arch):
+    """The kind of a backbone and its layers: 'resnet' -> ('resnet', 20), 'eca_plain56' -> ('plain', 56); else None."""
+    found = re.fullmatch(r"(resnet|plain)(\d*)", arch.split("_")[-1])
+    return found and (found[1], int(found[2] or 20))
+
+
+def default_width(arch):
+    """What resnet.width is where it is not set: 64 in the networks of ImageNet's depths, 16 in those of CIFAR's."""
+    family = family_and_depth(arch)
+    return 64 if family and family[1] in (18, 34, 50, 101, 152) else 16
+
+
 def key_of(arch, settings):
     """What tells nets apart; the default width, set or not, is the same net."""
-    rest = {knob: value for knob, value in settings.items() if (knob, value) != ("resnet.width", DEFAULT_WIDTH)}
+    rest = {knob: value for knob, value in settings.items() if (knob, value) != ("resnet.width", default_width(arch))}
     return arch, json.dumps(rest, sort_keys=True)
 
 
@@ -472,7 +483,9 @@ def compare(pairs):
 def widening_curve(nets, baseline):
     """The widths of a backbone that were trained with all of the baseline's seeds, narrowest first."""
     widths = [net for net in nets if net.on_curve and net.backbone == baseline.backbone]
-    return sorted((net for net in widths if set(baseline.seeds) <= set(net.seeds)), key=lambda net: net.width)
+    return sorted(
+        (net for net in widths if set(baseline.seeds) <= set(net.seeds)), key=lambda net: net.costs["parameters"]
+    )
 
 
 def points_at(curve, cost, timed_by):
@@ -608,6 +621,45 @@ def folds_table(results):
     return rows
 
 
+def depth_table(results):
+    """Does depth hurt without shortcuts? A row per depth of plain networks and ResNets; None unless both kinds were run.
+
+    Training losses tell a network that is hard to optimize (degradation) from one that overfits.
+    """
+    nets = by_depth(results)
+    if len({family for family, _ in nets}) < 2:
+        return None
+    rows = [
+        ["arch", "layers", "top-1", "to the shallowest of its kind", "to the ResNet of its depth", "training loss", "n"]
+    ]
+    for (family, depth), net in nets.items():
+        shallowest = next(net for key, net in nets.items() if key[0] == family)
+        rows.append([
+            net.arch, str(depth), pm(*t_interval(net.values("top1"))), pm(*difference(net, shallowest), "+"),
+            pm(*difference(net, nets.get(("resnet", depth))), "+"), f"{train_loss(net):.3f}", str(len(net.seeds)),
+        ])  # fmt: skip
+    return rows
+
+
+def by_depth(results):
+    """Plain networks and ResNets as they are, {(family, layers): net}, in this order."""
+    nets = {family_and_depth(net.arch): net for net in results.nets if net.on_curve and not net.settings}
+    return {key: nets[key] for key in sorted(key for key in nets if key)}
+
+
+def difference(net, other):
+    """(mean, half width) of a net's top-1 over another's, over the seeds of both; nan for the same net or none."""
+    seeds = sorted(set(net.seeds) & set(other.seeds)) if other else []
+    if net is other or not seeds:
+        return math.nan, math.nan
+    return t_interval(net.values("top1", seeds) - other.values("top1", seeds))
+
+
+def train_loss(net):
+    """Of the last epoch, the mean over seeds."""
+    return float(np.mean([run["curve"][-1]["train_loss"] for run in net.runs.values()]))
+
+
 def ablation_table(arch, comparisons, results):
     rows = [["knobs", "parameters", "MACs, M", "top-1", "difference", "Holm p", "detectable", "in a word"]]
     default = [Comparison(net, net) for net in results.nets if net.arch == arch and not net.settings]
@@ -681,9 +733,11 @@ def opening(results):
         return [
             f"Of {len(ablated)} settings compared with their architecture's default, better: "
             f"{members([r for r in ablated if r.direction > 0])}; worse: {members([r for r in ablated if r.direction < 0])}.",
-            "The baseline was not run with the methods' seeds, so nothing is said of the methods themselves.",
+            "Nothing is said of methods: none was run as it is together with its baseline.",
             power_sentence(ablated),
         ]
+    if not seen and depth_table(results):
+        return depth_sentences(results)
     if not seen:
         why = "no method was run together with its baseline"
         return [f"There is no verdict: {why}.", f"These are runs of {in_list([net.name for net in results.nets])}."]
@@ -693,6 +747,26 @@ def opening(results):
         f"Differences to the baseline go from {pm(seen[-1].mean, math.nan, '+')} points ({seen[-1].net.arch}) to "
         f"{pm(seen[0].mean, math.nan, '+')} ({seen[0].net.arch}).",
         "How much of that is chance cannot be said: two runs of one network differ too, and only more seeds show how much.",
+    ]
+
+
+def depth_sentences(results):
+    """What more layers did to each kind of network."""
+    sentences = []
+    for family, words in (("plain", "networks without shortcuts"), ("resnet", "ResNets")):
+        shallow, *_, deep = [net for key, net in by_depth(results).items() if key[0] == family] * 2
+        if shallow is deep:
+            continue
+        layers = [family_and_depth(net.arch)[1] for net in (shallow, deep)]
+        change, rise = pm(*difference(deep, shallow), "+"), train_loss(deep) - train_loss(shallow)
+        sentences.append(
+            f"From {layers[0]} to {layers[1]} layers {words} change by {change} points of top-1, and their training loss by "
+            f"{rise:+.3f}."
+        )
+    n_seeds, row = len(results.nets[0].seeds), results.row
+    return [
+        *sentences,
+        f"These are {row['epochs']} epochs on {row['dataset']} with {n_seeds} seeds: a budget, not a limit.",
     ]
 
 
@@ -820,6 +894,8 @@ Top-1, top-5 and ECE (expected calibration error) are percentages of the test se
 
 {speeds}
 
+{depths}
+
 {folds}
 
 ## Equal cost
@@ -872,6 +948,11 @@ def report_text(results, charts):
     if superclasses:
         note = "Points of top-1 over the baseline in superclasses of 5 classes, means over the shared seeds; nothing is tested."
         superclasses = f"## Superclasses\n\n{note}\n\n{markdown(superclasses)}"
+    depths = depth_table(results)
+    if depths:
+        note = ("Top-1 ± 95% t-interval over seeds, differences paired by seed. A training loss that rises with depth is "
+                "degradation; one that falls while top-1 does, too, is overfitting.")  # fmt: skip
+        depths = f"## Depth\n\n{markdown(depths)}\n\n{note}"
     folds = folds_table(results)
     if folds:
         note = (f"Top-1 on the part of train that a run held out, mean over {results.row['folds']} folds ± 95% t-interval over "
@@ -886,6 +967,7 @@ def report_text(results, charts):
         rule=RULE,
         networks=markdown(main_table(results)),
         speeds=speed_text(results),
+        depths=depths or "",
         folds=folds or "",
         equal_cost=markdown(equal_cost_table(results)),
         ablations=ablations,
@@ -1019,7 +1101,7 @@ def draw_cost(figure, results, cost):
     plain_ticks(ax.xaxis, [p[0] for p in points])
     ax.set_xlabel(f"{unit} (logarithmic)")
     ax.set_ylabel("top-1, %")
-    note_words(ax, results, "the ResNet at several widths, 95% band")
+    note_words(ax, results, "networks as they are; lines are widths of one, with a 95% band")
     place_labels(ax, points, texts, line)
 
 
@@ -1337,7 +1419,9 @@ def write_slides(path, results, charts):
     for net in results.nets:
         if net.on_curve and not net.settings:
             size = f"{net.costs['parameters']:,} parameters, {net.costs['MACs'] / 1e6:.1f} million MACs"
-            table.append([net.arch, "Deep Residual Learning", f"two 3x3 convolutions and a shortcut per block: {size}"])
+            family = family_and_depth(net.arch)
+            kind = {"resnet": "a ResNet: ", "plain": "a ResNet without its shortcuts: "}[family[0]] if family else ""
+            table.append([net.arch, "Deep Residual Learning" if family else "", kind + size])
     deck.table("The ResNet and the methods", table + [[m, *lines[m]] for m in used if m in lines])
     deck.text("Design", design_text(results))
 
@@ -1346,6 +1430,8 @@ def write_slides(path, results, charts):
     for name in [name for name in charts if name == "differences"]:
         deck.chart(charts[name], out / f"{name}.png")
     deck.table("Results: all networks", main_table(results))
+    if depths := depth_table(results):
+        deck.table("Results: depth with and without shortcuts", depths)
     if folds := folds_table(results):
         deck.table(f"Results: cross-validation with {results.row['folds']} folds", folds)
     for name in [name for name in charts if name in ("learning", "superclasses")]:

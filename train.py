@@ -3,11 +3,13 @@
     python train.py --arch eca_resnet --dataset shapes100 --epochs 5
     torchrun --standalone --nproc_per_node 8 train.py --arch hornet_resnet
 
-The same command again resumes an unfinished run and leaves a finished one alone. `--list` shows the architectures and their
-knobs, `--summary` one architecture's layers. SIGTERM, SIGINT and SIGUSR1 stop a run behind the step at hand, to be resumed. A run
-leaves in runs/<name>/: TensorBoard events, last.pt (to resume), model/
-(weights in the hub's format) and result.json. `--predict IMAGE_OR_FOLDER --init-from RUN` applies what was trained; it ends
-with exit code 1 if an image could not be read, behind the predictions for the others.
+The same command again resumes an unfinished run and leaves a finished one alone. SIGTERM, SIGINT and SIGUSR1 stop a run
+behind the step at hand, to be resumed. A run leaves in runs/<name>/: TensorBoard events, last.pt (to resume), model/ (weights
+in the hub's format) and result.json.
+
+`--list` shows the architectures and their knobs, `--summary` one architecture's layers. `--predict IMAGE_OR_FOLDER
+--init-from RUN` applies what was trained; it ends with exit code 1 if an image could not be read, behind the predictions for
+the others.
 """
 
 import argparse
@@ -425,7 +427,7 @@ def main(args):
         with processes.local_main_process_first():
             try:
                 done = call()
-            except ValueError as error:
+            except (OSError, ValueError) as error:
                 problem = str(error)  # told behind the barrier, or the others would wait there
         problems = [problem for problem in gather_object([problem]) if problem]
         if problems:  # on whichever machine
@@ -543,17 +545,16 @@ def main(args):
     if rank == 0:
         with failures_told():
             folder.mkdir(parents=True, exist_ok=True)
-        # what an interrupted run logged behind its checkpoint is hidden, for it will be logged again
-        writer = SummaryWriter(folder, purge_step=state.step + 1 if saved else None)
-        experiment, session, session_end = hparams_summaries(
-            config, ["test/top1", "test/top5", "test/loss", "test/ece"]
-        )
-        writer.file_writer.add_summary(experiment)
-        writer.file_writer.add_summary(session)
-        if not saved:
-            first_imgs, _ = next(batches.epoch(0))
-            shown = (first_imgs[:64] * batches.std + batches.mean).round().clamp(0, 255).byte()
-            writer.add_images("train/first_batch", shown, 0)
+            # what an interrupted run logged behind its checkpoint is hidden, for it will be logged again
+            writer = SummaryWriter(folder, purge_step=state.step + 1 if saved else None)
+            metrics = ["test/top1", "test/top5", "test/loss", "test/ece"]
+            experiment, session, session_end = hparams_summaries(config, metrics)
+            writer.file_writer.add_summary(experiment)
+            writer.file_writer.add_summary(session)
+            if not saved:
+                first_imgs, _ = next(batches.epoch(0))
+                shown = (first_imgs[:64] * batches.std + batches.mean).round().clamp(0, 255).byte()
+                writer.add_images("train/first_batch", shown, 0)
 
     for stale in folder.glob("*.tmp"):  # left by a run that was killed while it saved
         stale.unlink(missing_ok=True)

@@ -1,8 +1,9 @@
 """Architectures by name: METHODS, BACKBONES and build(); load() for trained ones.
 
 An architecture is `<method>_..._<backbone>`, such as `eca_ghostnet_resnet`. Each method fills one slot of the backbone
-(models/resnet.py). Whole networks such as `vit`, `torchvision:NAME` and `timm:NAME` are backbones without slots. Every keyword-only argument of a method's or backbone's class is a knob, set as `eca.kernel_size=5`.
-A new method is one file and one row of METHODS.
+(models/resnet.py). Whole networks such as `vit`, `torchvision:NAME` and `timm:NAME` are backbones without slots. Every
+keyword-only argument of a method's or backbone's class is a knob, set as `eca.kernel_size=5`. A new method is one file and
+one row of METHODS.
 """
 
 import inspect

@@ -116,8 +116,8 @@ class RelativeAttention(nn.Module):
             out = F.scaled_dot_product_attention(q, k, v)
         elif (self.size, self.size) != (H, W):
             raise ValueError(f"coatnet's bias is for maps of {self.size}x{self.size} pixels, got {H}x{W}")
-        else:  # by hand, because PyTorch's fast kernels take no bias that learns
-            out = ((q @ k.mT) * q.shape[-1] ** -0.5 + self.bias()).softmax(-1).to(v.dtype) @ v
+        else:  # by hand, because PyTorch's fast kernels for CPUs take no bias that learns
+            out = ((q * q.shape[-1] ** -0.5) @ k.mT + self.bias()).softmax(-1).to(v.dtype) @ v
         out = self.proj(out.transpose(1, 2).flatten(2))  # (B, N, out_ch)
         return out.transpose(1, 2).unflatten(2, (H, W))
 

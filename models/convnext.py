@@ -4,8 +4,8 @@ Liu, Mao, Wu, Feichtenhofer, Darrell and Xie, "A ConvNet for the 2020s", CVPR 20
 Slot: block. Published with AdamW.
 
 Departures, for 32x32 images and SGD: the stem is a 3x3 convolution of stride 1 (the 4x4 patches of stride 4 would leave
-8x8 pixels, and serve large images), and weights start at PyTorch's default rather than at a truncated normal of 0.02, with which layer scale
-hardly leaves 1e-6 under SGD (`init=trunc` gives the paper's).
+8x8 pixels, and serve large images), and weights start at PyTorch's default rather than at a truncated normal of 0.02, with
+which layer scale hardly leaves 1e-6 under SGD (`init=trunc` gives the paper's).
 """
 
 from typing import Literal

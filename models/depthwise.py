@@ -57,7 +57,7 @@ class FastGradients(torch.autograd.Function):
 
 
 def take_apart(x, d):
-    """The d*d maps of every d-th pixel, as samples: (B, C, H, W) -> (d*d B, C, ceil(H / d), ceil(W / d)), zeros at the end."""
+    """The d*d maps of every d-th pixel, as samples: (B, C, H, W) -> (d*d B, C, ceil(H / d), ceil(W / d)), zeros behind."""
     x = F.pad(x, (0, -x.shape[3] % d, 0, -x.shape[2] % d)).permute(0, 2, 3, 1)
     x = x.unflatten(2, (-1, d)).unflatten(1, (-1, d))  # (B, H', d, W', d, C)
     return x.permute(2, 4, 0, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
@@ -90,9 +90,12 @@ class Depthwise(nn.Conv2d):
     def forward(self, x):
         if x.device.type != "cpu" or not self.has_fast_form:
             return super().forward(x)
-        amp = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        wide = min(self.kernel_size) > 1 and max(self.kernel_size) >= WIDE
+        computed = torch.float32 if wide else dtype
         with torch.autocast("cpu", enabled=False):
-            return self.on_cpu(x.to(amp), self.weight.to(amp), None if self.bias is None else self.bias.to(amp))
+            bias = None if self.bias is None else self.bias.to(computed)
+            return self.on_cpu(x.to(computed), self.weight.to(computed), bias).to(dtype)
 
     def on_cpu(self, x, weight, bias):
         (kh, kw), (d, _), (s, _) = self.kernel_size, self.dilation, self.stride
@@ -100,7 +103,4 @@ class Depthwise(nn.Conv2d):
             return put_together(FastGradients.apply(take_apart(x, d), weight, bias, s), d, *x.shape[2:])
         if kh == 1 and kw >= WIDE:
             return upright(FastGradients.apply(upright(x), weight.transpose(2, 3), bias, s))
-        if min(kh, kw) > 1 and max(kh, kw) >= WIDE:
-            bias = None if bias is None else bias.float()
-            return FastGradients.apply(x.float(), weight.float(), bias, s).to(x.dtype)
         return FastGradients.apply(x, weight, bias, s)

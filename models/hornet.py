@@ -25,11 +25,12 @@ class GlobalLocalFilter(nn.Module):
     """Depthwise 3x3 on half of the channels, a learned filter of all frequencies on the other half, then interleaved.
 
     (B, C, size, size) -> (B, C, size, size), layer norm before and after. The spectrum of a real map has size x
-    (size // 2 + 1) free frequencies.
+    (size // 2 + 1) free frequencies. Maps of another size raise ValueError.
     """
 
     def __init__(self, ch, size):
         super().__init__()
+        self.size = size
         self.norm_in = ChannelNorm(ch)
         self.local = Depthwise(ch // 2, 3, bias=False)
         # two tensors of three dimensions: one of four, (..., 2), would be torn apart by .to(memory_format=channels_last)
@@ -38,6 +39,11 @@ class GlobalLocalFilter(nn.Module):
         self.norm_out = ChannelNorm(ch)
 
     def forward(self, x):
+        if x.shape[2] != self.size or x.shape[3] != self.size:
+            raise ValueError(
+                f"hornet.gate=gf is built for maps of {self.size}x{self.size} pixels, got {x.shape[2]}x{x.shape[3]}: choose "
+                "an image size that the stem and every stage halve evenly"
+            )
         near, far = self.norm_in(x).chunk(2, dim=1)  # float32 under autocast too, as there is no FFT in bfloat16
         spectrum = torch.fft.rfft2(far) * torch.complex(self.real, self.imag)
         far = torch.fft.irfft2(spectrum, s=far.shape[2:])

@@ -29,7 +29,7 @@ def concatenate(maps):
 
 def mean_of_pixels(x):
     """(B, C, H, W) -> (B, C). On a CPU as a matrix product, ten times as fast as x.mean((2, 3)) of channels-last maps."""
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or x.dtype == torch.float16:  # whose sums overflow
         return x.mean((2, 3))
     pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H W, C)
     with torch.autocast("cpu", enabled=False):

@@ -9,10 +9,12 @@ import difflib
 import torch
 from torch.func import functional_call
 
-WITH_AUXILIARY = (
-    "googlenet",
-    "inception_v3",
-)  # torchvision's, which give more than logits in training if one lets them
+# torchvision's, which give more than logits in training if one lets them
+WITH_AUXILIARY = ("googlenet", "inception_v3")
+
+
+def first_line(error):
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def import_timm():
@@ -32,9 +34,8 @@ def check_name(library, name):
         known = models.list_models(module=models)
     elif library == "timm":
         timm = import_timm()
-        known = (
-            timm.list_pretrained() if "." in name else timm.list_models()
-        )  # weights have names such as resnet18.a1_in1k
+        # weights have names such as resnet18.a1_in1k
+        known = timm.list_pretrained() if "." in name else timm.list_models()
     else:
         raise ValueError(
             f"unknown library {library!r}: an arch with a colon is torchvision:NAME or timm:NAME, and takes no method"
@@ -59,8 +60,9 @@ def make(library, name, num_classes, image_size):
             net = net.to(torch.get_default_device())
         out = try_forward(net, image_size)
     except Exception as error:  # each network has its own way to say so
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{library}:{name} does not take images of {image_size} pixels ({reason})") from None
+        raise ValueError(
+            f"{library}:{name} cannot be made for images of {image_size} pixels ({first_line(error)})"
+        ) from None
     if not isinstance(out, torch.Tensor) or out.shape != (2, num_classes):
         raise ValueError(f"{library}:{name} gives no logits (B, {num_classes}): it is no plain classifier")
     return net

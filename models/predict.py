@@ -19,7 +19,7 @@ def image_files(path):
     path = Path(path)
     if path.is_file():
         return [path]
-    suffixes = Image.registered_extensions()
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
     if not files:
         raise ValueError(

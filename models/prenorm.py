@@ -1,4 +1,4 @@
-"""What the pre-norm methods share: layer norm over channels, layer scale, a start of the weights, and the family that hosts their blocks.
+"""What the pre-norm methods share: layer norm over channels, layer scale, a start, and the family that hosts their blocks.
 
 Pre-norm blocks keep width and size and have no activation behind the add, so such a family brings its own stem,
 downsampling and final norm.

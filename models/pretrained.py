@@ -43,12 +43,6 @@ def head_names(net):
     return {name for name in net.state_dict() if name.startswith(prefixes)}
 
 
-def head_parameters(net):
-    """The parameters of the classifier, name -> parameter: what is trained when the backbone is frozen."""
-    names = head_names(net)
-    return {name: p for name, p in net.named_parameters() if name in names}
-
-
 def load_pretrained(arch, net, image_size):
     """Loads published weights into a network that build() made; its classifier stays as it is.
 
@@ -108,8 +102,8 @@ def from_torchvision(name):
     refuse_unreachable(weights.url)
     try:
         net = models.get_model(name, weights=weights, progress=False)
-    except (OSError, RuntimeError) as error:  # of the download, or its checksum
-        raise ValueError(f"cannot load the weights of torchvision:{name}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # of the download or its checksum, or a damaged local copy, each in its own way
+        raise ValueError(f"cannot load the weights of torchvision:{name}: {libraries.first_line(error)}") from None
     mean, std = preprocess.mean, preprocess.std
     if getattr(net, "transform_input", False):  # which turns that into these; ours takes what was published as it is
         mean = std = [0.5] * 3
@@ -141,7 +135,7 @@ def from_timm(name, image_size):
     try:
         net = libraries.make_timm(name, config.num_classes, image_size, pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception as error:  # a damaged file, or tables that timm cannot resize, each in its own way
-        raise ValueError(f"cannot load the weights of timm:{name}: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"cannot load the weights of timm:{name}: {libraries.first_line(error)}") from None
     mean, std = ([255 * value for value in values] for values in (config.mean, config.std))
     return Published(without_head(net), config.input_size[-1], mean, std)
 

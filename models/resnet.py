@@ -247,9 +247,13 @@ class StagedNet(nn.Module):
 
         blocks = [module for module in self.modules() if isinstance(module, ResidualBlock)]
         if attention_position != "before-add" and not blocks:
-            raise ValueError("resnet.attention_position is read by basic blocks only, and this network has none")
+            raise ValueError(
+                "resnet.attention_position is read by the ResNet's own blocks only, and this network has none"
+            )
         if shortcut != self.usual_shortcut and all(isinstance(module.shortcut, nn.Identity) for module in blocks):
-            raise ValueError("resnet.shortcut is read by basic blocks that change the shape, and this network has none")
+            raise ValueError(
+                "resnet.shortcut is read by the ResNet's own blocks that change the shape, and this network has none"
+            )
 
     def forward(self, x):
         x = self.stages(self.stem(x))

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import METHODS
-from models.resnet import ResNet
+from models import BACKBONES, METHODS, knobs
 
 WITHOUT = "requirements-report.txt is not installed"
 pytest.importorskip("matplotlib", reason=WITHOUT)
@@ -258,7 +257,9 @@ def test_each_backbone_is_the_baseline_of_its_methods(campaign):
 
 
 def test_the_default_width_is_the_models():
-    assert ResNet.__init__.__kwdefaults__["width"] == report.DEFAULT_WIDTH
+    for name, backbone in BACKBONES.items():
+        if "width" in knobs(backbone.make) and backbone.family == "resnet":
+            assert report.default_width(f"eca_{name}") == knobs(backbone.make)["width"].default
     nets = report.analyse(rows_of("resnet", 60, {"resnet.width": 16}) + rows_of("eca_resnet", 61))
     assert nets.methods[0].reference.name == "resnet"
 

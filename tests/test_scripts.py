@@ -183,12 +183,14 @@ def test_mistyped_flag_of_the_cost_pass_is_refused(flags, message, tmp_path, cap
 
 
 def test_costs_of_networks_alone(tmp_path, capsys):
-    """Two sizes, at one of which the network is none; a second call measures what is missing."""
+    """A second call measures what is missing, and what cannot be measured has a row that says why."""
     file = tmp_path / "costs.json"
     speed.write_costs(file, [TINY], [16], HOW)
+    before = json.loads(file.read_text())["rows"]
     speed.write_costs(file, [TINY, ("gmlp_resnet", {"gmlp.ratio": 0})], [16], HOW)
     content = json.loads(file.read_text())
     row, unfit = content["rows"]
+    assert [row] == before
     assert (row["params"], row["macs"]) == cost(*TINY[:1], 100, TINY[1], 16)
     assert row["train_step_ms"] == pytest.approx(4000 / row["train_imgs_per_s"])
     assert row["train_tflops"] == pytest.approx(6 * row["macs"] * row["train_imgs_per_s"] / 1e12)

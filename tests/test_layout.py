@@ -1,0 +1,65 @@
+"""models/layout.py: numbers, and the order in memory of maps and gradients."""
+
+import pytest
+import torch
+
+from models import METHODS, build
+from models.layout import channels_last_gradient, concatenate, mean_of_pixels
+from models.resnet import ConvBN
+
+
+def is_channels_last(x):
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
+def channels_last(*shape):
+    return torch.randn(shape).to(memory_format=torch.channels_last)
+
+
+def test_gradient_is_channels_last_whatever_comes_back():
+    x = channels_last(2, 6, 4, 5).requires_grad_()
+    (grad,) = torch.autograd.grad(channels_last_gradient(x), x, torch.randn(2, 6, 4, 5))
+    assert is_channels_last(grad)
+
+
+def test_concatenated_maps_get_their_parts_of_the_gradient():
+    a, b = channels_last(2, 3, 4, 5).requires_grad_(), channels_last(2, 5, 4, 5).requires_grad_()
+    out, back = concatenate([a, b]), channels_last(2, 8, 4, 5)
+    assert torch.equal(out, torch.cat([a, b], 1))
+    grads = torch.autograd.grad(out, (a, b), back)
+    assert torch.equal(grads[0], back[:, :3])
+    assert torch.equal(grads[1], back[:, 3:])
+    assert all(is_channels_last(grad) for grad in grads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_mean_of_pixels(dtype):
+    x = (100 * channels_last(3, 8, 32, 32)).to(dtype) + 50
+    for part in (x, x[:, 2:5], x.contiguous()):
+        exact = part.double().mean((2, 3))
+        torch.testing.assert_close(mean_of_pixels(part).double(), exact, rtol=2e-2, atol=0.5)
+    x = channels_last(3, 8, 4, 4).requires_grad_()
+    (grad,) = torch.autograd.grad(mean_of_pixels(x).square().sum(), x)
+    assert is_channels_last(grad)
+    torch.testing.assert_close(grad, (2 * x.mean((2, 3), keepdim=True) / 16).expand_as(x))
+
+
+@pytest.mark.parametrize("arch", ["resnet", *(f"{method}_resnet" for method in METHODS)])
+def test_gradients_reach_the_batch_norms_channels_last(arch):
+    """A gradient in another order, or in slices, would cost ten times the time; see the head of models/layout.py."""
+    net, wrong = build(arch, 10).to(memory_format=torch.channels_last), []
+
+    def check(name):
+        def hook(module, grad_input, grad_output):
+            if not is_channels_last(grad_output[0]):
+                wrong.append(f"{name} {tuple(grad_output[0].shape)} {grad_output[0].stride()}")
+
+        return hook
+
+    for name, module in net.named_modules():
+        if isinstance(module, ConvBN):
+            module[1].register_full_backward_hook(check(name))
+            if len(module) > 2:
+                module[2].inplace = False  # which a backward hook does not allow
+    net(channels_last(2, 3, 32, 32)).sum().backward()
+    assert not wrong
