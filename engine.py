@@ -300,6 +300,11 @@ def peak_memory_mb(device):
     """Most memory the training took: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss begins, in a child process, with what its parent had
+        return (
+            next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**10
+        )
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 

@@ -408,7 +408,7 @@ def main():
     parser.add_argument("--arch", nargs="+", default=ARCHS)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write all rows here")
     args = parser.parse_args()
     device = torch.device(args.device)
