@@ -370,9 +370,10 @@ def write_parquet(folder, images):
     """Noise as CIFAR-100 comes from the hub: PNG files in parquet, 50,000 to train on."""
     import io
 
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
     from PIL import Image
 
+    disable_progress_bars()
     folder.mkdir()
     for split, part in (("train", images[:50_000]), ("test", images[50_000:])):
         rows = []
@@ -396,10 +397,13 @@ def matrix_product_gflops(device, amp):
 def table(rows, columns):
     """Rows as a Markdown table. columns: {key: (title, format)}."""
     shown = {key: column for key, column in columns.items() if any(key in row for row in rows)}
+    told = {key for key in ("amp", "compile") if len({row.get(key) for row in rows}) == 1}  # at the top
+    shown = {key: column for key, column in shown.items() if key not in told}
     print("| " + " | ".join(title for title, _ in shown.values()) + " |")
     print("|" + " --- |" * len(shown))
     for row in rows:
-        print("| " + " | ".join(format(row[key], form) for key, (_, form) in shown.items()) + " |", flush=True)
+        cells = [format(row[key], form) if key in row else "" for key, (_, form) in shown.items()]
+        print("| " + " | ".join(cells) + " |", flush=True)
     print()
 
 
@@ -418,7 +422,10 @@ def main():
     on_gpu = device.type == "cuda"
     n_steps = 50 if on_gpu else 4
     result = {"device": engine.device_name(device), "torch": str(torch.__version__)}
-    print(f"{result['device']}, torch {result['torch']}, batch {BATCH}, {amp or 'float32'}\n")
+    compiled = ", compiled" if args.compile else ""
+    print(
+        f"{result['device']}, torch {result['torch']}, batches of {BATCH}, {amp or 'float32'}{compiled}\n", flush=True
+    )
 
     variants = [(amp, args.compile)]
     if on_gpu:
