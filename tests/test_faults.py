@@ -233,6 +233,25 @@ def test_second_signal_ends_the_program_at_once():
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGINT
 
 
+def read_through_a_signal(split):
+    """Reads a streamed split; a signal reaches this process and its workers behind the first batch, as torchrun sends it."""
+    os.setpgrp()
+    batches = torch.arange(40).split(2)
+    with engine.StopSignals() as stop:
+        for n_read, _ in enumerate(split.read(batches)):
+            if n_read == 0:
+                os.killpg(0, signal.SIGTERM)
+                time.sleep(0.2)
+    assert stop.received == signal.SIGTERM
+    assert n_read == len(batches) - 1
+
+
+def test_signal_leaves_the_workers_of_a_streamed_set_alone(photos, tmp_path):
+    images = data.load("folder", photos, None, tmp_path, room=0)
+    assert images.train.way == "streamed"
+    processes.run(read_through_a_signal, 1, images.train)
+
+
 def test_handlers_are_put_back():
     before = signal.getsignal(signal.SIGTERM)
     with engine.StopSignals():
