@@ -69,10 +69,10 @@ def test_trying_the_size_leaves_the_network_alone():
 @pytest.mark.parametrize(
     ("arch", "size", "message"),
     [
-        ("torchvision:alexnet", 32, r"^torchvision:alexnet does not take images of 32 pixels \(.*too small\)$"),
-        ("torchvision:inception_v3", 32, "does not take images of 32 pixels"),
-        ("torchvision:vit_b_16", 40, "does not take images of 40 pixels"),
-        ("torchvision:maxvit_t", 64, "does not take images of 64 pixels"),
+        ("torchvision:alexnet", 32, r"^torchvision:alexnet cannot be made for images of 32 pixels \(.*too small\)$"),
+        ("torchvision:inception_v3", 32, "cannot be made for images of 32 pixels"),
+        ("torchvision:vit_b_16", 40, "cannot be made for images of 40 pixels"),
+        ("torchvision:maxvit_t", 64, "cannot be made for images of 64 pixels"),
     ],
 )
 def test_size_that_a_network_is_not_made_for_is_refused_in_one_line(arch, size, message):
@@ -150,7 +150,7 @@ def test_timms_distilled_network_gives_plain_logits():
         ("timm:resnet19", "^timm has no classification network 'resnet19': try "),
         ("timm:resnet18.nosuch", r"^timm has no classification network 'resnet18.nosuch': try resnet"),
         ("timm:hf-hub:user/name", "^timm has no classification network 'hf-hub:user/name'"),
-        ("timm:crossvit_9_240", "does not take images of 32 pixels"),
+        ("timm:crossvit_9_240", "cannot be made for images of 32 pixels"),
     ],
 )
 def test_what_timm_does_not_have_is_refused_in_one_line(arch, message):

@@ -415,7 +415,7 @@ def test_learns_and_keeps_layout(knobs):
         ({"block": ConvNeXt(), "shortcut": "B"}, r"resnet\.shortcut .* this network has none$"),
         (
             {"block": ConvNeXt(), "attention": Recorder, "attention_position": "after-add"},
-            r"resnet\.attention_position is read by basic blocks only",
+            r"resnet\.attention_position is read by the ResNet's own blocks only",
         ),
     ],
 )
