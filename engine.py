@@ -288,7 +288,7 @@ def device_name(device):
 def keep_freed_memory():
     """Makes glibc keep large freed blocks, which each step would otherwise have to be given anew, page by page.
 
-    A fifth of a training step on a CPU. Other C libraries are left as they are.
+    Training steps on a CPU are 10 to 30 % faster for it. Other C libraries are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if sys.platform == "linux" and mallopt:
