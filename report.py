@@ -754,9 +754,10 @@ def depth_sentences(results):
     """What more layers did to each kind of network."""
     sentences = []
     for family, words in (("plain", "networks without shortcuts"), ("resnet", "ResNets")):
-        shallow, *_, deep = [net for key, net in by_depth(results).items() if key[0] == family] * 2
-        if shallow is deep:
+        nets = [net for key, net in by_depth(results).items() if key[0] == family]
+        if len(nets) < 2:
             continue
+        shallow, deep = nets[0], nets[-1]
         layers = [family_and_depth(net.arch)[1] for net in (shallow, deep)]
         change, rise = pm(*difference(deep, shallow), "+"), train_loss(deep) - train_loss(shallow)
         sentences.append(

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from models.layout import channels_last_gradient, mean_of_pixels
+from models.layout import mean_of_pixels
 from models.resnet import ConvBN
 
 
@@ -45,7 +45,7 @@ class SplitAttention(nn.Module):
         B, R, K = len(x), self.radix, self.cardinality
         if self.training and B == 1:
             raise ValueError("resnest cannot train on a batch of 1 image: its gate normalizes over the batch alone")
-        splits = channels_last_gradient(self.splits(x)).chunk(R, 1)  # R of (B, C, H, W)
+        splits = self.splits(x).chunk(R, 1)  # R of (B, C, H, W)
         pooled = sum(mean_of_pixels(split) for split in splits)  # (B, C)
         logits = self.gate(pooled[:, :, None, None]).view(B, K, R, -1)  # (B, K, R, C / K): the gate's groups come first
         weights = logits.softmax(2) if R > 1 else logits.sigmoid()  # on a GPU, autocast's softmax is in float32

@@ -125,6 +125,15 @@ def test_only_weights_of_convolutions_and_linear_layers_decay():
     assert all(p.ndim > 1 for name, p in net.named_parameters() if name in decayed)
 
 
+def test_projections_of_torchs_attention_decay():
+    net = nn.TransformerEncoderLayer(8, 2)
+    decayed, _ = engine.make_optimizer("sgd", net, 0.1, 0.9, 5e-4).param_groups
+    names = {id(p): name for name, p in net.named_parameters()}
+    assert {names[id(p)] for p in decayed["params"]} == {
+        "self_attn.in_proj_weight", "self_attn.out_proj.weight", "linear1.weight", "linear2.weight",
+    }  # fmt: skip
+
+
 def test_cosine_rises_to_the_peak_and_ends_at_zero():
     optimizer = engine.make_optimizer("sgd", tiny_net(), 0.5, 0.9, 0.0)
     scheduler = engine.make_scheduler("cosine", optimizer, 10, 100)

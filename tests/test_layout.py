@@ -45,7 +45,7 @@ def test_mean_of_pixels(dtype):
 
 
 @pytest.mark.parametrize("arch", ["resnet", *(f"{method}_resnet" for method in METHODS)])
-def test_gradients_reach_the_batch_norms_channels_last(arch):
+def test_gradients_reach_convolutions_with_batch_norm_channels_last(arch):
     """A gradient in another order, or in slices, would cost ten times the time; see the head of models/layout.py."""
     net, wrong = build(arch, 10).to(memory_format=torch.channels_last), []
 
@@ -58,8 +58,8 @@ def test_gradients_reach_the_batch_norms_channels_last(arch):
 
     for name, module in net.named_modules():
         if isinstance(module, ConvBN):
-            module[1].register_full_backward_hook(check(name))
+            module[-1].register_full_backward_hook(check(name))  # its ReLU, or else its norm
             if len(module) > 2:
-                module[2].inplace = False  # which a backward hook does not allow
+                module[-1].inplace = False  # which a backward hook does not allow
     net(channels_last(2, 3, 32, 32)).sum().backward()
     assert not wrong

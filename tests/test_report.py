@@ -595,6 +595,29 @@ def test_labels_cover_no_other_label_and_no_point():
         assert not any(box.contains(*point) for point in points)
 
 
+def test_depth_with_and_without_shortcuts():
+    """Top-1 of 60 and 52 without shortcuts, of 62 and 65 with them, noise aside; the deeper network of each kind last."""
+    rows = []
+    for arch, mean, loss in (("plain56", 52, 2.5), ("plain20", 60, 2.0), ("resnet56", 65, 1.5), ("resnet", 62, 1.75)):
+        for entry in rows_of(arch, mean):
+            entry["curve"] = [line | {"train_loss": loss} for line in entry["curve"]]
+            rows.append(entry)
+    header, *table = report.depth_table(report.analyse(rows))
+    assert [line[:2] for line in table] == [["plain20", "20"], ["plain56", "56"], ["resnet", "20"], ["resnet56", "56"]]
+    to_shallowest, to_resnet, losses = (
+        [line[header.index(title)] for line in table]
+        for title in ("to the shallowest of its kind", "to the ResNet of its depth", "training loss")
+    )
+    assert to_shallowest == ["-", "-8.00", "-", "+3.00"]  # the same noise in each: no interval
+    assert to_resnet == ["-2.00", "-13.00", "-", "-"]
+    assert losses == ["2.000", "2.500", "1.750", "1.500"]
+    first, second, _ = report.opening(report.analyse(rows))
+    assert "From 20 to 56 layers networks without shortcuts change by -8.00 points" in first
+    assert first.endswith("+0.500.")
+    assert "ResNets change by +3.00 points" in second
+    assert report.depth_table(report.analyse(rows_of("resnet", 60) + rows_of("resnet56", 61))) is None
+
+
 def test_superclass_differences(campaign, tmp_path):
     """A method that gains 10 points in the five classes of superclass 7 gains 10 there and 0 elsewhere."""
     gain = 10.0 * np.equal(report.SUPERCLASS_OF, 7)
