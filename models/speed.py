@@ -26,6 +26,7 @@ from models import build, canonical, parse_settings
 from models.cost import cost
 
 N_CLASSES = 100  # of the networks that are measured
+ENOUGH_S = 0.5  # seconds of calls that time a network well enough
 FLOPS_PER_MAC = 6  # of a training step: a product and a sum forward, twice that backward, for inputs and for weights
 
 
@@ -68,11 +69,13 @@ class Stepper:
             self.model(self.imgs)
 
 
-def imgs_per_s(call, batch_size, n_calls, device):
-    """Images per second of n_calls calls, the device's queue included."""
+def imgs_per_s(call, batch_size, at_most, device):
+    """Images per second of a few calls, the device's queue included: of at_most calls, of fewer if they take long."""
     started = time.perf_counter()
-    for _ in range(n_calls):
+    n_calls = 0
+    while n_calls < at_most and time.perf_counter() - started < ENOUGH_S:
         call()
+        n_calls += 1
     if device.type == "cuda":
         torch.cuda.synchronize()
     return n_calls * batch_size / (time.perf_counter() - started)
