@@ -6,6 +6,7 @@
 #   classics   the networks that everyone knows
 #   vit        a vision transformer with published weights and from scratch, and a smaller one of its own
 #   transfer   published weights against none; fine-tuned, and with a frozen backbone
+#   recipe     not networks but learning rates, decay, warm-up, smoothing and batch size, on the validation split
 #   cost       trains nothing: parameters, MACs, speed and memory of all our networks at the image sizes in SIZES
 #
 #   bash compare.sh                                          # CIFAR-100 from the hub, 100 epochs: hours on one GPU
@@ -22,6 +23,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 PRESET="${PRESET:-methods}"
+REPORT=() # flags for report.py
 METHODS="coatnet convnext cspnet eca ghostnet gmlp hornet lsknet mixer resnest segnext"
 COMBINATIONS="eca_ghostnet_resnet convnext_eca_resnet cspnet_eca_resnet eca_resnest_resnet"
 CLASSICS="linear lenet alexnet vgg16 vgg19 googlenet resnet resnet18 multiscale_resnet18 resnet34 resnet50"
@@ -48,6 +50,13 @@ case "$PRESET" in
         runs="$(for arch in vit torchvision:resnet18; do echo "$arch $arch:--pretrained $arch:--pretrained:--freeze=backbone"; done)"
         recipe="--optimizer adamw --lr 5e-4 --image-size 64"
         ;;
+    recipe)
+        sgd="$(printf -- '--lr=%s ' 0.2 0.5 1)"
+        adamw="$(printf -- '--optimizer=adamw:--lr=%s ' 2e-3 5e-3 1e-2)"
+        runs="$(for arch in resnet convnext_resnet hornet_resnet coatnet_resnet; do printf "$arch:%s " $sgd $adamw; done)"
+        recipe=""
+        REPORT=(--recipes)
+        ;;
     cost)
         runs="$CLASSICS resnet101 resnet152 resnet32 resnet44 resnet56 resnet110 vit"
         runs="$runs plain20 plain32 plain44 plain56 plain110 plain18 plain34"
@@ -55,7 +64,7 @@ case "$PRESET" in
         recipe=""
         ;;
     *)
-        echo "PRESET: no list '$PRESET'; choose from methods depth classics vit transfer cost" >&2
+        echo "PRESET: no list '$PRESET'; choose from methods depth classics vit transfer recipe cost" >&2
         exit 2
         ;;
 esac
@@ -138,7 +147,7 @@ for ((worker = 0; worker < JOBS; worker++)); do
 done
 wait
 
-python report.py "$OUT" --out "$OUT/report" || echo "report" >>"$failures"
+python report.py "$OUT" --out "$OUT/report" "${REPORT[@]}" || echo "report" >>"$failures"
 if [ -s "$failures" ]; then
     echo "failed: $(paste -sd ';' "$failures")" >&2
     exit 1

@@ -2,6 +2,7 @@
 
     python report.py runs/compare --out report
     python report.py runs/cost/costs.json --out report
+    python report.py runs/recipe --out report --recipes
 
 Reads every result.json below the folder and, if there is one, cost.json at its top (speeds measured side by side, see
 compare.sh); every number printed comes from them. An architecture's role follows from its name and its knobs:
@@ -17,6 +18,8 @@ All accuracies are percentages of the test set and all differences percentage po
 samples (Bengio and Grandvalet, No Unbiased Estimator of the Variance of K-Fold Cross-Validation, 2004).
 
 A costs.json (what networks cost without training, see models/speed.py) becomes a table, costs.csv and charts.
+
+All runs of a report share one recipe. --recipes compares recipes instead, on the validation split: see report_recipes().
 """
 
 import argparse
@@ -26,6 +29,7 @@ import math
 import re
 import sys
 import textwrap
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -149,22 +153,30 @@ def recipe_of(row):
     return recipe | {name: row[name] for name in SAME_DATA} | n_images | {"epochs in the curve": len(row["curve"])}
 
 
-def read_rows(folder):
-    """The rows of every result.json below `folder`, in the order of their paths; refuses what cannot be compared."""
-    paths = sorted(Path(folder).rglob("result.json"))
-    if not paths:
+def read_results(folder):
+    """{path: row} of every result.json below `folder`, in the order of their paths; refuses what cannot be used."""
+    rows = {path: read_json(path) for path in sorted(Path(folder).rglob("result.json"))}
+    if not rows:
         refuse(f"no result.json below {folder}: train something with --out {folder}, or name another folder")
-    rows = [read_json(path) for path in paths]
-    for path, row in zip(paths, rows, strict=True):
+    for path, row in rows.items():
         if problem := problem_of(row):
             refuse(f"{path} cannot be used: {problem}")
         row["settings"] |= {name: row[name] for name in START if row.get(name)}
-        ours, first = recipe_of(row), recipe_of(rows[0])
+    return rows
+
+
+def read_rows(folder):
+    """The rows below `folder`, folds averaged; refuses a mixture of recipes."""
+    rows = read_results(folder)
+    first_path, first_row = next(iter(rows.items()))
+    first = recipe_of(first_row)
+    for path, row in rows.items():
+        ours = recipe_of(row)
         for name in sorted(ours.keys() | first.keys()):
             if ours.get(name) != first.get(name):
-                refuse(f"a mixture of recipes: {name} is {first.get(name)!r} in {paths[0]} and {ours.get(name)!r} in "
+                refuse(f"a mixture of recipes: {name} is {first.get(name)!r} in {first_path} and {ours.get(name)!r} in "
                        f"{path}; report them apart")  # fmt: skip
-    return average_folds(rows) if rows[0].get("folds") else rows
+    return average_folds(list(rows.values())) if first_row.get("folds") else list(rows.values())
 
 
 def average_folds(rows):
@@ -814,8 +826,8 @@ def power_sentence(comparisons):
     )
 
 
-def recipe_text(results):
-    return ", ".join(f"{name} {value}" for name, value in recipe_of(results.row).items())
+def in_words(recipe):
+    return ", ".join(f"{name} {value}" for name, value in recipe.items())
 
 
 def speed_text(results):
@@ -855,16 +867,20 @@ def left_out_text(results):
 def provenance(results):
     """Where every number comes from: [[what, value]]."""
     rows = [row for net in results.nets for row in net.runs.values()]
-
-    def counted(value_of):
-        values = [str(value_of(row)) for row in rows]
-        return "; ".join(f"{value} ({values.count(value)} runs)" for value in sorted(set(values)))
-
     seeds = sorted({seed for net in results.nets for seed in net.seeds})
     each = f", each the mean of {rows[0]['folds']} folds" if rows[0].get("folds") else ""
-    return [["runs", f"{len(rows)} of {len(results.nets)} networks{each}"], ["seeds", in_list(seeds)], ["epochs", str(rows[0]["epochs"])],
-            ["machines", counted(machine)], ["torch", counted(lambda row: row["torch"])],
-            ["commits", counted(lambda row: row["commit"])], ["recipe", recipe_text(results)]]  # fmt: skip
+    return [["runs", f"{len(rows)} of {len(results.nets)} networks{each}"], ["seeds", in_list(seeds)],
+            ["epochs", str(rows[0]["epochs"])], *origins(rows), ["recipe", in_words(recipe_of(results.row))]]  # fmt: skip
+
+
+def origins(rows):
+    """What the rows were measured on and with: [[what, the values and how many runs have each]]."""
+
+    def counted(values):
+        return "; ".join(f"{value} ({n} runs)" for value, n in sorted(Counter(values).items()))
+
+    return [["machines", counted(map(machine, rows))], ["torch", counted(row["torch"] for row in rows)],
+            ["commits", counted(row["commit"] for row in rows)]]  # fmt: skip
 
 
 DETECTABLE = "Holm's correction is over the {m} methods judged. *Detectable* is the smallest true difference that a test at the correction's strictest level ({alpha} / {m}) finds with a chance of {power:.0%} at the spread measured here (noncentral t)."
@@ -1285,6 +1301,60 @@ def report_costs(costs, out):
     print(f"written: {out}/costs.md, costs.csv and {len(charts)} charts")
 
 
+# ------------------------------------------------------------------------------------------------------------ recipes
+
+RECIPES_REPORT = """\
+# Which recipe?
+
+{table}
+
+Top-1 in percent on the {n_val:,} images held out of train, after the last epoch, means over seeds {seeds}; in bold the best
+of each network. The test set has no part in this.
+
+All recipes share: {shared}.
+
+{origins}
+"""
+
+
+def report_recipes(rows, out):
+    """Writes recipes.md and prints its table: each network's top-1 on the validation split under each recipe.
+
+    A recipe is named by the settings that differ between the runs. Refuses runs that held nothing out: a recipe chosen on
+    the test set would flatter what is then measured there.
+    """
+    if any(row["val_top1"] is None for row in rows):
+        refuse("recipes are compared on held-out images, and some of these runs watched the test set (--val-size 0)")
+    recipes = [recipe_of(row) for row in rows]
+    names = list(dict.fromkeys(name for recipe in recipes for name in recipe))
+    differ = [name for name in names if any(recipe.get(name) != recipes[0].get(name) for recipe in recipes)]
+    top1 = {}  # recipe -> network -> one value per seed
+    for row, recipe in zip(rows, recipes, strict=True):
+        of_recipe = top1.setdefault(tuple(recipe.get(name) for name in differ), {})
+        of_recipe.setdefault(Net(row["arch"], row["settings"]).name, []).append(row["val_top1"])
+    nets = sorted({net for of_recipe in top1.values() for net in of_recipe})
+    best = {net: max(np.mean(of_recipe[net]) for of_recipe in top1.values() if net in of_recipe) for net in nets}
+
+    def cell(values, net):
+        mean = np.mean(values)
+        return f"**{mean:.2f}**" if mean == best[net] else f"{mean:.2f}"
+
+    table = [[*differ, *nets]]
+    for recipe in sorted(top1, key=lambda recipe: [(value is not None, value) for value in recipe]):
+        cells = [cell(top1[recipe][net], net) if net in top1[recipe] else "-" for net in nets]
+        table.append([*map(str, recipe), *cells])
+    text = RECIPES_REPORT.format(
+        table=markdown(table),
+        n_val=rows[0]["n_val"],
+        seeds=in_list(sorted({row["seed"] for row in rows})),
+        shared=in_words({name: value for name, value in recipes[0].items() if name not in differ}),
+        origins="\n".join(f"- {what}: {values}" for what, values in origins(rows)),
+    )
+    (out / "recipes.md").write_text(text)
+    print(markdown(table))
+    print(f"written: {out}/recipes.md")
+
+
 # ------------------------------------------------------------------------------------------------------------- slides
 
 SLIDE, MARGIN, TOP = (13.333, 7.5), 0.5, 1.3  # inches
@@ -1456,6 +1526,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="folder with runs below it, or a costs.json")
     parser.add_argument("--out", type=Path, default=Path("report"), help="where the report goes (default report)")
+    parser.add_argument("--recipes", action="store_true", help="compare recipes, on the validation split, not networks")
     parser.error = refuse
     args = parser.parse_args(argv)
 
@@ -1464,6 +1535,10 @@ def main(argv=None):
         costs = read_costs(args.runs)
         args.out.mkdir(parents=True, exist_ok=True)
         return report_costs(costs, args.out)
+    if args.recipes:
+        rows = list(read_results(args.runs).values())
+        args.out.mkdir(parents=True, exist_ok=True)
+        return report_recipes(rows, args.out)
     results = analyse(read_rows(args.runs), read_cost_pass(args.runs))
     args.out.mkdir(parents=True, exist_ok=True)
     charts = draw_charts(results, args.out)

@@ -705,3 +705,37 @@ def test_bad_costs_are_refused_in_one_line(rows, tmp_path, capsys):
     err = capsys.readouterr().err
     assert "cannot be used: a row needs arch" in err
     assert err.count("\n") == 1
+
+
+# -------------------------------------------------------------------------------------------------------------- recipes
+
+
+def recipes_in(folder, rows):
+    report.main([str(write(folder / "runs", rows)), "--out", str(folder / "report"), "--recipes"])
+    return (folder / "report" / "recipes.md").read_text()
+
+
+def test_recipes_are_compared_on_the_validation_split(tmp_path, capsys):
+    adamw = {"optimizer": "adamw", "lr": 0.002}
+    rows = [row(val_top1=40.0, top1=70.0), row(val_top1=42.0, seed=1), row(val_top1=41.5, **adamw),
+            row("eca_resnet", val_top1=50.0, **adamw), row(val_top1=43.0, lr=0.02)]  # fmt: skip
+    text = recipes_in(tmp_path, rows)
+    table = [
+        "| optimizer | lr | eca_resnet | resnet |",
+        "| --- | --: | --: | --: |",
+        "| adamw | 0.002 | **50.00** | 41.50 |",
+        "| sgd | 0.02 | - | **43.00** |",
+        "| sgd | 0.2 | - | 41.00 |",
+    ]
+    assert text.splitlines()[2:7] == table
+    assert capsys.readouterr().out.splitlines()[:5] == table
+    assert "2,000 images held out of train, after the last epoch, means over seeds 0 and 1;" in text
+    assert "All recipes share: dataset shapes100, epochs 10, batch_size 128," in text
+    assert "- commits: abc (5 runs)" in text
+
+
+def test_recipes_are_not_chosen_on_the_test_set(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit:
+        recipes_in(tmp_path, [row(), row(lr=0.1, val_top1=None, val_size=0)])
+    assert exit.value.code == 2
+    assert "report.py: recipes are compared on held-out images" in capsys.readouterr().err

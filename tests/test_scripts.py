@@ -79,6 +79,7 @@ def test_ablations_can_be_limited(tmp_path):
         ("depth", ["plain20", "plain56", "resnet", "resnet56"]),
         ("classics", ["linear", "lenet", "alexnet", "googlenet", "vgg16", "vgg19", "resnet18"]),
         ("vit", ["vit", "vit:--pretrained", "vit:vit.depth=6:vit.width=96"]),
+        ("recipe", ["resnet:--lr=0.2", "hornet_resnet:--optimizer=adamw:--lr=2e-3"]),
         ("transfer", ["vit", "vit:--pretrained", "torchvision:resnet18:--pretrained:--freeze=backbone"]),
     ],
 )
@@ -93,7 +94,7 @@ def test_presets_name_their_runs(tmp_path, preset, some):
 def test_unknown_preset_is_refused(tmp_path):
     done = run_script("compare.sh", check=False, PRESET="nosuch", OUT=str(tmp_path))
     assert done.returncode == 2
-    assert "no list 'nosuch'; choose from methods depth classics vit transfer cost" in done.stderr
+    assert "no list 'nosuch'; choose from methods depth classics vit transfer recipe cost" in done.stderr
 
 
 def python_calls(folder, script, *flags, **settings):
