@@ -111,7 +111,7 @@ if [ "$PRESET" = cost ]; then
     fi
     # shellcheck disable=SC2086
     python -m models.speed $RUNS --costs "$OUT/costs.json" --image-sizes $SIZES "$@"
-    exec python report.py "$OUT/costs.json" --out "$OUT/report"
+    exec python report.py "$OUT/costs.json"
 fi
 
 # The plan.
@@ -147,7 +147,7 @@ for ((worker = 0; worker < JOBS; worker++)); do
 done
 wait
 
-python report.py "$OUT" --out "$OUT/report" "${REPORT[@]}" || echo "report" >>"$failures"
+python report.py "$OUT" "${REPORT[@]}" || echo "report" >>"$failures"
 if [ -s "$failures" ]; then
     echo "failed: $(paste -sd ';' "$failures")" >&2
     exit 1

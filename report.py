@@ -1,8 +1,8 @@
 """Turns finished runs into verdicts: report.md, results.csv, charts and slides.pptx.
 
-    python report.py runs/compare --out report
-    python report.py runs/cost/costs.json --out report
-    python report.py runs/recipe --out report --recipes
+    python report.py runs/compare
+    python report.py runs/cost/costs.json
+    python report.py runs/recipe --recipes
 
 Reads every result.json below the folder and, if there is one, cost.json at its top (speeds measured side by side, see
 compare.sh); every number printed comes from them. An architecture's role follows from its name and its knobs:
@@ -1229,6 +1229,11 @@ def read_costs(path):
     return costs
 
 
+def per_s(speed):
+    """'1,234', but of a slow network '1.2'."""
+    return f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
+
+
 def costs_table(rows):
     """A row per network and image size, the networks that cannot be measured among them."""
     table = [
@@ -1239,7 +1244,7 @@ def costs_table(rows):
         if "problem" not in row:
             cells += [
                 f"{row['params']:,}", f"{row['macs'] / 1e6:,.1f}", f"{row['train_step_ms']:,.1f}",
-                f"{row['train_imgs_per_s']:,.0f}", f"{row['eval_imgs_per_s']:,.0f}", f"{row['train_tflops']:.3g}",
+                per_s(row["train_imgs_per_s"]), per_s(row["eval_imgs_per_s"]), f"{row['train_tflops']:.3g}",
                 f"{row['peak_memory_mb']:,.0f}",
             ]  # fmt: skip
         table.append(cells + ["-"] * (len(table[0]) - len(cells)))
@@ -1525,10 +1530,12 @@ def write_slides(path, results, charts):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="folder with runs below it, or a costs.json")
-    parser.add_argument("--out", type=Path, default=Path("report"), help="where the report goes (default report)")
+    parser.add_argument("--out", type=Path, help="where the report goes (default: report/ beside what it is made of)")
     parser.add_argument("--recipes", action="store_true", help="compare recipes, on the validation split, not networks")
     parser.error = refuse
     args = parser.parse_args(argv)
+    folder = args.runs.parent if args.runs.is_file() else args.runs
+    args.out = args.out or folder / "report"
 
     matplotlib.use("Agg")  # charts go to files
     if args.runs.is_file():

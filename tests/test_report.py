@@ -679,7 +679,7 @@ def costs(**other):
 
 def make_costs(content, folder):
     (folder / "costs.json").write_text(json.dumps(content))
-    report.main([str(folder / "costs.json"), "--out", str(folder / "report")])
+    report.main([str(folder / "costs.json")])
     return (folder / "report" / "costs.md").read_text()
 
 
@@ -711,7 +711,7 @@ def test_bad_costs_are_refused_in_one_line(rows, tmp_path, capsys):
 
 
 def recipes_in(folder, rows):
-    report.main([str(write(folder / "runs", rows)), "--out", str(folder / "report"), "--recipes"])
+    report.main([str(write(folder, rows)), "--recipes"])
     return (folder / "report" / "recipes.md").read_text()
 
 

@@ -131,7 +131,7 @@ def test_cost_preset_trains_nothing(tmp_path):
     assert plan == ["costs at 16 32 pixels, in out", "resnet", "eca_resnet"]
     assert python_calls(tmp_path, "compare.sh", "--batch-size", "2", **settings) == [
         "-m models.speed resnet eca_resnet --costs out/costs.json --image-sizes 16 32 --batch-size 2",
-        "report.py out/costs.json --out out/report",
+        "report.py out/costs.json",
     ]
 
 
