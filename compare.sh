@@ -6,7 +6,7 @@
 #   classics   the networks that everyone knows
 #   vit        a vision transformer with published weights and from scratch, and a smaller one of its own
 #   transfer   published weights against none; fine-tuned, and with a frozen backbone
-#   recipe     not networks but learning rates, decay, warm-up, smoothing and batch size, on the validation split
+#   recipe     not networks but optimizers and learning rates, on the validation split
 #   cost       trains nothing: parameters, MACs, speed and memory of all our networks at the image sizes in SIZES
 #
 #   bash compare.sh                                          # CIFAR-100 from the hub, 100 epochs: hours on one GPU

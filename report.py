@@ -877,7 +877,7 @@ def origins(rows):
     """What the rows were measured on and with: [[what, the values and how many runs have each]]."""
 
     def counted(values):
-        return "; ".join(f"{value} ({n} runs)" for value, n in sorted(Counter(values).items()))
+        return "; ".join(f"{value} ({n} runs)" for value, n in sorted(Counter(map(str, values)).items()))
 
     return [["machines", counted(map(machine, rows))], ["torch", counted(row["torch"] for row in rows)],
             ["commits", counted(row["commit"] for row in rows)]]  # fmt: skip
