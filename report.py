@@ -1313,7 +1313,7 @@ RECIPES_REPORT = """\
 
 {table}
 
-Top-1 in percent on the {n_val:,} images held out of train, after the last epoch, means over seeds {seeds}; in bold the best
+Top-1 in percent on the {n_val:,} images held out of train, after the last epoch, means over the seeds ({seeds}); in bold the best
 of each network. The test set has no part in this.
 
 All recipes share: {shared}.
