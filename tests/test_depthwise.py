@@ -53,7 +53,8 @@ def test_bfloat16_is_float32_rounded(kernel_size, dilation):
     x = torch.randn(16, 16, 32, 32).to(memory_format=CHANNELS_LAST)
     expected = outputs_and_gradients(nn.Conv2d.forward, module, x)
     for value, wanted in zip(outputs_and_gradients(Depthwise.forward, module, x, amp=True), expected, strict=True):
-        assert (value - wanted).abs().max() < 0.02 * wanted.abs().max()
+        # where bfloat16 is emulated, partial sums are rounded, too: up to 2.2 % of the largest; wrong kernels are off by all
+        assert (value - wanted).abs().max() < 0.04 * wanted.abs().max()
 
 
 @pytest.mark.parametrize("kernel_size", [3, 7, (1, 21)])
