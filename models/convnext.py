@@ -4,8 +4,9 @@ Liu, Mao, Wu, Feichtenhofer, Darrell and Xie, "A ConvNet for the 2020s", CVPR 20
 Slot: block. Published with AdamW.
 
 Departures, for 32x32 images and SGD: the stem is a 3x3 convolution of stride 1 (the 4x4 patches of stride 4 would leave
-8x8 pixels, and serve large images), and weights start at PyTorch's default rather than at a truncated normal of 0.02, with
-which layer scale hardly leaves 1e-6 under SGD (`init=trunc` gives the paper's).
+8x8 pixels, and serve large images); weights start at PyTorch's default rather than at a truncated normal of 0.02
+(`init=trunc`); and layer scale starts at 0.1, which its own paper sets for networks of up to 18 blocks, rather than at 1e-6
+(`layer_scale=1e-6`), which SGD hardly leaves within a few epochs.
 """
 
 from typing import Literal
@@ -54,7 +55,7 @@ class ConvNeXt(PreNormFamily):
         norm: Literal["layer", "batch"] = "layer",
         act: Literal["gelu", "relu"] = "gelu",
         expansion: int = 4,
-        layer_scale: float = 1e-6,
+        layer_scale: float = 0.1,
         init: Init = "default",
         downsample: Downsample = "native",
     ):

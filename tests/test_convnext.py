@@ -55,9 +55,10 @@ def test_parameter_count(ch, count):
     assert n_params(block(ch)) == count
 
 
-def test_starts_as_the_identity():
+def test_starts_as_the_identity_at_the_papers_layer_scale():
     x = torch.randn(2, 16, 8, 8)
-    assert (block(16)(x) - x).abs().max() < 1e-5
+    assert (block(16, layer_scale=1e-6)(x) - x).abs().max() < 1e-5
+    assert (block(16)(x) - x).abs().max() > 1e-3
 
 
 def test_channel_norm_is_per_pixel():
@@ -71,7 +72,7 @@ def test_channel_norm_is_per_pixel():
 )
 def test_learns_and_keeps_layout(knobs):
     x = torch.randn(2, 16, 7, 7)
-    # a shift of the branch is cancelled by nothing, but a 1e-6 layer scale would hide real zeros: start it at 1
+    # a shift of the branch is cancelled by nothing, but a small layer scale would hide real zeros: start it at 1
     assert_every_parameter_learns(block(16, layer_scale=1.0, **knobs), x)
     assert_channels_last_agrees(block(16, layer_scale=1.0, **knobs), x)
     assert_samples_are_independent(block(16, layer_scale=1.0, **knobs), x)

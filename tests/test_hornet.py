@@ -180,9 +180,10 @@ def test_trunc_draws_every_convolution_but_the_attention_slots():
     assert net.spatial[2].weight.std() > 0.05
 
 
-def test_starts_as_the_identity():
+def test_starts_as_the_identity_at_the_papers_layer_scale():
     x = torch.randn(2, 16, 8, 8)
-    assert (block(16)(x) - x).abs().max() < 1e-5
+    assert (block(16, layer_scale=1e-6)(x) - x).abs().max() < 1e-5
+    assert (block(16)(x) - x).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ def test_starts_as_the_identity():
 )
 def test_learns_and_keeps_layout(knobs):
     x = torch.randn(2, 16, 7, 7)
-    # a layer scale of 1e-6 would hide real zeros: start it at 1
+    # a small layer scale would hide real zeros: start it at 1
     assert_every_parameter_learns(block(16, layer_scale=1.0, **knobs), x)
     # in float32 gates multiply the rounding
     assert_channels_last_agrees(block(16, layer_scale=1.0, **knobs).double(), x.double())
@@ -219,8 +220,8 @@ def test_attention_joins_the_spatial_branch():
 def test_both_branches_are_scaled_and_dropped():
     net = block(16, drop_path=0.25)
     assert [m.rate for m in net.modules() if isinstance(m, DropPath)] == [0.25, 0.25]
-    assert torch.equal(net.spatial[3].gamma, torch.full((16, 1, 1), 1e-6))
-    assert torch.equal(net.channel[2].gamma, torch.full((16, 1, 1), 1e-6))
+    assert torch.equal(net.spatial[3].gamma, torch.full((16, 1, 1), 0.1))
+    assert torch.equal(net.channel[2].gamma, torch.full((16, 1, 1), 0.1))
 
 
 def test_downsampling_native_or_the_resnets():
