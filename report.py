@@ -1313,8 +1313,8 @@ RECIPES_REPORT = """\
 
 {table}
 
-Top-1 in percent on the {n_val:,} images held out of train, after the last epoch, means over the seeds ({seeds}); in bold the best
-of each network. The test set has no part in this.
+Top-1 in percent on the {n_val:,} images held out of train, after the last epoch; of several seeds the mean, and their range
+in parentheses; in bold the best of each network. The test set has no part in this.
 
 All recipes share: {shared}.
 
@@ -1341,8 +1341,10 @@ def report_recipes(rows, out):
     best = {net: max(np.mean(of_recipe[net]) for of_recipe in top1.values() if net in of_recipe) for net in nets}
 
     def cell(values, net):
-        mean = np.mean(values)
-        return f"**{mean:.2f}**" if mean == best[net] else f"{mean:.2f}"
+        text = f"{np.mean(values):.2f}"
+        if np.mean(values) == best[net]:
+            text = f"**{text}**"
+        return text if len(values) == 1 else f"{text} ({min(values):.2f} to {max(values):.2f})"
 
     table = [[*differ, *nets]]
     for recipe in sorted(top1, key=lambda recipe: [(value is not None, value) for value in recipe]):
@@ -1351,7 +1353,6 @@ def report_recipes(rows, out):
     text = RECIPES_REPORT.format(
         table=markdown(table),
         n_val=rows[0]["n_val"],
-        seeds=in_list(sorted({row["seed"] for row in rows})),
         shared=in_words({name: value for name, value in recipes[0].items() if name not in differ}),
         origins="\n".join(f"- {what}: {values}" for what, values in origins(rows)),
     )

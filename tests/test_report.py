@@ -725,11 +725,11 @@ def test_recipes_are_compared_on_the_validation_split(tmp_path, capsys):
         "| --- | --: | --: | --: |",
         "| adamw | 0.002 | **50.00** | 41.50 |",
         "| sgd | 0.02 | - | **43.00** |",
-        "| sgd | 0.2 | - | 41.00 |",
+        "| sgd | 0.2 | - | 41.00 (40.00 to 42.00) |",
     ]
     assert text.splitlines()[2:7] == table
     assert capsys.readouterr().out.splitlines()[:5] == table
-    assert "2,000 images held out of train, after the last epoch, means over the seeds (0 and 1);" in text
+    assert "2,000 images held out of train, after the last epoch; of several seeds the mean," in text
     assert "All recipes share: dataset shapes100, epochs 10, batch_size 128," in text
     assert "- commits: None (1 runs); abc (4 runs)" in text
 
