@@ -34,7 +34,7 @@ runs_of() { # the settings that a method's paper compares, each against the defa
             values "$arch" hornet.kernel_size 3 5
             values "$arch" hornet.scale 1
             values "$arch" hornet.gate gf
-            values "$arch" hornet.layer_scale 0 1e-6 1
+            values "$arch" hornet.layer_scale 0 1e-6 0.1
             values "$arch" hornet.init trunc
             ;;
         resnest)
@@ -52,7 +52,7 @@ runs_of() { # the settings that a method's paper compares, each against the defa
         convnext)
             values "$arch" convnext.kernel_size 3 5 9 11
             values "$arch" convnext.norm batch
-            values "$arch" convnext.layer_scale 0 1e-6 0.01 1
+            values "$arch" convnext.layer_scale 0 1e-6 0.01 0.1
             values "$arch" convnext.act relu
             values "$arch" convnext.downsample resnet
             ;;

@@ -5,8 +5,8 @@ Slot: block. Published with AdamW.
 
 Departures, for 32x32 images and SGD: the stem is a 3x3 convolution of stride 1 (the 4x4 patches of stride 4 would leave
 8x8 pixels, and serve large images); weights start at PyTorch's default rather than at a truncated normal of 0.02
-(`init=trunc`); and layer scale starts at 0.1, which its own paper sets for networks of up to 18 blocks, rather than at 1e-6
-(`layer_scale=1e-6`), which SGD hardly leaves within a few epochs.
+(`init=trunc`); and layer scale starts at 1 rather than at 1e-6 (`layer_scale=1e-6`). The gradients of a branch carry its scale
+as a factor: Adam divides by their size, SGD does not, and with a small scale the branch hardly learns.
 """
 
 from typing import Literal
@@ -55,7 +55,7 @@ class ConvNeXt(PreNormFamily):
         norm: Literal["layer", "batch"] = "layer",
         act: Literal["gelu", "relu"] = "gelu",
         expansion: int = 4,
-        layer_scale: float = 0.1,
+        layer_scale: float = 1.0,
         init: Init = "default",
         downsample: Downsample = "native",
     ):

@@ -192,15 +192,14 @@ def test_starts_as_the_identity_at_the_papers_layer_scale():
 )
 def test_learns_and_keeps_layout(knobs):
     x = torch.randn(2, 16, 7, 7)
-    # a small layer scale would hide real zeros: start it at 1
-    assert_every_parameter_learns(block(16, layer_scale=1.0, **knobs), x)
+    assert_every_parameter_learns(block(16, **knobs), x)
     # in float32 gates multiply the rounding
-    assert_channels_last_agrees(block(16, layer_scale=1.0, **knobs).double(), x.double())
-    assert_samples_are_independent(block(16, layer_scale=1.0, **knobs).double(), x.double())
+    assert_channels_last_agrees(block(16, **knobs).double(), x.double())
+    assert_samples_are_independent(block(16, **knobs).double(), x.double())
 
 
 def test_global_filter_under_autocast():
-    net = block(16, stage=3, gate="gf", layer_scale=1.0)
+    net = block(16, stage=3, gate="gf")
     x = torch.randn(2, 16, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
         out = net(x)
@@ -220,8 +219,8 @@ def test_attention_joins_the_spatial_branch():
 def test_both_branches_are_scaled_and_dropped():
     net = block(16, drop_path=0.25)
     assert [m.rate for m in net.modules() if isinstance(m, DropPath)] == [0.25, 0.25]
-    assert torch.equal(net.spatial[3].gamma, torch.full((16, 1, 1), 0.1))
-    assert torch.equal(net.channel[2].gamma, torch.full((16, 1, 1), 0.1))
+    assert torch.equal(net.spatial[3].gamma, torch.ones(16, 1, 1))
+    assert torch.equal(net.channel[2].gamma, torch.ones(16, 1, 1))
 
 
 def test_downsampling_native_or_the_resnets():
