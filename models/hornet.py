@@ -3,10 +3,10 @@
 Rao, Zhao, Tang, Zhou, Lim and Lu, "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions",
 NeurIPS 2022, section 3 and the authors' code. Slot: block. Published with AdamW.
 
-Departures, for 32x32 images and SGD, as in ConvNeXt's file: the stem is a 3x3 convolution of stride 1 (patches for large
-images), weights start at PyTorch's default rather than at a truncated normal of 0.02, and layer scale at 1 rather than at
-1e-6. gnConv of order n multiplies n + 1 layers, so the paper's start leaves 1e-14 of a unit input at order 4, and SGD never
-wakes it (`init=trunc`, `layer_scale=1e-6` give the paper's, for AdamW).
+Departures, for 32x32 images and SGD, as in ConvNeXt's file: the stem is a 3x3 convolution of stride 1 (patches for
+large images), weights start at PyTorch's default rather than at a truncated normal of 0.02, and layer scale at 1
+rather than at 1e-6. gnConv of order n multiplies n + 1 layers, so the paper's start leaves 1e-14 of a unit input at
+order 4, and SGD never wakes it (`init=trunc`, `layer_scale=1e-6` give the paper's, for AdamW).
 """
 
 from functools import partial
