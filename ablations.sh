@@ -32,8 +32,8 @@ runs_of() { # the settings that a method's paper compares, each against the defa
         hornet)
             values "$arch" hornet.orders 1,1,1 2,2,2 3,3,3 4,4,4 4,3,2
             values "$arch" hornet.kernel_size 3 5
-            values "$arch" hornet.scale 1
-            values "$arch" hornet.gate gf
+            values "$arch" hornet.scale 0.3333 1
+            echo "$arch:hornet.gate=gf:hornet.scale=1"
             values "$arch" hornet.layer_scale 0 1e-6 0.1
             values "$arch" hornet.init trunc
             ;;

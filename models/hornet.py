@@ -3,10 +3,12 @@
 Rao, Zhao, Tang, Zhou, Lim and Lu, "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions",
 NeurIPS 2022, section 3 and the authors' code. Slot: block. Published with AdamW.
 
-Departures, for 32x32 images and SGD, as in ConvNeXt's file: the stem is a 3x3 convolution of stride 1 (patches for
-large images), weights start at PyTorch's default rather than at a truncated normal of 0.02, and layer scale at 1
-rather than at 1e-6. gnConv of order n multiplies n + 1 layers, so the paper's start leaves 1e-14 of a unit input at
-order 4, and SGD never wakes it (`init=trunc`, `layer_scale=1e-6` give the paper's, for AdamW).
+Departures, for 32x32 images and SGD: the stem is a 3x3 convolution of stride 1, as in ConvNeXt's slot (patches are for
+large images); weights start at PyTorch's default rather than at a truncated normal of 0.02; layer scale starts at 1
+rather than at 1e-6; and the gates are multiplied by 3 rather than by 1/3. gnConv of order n multiplies n + 1 layers: the
+paper's start leaves 1e-14 of a unit input at order 4, which Adam survives, as it divides gradients by their size, and
+from which SGD never wakes. A layer of PyTorch's start divides its input's size by the root of 3, and a gate stands
+behind two: times 3, it has unit size. (`init=trunc`, `layer_scale=1e-6` and `scale=0.3333` give the paper's.)
 """
 
 from functools import partial
@@ -54,7 +56,7 @@ class GnConv(nn.Module):
     """p_{i+1} = 1x1(p_i) * q_{i+1}, n gates q of growing width from one depthwise layer: (B, C, H, W) -> (B, C, H, W).
 
     order: n; step i has C / 2^(n - 1 - i) channels. gate(ch): the layer, depthwise 7x7 or a GlobalLocalFilter. scale:
-    factor on the gates, 1/3 in every published model. Raises ValueError for an order that C cannot be halved for.
+    factor on the gates, 1/3 in the published models. Raises ValueError for an order that C cannot be halved for.
     """
 
     def __init__(self, ch, order, gate, scale):
@@ -105,9 +107,9 @@ class HorNet(PreNormFamily):
     """gnConv of an order for each stage, stem and downsampling as in ConvNeXt.
 
     orders: of stage 1, 2, ...; a net of three stages reads three. gate: "dw" is the depthwise convolution, "gf" the
-    GlobalLocalFilter from stage 3 on, as in the paper; it fixes the image size. scale: on the gates. layer_scale: its
-    initial value, 0 for none. init: of the weights. Raises ValueError for an even kernel size, a scale of 0, too few
-    orders and an order that the channels do not allow.
+    GlobalLocalFilter from stage 3 on, as in the paper; it fixes the image size. scale: on the gates; those of "gf" are
+    normed and have unit size with 1. layer_scale: its initial value, 0 for none. init: of the weights. Raises ValueError
+    for an even kernel size, a scale of 0, too few orders and an order that the channels do not allow.
     """
 
     def __init__(
@@ -115,7 +117,7 @@ class HorNet(PreNormFamily):
         *,
         orders: tuple[int, ...] = (2, 3, 4, 5),
         kernel_size: int = 7,
-        scale: float = 1 / 3,
+        scale: float = 3.0,
         gate: Literal["dw", "gf"] = "dw",
         layer_scale: float = 1.0,
         init: Init = "default",

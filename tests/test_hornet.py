@@ -69,7 +69,7 @@ def global_local(x, p):
     return layer_norm(woven, p, "norm_out")
 
 
-def reference(x, p, order, scale=1 / 3, **_):
+def reference(x, p, order, scale=3.0, **_):
     """gnConv with a loop over pixels; p: its state."""
     B, C, H, W = x.shape
     widths = [C // 2 ** (order - 1 - i) for i in range(order)]
@@ -93,7 +93,7 @@ def reference(x, p, order, scale=1 / 3, **_):
 
 
 @pytest.mark.parametrize("shape", [(2, 16, 8, 8), (2, 16, 5, 7)])
-@pytest.mark.parametrize(("order", "knobs"), [(1, {}), (2, {}), (3, {"kernel_size": 3, "scale": 1.0}), (5, {})])
+@pytest.mark.parametrize(("order", "knobs"), [(1, {}), (2, {}), (3, {"kernel_size": 3, "scale": 1 / 3}), (5, {})])
 def test_agrees_with_the_equations(shape, order, knobs):
     net = randomize(gnconv(16, order, **knobs)).double()
     x = torch.randn(shape, dtype=torch.float64)
@@ -165,8 +165,15 @@ def test_order_n_is_homogeneous_of_degree_n_plus_1(order):
 def test_default_start_is_alive_and_the_papers_is_not():
     x = torch.randn(4, 64, 8, 8)
     for order in (2, 3, 4, 5):
-        assert gnconv(64, order)(x).std() > 1e-3
-    assert gnconv(64, 4, init="trunc")(x).std() < 1e-10
+        assert gnconv(64, order)(x).std((0, 2, 3)).mean() > 0.05  # over pixels, so without what biases give
+    assert gnconv(64, 4, init="trunc", scale=1 / 3)(x).std() < 1e-10
+
+
+def test_gates_start_at_the_size_of_their_input():
+    net, x = gnconv(64, 4), torch.randn(4, 64, 16, 16)
+    q = net.proj_in(x)[:, net.widths[0] :]
+    gates = net.scale * net.gate(q)[..., 3:-3, 3:-3]  # zero padding takes from the border
+    assert gates.std((0, 2, 3)).square().mean().sqrt().item() == pytest.approx(1, rel=0.1)
 
 
 def test_trunc_draws_every_convolution_but_the_attention_slots():
@@ -188,7 +195,7 @@ def test_starts_as_the_identity_at_the_papers_layer_scale():
 
 @pytest.mark.parametrize(
     "knobs",
-    [{}, {"orders": (1,), "kernel_size": 3}, {"orders": (5,), "scale": 1.0}, {"stage": 3, "size": 7, "gate": "gf"}],
+    [{}, {"orders": (1,), "kernel_size": 3}, {"orders": (5,), "scale": 1 / 3}, {"stage": 3, "size": 7, "gate": "gf"}],
 )
 def test_learns_and_keeps_layout(knobs):
     x = torch.randn(2, 16, 7, 7)
@@ -199,7 +206,7 @@ def test_learns_and_keeps_layout(knobs):
 
 
 def test_global_filter_under_autocast():
-    net = block(16, stage=3, gate="gf")
+    net = block(16, stage=3, gate="gf", scale=1.0)
     x = torch.randn(2, 16, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
         out = net(x)
