@@ -1,0 +1,35 @@
+"""What is committed in results/: each report is what report.py makes of the rows beside it, and the README shows one."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+report = pytest.importorskip("report", reason="requirements-report.txt is not installed")
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = sorted(path.parent for path in (ROOT / "results").glob("*/report"))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=[folder.name for folder in FOLDERS])
+def test_a_report_is_what_its_rows_give(folder, tmp_path):
+    committed = sorted((folder / "report").glob("*.md")) + sorted((folder / "report").glob("*.csv"))
+    assert committed
+    flags = ["--recipes"] if (folder / "report" / "recipes.md").exists() else []
+    report.main([str(folder), "--out", str(tmp_path), *flags])
+    for path in committed:
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), (
+            f"python report.py {folder} changes {path.name}"
+        )
+
+
+def test_the_readme_shows_what_a_report_says():
+    readme = (ROOT / "README.md").read_text()
+    path = re.search(r"\((results/\S+/report)/report\.md\)", readme)[1]
+    text = (ROOT / path / "report.md").read_text()
+    answer = text.split("\n\n")[1]
+    verdicts = text.split("## Verdicts\n\n")[1].split("\n\n")[0]
+    assert answer in readme
+    assert verdicts in readme
+    (chart,) = re.findall(r"!\[.*\]\((results/\S+)\)", readme)
+    assert (ROOT / chart).exists() and chart.startswith(path)
