@@ -51,11 +51,11 @@ def assert_channels_last_agrees(module, x):
     with torch.no_grad():
         expected = module(x)
         out = module.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
-    torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
 
 
 def assert_samples_are_independent(module, x):
     """In eval mode a sample's output does not depend on the rest of its batch."""
     module.eval()
     with torch.no_grad():
-        torch.testing.assert_close(module(x)[:1], module(x[:1]), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(module(x)[:1], module(x[:1]), rtol=1e-4, atol=1e-5)
