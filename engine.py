@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from models import bfloat16
+
 MAX_SKIPPED = 20  # updates in a row that fp16 may leave out while its scaler looks for a scale; from 2**16 to 2**-4
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 ECE_BINS = 15  # as Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
@@ -72,7 +74,9 @@ def amp_dtype(choice, device):
 
 
 def autocast(device, amp):
-    """The context of forward passes; amp None is full precision."""
+    """The context of forward passes, to be entered as often as needed; amp None is full precision."""
+    if device.type == "cpu" and amp is torch.bfloat16 and not bfloat16.is_native():
+        return bfloat16.AutocastInFloat32()
     return torch.autocast(device.type, amp, enabled=amp is not None)
 
 
@@ -282,7 +286,8 @@ def device_name(device):
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "CPU")
-    return f"{name}, {torch.get_num_threads()} threads per process"
+    without = "" if bfloat16.is_native() else " without bfloat16"
+    return f"{name}{without}, {torch.get_num_threads()} threads per process"
 
 
 def keep_freed_memory():

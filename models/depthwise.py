@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from models import bfloat16
 from models.layout import channels_last_gradient
 
 WIDE = 15  # pixels, from which on oneDNN has no kernel of its own
@@ -92,10 +93,11 @@ class Depthwise(nn.Conv2d):
             return super().forward(x)
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         wide = min(self.kernel_size) > 1 and max(self.kernel_size) >= WIDE
-        computed = torch.float32 if wide else dtype
+        slow = dtype == torch.bfloat16 and not bfloat16.is_native()
+        computed = torch.float32 if wide or slow else dtype
         with torch.autocast("cpu", enabled=False):
-            bias = None if self.bias is None else self.bias.to(computed)
-            return self.on_cpu(x.to(computed), self.weight.to(computed), bias).to(dtype)
+            bias = None if self.bias is None else self.bias.to(dtype).to(computed)
+            return self.on_cpu(x.to(dtype).to(computed), self.weight.to(dtype).to(computed), bias).to(dtype)
 
     def on_cpu(self, x, weight, bias):
         (kh, kw), (d, _), (s, _) = self.kernel_size, self.dilation, self.stride

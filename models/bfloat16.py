@@ -1,0 +1,58 @@
+"""bfloat16 on a CPU that has no instructions for it.
+
+There PyTorch's own convolutions and matrix products in bfloat16 are loops: a training step of the ResNet takes fifteen
+times as long as in float32. The product of two bfloat16 numbers is a float32 number without rounding, and processors that
+know bfloat16 add these up in float32. So the same numbers, but for the order of the sums, come from float32 products of
+rounded operands, whose result is rounded again. A run in bfloat16 can thus be repeated on any processor.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+PRODUCTS = {  # what autocast computes in bfloat16, as far as our networks call it
+    torch.conv1d,
+    torch.conv2d,
+    F.linear,
+    torch.bmm,
+    torch.matmul,
+    torch.Tensor.matmul,
+    F.scaled_dot_product_attention,
+}
+
+
+def is_native():
+    """Whether this CPU has PyTorch's fast bfloat16."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def rounded(value):
+    """A float tensor as float32 with bfloat16's values; anything else as it is."""
+    is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return value.bfloat16().float() if is_float else value
+
+
+class AutocastInFloat32(TorchFunctionMode):
+    """torch.autocast("cpu", torch.bfloat16) with PRODUCTS in float32; those of tensors that are bfloat16 already, too.
+
+    The casts are differentiable, so that gradients are rounded as well, whether or not the backward pass is inside.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.autocast = torch.autocast("cpu", torch.bfloat16)
+
+    def __enter__(self):
+        self.autocast.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *problem):
+        super().__exit__(*problem)
+        self.autocast.__exit__(*problem)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func not in PRODUCTS or not (torch.is_autocast_enabled("cpu") or args[0].dtype == torch.bfloat16):
+            return func(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False):
+            return func(*map(rounded, args), **{name: rounded(value) for name, value in kwargs.items()}).bfloat16()
