@@ -1308,13 +1308,14 @@ def report_costs(costs, out):
 
 # ------------------------------------------------------------------------------------------------------------ recipes
 
+AS_IT_IS = "as it is"  # no knob set
 RECIPES_REPORT = """\
 # Which recipe?
 
-{table}
+Top-1 in percent on the {n_val:,} images held out of train, after the last epoch, as the mean over seeds; the best first. The
+test set has no part in this.
 
-Top-1 in percent on the {n_val:,} images held out of train, after the last epoch; of several seeds the mean, and their range
-in parentheses; in bold the best of each network. The test set has no part in this.
+{tables}
 
 All recipes share: {shared}.
 
@@ -1333,32 +1334,31 @@ def report_recipes(rows, out):
     recipes = [recipe_of(row) for row in rows]
     names = list(dict.fromkeys(name for recipe in recipes for name in recipe))
     differ = [name for name in names if any(recipe.get(name) != recipes[0].get(name) for recipe in recipes)]
-    top1 = {}  # recipe -> network -> one value per seed
+    top1 = {}  # arch -> (knobs, recipe) -> one value per seed
     for row, recipe in zip(rows, recipes, strict=True):
-        of_recipe = top1.setdefault(tuple(recipe.get(name) for name in differ), {})
-        of_recipe.setdefault(Net(row["arch"], row["settings"]).name, []).append(row["val_top1"])
-    nets = sorted({net for of_recipe in top1.values() for net in of_recipe})
-    best = {net: max(np.mean(of_recipe[net]) for of_recipe in top1.values() if net in of_recipe) for net in nets}
-
-    def cell(values, net):
-        text = f"{np.mean(values):.2f}"
-        if np.mean(values) == best[net]:
-            text = f"**{text}**"
-        return text if len(values) == 1 else f"{text} ({min(values):.2f} to {max(values):.2f})"
-
-    table = [[*differ, *nets]]
-    for recipe in sorted(top1, key=lambda recipe: [(value is not None, value) for value in recipe]):
-        cells = [cell(top1[recipe][net], net) if net in top1[recipe] else "-" for net in nets]
-        table.append([*map(str, recipe), *cells])
+        how = Net(row["arch"], row["settings"]).knobs or AS_IT_IS, *(str(recipe.get(name)) for name in differ)
+        top1.setdefault(row["arch"], {}).setdefault(how, []).append(row["val_top1"])
+    tables = {arch: markdown(recipes_table(differ, of_arch)) for arch, of_arch in sorted(top1.items())}
     text = RECIPES_REPORT.format(
-        table=markdown(table),
+        tables="\n\n".join(f"## {arch}\n\n{table}" for arch, table in tables.items()),
         n_val=rows[0]["n_val"],
         shared=in_words({name: value for name, value in recipes[0].items() if name not in differ}),
         origins="\n".join(f"- {what}: {values}" for what, values in origins(rows)),
     )
     (out / "recipes.md").write_text(text)
-    print(markdown(table))
+    for arch, table in tables.items():
+        print(f"{arch}\n{table}\n")
     print(f"written: {out}/recipes.md")
+
+
+def recipes_table(differ, top1):
+    """A row for each of one architecture's recipes, the best first. top1: (knobs, value of each in `differ`) -> per seed."""
+    table = [["knobs", *differ, "top-1", "of each seed"]]
+    for how, values in sorted(top1.items(), key=lambda item: -np.mean(item[1])):
+        table.append([*how, f"{np.mean(values):.2f}", ", ".join(f"{value:.2f}" for value in values)])
+    if all(knobs == AS_IT_IS for knobs, *_ in top1):
+        table = [row[1:] for row in table]
+    return table
 
 
 # ------------------------------------------------------------------------------------------------------------- slides
