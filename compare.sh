@@ -129,9 +129,12 @@ if [ -n "${PLAN:-}" ]; then # PLAN=1: only say what would be trained
     exit
 fi
 
-# Speeds, measured side by side, because trainings on a shared machine do not time each other fairly.
-# shellcheck disable=SC2086
-python -m models.speed $RUNS --out "$OUT/cost.json" "$@"
+# Speeds, measured side by side, because trainings on a shared machine do not time each other fairly. They stay as they
+# are where nothing is left to train: this may be another machine.
+if [ "${#waiting[@]}" -gt 0 ] || [ ! -e "$OUT/cost.json" ]; then
+    # shellcheck disable=SC2086
+    python -m models.speed $RUNS --out "$OUT/cost.json" "$@"
+fi
 images=50000
 if [ "$DATASET" = shapes100 ]; then images=20000; fi
 python -m models.speed "${waiting[@]% *}" --left "$OUT/cost.json" --images "$((EPOCHS * images / NPROC / JOBS))"

@@ -72,6 +72,7 @@ MAY_BE_NULL = ("val_top1", "best_on_test_minus_last")  # whether the validation 
 MEASURED = (*POSITIVE, *PERCENT, *MAY_BE_NULL, "n_val", "loss", "device", "torch", "commit", "started", "per_class_top1",
             "curve", "status")  # fmt: skip
 SAME_DATA = ("n_test", "classes")  # must agree between runs, as the recipe must, and the training images
+MEAN_OF_EPOCH = ("top1", "train_loss")
 MEAN_OVER_FOLDS = ("train_imgs_per_s", "eval_imgs_per_s", "train_s", *PERCENT, "val_top1", "loss")
 READ_OF_RECIPE = ("dataset", "epochs", "batch_size")
 
@@ -202,7 +203,7 @@ def mean_row(rows):
     mean = {name: float(np.mean([row[name] for row in rows])) for name in MEAN_OVER_FOLDS}
     named = {name: in_list(sorted({str(row[name]) for row in rows})) for name in ("device", "torch", "commit")}
     curve = [
-        {"epoch": epoch, "top1": float(np.mean([row["curve"][epoch]["top1"] for row in rows]))}
+        {"epoch": epoch} | {name: float(np.mean([row["curve"][epoch][name] for row in rows])) for name in MEAN_OF_EPOCH}
         for epoch in range(len(rows[0]["curve"]))
     ]
     return rows[0] | mean | named | {
@@ -460,7 +461,7 @@ class Comparison:
         if len(self.seeds) < 2:
             return "not judged: one seed"
         notes = ["the same difference in every seed: nothing to test"] if no_spread(self.differences) else []
-        if self.word == "helps" and not self.has_curve:
+        if self.direction and not self.has_curve:
             notes.append(f"against the baseline alone: {in_list(sorted({gap.why for gap in self.gaps.values()}))}")
         for side in ("above", "below"):
             at = [
@@ -500,10 +501,15 @@ def widening_curve(nets, baseline):
     )
 
 
-def points_at(curve, cost, timed_by):
-    """The points of the curve for one cost: none that a wider net undercuts, and times by the same source only."""
+def comparable(curve, cost, timed_by):
+    """The points of the curve whose cost can be compared: all of them, but times by the same source only."""
+    return [net for net in curve if cost != "training time" or net.timed_by == timed_by]
+
+
+def not_undercut(curve, cost):
+    """The points of the curve but for those that cost as much as a wider one."""
     points = []
-    for net in reversed([net for net in curve if cost != "training time" or net.timed_by == timed_by]):
+    for net in reversed(curve):
         if not points or net.costs[cost] < points[0].costs[cost]:
             points.insert(0, net)
     return points
@@ -513,9 +519,10 @@ def gap_to_curve(net, curve, cost, seeds):
     """A method's Gap: its top-1 minus the curve's at its cost, seed by seed, so that both vary; t-interval over seeds."""
     if len(curve) < 2:
         return Gap(why="no widening curve")
-    points = points_at(curve, cost, net.timed_by)
-    if not points:
+    timed = comparable(curve, cost, net.timed_by)
+    if len(timed) < 2:
         return Gap(why="not timed together")
+    points = not_undercut(timed, cost)
     costs, top1 = [point.costs[cost] for point in points], [point.values("top1", seeds) for point in points]
     on_curve = top1_on_curve(costs, top1, net.costs[cost])
     if on_curve is None:
@@ -601,13 +608,22 @@ def main_table(results):
 
 
 def verdict_table(results):
-    rows = [["method", "difference", "p", "Holm p", "detectable", "verdict"]]
+    rows = [["method", "difference", "p", "Holm p", "detectable", "cost", "verdict"]]
     for result in results.methods:
         rows.append([
             result.net.arch, pm(result.mean, result.half, "+"), p_value(result.p), p_value(result.p_holm),
-            pm(result.detectable, math.nan), result.word or "-",
+            pm(result.detectable, math.nan), relative_costs(result), result.word or "-",
         ])  # fmt: skip
     return rows
+
+
+def relative_costs(result):
+    """'0.42 / 0.37 / 0.98': a method's parameters, MACs and training time, as parts of its baseline's."""
+    if not result.reference:
+        return "-"
+    timed = result.net.timed_by == result.reference.timed_by
+    parts = [result.net.costs[cost] / result.reference.costs[cost] for cost in (COSTS if timed else COSTS[:-1])]
+    return " / ".join([f"{part:.2f}" for part in parts] + ["-"] * (not timed))
 
 
 def equal_cost_table(results):
@@ -723,8 +739,8 @@ def markdown(table):
     """A table, a list of rows of strings with the header first, as Markdown; numbers to the right."""
     if len(table) == 1:
         return "Nothing to compare."
-    right = [column for column in range(len(table[0])) if re.match(r"[-+<\d]", table[-1][column])]
-    rule = ["--:" if column in right else "---" for column in range(len(table[0]))]
+    columns = zip(*table[1:], strict=True)
+    rule = ["--:" if all(re.match(r"[-+<\d]", cell) for cell in cells) else "---" for cells in columns]
     return "\n".join("| " + " | ".join(row) + " |" for row in [table[0], rule, *table[1:]])
 
 
@@ -820,14 +836,17 @@ def power_sentence(comparisons):
     smallest = [result.detectable for result in comparisons if not no_spread(result.differences)]
     if not smallest:
         return "The differences are the same in every seed, so nothing can be said of their noise."
+    typical = math.sqrt(
+        np.mean(np.square(smallest))
+    )  # one spread is hardly known with few seeds, their mean square better
     return (
-        f"With these seeds a true difference had to be {min(smallest):.2f} to {max(smallest):.2f} points, depending on the spread "
-        f"of each comparison, to be found with a chance of {POWER:.0%}: what is smaller remains open."
+        f"With these seeds a true difference had to be about {typical:.1f} points to be found with a chance of {POWER:.0%}: what "
+        "is smaller remains open."
     )
 
 
 def in_words(recipe):
-    return ", ".join(f"{name} {value}" for name, value in recipe.items())
+    return ", ".join(f"{name} {value}" for name, value in recipe.items() if value is not None)
 
 
 def speed_text(results):
@@ -844,6 +863,17 @@ def speed_text(results):
     shared = [name for name in ("amp", "compile", "batch_size") if name in results.cost_pass and name in results.row]
     other = [name for name in shared if results.cost_pass[name] != results.row[name]]
     return text + "." + f" The trainings had another {in_list(other)} than the cost pass." * bool(other)
+
+
+def machines_text(results):
+    """Which networks were trained where, if it was not on one kind of machine."""
+    nets_of = {}
+    for net in results.nets:
+        nets_of.setdefault(in_list(sorted({machine(row) for row in net.runs.values()})), []).append(net.name)
+    if len(nets_of) < 2:
+        return ""
+    where = "; ".join(f"{in_list(nets)} on {machines}" for machines, nets in nets_of.items())
+    return f"Memory and minutes are comparable between networks of one machine only. Trained were {where}."
 
 
 def bias_text(results):
@@ -883,7 +913,12 @@ def origins(rows):
             ["commits", counted(row["commit"] for row in rows)]]  # fmt: skip
 
 
-DETECTABLE = "Holm's correction is over the {m} methods judged. *Detectable* is the smallest true difference that a test at the correction's strictest level ({alpha} / {m}) finds with a chance of {power:.0%} at the spread measured here (noncentral t)."
+DETECTABLE = "Holm's correction is over the {m} methods judged, and becomes stricter with every one that is added. *Detectable* is the smallest true difference that a test at the correction's strictest level ({alpha} / {m}) finds with a chance of {power:.0%} at the spread measured here (noncentral t)."
+EQUAL_COST = """\
+{table}
+
+Points of top-1 over the plain backbone at the same cost, mean ± 95% t-interval over seeds, not corrected for their number. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost) and for each seed on its own, so that both vary; outside the trained widths nothing is said. Training time is measured seconds per training image; a width that costs as much as a wider one is left out of the curve."""
+NO_CURVE = "Nothing is said: the backbone was trained at one width. Its `resnet.width` set to others gives the curve of what widening brings."
 REPORT = """\
 # Which module is worth adding?
 
@@ -895,7 +930,7 @@ REPORT = """\
 
 {remarks}
 
-Differences are to the baseline (the backbone as it is) over the seeds that both have: mean ± 95% t-interval, and p of the two-sided paired t-test.
+Differences are to the baseline (the backbone as it is) over the seeds that both have: mean ± 95% t-interval, and p of the two-sided paired t-test. Costs are parameters / MACs / training time, as parts of the baseline's.
 
 {family}
 
@@ -911,6 +946,8 @@ Top-1, top-5 and ECE (expected calibration error) are percentages of the test se
 
 {speeds}
 
+{machines}
+
 {depths}
 
 {folds}
@@ -918,8 +955,6 @@ Top-1, top-5 and ECE (expected calibration error) are percentages of the test se
 ## Equal cost
 
 {equal_cost}
-
-Points of top-1 over the plain backbone at the same cost, mean ± 95% t-interval over seeds, not corrected for their number. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost) and for each seed on its own, so that both vary; outside the trained widths nothing is said. Training time is measured seconds per training image; a width that costs as much as a wider one is left out of the curve.
 
 {chart_cost_parameters}
 
@@ -958,6 +993,7 @@ def report_text(results, charts):
         return "\n".join(f"- {getattr(result.net, name)}: {result.remark}" for result in compared if result.remark)
 
     ablations, superclasses, left_out = "", superclass_table(results), left_out_text(results)
+    has_curve = any(len(curve) > 1 for curve in results.curves.values())
     for arch, compared in results.ablations.items():
         note = f"Differences are to {arch} as it is; Holm's correction is over this table."
         table = markdown(ablation_table(arch, compared, results))
@@ -984,9 +1020,10 @@ def report_text(results, charts):
         rule=RULE,
         networks=markdown(main_table(results)),
         speeds=speed_text(results),
+        machines=machines_text(results),
         depths=depths or "",
         folds=folds or "",
-        equal_cost=markdown(equal_cost_table(results)),
+        equal_cost=EQUAL_COST.format(table=markdown(equal_cost_table(results))) if has_curve else NO_CURVE,
         ablations=ablations,
         watched="the held-out part of train" if results.row["n_val"] else "the test set",
         bias=bias_text(results),
@@ -1099,7 +1136,7 @@ def draw_cost(figure, results, cost):
     ax.set_xscale("log")
     for backbone, curve in results.curves.items():
         timed_by = next(net for net in curve if not net.settings).timed_by
-        curve = points_at(curve, cost, timed_by)
+        curve = not_undercut(comparable(curve, cost, timed_by), cost)
         x = [net.costs[cost] * scale for net in curve]
         y, half = np.transpose([t_interval(net.values("top1")) for net in curve])
         ax.fill_between(x, y - half, y + half, color="black", alpha=0.12, linewidth=0)
@@ -1312,8 +1349,8 @@ AS_IT_IS = "as it is"  # no knob set
 RECIPES_REPORT = """\
 # Which recipe?
 
-Top-1 in percent on the {n_val:,} images held out of train, after the last epoch, as the mean over seeds; the best first. The
-test set has no part in this.
+Top-1 in percent on the {n_val:,} images held out of train, after the last epoch, as the mean over seeds; the best first;
+rows of other seeds differ by chance as well. The test set has no part in this.
 
 {tables}
 
@@ -1331,13 +1368,18 @@ def report_recipes(rows, out):
     """
     if any(row["val_top1"] is None for row in rows):
         refuse("recipes are compared on held-out images, and some of these runs watched the test set (--val-size 0)")
+    if len({(row["dataset"], row["n_val"]) for row in rows}) > 1 or any(row.get("folds") for row in rows):
+        refuse("recipes are compared on one held-out part of one dataset: report others, and folds, apart")
     recipes = [recipe_of(row) for row in rows]
     names = list(dict.fromkeys(name for recipe in recipes for name in recipe))
     differ = [name for name in names if any(recipe.get(name) != recipes[0].get(name) for recipe in recipes)]
-    top1 = {}  # arch -> (knobs, recipe) -> one value per seed
+    top1 = {}  # arch -> (knobs, recipe) -> seed -> value
     for row, recipe in zip(rows, recipes, strict=True):
         how = Net(row["arch"], row["settings"]).knobs or AS_IT_IS, *(str(recipe.get(name)) for name in differ)
-        top1.setdefault(row["arch"], {}).setdefault(how, []).append(row["val_top1"])
+        of_seed = top1.setdefault(row["arch"], {}).setdefault(how, {})
+        if row["seed"] in of_seed:
+            refuse(f"{row['arch']} has seed {row['seed']} twice under one recipe: remove one of the two runs")
+        of_seed[row["seed"]] = row["val_top1"]
     tables = {arch: markdown(recipes_table(differ, of_arch)) for arch, of_arch in sorted(top1.items())}
     text = RECIPES_REPORT.format(
         tables="\n\n".join(f"## {arch}\n\n{table}" for arch, table in tables.items()),
@@ -1352,10 +1394,11 @@ def report_recipes(rows, out):
 
 
 def recipes_table(differ, top1):
-    """A row for each of one architecture's recipes, the best first. top1: (knobs, value of each in `differ`) -> per seed."""
-    table = [["knobs", *differ, "top-1", "of each seed"]]
-    for how, values in sorted(top1.items(), key=lambda item: -np.mean(item[1])):
-        table.append([*how, f"{np.mean(values):.2f}", ", ".join(f"{value:.2f}" for value in values)])
+    """A row for each of one architecture's recipes, the best first. top1: (knobs, *values of `differ`) -> {seed: top-1}."""
+    table = [["knobs", *differ, "top-1", "seeds", "of each seed"]]
+    for how, of_seed in sorted(top1.items(), key=lambda item: -np.mean(list(item[1].values()))):
+        seeds, values = zip(*sorted(of_seed.items()), strict=True)
+        table.append([*how, f"{np.mean(values):.2f}", in_list(seeds), ", ".join(f"{value:.2f}" for value in values)])
     if all(knobs == AS_IT_IS for knobs, *_ in top1):
         table = [row[1:] for row in table]
     return table
@@ -1445,7 +1488,7 @@ def design_text(results):
     lines = [
         f"{row['dataset']}: {row['classes']} classes, {row['n_train']:,} images to train on, {row['n_val']:,} held out, "
         f"{row['n_test']:,} to test. The test set is scored {scored}.",
-        f"One recipe for all: {row['epochs']} epochs, {row['batch_size']} images a step, the same seeds ({in_list(seeds)}).",
+        f"One recipe for all: {row['epochs']} epochs, {row['batch_size']} images a step, seeds {in_list(seeds)}.",
     ]
     for backbone, curve in results.curves.items():
         if len(curve) > 1:

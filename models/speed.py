@@ -3,7 +3,8 @@
     python -m models.speed resnet eca_resnet resnet:resnet.width=24 --out cost.json
     python -m models.speed resnet eca_resnet --costs costs.json --image-sizes 32 224
 
-Speeds of --out are medians of rounds over all networks, so that a machine that slows down for a while slows all of them.
+Speeds of --out are medians of rounds over all networks, so that a machine that slows down for a while slows all of them;
+networks that the file has already are measured again beside the new ones.
 --costs measures each network in a process of its own, whose peak of memory is then the network's. Rows that are in the
 file already, measured under the same conditions, stay. All other flags are those of train.py, of which --batch-size,
 --image-size, --amp and --compile matter here.
@@ -169,9 +170,15 @@ def write(file, conditions, rows):
 
 
 def write_speeds(file, runs, image_size, how):
-    """Measures the runs side by side, unless all of them are in the file. how: (batch size, amp, compiled)."""
+    """Measures the runs side by side, with those that the file has already, unless all of them are in the file.
+
+    how: (batch size, amp, compiled).
+    """
     known = read(file, conditions(*how))
     if not all(key_of(*run, image_size) in known for run in runs):
+        before = json.loads(file.read_text())["rows"] if file.exists() else []
+        others = [(row["arch"], row["settings"]) for row in before if row["image_size"] == image_size]
+        runs = [*runs, *(run for run in others if run not in runs)]
         print(f"measuring the speed of {len(runs)} networks")
         write(file, conditions(*how), measure(runs, N_CLASSES, image_size, *how))
 
@@ -217,7 +224,8 @@ def main():
         runs = [parse_run(run) for run in args.runs]
     distinct = list({key_of(*run, None): run for run in runs}.values())
     if args.out:
-        write_speeds(args.out, distinct, recipe.image_size or 32, how)
+        with train.mistakes_refused():
+            write_speeds(args.out, distinct, recipe.image_size or 32, how)
     elif args.costs:
         write_costs(args.costs, distinct, args.image_sizes, how)
     elif args.left:

@@ -30,8 +30,8 @@ def row(arch="resnet", top1=60.0, seed=0, settings=None, params=100_000, macs=10
         "commit": "abc", "started": "2026-01-01", "params": params, "macs": macs, "train_imgs_per_s": speed,
         "eval_imgs_per_s": 3 * speed, "train_s": 600.0, "peak_memory_mb": 500.0, "top1": round(top1, 2),
         "top5": round(top1, 2) + 20, "loss": 1.0, "ece": 5.0, "val_top1": 60.0, "best_on_test_minus_last": None,
-        "per_class_top1": [60.0] * 10, "curve": [{"epoch": 0, "top1": 40.0}, {"epoch": 1, "top1": 60.0}],
-        "status": "finished",
+        "per_class_top1": [60.0] * 10, "status": "finished",
+        "curve": [{"epoch": 0, "top1": 40.0, "train_loss": 3.0}, {"epoch": 1, "top1": 60.0, "train_loss": 2.0}],
     } | other  # fmt: skip
 
 
@@ -153,6 +153,20 @@ def test_gap_at_equal_cost_varies_with_method_and_curve():
         assert (gaps[name].mean, gaps[name].half) == pytest.approx((mean, half), abs=0.01), name
 
 
+def test_times_of_one_source_only_make_a_curve():
+    """Where the cost pass has the baseline and the method but no other width, no curve of times is left."""
+    rows = widths() + rows_of("eca_resnet", 63)
+    speeds = [
+        {"arch": arch, "settings": {}, "train_imgs_per_s": 9.0, "eval_imgs_per_s": 9.0}
+        for arch in ("resnet", "eca_resnet")
+    ]
+    result = comparison(rows, "eca_resnet", {"rows": speeds})
+    assert result.gaps["training time"].why == "not timed together"
+    assert report.relative_costs(result) == "1.00 / 1.00 / 1.00"
+    result = comparison(rows, "eca_resnet", {"rows": speeds[:1]})
+    assert report.relative_costs(result) == "1.00 / 1.00 / -"
+
+
 def test_a_width_that_a_wider_one_undercuts_leaves_the_curve():
     rows = widths()
     for content in rows:  # width 8 is slower than 16: at its time one would take 16
@@ -218,10 +232,11 @@ def test_a_cheap_method_above_the_curve_is_not_called_harmful():
     assert "above the curve at equal parameters (0.55 of the baseline's)" in result.remark
 
 
-def test_without_a_curve_the_baseline_alone_judges_and_it_is_said():
-    result = comparison(rows_of("resnet", 60) + rows_of("eca_resnet", 63, jitter=-JITTER), "eca_resnet")
+@pytest.mark.parametrize(("mean", "word"), [(63, "helps"), (57, "hurts")])
+def test_without_a_curve_the_baseline_alone_judges_and_it_is_said(mean, word):
+    result = comparison(rows_of("resnet", 60) + rows_of("eca_resnet", mean, jitter=-JITTER), "eca_resnet")
     assert {gap.why for gap in result.gaps.values()} == {"no widening curve"}
-    assert result.word == "helps" and "against the baseline alone: no widening curve" in result.remark
+    assert result.word == word and "against the baseline alone: no widening curve" in result.remark
 
 
 def test_outside_the_curve_nothing_is_extrapolated(campaign):
@@ -329,6 +344,7 @@ def test_folds_are_averaged_before_anything_is_compared(tmp_path):
     assert "n_train + n_val 20000" in text
     assert "val_top1_of_folds" not in text
     assert report.folds_table(report.analyse(plain)) is None
+    assert report.train_loss(results.nets[0]) == 2.0
 
 
 @pytest.mark.parametrize(
@@ -499,11 +515,33 @@ def test_the_same_rows_give_the_same_report(campaign, tmp_path):
     assert "2026" not in first
 
 
+def test_networks_of_several_machines_are_told_apart(campaign, tmp_path):
+    for content in campaign:
+        if content["arch"] == "gmlp_resnet":
+            content["device"] = "a GPU"
+    told = report.machines_text(report.analyse(campaign))
+    assert told.endswith(" on 1 x a CPU; gmlp_resnet on 1 x a GPU.")
+    assert "comparable between networks of one machine only" in make(campaign, tmp_path)
+    assert report.machines_text(report.analyse(rows_of("resnet", 60))) == ""
+
+
+def test_without_a_curve_equal_cost_is_one_sentence(tmp_path):
+    text = make(rows_of("resnet", 60) + rows_of("eca_resnet", 63), tmp_path)
+    assert "## Equal cost\n\nNothing is said: the backbone was trained at one width." in text
+    assert "at equal parameters" not in text.split("## Equal cost")[1]
+
+
+def test_the_detectable_difference_is_that_of_the_mean_square(campaign):
+    judged = report.analyse(campaign).judged
+    typical = math.sqrt(sum(result.detectable**2 for result in judged) / 4)
+    assert f"had to be about {typical:.1f} points to be found with a chance of 80%" in report.power_sentence(judged)
+
+
 def test_one_seed_gives_numbers_and_no_verdict(campaign, tmp_path):
     text = make([c for c in campaign if c["seed"] == 0], tmp_path)
     assert text.split("\n\n")[1].startswith("There is no verdict: one seed was run.")
     verdicts = table_after(text, "## Verdicts")
-    assert verdicts["eca_resnet"] == ["+2.90", "-", "-", "-", "-"]
+    assert verdicts["eca_resnet"] == ["+2.90", "-", "-", "-", "1.00 / 1.00 / 1.00", "-"]
     assert not {cells[-1] for cells in verdicts.values()} & set(report.WORDS)
     assert "- eca_resnet: not judged: one seed" in text
 
@@ -724,23 +762,38 @@ def test_recipes_are_compared_on_the_validation_split(tmp_path, capsys):
     tables = """\
 eca_resnet
 
-| knobs | optimizer | lr | top-1 | of each seed |
-| --- | --- | --: | --: | --: |
-| as it is | adamw | 0.002 | 51.00 | 51.00 |
-| eca.kernel_size=5 | adamw | 0.002 | 50.00 | 50.00 |
+| knobs | optimizer | lr | top-1 | seeds | of each seed |
+| --- | --- | --: | --: | --: | --: |
+| as it is | adamw | 0.002 | 51.00 | 0 | 51.00 |
+| eca.kernel_size=5 | adamw | 0.002 | 50.00 | 0 | 50.00 |
 
 ## resnet
 
-| optimizer | lr | top-1 | of each seed |
-| --- | --: | --: | --: |
-| sgd | 0.02 | 43.00 | 43.00 |
-| adamw | 0.002 | 41.50 | 41.50 |
-| sgd | 0.2 | 41.00 | 40.00, 42.00 |
+| optimizer | lr | top-1 | seeds | of each seed |
+| --- | --: | --: | --: | --: |
+| sgd | 0.02 | 43.00 | 0 | 43.00 |
+| adamw | 0.002 | 41.50 | 0 | 41.50 |
+| sgd | 0.2 | 41.00 | 0 and 1 | 40.00, 42.00 |
 """
     assert f"\n## {tables}\nAll recipes share: dataset shapes100, epochs 10, batch_size 128," in text
     assert "eca_resnet\n| knobs | optimizer" in capsys.readouterr().out
     assert "2,000 images held out of train, after the last epoch, as the mean over seeds" in text
     assert "- commits: None (1 runs); abc (5 runs)" in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({}, "resnet has seed 0 twice under one recipe"),
+        ({"lr": 0.1, "n_val": 3000}, "recipes are compared on one held-out part of one dataset"),
+        ({"lr": 0.1, "folds": 5, "fold": 0}, "report others, and folds, apart"),
+    ],
+)
+def test_recipes_are_compared_on_one_held_out_part(changed, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit:
+        recipes_in(tmp_path, [row(), row() | changed])
+    assert exit.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_recipes_are_not_chosen_on_the_test_set(tmp_path, capsys):

@@ -167,6 +167,30 @@ def test_speeds_measured_otherwise_are_not_used(tmp_path, monkeypatch):
     assert speed.hours_left(file, [TINY, TINY], 36_000) == pytest.approx(2)
 
 
+def test_new_networks_are_measured_beside_the_known_ones(tmp_path, monkeypatch):
+    """A comparison that is continued with a part of its networks keeps the speeds of all, on whatever machine."""
+    rows = [{"image_size": 32, "train_imgs_per_s": 10.0}]
+    monkeypatch.setattr(speed, "measure", lambda runs, *_: [rows[0] | {"arch": a, "settings": s} for a, s in runs])
+    file, other = tmp_path / "cost.json", ("eca_resnet", {})
+    speed.write_speeds(file, [TINY], 32, HOW)
+    monkeypatch.setattr(engine, "device_name", lambda device: "another machine")
+    speed.write_speeds(file, [other, TINY], 32, HOW)
+    speed.write_speeds(file, [("resnet", {})], 32, HOW)
+    content = json.loads(file.read_text())
+    assert content["device"] == "another machine"
+    assert [(row["arch"], row["settings"]) for row in content["rows"]] == [("resnet", {}), other, TINY]
+
+
+def test_a_network_that_takes_no_such_images_is_refused_by_the_cost_pass(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "sys.argv", ["speed.py", "googlenet", "--image-size", "1", "--out", str(tmp_path / "cost.json")]
+    )
+    with pytest.raises(SystemExit) as exit:
+        speed.main()
+    assert exit.value.code == 2
+    assert capsys.readouterr().err.startswith("train.py: ")
+
+
 def test_flags_of_a_run_leave_its_speed_alone():
     assert parse_run("resnet:resnet.width=8:--freeze=backbone") == ("resnet", {"resnet.width": 8})
 
