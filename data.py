@@ -30,6 +30,8 @@ FORMAT = 1  # of the decoded cache: to be raised with every change of what is de
 DATASETS = (*HUB_SETS, "folder", "shapes100")
 SAMPLE = 50_000  # images that mean and std are of, evenly spread over train: all of CIFAR's
 MAX_WORKERS = 16  # that decode for one process
+FEW = 5_000  # images, that one process decodes before others would have started
+DECODED_AT_ONCE = 256  # images, by one worker
 FOLD_SEED = 0  # the folds of one K must be parts of one partition, whatever the run's seed
 
 # ----------------------------------------------------------------------------------------------------------- splits
@@ -165,7 +167,8 @@ class DecodedBatches(torch.utils.data.Dataset):
 
 def n_workers():
     """Processes that decode for this one: its share of the cores."""
-    share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    share = cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return max(1, min(share, MAX_WORKERS))
 
 
@@ -229,7 +232,7 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf):
     check_splits(train, test, classes)
     if (len(train) + len(test)) * 3 * train.size**2 > room:
         return stream(streamed, train, test, classes)
-    decoded = [(images.decode(range(len(images))), images.targets) for images in (train, test)]
+    decoded = [(decode_all(images), images.targets) for images in (train, test)]
     write_cache(folder, *decoded, classes)
     return read_cache(folder)
 
@@ -364,6 +367,18 @@ def resize(image, size):
     image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))
+
+
+def decode_all(images):
+    """All images of an Encoded split: uint8 (N, size, size, 3); many of them by worker processes. Raises UnfitImageError."""
+    if len(images) <= FEW:
+        return images.decode(range(len(images)))
+    decoded = np.empty((len(images), images.size, images.size, 3), dtype=np.uint8)
+    rows = torch.arange(len(images)).split(DECODED_AT_ONCE)
+    split = StreamedSplit(images, torch.from_numpy(images.targets), torch.arange(len(images)))
+    for here, (batch, _) in zip(rows, split.read(rows), strict=True):
+        decoded[here[0] : here[-1] + 1] = batch.permute(0, 2, 3, 1).numpy()
+    return decoded
 
 
 def write_cache(folder, train, test, classes):

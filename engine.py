@@ -23,6 +23,7 @@ from models import bfloat16
 
 MAX_SKIPPED = 20  # updates in a row that fp16 may leave out while its scaler looks for a scale; from 2**16 to 2**-4
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+REPEAT_S = 2.0  # seconds within which a signal may arrive twice
 ECE_BINS = 15  # as Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
 
 
@@ -53,7 +54,11 @@ def make_optimizer(name, net, lr, momentum, weight_decay):
         {"params": [p for p in trained if (id(p) in decayed) == decays], "weight_decay": weight_decay * decays}
         for decays in (True, False)
     ]
-    return OPTIMIZERS[name](groups, lr, momentum)
+    optimizer = OPTIMIZERS[name](groups, lr, momentum)
+    if name == "sgd" and momentum:  # or torch's fused SGD takes what memory holds, if fp16 leaves out the first update
+        for p in trained:
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimizer
 
 
 def make_scheduler(name, optimizer, warmup_steps, total_steps):
@@ -182,7 +187,7 @@ def train_step(state, model, imgs, targets, label_smoothing, clip_norm):
     state.scheduler.step()
     if state.ema:
         state.ema.update_parameters(state.net)
-    state.losses[:, state.rank] += loss.detach()
+    state.losses[:, state.rank] += torch.where(loss.isfinite(), loss.detach(), 0.0)  # left out as its update was
     state.step += 1
 
 
@@ -302,7 +307,7 @@ def keep_freed_memory():
 
 
 def peak_memory_mb(device):
-    """Most memory the training took: allocated on the GPU, or resident in this process."""
+    """Most memory the run took, its images and evaluation included: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")
@@ -310,7 +315,7 @@ def peak_memory_mb(device):
         return (
             next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**10
         )
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 # ------------------------------------------------------------------------------------------------------ checkpoints
@@ -364,7 +369,8 @@ def load_checkpoint(path):
 class StopSignals:
     """Notes SIGTERM, SIGINT and SIGUSR1, so that training can stop behind a step; a second signal ends the program at once.
 
-    received: the signal's number, or 0.
+    A scheduler may signal all processes, and torchrun then hands its own signal on: the same one again within REPEAT_S is
+    not a second one. received: the signal's number, or 0.
     """
 
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -381,9 +387,10 @@ class StopSignals:
             signal.signal(number, handler)
 
     def note(self, number, _):
-        if self.received:
+        now = time.monotonic()
+        if self.received and (number != self.received or now - self.received_at > REPEAT_S):
             os._exit(128 + number)
-        self.received = number
+        self.received, self.received_at = number, now
 
     def agreed(self, device):
         """The signal that any process has received, or 0: all processes ask at the same step and get the same answer."""

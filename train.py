@@ -26,7 +26,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 # torch, and all that imports it, is imported behind the flags: a mistyped one is refused within a second
-EVAL_BATCH = 512  # images per process
+EVAL_BATCH = 512  # images per process at most, and
+EVAL_PER_TRAIN = 4  # times as many as in a training step, which keeps much more of each in memory
 VAL_SIZE = 0.1
 CROP_SCALE = 0.08  # as Szegedy et al., "Going Deeper with Convolutions", 2015
 PADDED_UP_TO = 64  # pixels of images that a crop moved by a few pixels suits better
@@ -99,8 +100,13 @@ def mistakes_refused():
 @contextmanager
 def failures_told():
     """Ends a run that cannot go on, because its numbers, its disk or an image fail, with one line, exit code 1."""
+    from torch import OutOfMemoryError
+
     try:
         yield
+    except OutOfMemoryError as error:
+        print(f"train.py: {str(error).splitlines()[0]}: lower --batch-size", file=sys.stderr)
+        raise SystemExit(1) from None
     except (FloatingPointError, OSError) as error:
         # numbers fail in all processes; a disk, or an image that was not decoded before, in the one that meets it
         if int(os.environ.get("RANK", 0)) == 0 or isinstance(error, OSError):
@@ -204,7 +210,7 @@ def parse_args(argv=None):
     )
     add("--log-every", 20, "steps between two points of the training curve")
     add("--save-every", 0, "steps between two checkpoints within an epoch; 0: at the end of each epoch only")
-    add("--timeout-s", 600, "seconds to wait for another process before this one gives up")
+    add("--timeout-s", 600, "seconds to wait for another process, and its decoding, before this one gives up")
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         near = difflib.get_close_matches(unknown[0].split("=")[0], parser._option_string_actions, 1)
@@ -401,6 +407,8 @@ def main(args):
     # Processes. Without cpu= every process of a machine without GPUs would take itself for the only one.
     processes = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=args.timeout_s))
     rank, world_size, device = processes.process_index, processes.num_processes, processes.device
+    if device.type == "cuda" and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > torch.cuda.device_count():
+        refuse(f"--nproc_per_node is more than the {torch.cuda.device_count()} GPUs of this machine")
     if device.type == "cpu":
         device = torch.device("cpu")  # not cpu:0, to which tensors of "cpu" would be copied
 
@@ -444,7 +452,8 @@ def main(args):
     n_classes, test, statistics = len(images.classes), images.test, (images.mean, images.std)
 
     def score(net, split, mean, std):
-        batches = data.eval_batches(split, EVAL_BATCH, mean, std, rank, world_size)
+        batch_size = min(EVAL_BATCH, EVAL_PER_TRAIN * max(1, args.batch_size // world_size))
+        batches = data.eval_batches(split, batch_size, mean, std, rank, world_size)
         return engine.evaluate(net, batches, len(split), n_classes, amp)
 
     if args.eval_only:
@@ -662,8 +671,6 @@ if __name__ == "__main__":
     import torch.distributed as dist
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    try:
-        record(main)(args)  # torchrun then shows the traceback of the process that failed first
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    record(main)(args)  # torchrun then shows the traceback of the process that failed first
+    if dist.is_initialized():  # behind a failure NCCL would wait here for processes that wait elsewhere
+        dist.destroy_process_group()

@@ -23,7 +23,7 @@ PRODUCTS = {  # what autocast computes in bfloat16, as far as our networks call 
 
 def is_native():
     """Whether this CPU has PyTorch's fast bfloat16."""
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def rounded(value):

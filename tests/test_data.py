@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -323,6 +324,29 @@ def test_decoded_images_are_cached_and_mapped(tmp_path, monkeypatch):
     pixels = first.train.images.double()
     assert np.allclose(first.mean, pixels.mean((0, 2, 3)))
     assert np.allclose(first.std, pixels.std((0, 2, 3), unbiased=False))
+
+
+def test_many_images_are_decoded_by_workers_in_order(tmp_path, monkeypatch):
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "set", split, [picture() for _ in range(5)], [0, 1, 0, 1, 0], label="label")
+    alone = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "alone")
+    monkeypatch.setattr(data, "FEW", 0)
+    monkeypatch.setattr(data, "DECODED_AT_ONCE", 2)
+    monkeypatch.setattr(data.Encoded, "decode", of_a_worker(data.Encoded.decode))
+    together = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "together")
+    assert torch.equal(alone.train.images, together.train.images) and len(alone.train) == 5
+    assert alone.fingerprint == together.fingerprint
+
+
+def of_a_worker(decode):
+    """decode(), which the parent may call for one image only, as check_splits() does."""
+    parent = os.getpid()
+
+    def watched(images, rows):
+        assert os.getpid() != parent or len(rows) == 1
+        return decode(images, rows)
+
+    return watched
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,15 @@ def test_fp16_may_skip_some_updates_while_it_looks_for_a_scale():
     engine.train_epoch(state, state.net, new_batches(), 0, 20)
     assert state.n_bad == 5
     assert state.scaler.get_scale() == scale / 2**5
+    assert all(values["momentum_buffer"].count_nonzero() == 0 for values in state.optimizer.state.values())
+
+
+def test_an_update_that_is_left_out_leaves_the_mean_loss_finite():
+    state = new_state(amp=torch.float16)
+    batches = new_batches()
+    imgs, targets = next(batches.epoch(0))
+    engine.train_step(state, state.net, imgs * torch.nan, targets, 0.0, 0.0)
+    assert state.mean_loss(0, 1) == 0 and state.n_bad == 1
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoints

@@ -219,7 +219,9 @@ def test_signal(command, tmp_path, name, n_processes):
     assert_same(saved_state(tmp_path / "runs" / "whole"), saved_state(folder))
 
 
-def test_second_signal_ends_the_program_at_once():
+@pytest.mark.parametrize(("second", "repeat_s"), [(signal.SIGINT, 2.0), (signal.SIGTERM, 0.01)])
+def test_second_signal_ends_the_program_at_once(second, repeat_s, monkeypatch):
+    monkeypatch.setattr(engine, "REPEAT_S", repeat_s)
     signals = engine.StopSignals()
     child = os.fork()
     if child == 0:
@@ -228,9 +230,21 @@ def test_second_signal_ends_the_program_at_once():
             time.sleep(0.05)
             if signals.received != signal.SIGTERM:
                 os._exit(1)
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), second)
             time.sleep(10)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGINT
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + second
+
+
+def test_a_signal_delivered_twice_is_one_signal():
+    """As a scheduler does that signals torchrun and its processes: torchrun hands its own on."""
+    child = os.fork()
+    if child == 0:
+        with engine.StopSignals() as signals:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.05)
+            os._exit(0 if signals.received == signal.SIGTERM else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def read_through_a_signal(split):
@@ -430,6 +444,13 @@ def test_image_that_one_process_meets_is_told_by_that_one(monkeypatch, capsys):
         with pytest.raises(SystemExit), train.failures_told():
             raise error
         assert capsys.readouterr().err.count("\n") == told
+
+
+def test_full_gpu_is_told_in_one_line(capsys):
+    with pytest.raises(SystemExit) as exit, train.failures_told():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
+    assert exit.value.code == 1
+    assert capsys.readouterr().err == "train.py: CUDA out of memory. Tried to allocate 2 GiB.: lower --batch-size\n"
 
 
 # ---------------------------------------------------------------------------------------------------------- hub files
