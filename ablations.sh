@@ -21,8 +21,9 @@ runs_of() { # the settings that a method's paper compares, each against the defa
     echo "$arch"
     case "$1" in
         eca)
-            values "$arch" eca.kernel_size 1 3 5 7 9
+            values "$arch" eca.kernel_size 1 5 7 9 # 3 is the paper's size for up to 64 channels, and the default
             values "$arch" resnet.attention_position before-conv1 after-conv1 after-add
+            echo se_resnet
             ;;
         ghostnet)
             values "$arch" ghostnet.ratio 3 4
@@ -33,7 +34,7 @@ runs_of() { # the settings that a method's paper compares, each against the defa
             values "$arch" hornet.orders 1,1,1 2,2,2 3,3,3 4,4,4 4,3,2
             values "$arch" hornet.kernel_size 3 5
             values "$arch" hornet.scale 0.3333 1
-            echo "$arch:hornet.gate=gf:hornet.scale=1"
+            values "$arch" hornet.gate gf
             values "$arch" hornet.layer_scale 0 1e-6 0.1
             values "$arch" hornet.init trunc
             ;;
@@ -63,6 +64,7 @@ runs_of() { # the settings that a method's paper compares, each against the defa
             values "$arch" segnext.pointwise false
             values "$arch" segnext.init identity
             echo mscan_resnet
+            values mscan_resnet mscan.layer_scale 0 1
             ;;
         lsknet)
             echo "$arch:lsknet.kernel_sizes=3,5:lsknet.dilations=1,2"
@@ -71,6 +73,7 @@ runs_of() { # the settings that a method's paper compares, each against the defa
             values "$arch" lsknet.selection none channel
             values "$arch" lsknet.gate softmax
             echo lskblock_resnet
+            values lskblock_resnet lskblock.layer_scale 0 1
             ;;
         coatnet)
             values "$arch" coatnet.layout CCC CTT TTT
@@ -81,8 +84,10 @@ runs_of() { # the settings that a method's paper compares, each against the defa
             ;;
         gmlp)
             values "$arch" gmlp.ratio 2 4
-            values "$arch" gmlp.gate whole additive linear
+            values "$arch" gmlp.gate whole additive
+            echo "$arch:gmlp.gate=linear:gmlp.spatial_std=0.07:gmlp.spatial_bias=0" # from the usual start it would be constant
             values "$arch" gmlp.spatial_std 0.07
+            values "$arch" gmlp.spatial_bias 0
             values "$arch" gmlp.first_block 2
             ;;
         mixer)

@@ -60,7 +60,7 @@ case "$PRESET" in
     cost)
         runs="$CLASSICS resnet101 resnet152 resnet32 resnet44 resnet56 resnet110 vit"
         runs="$runs plain20 plain32 plain44 plain56 plain110 plain18 plain34"
-        runs="$runs $(printf '%s_resnet ' $METHODS mscan lskblock multiscale)"
+        runs="$runs $(printf '%s_resnet ' $METHODS mscan lskblock multiscale se)"
         recipe=""
         ;;
     *)

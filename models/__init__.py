@@ -29,6 +29,7 @@ from models.mixer import Mixer
 from models.multiscale import MultiScaleConv
 from models.resnest import ResNeStConv
 from models.resnet import DEPTHS, ImageNetResNet, ResNet
+from models.se import SE
 from models.segnext import MSCA, MSCAN
 from models.vgg import VGG
 from models.vit import ViT
@@ -65,6 +66,7 @@ METHODS = {
     "mscan": Method("block", MSCAN, "Guo et al., SegNeXt, NeurIPS 2022", "AdamW"),
     "multiscale": Method("conv", MultiScaleConv, "Gao et al., Res2Net, IEEE TPAMI 2021 (form=cascade)", "SGD"),
     "resnest": Method("conv", ResNeStConv, "Zhang et al., ResNeSt, CVPR Workshops 2022", "SGD"),
+    "se": Method("attention", SE, "Hu et al., Squeeze-and-Excitation Networks, CVPR 2018", "SGD"),
     "segnext": Method("attention", MSCA, "Guo et al., SegNeXt, NeurIPS 2022", "AdamW"),
 }
 

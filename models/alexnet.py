@@ -3,9 +3,9 @@
 Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep Convolutional Neural Networks", NeurIPS 2012,
 section 3, with the widths of Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014.
 
-Departures, those of bearpaw's pytorch-classification for 32x32 images: neither dropout nor normalization, wider padding in the first convolution, pools of
-2x2, and one linear layer in place of 4096-4096-classes (torchvision's AlexNet leaves no pixel of a 32x32 image). The mean
-over the pixels that are left, one of a 32x32 image, makes it fit every size.
+Departures, those of bearpaw's pytorch-classification for 32x32 images: neither dropout nor normalization, wider padding in
+the first convolution, pools of 2x2, and one linear layer in place of 4096-4096-classes (torchvision's AlexNet leaves no
+pixel of a 32x32 image). The mean over the pixels that are left, one of a 32x32 image, makes it fit every size.
 """
 
 from torch import nn

@@ -33,10 +33,11 @@ class CSPStage(nn.Module):
 
     A 3x3 convolution in front of the split changes the shape where in_ch and stride ask for it; between bottlenecks, which
     are four times as wide as their own 3x3, it only strides and the 1x1 convolutions of the split widen, as in
-    CSPResNeXt-50. gamma: the fraction of
-    the channels that bypasses the blocks (part 1). split: two 1x1 convolutions, or a slice. fusion: a 1x1 transition
-    behind the blocks and one behind the concatenation ("both"), only the latter ("first": the parts are fused first),
-    or only the former ("last"). Raises ValueError for a gamma that leaves no whole number of channels on either side.
+    CSPResNeXt-50.
+
+    gamma: the fraction of the channels that bypasses the blocks (part 1). split: two 1x1 convolutions, or a slice. fusion:
+    a 1x1 transition behind the blocks and one behind the concatenation ("both"), only the latter ("first": the parts are
+    fused first), or only the former ("last"). Raises ValueError for a gamma that leaves no whole number of channels on either side.
     """
 
     def __init__(

@@ -22,8 +22,8 @@ class SpatialGatingUnit(nn.Module):
     """Gates a map by f(z) = W norm(z) + b, a linear layer along the pixels: (B, C, H, W) -> (B, C/2 or C, H, W).
 
     gate: "split" halves the channels into z1 and z2 and gives z1 * f(z2); "whole" is z * f(z), "additive" z + f(z) and
-    "linear" f(z), all C wide. W and b are one for all channels; W starts close to 0 and b at 1, so that the unit begins
-    as z1. size: H = W of the map; others raise ValueError.
+    "linear" f(z), all C wide. W and b are one for all channels; W starts close to 0 and b at 1, so that a unit that
+    multiplies begins as z1. size: H = W of the map; others raise ValueError.
     """
 
     def __init__(self, ch, size, gate, spatial_std, spatial_bias):

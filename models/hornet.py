@@ -107,8 +107,8 @@ class HorNet(PreNormFamily):
     """gnConv of an order for each stage, stem and downsampling as in ConvNeXt.
 
     orders: of stage 1, 2, ...; a net of three stages reads three. gate: "dw" is the depthwise convolution, "gf" the
-    GlobalLocalFilter from stage 3 on, as in the paper; it fixes the image size. scale: on the gates; those of "gf" are
-    normed and have unit size with 1. layer_scale: its initial value, 0 for none. init: of the weights. Raises ValueError
+    GlobalLocalFilter from stage 3 on, as in the paper; it fixes the image size. scale: on the depthwise gates; the filters
+    are normed, and so of unit size as they are. layer_scale: its initial value, 0 for none. init: of the weights. Raises ValueError
     for an even kernel size, a scale of 0, too few orders and an order that the channels do not allow.
     """
 
@@ -142,13 +142,17 @@ class HorNet(PreNormFamily):
     def block(self, ch, place, attention, drop_path):
         if place.stage > len(self.orders):
             raise ValueError(f"hornet.orders needs an order for stage {place.stage}, got {self.orders}")
-        gate = partial(self.make_gate, place=place)
-        gnconv = GnConv(ch, self.orders[place.stage - 1], gate, self.scale)
+        depthwise = self.gate == "dw" or place.stage < 3
+        make_gate, scale = (
+            (self.make_depthwise, self.scale) if depthwise else (partial(self.make_filter, place=place), 1.0)
+        )
+        gnconv = GnConv(ch, self.orders[place.stage - 1], make_gate, scale)
         return HorNetBlock(ch, gnconv, attention, drop_path, self.layer_scale, self.init)
 
-    def make_gate(self, ch, place):
-        if self.gate == "dw" or place.stage < 3:
-            return Depthwise(ch, self.kernel_size)
+    def make_depthwise(self, ch):
+        return Depthwise(ch, self.kernel_size)
+
+    def make_filter(self, ch, place):
         if ch % 2:
             raise ValueError(
                 f"hornet.gate=gf filters half of its {ch} channels in stage {place.stage}: lower hornet.orders there"

@@ -76,6 +76,34 @@ def test_vgg_has_the_layers_of_its_table(depth, convs):
     assert kinds == [kind for n in convs for kind in [*conv * n, nn.MaxPool2d]]
 
 
+def conv_norm_relu(x, layers):
+    conv, norm, _ = layers
+    out = F.conv2d(x, conv.weight, conv.bias, padding=conv.kernel_size[0] // 2)
+    return F.batch_norm(out, norm.running_mean, norm.running_var, norm.weight, norm.bias).relu()
+
+
+def test_inception_agrees_with_its_figure():
+    module = randomize(Inception(4, 2, 3, 3, 4, 4, 5)).eval()
+    x = torch.randn(2, 4, 9, 9)
+    expected = [conv_norm_relu(x, module.branch1), x, x, conv_norm_relu(F.max_pool2d(x, 3, 1, 1), module.pool[1])]
+    for i, branch in ((1, module.branch3), (2, module.branch5)):
+        for layers in branch:
+            expected[i] = conv_norm_relu(expected[i], layers)
+    torch.testing.assert_close(module(x), torch.cat(expected, dim=1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_vggs_heads(head):
+    net = VGG(10, 32, head=head).eval()
+    x = torch.randn(2, 3, 64, 64)
+    out = net.features(x).mean((2, 3))
+    *hidden, last = [layer for layer in weights_of(net) if layer[0].ndim == 2]
+    for layer in hidden:
+        out = F.linear(out, *layer).relu()
+    assert len(hidden) == (2 if head == "mlp" else 0)
+    torch.testing.assert_close(net(x), F.linear(out, *last), rtol=1e-4, atol=1e-5)
+
+
 def test_inception_sees_four_scales():
     """A changed pixel reaches 1, 3, 5 and 3 rows of the four parts of the output."""
     module = randomize(Inception(4, 2, 3, 3, 4, 4, 5)).eval()

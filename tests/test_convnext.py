@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from models.convnext import ConvNeXt
 from models.prenorm import ChannelNorm
-from models.resnet import BasicBlock, Place
+from models.resnet import BasicBlock, Chain, ConvBN, Layout, Place, StagedNet
 from tests.checks import (
     assert_channels_last_agrees,
     assert_every_parameter_learns,
@@ -16,12 +16,19 @@ from tests.checks import (
 )
 
 
+class Tiny(StagedNet):
+    usual_shortcut = "B"
+
+
 def block(ch, **knobs):
     return ConvNeXt(**knobs).block(ch, Place(1, 0, 8), no_attention, 0.0)
 
 
-def reference(x, p):
-    """Figure 4 with plain loops over taps and pixels; p: the block's parameters by the order of their layers."""
+def reference(x, p, norm="layer", act="gelu"):
+    """Figure 4 with plain loops over taps and pixels; p: the block's parameters by the order of their layers.
+
+    norm: "layer", or the running (mean, variance) of a batch norm.
+    """
     (dw, dw_bias), (scale, shift), (w1, b1), (w2, b2), gamma = p
     k = dw.shape[-1]
     padded = F.pad(x, [k // 2] * 4)
@@ -34,20 +41,34 @@ def reference(x, p):
         for i in range(H):
             for j in range(W):
                 v = out[b, :, i, j]
-                v = (v - v.mean()) / (v.var(unbiased=False) + 1e-6).sqrt() * scale + shift
+                mean, var, eps = (v.mean(), v.var(unbiased=False), 1e-6) if norm == "layer" else (*norm, 1e-5)
+                v = (v - mean) / (var + eps).sqrt() * scale + shift
                 v = w1[:, :, 0, 0] @ v + b1
-                v = 0.5 * v * (1 + torch.erf(v / 2**0.5))
+                v = 0.5 * v * (1 + torch.erf(v / 2**0.5)) if act == "gelu" else v.clamp(min=0)
                 result[b, :, i, j] += gamma.flatten() * (w2[:, :, 0, 0] @ v + b2)
     return result
 
 
-@pytest.mark.parametrize(("kernel_size", "shape"), [(7, (2, 8, 8, 8)), (3, (2, 8, 5, 7))])
-def test_agrees_with_the_equations(kernel_size, shape):
-    net = randomize(block(8, kernel_size=kernel_size))
+@pytest.mark.parametrize(
+    "knobs",
+    [{}, {"kernel_size": 3}, {"norm": "batch"}, {"act": "relu"}, {"expansion": 2}, {"layer_scale": 0}],
+)
+def test_agrees_with_the_equations(knobs):
+    net = randomize(block(8, **knobs)).eval()
     layers = [net.branch[i] for i in (0, 1, 2, 4)]
-    p = [(layer.weight, layer.bias) for layer in layers] + [net.branch[6].gamma]
-    x = torch.randn(shape)
-    torch.testing.assert_close(net(x), reference(x, p), rtol=1e-5, atol=1e-5)
+    gamma = net.branch[6].gamma if knobs.get("layer_scale", 1) else torch.ones(8)
+    p = [(layer.weight, layer.bias) for layer in layers] + [gamma]
+    norm = (layers[1].running_mean, layers[1].running_var) if knobs.get("norm") == "batch" else "layer"
+    x = torch.randn(2, 8, 5, 7)
+    torch.testing.assert_close(net(x), reference(x, p, norm, knobs.get("act", "gelu")), rtol=1e-5, atol=1e-5)
+
+
+def test_whole_network_is_the_papers():
+    """ConvNeXt-T for ImageNet: depths and widths of the paper's section 3.1, on the stem and head of large images."""
+    layout = Layout(96, 4, BasicBlock, (3, 3, 9, 3), (96, 192, 384, 768))
+    with torch.device("meta"):
+        net = Tiny(1000, 224, layout, ConvBN, None, ConvNeXt(), Chain, "B", "before-add", 0.0)
+    assert n_params(net) == 28_589_128
 
 
 @pytest.mark.parametrize(("ch", "count"), [(16, 2_976), (32, 10_048), (64, 36_480)])

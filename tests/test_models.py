@@ -22,6 +22,7 @@ ALONE = {  # arch: parameters of ResNet-20 with the method's default graft
     "lskblock_resnet": 261_706,
     "coatnet_resnet": 201_044,
     "eca_resnet": 275_599,
+    "se_resnet": 277_945,
     "cspnet_resnet": 116_100,
     "ghostnet_resnet": 144_964,
     "hornet_resnet": 240_548,

@@ -1,0 +1,29 @@
+"""SE: squeeze and excitation, the attention that ECA-Net sets out to better.
+
+Hu, Shen and Sun, "Squeeze-and-Excitation Networks", CVPR 2018, equations 2 to 4. Slot: attention, behind the last norm of
+the branch and before the add, as in the paper's SE-ResNet. Published with SGD.
+"""
+
+import torch
+from torch import nn
+
+from models.layout import mean_of_pixels
+
+
+class SE(nn.Module):
+    """Weights each channel by a small network of all channel means: (B, C, H, W) -> (B, C, H, W).
+
+    reduction: how many times narrower than C the hidden layer is (r in the paper); one unit is left of fewer channels.
+    Raises ValueError for less than 1.
+    """
+
+    def __init__(self, ch, *, reduction: int = 16):
+        super().__init__()
+        if reduction < 1:
+            raise ValueError(f"se.reduction must be at least 1, got {reduction}")
+        hidden = max(1, ch // reduction)
+        self.squeeze, self.excite = nn.Linear(ch, hidden), nn.Linear(hidden, ch)
+
+    def forward(self, x):
+        gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(mean_of_pixels(x)))))  # (B, C)
+        return x * gate[:, :, None, None]
