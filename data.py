@@ -30,8 +30,8 @@ FORMAT = 1  # of the decoded cache: to be raised with every change of what is de
 DATASETS = (*HUB_SETS, "folder", "shapes100")
 SAMPLE = 50_000  # images that mean and std are of, evenly spread over train: all of CIFAR's
 MAX_WORKERS = 16  # that decode for one process
-FEW = 5_000  # images, that one process decodes before others would have started
-DECODED_AT_ONCE = 256  # images, by one worker
+FEW = 5_000  # images, which one process may decode alone
+DECODED_AT_ONCE = 2**20  # bytes, by one worker: what waits in /dev/shm is a small multiple of it
 FOLD_SEED = 0  # the folds of one K must be parts of one partition, whatever the run's seed
 
 # ----------------------------------------------------------------------------------------------------------- splits
@@ -374,7 +374,7 @@ def decode_all(images):
     if len(images) <= FEW:
         return images.decode(range(len(images)))
     decoded = np.empty((len(images), images.size, images.size, 3), dtype=np.uint8)
-    rows = torch.arange(len(images)).split(DECODED_AT_ONCE)
+    rows = torch.arange(len(images)).split(max(1, DECODED_AT_ONCE // (3 * images.size**2)))
     split = StreamedSplit(images, torch.from_numpy(images.targets), torch.arange(len(images)))
     for here, (batch, _) in zip(rows, split.read(rows), strict=True):
         decoded[here[0] : here[-1] + 1] = batch.permute(0, 2, 3, 1).numpy()

@@ -187,7 +187,7 @@ def train_step(state, model, imgs, targets, label_smoothing, clip_norm):
     state.scheduler.step()
     if state.ema:
         state.ema.update_parameters(state.net)
-    state.losses[:, state.rank] += torch.where(loss.isfinite(), loss.detach(), 0.0)  # left out as its update was
+    state.losses[:, state.rank] += torch.where(loss.isfinite(), loss.detach(), 0.0)  # counts as 0, as its update does
     state.step += 1
 
 
@@ -390,7 +390,8 @@ class StopSignals:
         now = time.monotonic()
         if self.received and (number != self.received or now - self.received_at > REPEAT_S):
             os._exit(128 + number)
-        self.received, self.received_at = number, now
+        if not self.received:
+            self.received, self.received_at = number, now
 
     def agreed(self, device):
         """The signal that any process has received, or 0: all processes ask at the same step and get the same answer."""

@@ -549,6 +549,10 @@ class Results:
     def judged(self):
         return [result for result in self.methods if result.judged]
 
+    @property
+    def has_curve(self):
+        return any(len(curve) > 1 for curve in self.curves.values())
+
     def by_word(self, word):
         return [result for result in self.judged if result.word == word]
 
@@ -608,7 +612,7 @@ def main_table(results):
 
 
 def verdict_table(results):
-    rows = [["method", "difference", "p", "Holm p", "detectable", "cost", "verdict"]]
+    rows = [["method", "difference", "p", "Holm p", "detectable", "parameters / MACs / time", "verdict"]]
     for result in results.methods:
         rows.append([
             result.net.arch, pm(result.mean, result.half, "+"), p_value(result.p), p_value(result.p_holm),
@@ -836,12 +840,10 @@ def power_sentence(comparisons):
     smallest = [result.detectable for result in comparisons if not no_spread(result.differences)]
     if not smallest:
         return "The differences are the same in every seed, so nothing can be said of their noise."
-    typical = math.sqrt(
-        np.mean(np.square(smallest))
-    )  # one spread is hardly known with few seeds, their mean square better
+    typical = math.sqrt(np.mean(np.square(smallest)))  # few seeds hardly tell one spread, and better their mean square
     return (
-        f"With these seeds a true difference had to be about {typical:.1f} points to be found with a chance of {POWER:.0%}: what "
-        "is smaller remains open."
+        f"With these seeds a true difference is found with a chance of {POWER:.0%} if it is about {typical:.1f} points (by the "
+        f"spread of each comparison {min(smallest):.1f} to {max(smallest):.1f}): a smaller one that was not found remains open."
     )
 
 
@@ -918,7 +920,7 @@ EQUAL_COST = """\
 {table}
 
 Points of top-1 over the plain backbone at the same cost, mean ± 95% t-interval over seeds, not corrected for their number. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost) and for each seed on its own, so that both vary; outside the trained widths nothing is said. Training time is measured seconds per training image; a width that costs as much as a wider one is left out of the curve."""
-NO_CURVE = "Nothing is said: the backbone was trained at one width. Its `resnet.width` set to others gives the curve of what widening brings."
+NO_CURVE = "Nothing is said: no second width of the backbone (`resnet.width`) was trained with all of its seeds."
 REPORT = """\
 # Which module is worth adding?
 
@@ -930,7 +932,7 @@ REPORT = """\
 
 {remarks}
 
-Differences are to the baseline (the backbone as it is) over the seeds that both have: mean ± 95% t-interval, and p of the two-sided paired t-test. Costs are parameters / MACs / training time, as parts of the baseline's.
+Differences are to the baseline (the backbone as it is) over the seeds that both have: mean ± 95% t-interval, and p of the two-sided paired t-test. Parameters, MACs and training time are parts of the baseline's.
 
 {family}
 
@@ -993,7 +995,6 @@ def report_text(results, charts):
         return "\n".join(f"- {getattr(result.net, name)}: {result.remark}" for result in compared if result.remark)
 
     ablations, superclasses, left_out = "", superclass_table(results), left_out_text(results)
-    has_curve = any(len(curve) > 1 for curve in results.curves.values())
     for arch, compared in results.ablations.items():
         note = f"Differences are to {arch} as it is; Holm's correction is over this table."
         table = markdown(ablation_table(arch, compared, results))
@@ -1023,7 +1024,7 @@ def report_text(results, charts):
         machines=machines_text(results),
         depths=depths or "",
         folds=folds or "",
-        equal_cost=EQUAL_COST.format(table=markdown(equal_cost_table(results))) if has_curve else NO_CURVE,
+        equal_cost=EQUAL_COST.format(table=markdown(equal_cost_table(results))) if results.has_curve else NO_CURVE,
         ablations=ablations,
         watched="the held-out part of train" if results.row["n_val"] else "the test set",
         bias=bias_text(results),
@@ -1557,7 +1558,7 @@ def write_slides(path, results, charts):
     for name in [name for name in charts if name in ("learning", "superclasses")]:
         deck.chart(charts[name], out / f"{name}.png")
 
-    if results.methods:
+    if results.methods and results.has_curve:
         deck.table("Efficiency: points over a ResNet widened to equal cost", equal_cost_table(results))
     for name in [name for name in charts if name.startswith("cost_")]:
         deck.chart("Efficiency: " + charts[name].replace("T", "t", 1), out / f"{name}.png")

@@ -26,8 +26,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 # torch, and all that imports it, is imported behind the flags: a mistyped one is refused within a second
-EVAL_BATCH = 512  # images per process at most, and
-EVAL_PER_TRAIN = 4  # times as many as in a training step, which keeps much more of each in memory
+EVAL_BATCH, EVAL_PIXELS = 512, 512 * 64**2  # images and pixels per process at most
 VAL_SIZE = 0.1
 CROP_SCALE = 0.08  # as Szegedy et al., "Going Deeper with Convolutions", 2015
 PADDED_UP_TO = 64  # pixels of images that a crop moved by a few pixels suits better
@@ -105,7 +104,10 @@ def failures_told():
     try:
         yield
     except OutOfMemoryError as error:
-        print(f"train.py: {str(error).splitlines()[0]}: lower --batch-size", file=sys.stderr)
+        first_line = (
+            str(error).splitlines()[0].rstrip(".")
+        )  # told by each process that meets it, as it may be one alone
+        print(f"train.py: {first_line}: lower --batch-size; the last checkpoint is kept", file=sys.stderr)
         raise SystemExit(1) from None
     except (FloatingPointError, OSError) as error:
         # numbers fail in all processes; a disk, or an image that was not decoded before, in the one that meets it
@@ -452,7 +454,7 @@ def main(args):
     n_classes, test, statistics = len(images.classes), images.test, (images.mean, images.std)
 
     def score(net, split, mean, std):
-        batch_size = min(EVAL_BATCH, EVAL_PER_TRAIN * max(1, args.batch_size // world_size))
+        batch_size = min(EVAL_BATCH, max(1, EVAL_PIXELS // split.image_size**2))
         batches = data.eval_batches(split, batch_size, mean, std, rank, world_size)
         return engine.evaluate(net, batches, len(split), n_classes, amp)
 

@@ -3,14 +3,14 @@
 There PyTorch's own convolutions and matrix products in bfloat16 are loops: a training step of the ResNet takes fifteen
 times as long as in float32. The product of two bfloat16 numbers is a float32 number without rounding, and processors that
 know bfloat16 add these up in float32. So the same numbers, but for the order of the sums, come from float32 products of
-rounded operands, whose result is rounded again. A run in bfloat16 can thus be repeated on any processor.
+rounded operands, whose result is rounded again. A run in bfloat16 can thus be repeated, up to rounding, on any processor.
 """
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-PRODUCTS = {  # what autocast computes in bfloat16, as far as our networks call it
+PRODUCTS = {  # of what autocast computes in bfloat16; the rest (einsum, nn.MultiheadAttention) stays right, and slow
     torch.conv1d,
     torch.conv2d,
     F.linear,
@@ -21,6 +21,7 @@ PRODUCTS = {  # what autocast computes in bfloat16, as far as our networks call 
 }
 
 
+@torch.compiler.assume_constant_result
 def is_native():
     """Whether this CPU has PyTorch's fast bfloat16."""
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -37,7 +37,8 @@ class CSPStage(nn.Module):
 
     gamma: the fraction of the channels that bypasses the blocks (part 1). split: two 1x1 convolutions, or a slice. fusion:
     a 1x1 transition behind the blocks and one behind the concatenation ("both"), only the latter ("first": the parts are
-    fused first), or only the former ("last"). Raises ValueError for a gamma that leaves no whole number of channels on either side.
+    fused first), or only the former ("last"). Raises ValueError for a gamma that leaves no whole number of channels on
+    either side.
     """
 
     def __init__(

@@ -8,7 +8,8 @@ large images); weights start at PyTorch's default rather than at a truncated nor
 rather than at 1e-6; and the gates are multiplied by 3 rather than by 1/3. gnConv of order n multiplies n + 1 layers: the
 paper's start leaves 1e-14 of a unit input at order 4, which Adam survives, as it divides gradients by their size, and
 from which SGD never wakes. A layer of PyTorch's start divides its input's size by the root of 3, and a gate stands
-behind two: times 3, it has unit size. (`init=trunc`, `layer_scale=1e-6` and `scale=0.3333` give the paper's.)
+behind two: times 3, it has unit size. (`init=trunc`, `layer_scale=1e-6` and `scale=0.3333` give the paper's.) The gates of
+`gate=gf`, whose last layer is a norm, are not scaled; theirs, too, are times 1/3.
 """
 
 from functools import partial
@@ -108,8 +109,8 @@ class HorNet(PreNormFamily):
 
     orders: of stage 1, 2, ...; a net of three stages reads three. gate: "dw" is the depthwise convolution, "gf" the
     GlobalLocalFilter from stage 3 on, as in the paper; it fixes the image size. scale: on the depthwise gates; the filters
-    are normed, and so of unit size as they are. layer_scale: its initial value, 0 for none. init: of the weights. Raises ValueError
-    for an even kernel size, a scale of 0, too few orders and an order that the channels do not allow.
+    are normed, and so of unit size as they are. layer_scale: its initial value, 0 for none. init: of the weights. Raises
+    ValueError for an even kernel size, a scale of 0, too few orders and an order that the channels do not allow.
     """
 
     def __init__(

@@ -60,7 +60,7 @@ class PreNormFamily(BlockFamily):
         self.downsampling = downsample
 
     def downsample(self, in_ch, out_ch, stride):
-        """A layer (B, in_ch, H, W) -> (B, out_ch, H', W') with H' = H / stride, rounded up or down as the paper's layer does."""
+        """A layer (B, in_ch, H, W) -> (B, out_ch, H / stride, W / stride), rounded as the paper's layer does."""
         raise NotImplementedError
 
     def block(self, ch, place, attention, drop_path):

@@ -170,15 +170,16 @@ def write(file, conditions, rows):
 
 
 def write_speeds(file, runs, image_size, how):
-    """Measures the runs side by side, with those that the file has already, unless all of them are in the file.
+    """Measures the runs side by side, with those that the file has for this size, unless all of them are in the file.
 
     how: (batch size, amp, compiled).
     """
     known = read(file, conditions(*how))
     if not all(key_of(*run, image_size) in known for run in runs):
         before = json.loads(file.read_text())["rows"] if file.exists() else []
+        asked = {key_of(*run, image_size) for run in runs}
         others = [(row["arch"], row["settings"]) for row in before if row["image_size"] == image_size]
-        runs = [*runs, *(run for run in others if run not in runs)]
+        runs = runs + [run for run in others if key_of(*run, image_size) not in asked]
         print(f"measuring the speed of {len(runs)} networks")
         write(file, conditions(*how), measure(runs, N_CLASSES, image_size, *how))
 

@@ -331,7 +331,7 @@ def test_many_images_are_decoded_by_workers_in_order(tmp_path, monkeypatch):
         write_parquet(tmp_path / "set", split, [picture() for _ in range(5)], [0, 1, 0, 1, 0], label="label")
     alone = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "alone")
     monkeypatch.setattr(data, "FEW", 0)
-    monkeypatch.setattr(data, "DECODED_AT_ONCE", 2)
+    monkeypatch.setattr(data, "DECODED_AT_ONCE", 2 * 3 * 8 * 8)
     monkeypatch.setattr(data.Encoded, "decode", of_a_worker(data.Encoded.decode))
     together = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "together")
     assert torch.equal(alone.train.images, together.train.images) and len(alone.train) == 5

@@ -180,14 +180,15 @@ def test_new_networks_are_measured_beside_the_known_ones(tmp_path, monkeypatch):
     """A comparison that is continued with a part of its networks keeps the speeds of all, on whatever machine."""
     rows = [{"image_size": 32, "train_imgs_per_s": 10.0}]
     monkeypatch.setattr(speed, "measure", lambda runs, *_: [rows[0] | {"arch": a, "settings": s} for a, s in runs])
-    file, other = tmp_path / "cost.json", ("eca_resnet", {})
+    file, other = tmp_path / "cost.json", ("hornet_resnet", {"hornet.orders": (1, 1, 1)})
     speed.write_speeds(file, [TINY], 32, HOW)
     monkeypatch.setattr(engine, "device_name", lambda device: "another machine")
     speed.write_speeds(file, [other, TINY], 32, HOW)
-    speed.write_speeds(file, [("resnet", {})], 32, HOW)
+    speed.write_speeds(file, [("resnet", {}), other], 32, HOW)
     content = json.loads(file.read_text())
     assert content["device"] == "another machine"
-    assert [(row["arch"], row["settings"]) for row in content["rows"]] == [("resnet", {}), other, TINY]
+    measured = [("resnet", {}), ("hornet_resnet", {"hornet.orders": [1, 1, 1]}), TINY]
+    assert [(row["arch"], row["settings"]) for row in content["rows"]] == measured
 
 
 def test_a_network_that_takes_no_such_images_is_refused_by_the_cost_pass(tmp_path, capsys, monkeypatch):

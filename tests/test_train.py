@@ -413,7 +413,7 @@ def test_streamed_run_goes_on_in_memory(command, tmp_path):
 OTHER_OPTIMIZERS = [["--optimizer", name] for name in train.OPTIMIZERS if name != "sgd"]
 
 
-@pytest.mark.parametrize("flags", [["--amp", "bf16"], ["--compile"], *OTHER_OPTIMIZERS])
+@pytest.mark.parametrize("flags", [["--amp", "bf16"], ["--amp", "bf16", "--compile"], *OTHER_OPTIMIZERS])
 def test_ways_to_train(command, tmp_path, flags):
     small = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "2"]
     processes.run(run, 1, *command(*flags, *small))
