@@ -246,12 +246,12 @@ def test_network_that_needs_too_much_memory_has_a_row(monkeypatch):
 
 
 @pytest.fixture
-def small(tmp_path):
-    """Settings and flags of a comparison of two steps per run."""
-    settings = {"RUNS": "resnet eca_resnet ghostnet_resnet", "SEEDS": "0 1", "DATASET": "shapes100", "EPOCHS": "1"}
+def small(photos, tmp_path):
+    """Settings and flags of a comparison of two steps per run, on a few small images."""
+    settings = {"RUNS": "resnet eca_resnet ghostnet_resnet", "SEEDS": "0 1", "DATASET": "folder", "EPOCHS": "1"}
     settings |= {"OUT": str(tmp_path / "out"), "OMP_NUM_THREADS": str(os.cpu_count())}
-    flags = ["--max-steps", "2", "--cache-dir", str(tmp_path / "cache"), "--batch-size", "32"]
-    return settings, flags
+    flags = ["--data-dir", str(photos), "--cache-dir", str(tmp_path / "cache"), "--batch-size", "20"]
+    return settings, [*flags, "--max-steps", "2"]
 
 
 def test_comparison_from_nothing_to_the_report(small, tmp_path):
@@ -279,12 +279,10 @@ def test_comparison_from_nothing_to_the_report(small, tmp_path):
     assert (out / "report" / "slides.pptx").exists()
 
 
-def test_killed_half_way_nothing_is_trained_twice(small, photos, tmp_path):
-    settings, flags = small
+def test_killed_half_way_nothing_is_trained_twice(small, tmp_path):
+    settings, (*flags, _, _) = small  # the epochs in full
     out = tmp_path / "out"
     settings |= {"RUNS": "resnet:resnet.depth=8 eca_resnet:resnet.depth=8", "SEEDS": "0", "EPOCHS": "12"}
-    settings |= {"DATASET": "folder"}
-    flags = ["--data-dir", str(photos), "--cache-dir", str(tmp_path / "cache"), "--batch-size", "20"]
     done, saved = out / "resnet-resnet.depth=8-seed0/result.json", out / "eca_resnet-resnet.depth=8-seed0/last.pt"
 
     started = subprocess.Popen(
@@ -307,11 +305,11 @@ def test_killed_half_way_nothing_is_trained_twice(small, photos, tmp_path):
     assert len(json.loads(saved.with_name("result.json").read_text())["curve"]) == 12
 
 
-def test_ablations_from_nothing_to_the_report(photos, tmp_path):
+def test_ablations_from_nothing_to_the_report(small, tmp_path):
     pytest.importorskip("pptx", reason="requirements-report.txt is not installed")
-    flags = ["--data-dir", str(photos), "--cache-dir", str(tmp_path / "cache"), "--batch-size", "20"]
-    settings = {"METHODS": "cspnet", "SEEDS": "0", "EPOCHS": "1", "DATASET": "folder", "OUT": str(tmp_path / "out")}
-    run_script("ablations.sh", *flags, **settings)
+    settings, flags = small
+    del settings["RUNS"]
+    run_script("ablations.sh", *flags, **settings | {"METHODS": "cspnet", "SEEDS": "0"})
     report = (tmp_path / "out" / "report" / "report.md").read_text()
     for setting in ("cspnet.gamma", "cspnet.fusion", "cspnet.split", "resnet.width"):
         assert setting in report

@@ -620,11 +620,11 @@ def test_unreachable_hub_loses_nothing(command, monkeypatch, tmp_path, capsys):
     "CIFAR100_DIR" not in os.environ, reason="CIFAR100_DIR names no folder with CIFAR-100's parquet files"
 )
 def test_learns_on_real_cifar100(tmp_path, all_cores):
-    flags = ["--data-dir", os.environ["CIFAR100_DIR"], "--out", str(tmp_path), "--name", "run", "--max-steps", "300"]
+    flags = ["--data-dir", os.environ["CIFAR100_DIR"], "--out", str(tmp_path), "--name", "run", "--max-steps", "200"]
     run(*flags)
     result = result_of(tmp_path / "run")
     assert (result["n_train"], result["n_val"], result["n_test"], result["classes"]) == (45_000, 5_000, 10_000, 100)
-    assert result["top1"] > 12  # chance is 1
+    assert result["top1"] > 8  # chance is 1
     assert abs(result["top1"] - result["val_top1"]) < 4
 
 
