@@ -104,9 +104,8 @@ def failures_told():
     try:
         yield
     except OutOfMemoryError as error:
-        first_line = (
-            str(error).splitlines()[0].rstrip(".")
-        )  # told by each process that meets it, as it may be one alone
+        # told by each process that meets it, as it may be one alone
+        first_line = str(error).splitlines()[0].rstrip(".")
         print(f"train.py: {first_line}: lower --batch-size; the last checkpoint is kept", file=sys.stderr)
         raise SystemExit(1) from None
     except (FloatingPointError, OSError) as error:
