@@ -9,10 +9,12 @@ processes sees the same pixels, whichever way they come, and a resumed run sees 
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
 import tempfile
+import threading
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +33,7 @@ DATASETS = (*HUB_SETS, "folder", "shapes100")
 SAMPLE = 50_000  # images that mean and std are of, evenly spread over train: all of CIFAR's
 MAX_WORKERS = 16  # that decode for one process
 FEW = 5_000  # images, which one process may decode alone
+PARENTS_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # that workers leave to their parent
 DECODED_AT_ONCE = 2**20  # bytes, by one worker: what waits in /dev/shm is a small multiple of it
 FOLD_SEED = 0  # the folds of one K must be parts of one partition, whatever the run's seed
 
@@ -136,16 +139,30 @@ class StreamedSplit(Split):
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # or it would draw from the one that weights and dropped paths come from
         )
-        for images in loader:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)  # the workers are born with this mask
+        try:
+            decoded = iter(loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for images in decoded:
             if isinstance(images, str):
                 raise UnfitImageError(images)
             yield images.to(device, non_blocking=True).permute(0, 3, 1, 2), torch.arange(len(images), device=device)
 
 
 def leave_signals_to_the_parent(_):
-    """In a worker: torchrun sends signals to whole process groups, and the run that is to be saved still needs its batches."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    """In a worker, born with these signals blocked: whoever sends them to all processes wants the run to be saved, which
+    still needs its batches. The parent's own SIGTERM ends the worker: so multiprocessing stops what outlives a failure.
+    """
+    parent = multiprocessing.parent_process().pid
+
+    def take_signals():
+        while True:
+            taken = signal.sigwaitinfo(PARENTS_SIGNALS)
+            if taken.si_signo == signal.SIGTERM and taken.si_pid == parent:
+                os._exit(0)
+
+    threading.Thread(target=take_signals, daemon=True).start()
 
 
 @dataclass(frozen=True)

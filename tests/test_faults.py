@@ -250,22 +250,36 @@ def test_a_signal_delivered_twice_is_one_signal():
 
 
 def read_through_a_signal(split):
-    """Reads a streamed split; a signal reaches this process and its workers behind the first batch, as torchrun sends it."""
+    """Reads a streamed split; behind the first batch another process signals this one and its workers, as torchrun does."""
     os.setpgrp()
     batches = torch.arange(40).split(2)
     with engine.StopSignals() as stop:
         for n_read, _ in enumerate(split.read(batches)):
             if n_read == 0:
-                os.killpg(0, signal.SIGTERM)
-                time.sleep(0.2)
+                subprocess.run(["kill", "-s", "TERM", "--", f"-{os.getpid()}"])
     assert stop.received == signal.SIGTERM
     assert n_read == len(batches) - 1
 
 
 def test_signal_leaves_the_workers_of_a_streamed_set_alone(photos, tmp_path):
+    """Even if it comes while they start."""
     images = data.load("folder", photos, None, tmp_path, room=0)
     assert images.train.way == "streamed"
-    processes.run(read_through_a_signal, 1, images.train)
+    for _ in range(10):
+        processes.run(read_through_a_signal, 1, images.train)
+
+
+def test_failure_ends_a_program_that_reads_a_streamed_set(photos, tmp_path):
+    """Its workers, deaf to signals of others, do not keep it from ending."""
+    script = (
+        "import data, torch\n"
+        f"images = data.load('folder', {str(photos)!r}, None, {str(tmp_path)!r}, room=0)\n"
+        "for _ in images.train.read(torch.arange(40).split(2)):\n"
+        "    raise RuntimeError('in the loop')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.endswith("RuntimeError: in the loop\n")
 
 
 def test_handlers_are_put_back():
