@@ -7,6 +7,8 @@ import torch
 import torch._dynamo
 import torch.multiprocessing as mp
 
+GRACE_S = 5  # in which the others may end by themselves if one fails, and again before they are killed
+
 
 def run(function, n, *args):
     """Calls function(*args) in n forked processes that find each other as torchrun's do. Raises if one of them fails.
@@ -16,7 +18,9 @@ def run(function, n, *args):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.start_processes(_start, (function, n, port, args), nprocs=n, start_method="fork")
+    started = mp.start_processes(_start, (function, n, port, args), nprocs=n, join=False, start_method="fork")
+    while not started.join(grace_period=GRACE_S):
+        pass
 
 
 def _start(rank, function, n, port, args):

@@ -202,7 +202,7 @@ def wait_for_step(folder, process):
 @pytest.mark.parametrize(("name", "n_processes"), [("SIGTERM", 2), ("SIGINT", 1), ("SIGUSR1", 1)])
 def test_signal(command, tmp_path, name, n_processes):
     """The run stops behind a step, says so, leaves a status, and the same command ends as if nothing had been."""
-    flags = command(*ALL_STATE, "--epochs", "40")
+    flags = command(*ALL_STATE, "--epochs", "15")
     folder = tmp_path / "runs" / "run"
     running = start(n_processes, *flags)
     wait_for_step(folder, running)
@@ -211,7 +211,7 @@ def test_signal(command, tmp_path, name, n_processes):
     assert running.returncode == (1 if n_processes > 1 else 128 + getattr(signal, name)), err  # torchrun's is always 1
     assert f"{name}: stopped at step" in out
     step = saved_state(folder)["step"]
-    assert 0 < step < 160
+    assert 0 < step < 60
     assert (folder / "status").read_text() == f"interrupted by {name} at step {step}\n"
     processes.run(run, n_processes, *flags)
     assert not (folder / "status").exists()
@@ -308,7 +308,7 @@ def fail_on_second(how, flags):
 
 @pytest.mark.parametrize("how", ["raises", "is killed", "hangs"])
 def test_process_that_dies_or_hangs(command, how):
-    """The others end in the time that --timeout-s allows, a hung process 30 seconds behind them, and start-up."""
+    """The others end in the time that --timeout-s allows; a hung process is then killed."""
     started = time.monotonic()
     with pytest.raises(Exception, match=r"guilty process|SIGKILL|imed out|timeout|closed by peer"):
         processes.run(fail_on_second, 2, how, command("--timeout-s", "3"))

@@ -431,22 +431,14 @@ def test_cifar10(command, tmp_path):
 
 def test_torchrun_as_the_readme_has_it(tmp_path):
     command = ["torchrun", "--standalone", "--nproc_per_node", "2", "train.py", "--arch", "hornet_resnet"]
-    flags = [
-        "--dataset",
-        "shapes100",
-        "--max-steps",
-        "4",
-        "--out",
-        str(tmp_path),
-        "--cache-dir",
-        str(tmp_path / "cache"),
-    ]
+    flags = ["--dataset", "shapes100", "--set", "resnet.width=8", "--max-steps", "4"]
+    flags += ["--out", str(tmp_path), "--cache-dir", str(tmp_path / "cache")]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run([*command, *flags], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch   1/") == 1
     assert done.stderr.count("Traceback") == 0
-    result = result_of(tmp_path / "hornet_resnet-shapes100-seed0")
+    result = result_of(next(tmp_path.glob("hornet_resnet*")))
     assert (result["world_size"], result["n_train"], result["n_test"]) == (2, 18_000, 5_000)
 
 
@@ -620,11 +612,11 @@ def test_unreachable_hub_loses_nothing(command, monkeypatch, tmp_path, capsys):
     "CIFAR100_DIR" not in os.environ, reason="CIFAR100_DIR names no folder with CIFAR-100's parquet files"
 )
 def test_learns_on_real_cifar100(tmp_path, all_cores):
-    flags = ["--data-dir", os.environ["CIFAR100_DIR"], "--out", str(tmp_path), "--name", "run", "--max-steps", "200"]
-    run(*flags)
+    flags = ["--data-dir", os.environ["CIFAR100_DIR"], "--out", str(tmp_path), "--name", "run"]
+    run(*flags, "--set", "resnet.width=8", "--max-steps", "200")
     result = result_of(tmp_path / "run")
     assert (result["n_train"], result["n_val"], result["n_test"], result["classes"]) == (45_000, 5_000, 10_000, 100)
-    assert result["top1"] > 8  # chance is 1
+    assert result["top1"] > 5  # chance is 1
     assert abs(result["top1"] - result["val_top1"]) < 4
 
 
