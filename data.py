@@ -136,6 +136,7 @@ class StreamedSplit(Split):
             batch_size=None,
             num_workers=n_workers(),
             worker_init_fn=leave_signals_to_the_parent,
+            multiprocessing_context="fork",  # what else Python starts workers by does not hand its signal mask on
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # or it would draw from the one that weights and dropped paths come from
         )
@@ -152,22 +153,27 @@ class StreamedSplit(Split):
 
 def leave_signals_to_the_parent(_):
     """In a worker, born with these signals blocked: whoever sends them to all processes wants the run to be saved, which
-    still needs its batches. The parent's own SIGTERM ends the worker: so multiprocessing stops what outlives a failure.
+    still needs its batches. The parent's own SIGTERM ends the worker, as multiprocessing stops what outlives a failure, and so
+    does the parent's death.
     """
     parent = multiprocessing.parent_process().pid
 
     def take_signals():
-        while True:
-            taken = signal.sigwaitinfo(PARENTS_SIGNALS)
-            if taken.si_signo == signal.SIGTERM and taken.si_pid == parent:
-                os._exit(0)
+        while os.getppid() == parent:
+            taken = signal.sigtimedwait(PARENTS_SIGNALS, 1)
+            if taken and taken.si_signo == signal.SIGTERM and taken.si_pid == parent:
+                break
+        os._exit(0)
 
     threading.Thread(target=take_signals, daemon=True).start()
 
 
 @dataclass(frozen=True)
 class DecodedBatches(torch.utils.data.Dataset):
-    """Item i is the i-th of the batches: uint8 (b, size, size, 3), or the words of its error without a worker's traceback."""
+    """Item i is the i-th of the batches: uint8 (b, size, size, 3), or the words of its error without a worker's traceback.
+
+    It is put into shared memory here, where a full /dev/shm can be told: behind this, the batch would be lost without a word.
+    """
 
     images: Encoded
     batches: list
@@ -177,9 +183,11 @@ class DecodedBatches(torch.utils.data.Dataset):
 
     def __getitem__(self, i):
         try:
-            return torch.from_numpy(self.images.decode(self.batches[i]))
+            return torch.from_numpy(self.images.decode(self.batches[i])).share_memory_()
         except UnfitImageError as error:
             return str(error)
+        except RuntimeError as error:
+            return f"no room for decoded images in /dev/shm: give a container more with --shm-size ({error})"
 
 
 def n_workers():
