@@ -264,12 +264,6 @@ class Net:
         return self.cost_pass[name] if self.cost_pass else float(np.median(self.values(name)))
 
     @property
-    def timed_by(self):
-        """Only speeds with the same answer here are compared with each other."""
-        machines = sorted({machine(row) for row in self.runs.values()})
-        return "the cost pass" if self.cost_pass else f"the trainings ({'; '.join(machines)})"
-
-    @property
     def costs(self):
         """Parameters, MACs per image and seconds of training per image, by the names in COSTS."""
         row = self.runs[self.seeds[0]]
@@ -501,9 +495,9 @@ def widening_curve(nets, baseline):
     )
 
 
-def comparable(curve, cost, timed_by):
-    """The points of the curve whose cost can be compared: all of them, but times by the same source only."""
-    return [net for net in curve if cost != "training time" or net.timed_by == timed_by]
+def with_comparable(cost, nets):
+    """Those of the nets whose cost can be compared: all of them, but times of the cost pass only, which takes them side by side."""
+    return [net for net in nets if cost != "training time" or net.cost_pass]
 
 
 def not_undercut(curve, cost):
@@ -519,10 +513,10 @@ def gap_to_curve(net, curve, cost, seeds):
     """A method's Gap: its top-1 minus the curve's at its cost, seed by seed, so that both vary; t-interval over seeds."""
     if len(curve) < 2:
         return Gap(why="no widening curve")
-    timed = comparable(curve, cost, net.timed_by)
-    if len(timed) < 2:
+    curve = with_comparable(cost, curve)
+    if len(curve) < 2 or not with_comparable(cost, [net]):
         return Gap(why="not timed together")
-    points = not_undercut(timed, cost)
+    points = not_undercut(curve, cost)
     costs, top1 = [point.costs[cost] for point in points], [point.values("top1", seeds) for point in points]
     on_curve = top1_on_curve(costs, top1, net.costs[cost])
     if on_curve is None:
@@ -625,9 +619,11 @@ def relative_costs(result):
     """'0.42 / 0.37 / 0.98': a method's parameters, MACs and training time, as parts of its baseline's."""
     if not result.reference:
         return "-"
-    timed = result.net.timed_by == result.reference.timed_by
-    parts = [result.net.costs[cost] / result.reference.costs[cost] for cost in (COSTS if timed else COSTS[:-1])]
-    return " / ".join([f"{part:.2f}" for part in parts] + ["-"] * (not timed))
+    nets = result.net, result.reference
+    return " / ".join(
+        f"{nets[0].costs[cost] / nets[1].costs[cost]:.2f}" if len(with_comparable(cost, nets)) == 2 else "-"
+        for cost in COSTS
+    )
 
 
 def equal_cost_table(results):
@@ -857,11 +853,11 @@ def speed_text(results):
     of_trainings = [net.name for net in results.nets if not net.cost_pass]
     if not timed:
         return ("Speeds are those of the trainings themselves, medians over the seeds; whatever else ran on the machine slowed "
-                "them. A cost pass (cost.json, see compare.sh) measures all networks side by side.")  # fmt: skip
+                "them, so that they are not compared. A cost pass (cost.json, see compare.sh) measures all networks side by side.")  # fmt: skip
     about = ", ".join(f"{k} {v}" for k, v in results.cost_pass.items() if k != "rows")
     text = f"Speeds are medians of interleaved rounds of the cost pass ({about})"
     if of_trainings:
-        text += f", but for {in_list(of_trainings)}, whose speeds are those of their trainings and are not compared with the others"
+        text += f", but for {in_list(of_trainings)}, whose speeds are those of their trainings and are not compared"
     shared = [name for name in ("amp", "compile", "batch_size") if name in results.cost_pass and name in results.row]
     other = [name for name in shared if results.cost_pass[name] != results.row[name]]
     return text + "." + f" The trainings had another {in_list(other)} than the cost pass." * bool(other)
@@ -1136,8 +1132,9 @@ def draw_cost(figure, results, cost):
     points, texts, line = [], [], []
     ax.set_xscale("log")
     for backbone, curve in results.curves.items():
-        timed_by = next(net for net in curve if not net.settings).timed_by
-        curve = not_undercut(comparable(curve, cost, timed_by), cost)
+        curve = not_undercut(with_comparable(cost, curve), cost)
+        if not curve:
+            continue
         x = [net.costs[cost] * scale for net in curve]
         y, half = np.transpose([t_interval(net.values("top1")) for net in curve])
         ax.fill_between(x, y - half, y + half, color="black", alpha=0.12, linewidth=0)
@@ -1147,7 +1144,7 @@ def draw_cost(figure, results, cost):
         points += [(*point, "black") for point in zip(x, y, strict=True)]
         texts += [f"{backbone}" + f", width {net.width}" * bool(net.settings) for net in curve]
         for result in results.methods:
-            if result.net.backbone == backbone and (cost != "training time" or result.net.timed_by == timed_by):
+            if result.net.backbone == backbone and with_comparable(cost, [result.net]):
                 colour, marker = LOOKS[result.word]
                 points.append((result.net.costs[cost] * scale, result.net.values("top1").mean(), colour))
                 texts.append(short(result.net))
@@ -1221,7 +1218,9 @@ def draw_charts(results, out):
     wanted = {}
     if any(result.seeds for result in results.methods):
         wanted["differences"] = ("Differences to the baseline", draw_differences, ())
-    for cost in COSTS if results.curves else ():
+    for cost in COSTS:
+        if not any(with_comparable(cost, curve) for curve in results.curves.values()):
+            continue
         wanted[f"cost_{cost.split()[-1].lower()}"] = (f"Top-1 against {cost}", draw_cost, (cost,))
     if results.methods:
         wanted["learning"] = ("Learning curves", draw_learning, ())

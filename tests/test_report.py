@@ -56,8 +56,14 @@ def widths(**other):
     return curve
 
 
+def timed(rows):
+    """A cost pass that found the speeds that are in the rows."""
+    names = ("arch", "settings", "train_imgs_per_s", "eval_imgs_per_s")
+    return {"rows": [{name: content[name] for name in names} for content in rows]}
+
+
 def comparison(rows, arch, cost_pass=None):
-    return {result.net.arch: result for result in report.analyse(rows, cost_pass).methods}[arch]
+    return {result.net.arch: result for result in report.analyse(rows, cost_pass or timed(rows)).methods}[arch]
 
 
 def of_folds(rows, n_folds=3, **other):
@@ -153,8 +159,8 @@ def test_gap_at_equal_cost_varies_with_method_and_curve():
         assert (gaps[name].mean, gaps[name].half) == pytest.approx((mean, half), abs=0.01), name
 
 
-def test_times_of_one_source_only_make_a_curve():
-    """Where the cost pass has the baseline and the method but no other width, no curve of times is left."""
+def test_times_of_the_cost_pass_only_are_compared():
+    """Where it has the baseline and the method but no other width, no curve of times is left."""
     rows = widths() + rows_of("eca_resnet", 63)
     speeds = [
         {"arch": arch, "settings": {}, "train_imgs_per_s": 9.0, "eval_imgs_per_s": 9.0}
@@ -164,6 +170,11 @@ def test_times_of_one_source_only_make_a_curve():
     assert result.gaps["training time"].why == "not timed together"
     assert report.relative_costs(result) == "1.00 / 1.00 / 1.00"
     result = comparison(rows, "eca_resnet", {"rows": speeds[:1]})
+    assert report.relative_costs(result) == "1.00 / 1.00 / -"
+    result = comparison(
+        rows, "eca_resnet", {"rows": []}
+    )  # all have the speeds of their trainings, one of each seed's hour
+    assert result.gaps["training time"].why == "not timed together"
     assert report.relative_costs(result) == "1.00 / 1.00 / -"
 
 
@@ -193,7 +204,9 @@ def test_planted_effect_is_found_and_planted_null_is_not():
             rows += [
                 row(arch, t, s, settings, int(1e5 * cost), int(1e7 * cost), 1000 / cost) for s, t in enumerate(top1)
             ]
-        words = {result.net.arch: (result.word, result.direction) for result in report.analyse(rows).methods}
+        words = {
+            result.net.arch: (result.word, result.direction) for result in report.analyse(rows, timed(rows)).methods
+        }
         found += words.pop("hornet_resnet")[0] == "helps"
         false_calls += any(direction for _, direction in words.values())
         false_help += any(word == "helps" for word, _ in words.values())
@@ -206,7 +219,7 @@ def test_planted_effect_is_found_and_planted_null_is_not():
 
 
 def test_each_word_is_earned(campaign):
-    words = {result.net.arch: result.word for result in report.analyse(campaign).methods}
+    words = {result.net.arch: result.word for result in report.analyse(campaign, timed(campaign)).methods}
     assert words == {
         "eca_resnet": "helps",
         "hornet_resnet": "no better than widening",
@@ -446,9 +459,11 @@ def refused(folder, capsys, message):
 # ---------------------------------------------------------------------------------------------------------- the report
 
 
-def make(rows, folder):
+def make(rows, folder, cost_pass=None):
     """Writes rows, reports on them, and returns report.md."""
     write(folder / "runs", rows)
+    if cost_pass:
+        (folder / "runs" / "cost.json").write_text(json.dumps(cost_pass))
     report.main([str(folder / "runs"), "--out", str(folder / "report")])
     return (folder / "report" / "report.md").read_text()
 
@@ -491,7 +506,7 @@ def test_report_holds_the_rows_numbers(campaign, tmp_path):
 
 
 def test_the_answer_is_computed(campaign, tmp_path):
-    answer = make(campaign, tmp_path).split("\n\n")[1]
+    answer = make(campaign, tmp_path, timed(campaign)).split("\n\n")[1]
     assert answer.count(". ") == 2 and answer.endswith(".")
     assert "Of 4 methods trained for 10 epochs on shapes100 with 4 seeds" in answer
     assert "1 helps: eca_resnet +3.00 ± " in answer and "for 1 there is no evidence: ghostnet_resnet" in answer
@@ -543,7 +558,7 @@ def test_one_seed_gives_numbers_and_no_verdict(campaign, tmp_path):
     text = make([c for c in campaign if c["seed"] == 0], tmp_path)
     assert text.split("\n\n")[1].startswith("There is no verdict: one seed was run.")
     verdicts = table_after(text, "## Verdicts")
-    assert verdicts["eca_resnet"] == ["+2.90", "-", "-", "-", "1.00 / 1.00 / 1.00", "-"]
+    assert verdicts["eca_resnet"] == ["+2.90", "-", "-", "-", "1.00 / 1.00 / -", "-"]
     assert not {cells[-1] for cells in verdicts.values()} & set(report.WORDS)
     assert "- eca_resnet: not judged: one seed" in text
 
@@ -611,10 +626,13 @@ def test_font_shrinks_until_the_text_fits():
 def test_charts_are_written_and_old_ones_removed(campaign, tmp_path):
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "superclasses.png").write_text("of an earlier report")
-    text = make(campaign, tmp_path)
+    text = make(campaign, tmp_path, timed(campaign))
     charts = {path.stem for path in (tmp_path / "report").glob("*.png")}
     assert charts == set(report.CHARTS) - {"superclasses"}
     assert all(f"({name}.png)" in text for name in charts) and "superclasses.png" not in text
+    (tmp_path / "runs" / "cost.json").unlink()
+    report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "report")])
+    assert {path.stem for path in (tmp_path / "report").glob("*.png")} == charts - {"cost_time"}
 
 
 def test_labels_cover_no_other_label_and_no_point():
