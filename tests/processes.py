@@ -1,12 +1,17 @@
-"""Runs a function in processes of its own, alone or as a gloo group, in a fraction of a second."""
+"""Runs a function in processes of its own, alone or as a gloo group, in a fraction of a second; and programs, as a user does."""
 
 import os
+import signal
 import socket
+import subprocess
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 import torch._dynamo
 import torch.multiprocessing as mp
 
+ROOT = Path(__file__).parent.parent
 GRACE_S = 5  # in which the others may end by themselves if one fails, and again before they are killed
 
 
@@ -32,3 +37,17 @@ def _start(rank, function, n, port, args):
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     function(*args)
+
+
+@contextmanager
+def program(command, environment):
+    """A program in a process group of its own. It and what torchrun started in it do not outlive the block."""
+    pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes) as running:
+        try:
+            yield running
+        finally:
+            for number in (signal.SIGTERM, signal.SIGKILL):  # the first for torchrun, which hands it on
+                with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                    os.killpg(running.pid, number)
+                    running.wait(timeout=GRACE_S)

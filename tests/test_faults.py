@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -184,17 +185,13 @@ def test_another_number_of_processes(command, tmp_path, change, capfd):
 
 
 def start(n_processes, *flags):
-    """train.py as a user starts it, in a process group of its own."""
+    """train.py as a user starts it."""
     launch = [sys.executable]
     if n_processes > 1:
         handled = ["--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1"]
         launch = [str(Path(sys.executable).parent / "torchrun"), "--standalone", *handled]
         launch += ["--nproc_per_node", str(n_processes)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*launch, "train.py", *flags], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+    return processes.program([*launch, "train.py", *flags], os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def wait_for_step(folder, process):
@@ -207,10 +204,10 @@ def test_signal(command, tmp_path, name, n_processes):
     """The run stops behind a step, says so, leaves a status, and the same command ends as if nothing had been."""
     flags = command(*ALL_STATE, "--epochs", "15")
     folder = tmp_path / "runs" / "run"
-    running = start(n_processes, *flags)
-    wait_for_step(folder, running)
-    running.send_signal(getattr(signal, name))
-    out, err = running.communicate(timeout=60)
+    with start(n_processes, *flags) as running:
+        wait_for_step(folder, running)
+        running.send_signal(getattr(signal, name))
+        out, err = running.communicate(timeout=120)
     assert running.returncode == (1 if n_processes > 1 else 128 + getattr(signal, name)), err  # torchrun's is always 1
     assert f"{name}: stopped at step" in out
     step = saved_state(folder)["step"]
@@ -365,10 +362,11 @@ def test_port_in_use(command, tmp_path):
     """With torchrun's default port taken, --standalone finds another."""
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(("127.0.0.1", 29500))
-        taken.listen()
-        running = start(2, *command("--max-steps", "1"))
-        _, err = running.communicate(timeout=90)
+        with suppress(OSError):  # another program has taken it
+            taken.bind(("127.0.0.1", 29500))
+            taken.listen()
+        with start(2, *command("--max-steps", "1")) as running:
+            _, err = running.communicate(timeout=120)
     assert running.returncode == 0, err
 
 
@@ -382,13 +380,10 @@ def test_two_machines_are_two_processes(command, tmp_path):
     rendezvous = ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}", "--rdzv_id", "test"]
     agent = [torchrun, "--nnodes", "2", "--nproc_per_node", "1", *rendezvous, "train.py", *flags, "--name", "agents"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    agents = [
-        subprocess.Popen(agent, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    for one in agents:
-        _, err = one.communicate(timeout=120)
-        assert one.returncode == 0, err
+    with processes.program(agent, environment) as one, processes.program(agent, environment) as other:
+        for running in (one, other):
+            _, err = running.communicate(timeout=240)
+            assert running.returncode == 0, err
     processes.run(run, 2, *flags, "--name", "processes")
     assert_same(saved_state(tmp_path / "runs" / "agents"), saved_state(tmp_path / "runs" / "processes"))
 

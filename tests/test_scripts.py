@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,12 +16,15 @@ import engine
 from models import METHODS, build, speed
 from models.cost import cost
 from models.speed import parse_run
-
-ROOT = Path(__file__).parent.parent
+from tests import processes
+from tests.processes import ROOT
 
 
 def environment(settings):
-    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | settings
+    """The user's, but for what the scripts read of it."""
+    names = re.findall(r"\$\{([A-Z]+):?-", (ROOT / "compare.sh").read_text() + (ROOT / "ablations.sh").read_text())
+    user = {name: value for name, value in os.environ.items() if name not in names}
+    return user | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | settings
 
 
 def run_script(script, *flags, check=True, **settings):
@@ -285,16 +289,13 @@ def test_killed_half_way_nothing_is_trained_twice(small, tmp_path):
     settings |= {"RUNS": "resnet:resnet.depth=8 eca_resnet:resnet.depth=8", "SEEDS": "0", "EPOCHS": "12"}
     done, saved = out / "resnet-resnet.depth=8-seed0/result.json", out / "eca_resnet-resnet.depth=8-seed0/last.pt"
 
-    started = subprocess.Popen(
-        ["bash", "compare.sh", *flags], cwd=ROOT, env=environment(settings), start_new_session=True
-    )
-    deadline = time.monotonic() + 120
-    while not saved.exists():
-        assert time.monotonic() < deadline
-        assert started.poll() is None
-        time.sleep(0.05)
-    os.killpg(started.pid, signal.SIGKILL)
-    started.wait()
+    with processes.program(["bash", "compare.sh", *flags], environment(settings)) as running:
+        deadline = time.monotonic() + 300
+        while not saved.exists():
+            assert time.monotonic() < deadline
+            assert running.poll() is None
+            time.sleep(0.05)
+        os.killpg(running.pid, signal.SIGKILL)
     assert not saved.with_name("result.json").exists()
     finished_at = done.stat().st_mtime_ns
 
