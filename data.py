@@ -69,7 +69,7 @@ class Split:
 
 
 class UnfitImageError(OSError, ValueError):
-    """An image that cannot be used: the user's mistake when a set is loaded, a failure of the run if met later."""
+    """Images that cannot be used, or not be handed on: the user's mistake when a set is loaded, a failure of the run later."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class StreamedSplit(Split):
             batch_size=None,
             num_workers=n_workers(),
             worker_init_fn=leave_signals_to_the_parent,
-            multiprocessing_context="fork",  # what else Python starts workers by does not hand its signal mask on
+            multiprocessing_context="fork",  # no other way hands the signal mask on to the workers
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # or it would draw from the one that weights and dropped paths come from
         )
@@ -183,11 +183,13 @@ class DecodedBatches(torch.utils.data.Dataset):
 
     def __getitem__(self, i):
         try:
-            return torch.from_numpy(self.images.decode(self.batches[i])).share_memory_()
+            images = torch.from_numpy(self.images.decode(self.batches[i]))
         except UnfitImageError as error:
             return str(error)
+        try:
+            return images.share_memory_()
         except RuntimeError as error:
-            return f"no room for decoded images in /dev/shm: give a container more with --shm-size ({error})"
+            return f"decoded images cannot be handed on: {error}; a container gets more of /dev/shm with --shm-size"
 
 
 def n_workers():

@@ -13,6 +13,7 @@ import torch.multiprocessing as mp
 
 ROOT = Path(__file__).parent.parent
 GRACE_S = 5  # in which the others may end by themselves if one fails, and again before they are killed
+TORCHRUNS_GRACE_S = 30  # that it gives its processes, which are in groups of their own, before it kills them
 
 
 def run(function, n, *args):
@@ -47,7 +48,7 @@ def program(command, environment):
         try:
             yield running
         finally:
-            for number in (signal.SIGTERM, signal.SIGKILL):  # the first for torchrun, which hands it on
+            for number in (signal.SIGTERM, signal.SIGKILL):
                 with suppress(ProcessLookupError, subprocess.TimeoutExpired):
                     os.killpg(running.pid, number)
-                    running.wait(timeout=GRACE_S)
+                    running.wait(timeout=TORCHRUNS_GRACE_S + GRACE_S)

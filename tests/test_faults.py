@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 import zipfile
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,17 @@ def killed(function, n, *args):
 # -------------------------------------------------------------------------------------------------------- checkpoints
 
 
+@contextmanager
+def never_returning():
+    """In a forked child: whatever is raised is printed, and pytest does not go on in it."""
+    try:
+        yield
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(2)
+
+
 def save_for_ever(path):
     step = 0
     while True:
@@ -57,16 +69,15 @@ def test_kill_while_saving(tmp_path):
     for _ in range(40):
         child = os.fork()
         if child == 0:
-            try:
+            with never_returning():
                 save_for_ever(path)
-            finally:
-                os._exit(2)
         time.sleep(rng.uniform(0.005, 0.03))
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         there = path if path.exists() else path.with_name("last.pt.previous")
         saved = engine.load_checkpoint(there)
         assert (saved["weights"] == max(0, saved["step"])).all()
+    assert saved["step"] >= 0
 
 
 def fill_the_disk(path):
@@ -226,17 +237,13 @@ def test_second_signal_ends_the_program_at_once(second, monkeypatch):
     signals = engine.StopSignals()
     child = os.fork()
     if child == 0:
-        try:
-            with signals:
-                os.kill(os.getpid(), signal.SIGTERM)
+        with never_returning(), signals:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+            assert signals.received == signal.SIGTERM
+            for _ in range(100):
+                os.kill(os.getpid(), second)
                 time.sleep(0.05)
-                if signals.received != signal.SIGTERM:
-                    os._exit(1)
-                for _ in range(100):
-                    os.kill(os.getpid(), second)
-                    time.sleep(0.05)
-        finally:  # never into pytest's second life
-            os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + second
 
 
@@ -244,14 +251,12 @@ def test_a_signal_delivered_twice_is_one_signal():
     """As a scheduler does that signals torchrun and its processes: torchrun hands its own on."""
     child = os.fork()
     if child == 0:
-        try:
-            with engine.StopSignals() as signals:
-                for _ in range(2):
-                    os.kill(os.getpid(), signal.SIGTERM)
-                    time.sleep(0.05)
-                os._exit(0 if signals.received == signal.SIGTERM else 1)
-        finally:
-            os._exit(2)
+        with never_returning(), engine.StopSignals() as signals:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.05)
+            assert signals.received == signal.SIGTERM
+            os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -275,14 +280,49 @@ def test_signal_leaves_the_workers_of_a_streamed_set_alone(photos, tmp_path):
         processes.run(read_through_a_signal, 1, images.train)
 
 
-def test_full_shared_memory_ends_a_streamed_run_in_one_line(photos, tmp_path, monkeypatch):
-    def full(self):
-        raise RuntimeError("unable to allocate shared memory")
+def read_with_full_shared_memory(split):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # of files in /dev/shm too
+    with pytest.raises(
+        data.UnfitImageError, match=r"^decoded images cannot be handed on: .*File too large.*--shm-size$"
+    ):
+        next(split.read(torch.arange(40).split(20)))
+
+
+def test_full_shared_memory_is_an_error_in_one_line(photos, tmp_path):
+    images = data.load("folder", photos, None, tmp_path, room=0)
+    processes.run(read_with_full_shared_memory, 1, images.train)
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_workers_of_a_streamed_set_end_with_their_parent(photos, tmp_path, monkeypatch):
+    """Even in the middle of an image, and if the parent is killed."""
+
+    def decode_for_ever(*_):
+        (tmp_path / f"{os.getpid()}.worker").touch()
+        time.sleep(120)
 
     images = data.load("folder", photos, None, tmp_path, room=0)
-    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    with pytest.raises(data.UnfitImageError, match=r"no room for decoded images in /dev/shm.*unable to allocate"):
-        next(images.train.read(torch.arange(40).split(2)))
+    monkeypatch.setattr(data.Encoded, "decode", decode_for_ever)
+    parent = os.fork()
+    if parent == 0:
+        with never_returning():
+            next(images.train.read(torch.arange(40).split(2)))
+    while len(workers := [int(path.stem) for path in tmp_path.glob("*.worker")]) < data.n_workers():
+        time.sleep(0.05)
+    assert all(map(alive, workers))
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    deadline = time.monotonic() + 60
+    while any(map(alive, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_failure_ends_a_program_that_reads_a_streamed_set(photos, tmp_path):
