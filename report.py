@@ -514,8 +514,10 @@ def gap_to_curve(net, curve, cost, seeds):
     if len(curve) < 2:
         return Gap(why="no widening curve")
     curve = with_comparable(cost, curve)
-    if len(curve) < 2 or not with_comparable(cost, [net]):
-        return Gap(why="not timed together")
+    if not with_comparable(cost, [net]):
+        return Gap(why="not timed by the cost pass")
+    if len(curve) < 2:
+        return Gap(why="the cost pass timed no second width")
     points = not_undercut(curve, cost)
     costs, top1 = [point.costs[cost] for point in points], [point.values("top1", seeds) for point in points]
     on_curve = top1_on_curve(costs, top1, net.costs[cost])
@@ -593,11 +595,13 @@ def p_value(p):
 def main_table(results):
     header = "arch|parameters|MACs, M|train img/s|eval img/s|memory, MB|training, min|top-1|top-5|ECE|n"
     rows = [header.split("|")]
+    one_source = not any(net.cost_pass for net in results.nets)
     for net in results.nets:
         if net.on_curve or not net.settings:
+            speeds = (net.imgs_per_s(name) for name in ("train_imgs_per_s", "eval_imgs_per_s"))
             rows.append([
                 net.name, f"{net.costs['parameters']:,}", f"{net.costs['MACs'] / 1e6:.1f}",
-                f"{net.imgs_per_s('train_imgs_per_s'):,.0f}", f"{net.imgs_per_s('eval_imgs_per_s'):,.0f}",
+                *(f"{speed:,.0f}" if one_source or net.cost_pass else "-" for speed in speeds),
                 f"{net.values('peak_memory_mb').max():,.0f}", f"{np.median(net.values('train_s')) / 60:,.1f}",
                 pm(*t_interval(net.values("top1"))), f"{net.values('top5').mean():.2f}", f"{net.values('ece').mean():.2f}",
                 str(len(net.seeds)),
@@ -857,7 +861,7 @@ def speed_text(results):
     about = ", ".join(f"{k} {v}" for k, v in results.cost_pass.items() if k != "rows")
     text = f"Speeds are medians of interleaved rounds of the cost pass ({about})"
     if of_trainings:
-        text += f", but for {in_list(of_trainings)}, whose speeds are those of their trainings and are not compared"
+        text += f", which has not timed {in_list(of_trainings)}"
     shared = [name for name in ("amp", "compile", "batch_size") if name in results.cost_pass and name in results.row]
     other = [name for name in shared if results.cost_pass[name] != results.row[name]]
     return text + "." + f" The trainings had another {in_list(other)} than the cost pass." * bool(other)
@@ -1153,7 +1157,8 @@ def draw_cost(figure, results, cost):
     plain_ticks(ax.xaxis, [p[0] for p in points])
     ax.set_xlabel(f"{unit} (logarithmic)")
     ax.set_ylabel("top-1, %")
-    note_words(ax, results, "networks as they are; lines are widths of one, with a 95% band")
+    widths = [net for curve in results.curves.values() for net in with_comparable(cost, curve) if net.settings]
+    note_words(ax, results, "networks as they are" + "; lines are widths of one, with a 95% band" * bool(widths))
     place_labels(ax, points, texts, line)
 
 
