@@ -269,6 +269,10 @@ class Net:
         row = self.runs[self.seeds[0]]
         return dict(zip(COSTS, (row["params"], row["macs"], 1 / self.imgs_per_s("train_imgs_per_s")), strict=True))
 
+    def can_compare(self, cost):
+        """Training times can be compared if they are of the cost pass, which takes them side by side; other costs always."""
+        return cost != "training time" or self.cost_pass is not None
+
 
 def machine(row):
     return f"{row['world_size']} x {row['device']}"
@@ -495,11 +499,6 @@ def widening_curve(nets, baseline):
     )
 
 
-def with_comparable(cost, nets):
-    """Those of the nets whose cost can be compared: all of them, but times of the cost pass only, which takes them side by side."""
-    return [net for net in nets if cost != "training time" or net.cost_pass]
-
-
 def not_undercut(curve, cost):
     """The points of the curve but for those that cost as much as a wider one."""
     points = []
@@ -513,9 +512,9 @@ def gap_to_curve(net, curve, cost, seeds):
     """A method's Gap: its top-1 minus the curve's at its cost, seed by seed, so that both vary; t-interval over seeds."""
     if len(curve) < 2:
         return Gap(why="no widening curve")
-    curve = with_comparable(cost, curve)
-    if not with_comparable(cost, [net]):
+    if not net.can_compare(cost):
         return Gap(why="not timed by the cost pass")
+    curve = [point for point in curve if point.can_compare(cost)]
     if len(curve) < 2:
         return Gap(why="the cost pass timed no second width")
     points = not_undercut(curve, cost)
@@ -623,11 +622,10 @@ def relative_costs(result):
     """'0.42 / 0.37 / 0.98': a method's parameters, MACs and training time, as parts of its baseline's."""
     if not result.reference:
         return "-"
-    nets = result.net, result.reference
-    return " / ".join(
-        f"{nets[0].costs[cost] / nets[1].costs[cost]:.2f}" if len(with_comparable(cost, nets)) == 2 else "-"
-        for cost in COSTS
-    )
+    net, baseline = result.net, result.reference
+    both = [net.can_compare(cost) and baseline.can_compare(cost) for cost in COSTS]
+    parts = [f"{net.costs[cost] / baseline.costs[cost]:.2f}" for cost in COSTS]
+    return " / ".join(part if told else "-" for part, told in zip(parts, both, strict=True))
 
 
 def equal_cost_table(results):
@@ -1136,7 +1134,7 @@ def draw_cost(figure, results, cost):
     points, texts, line = [], [], []
     ax.set_xscale("log")
     for backbone, curve in results.curves.items():
-        curve = not_undercut(with_comparable(cost, curve), cost)
+        curve = not_undercut([net for net in curve if net.can_compare(cost)], cost)
         if not curve:
             continue
         x = [net.costs[cost] * scale for net in curve]
@@ -1148,7 +1146,7 @@ def draw_cost(figure, results, cost):
         points += [(*point, "black") for point in zip(x, y, strict=True)]
         texts += [f"{backbone}" + f", width {net.width}" * bool(net.settings) for net in curve]
         for result in results.methods:
-            if result.net.backbone == backbone and with_comparable(cost, [result.net]):
+            if result.net.backbone == backbone and result.net.can_compare(cost):
                 colour, marker = LOOKS[result.word]
                 points.append((result.net.costs[cost] * scale, result.net.values("top1").mean(), colour))
                 texts.append(short(result.net))
@@ -1157,8 +1155,8 @@ def draw_cost(figure, results, cost):
     plain_ticks(ax.xaxis, [p[0] for p in points])
     ax.set_xlabel(f"{unit} (logarithmic)")
     ax.set_ylabel("top-1, %")
-    widths = [net for curve in results.curves.values() for net in with_comparable(cost, curve) if net.settings]
-    note_words(ax, results, "networks as they are" + "; lines are widths of one, with a 95% band" * bool(widths))
+    has_widths = any(net.settings and net.can_compare(cost) for curve in results.curves.values() for net in curve)
+    note_words(ax, results, "networks as they are" + "; lines are widths of one, with a 95% band" * has_widths)
     place_labels(ax, points, texts, line)
 
 
@@ -1224,7 +1222,7 @@ def draw_charts(results, out):
     if any(result.seeds for result in results.methods):
         wanted["differences"] = ("Differences to the baseline", draw_differences, ())
     for cost in COSTS:
-        if not any(with_comparable(cost, curve) for curve in results.curves.values()):
+        if not any(net.can_compare(cost) for curve in results.curves.values() for net in curve):
             continue
         wanted[f"cost_{cost.split()[-1].lower()}"] = (f"Top-1 against {cost}", draw_cost, (cost,))
     if results.methods:

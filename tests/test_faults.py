@@ -27,10 +27,10 @@ import models
 import train
 from models.hub import Classifier
 from tests import processes
+from tests.processes import ROOT
 from tests.runs import assert_same, die_after_saves, logged, result_of, run, saved_state
 from tests.test_data import picture, write_parquet
 
-ROOT = Path(train.__file__).parent
 ALL_STATE = ["--mixup", "0.2", "--ema-decay", "0.9", "--set", "resnet.drop_path=0.3", "--save-every", "1"]
 
 

@@ -18,10 +18,9 @@ import models
 import train
 from models import build
 from tests import processes
+from tests.processes import ROOT
 from tests.runs import assert_same, die_after_saves, result_of, run, saved_state
 from tests.test_data import picture, write_parquet
-
-ROOT = Path(train.__file__).parent
 
 
 @pytest.fixture
