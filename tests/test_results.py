@@ -1,13 +1,12 @@
 """What is committed in results/: each report is what report.py makes of the rows beside it, and the README shows one."""
 
 import re
-from pathlib import Path
 
 import pytest
 
-report = pytest.importorskip("report", reason="requirements-report.txt is not installed")
+from tests.processes import ROOT
+from tests.test_report import report  # or skips as it does
 
-ROOT = Path(__file__).parent.parent
 FOLDERS = sorted(path.parent for path in (ROOT / "results").glob("*/report"))
 
 
