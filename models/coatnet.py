@@ -158,7 +158,7 @@ class CoAtNet(BlockFamily):
     expansion: of the MBConv and of the transformer's MLP. se_ratio: width of the squeeze in widths of the block, 0 for
     none. norm: of the MBConv. stride_place: the depthwise convolution or the first 1x1 of a strided MBConv. Raises
     ValueError for a layout with T before C or too short for the net, heads that do not divide the width, an expansion
-    below 1, a negative ratio, and knobs of the downsampling that `downsample=resnet` would not read.
+    below 1, a negative ratio, and knobs that the layout or `downsample=resnet` would not read.
     """
 
     narrow = True
@@ -185,6 +185,13 @@ class CoAtNet(BlockFamily):
             )
         if downsample == "resnet" and (stride_place, pool) != ("dw", "max"):
             raise ValueError("coatnet.stride_place and coatnet.pool are read with coatnet.downsample=native only")
+        if "T" not in layout and not relative_bias:
+            raise ValueError(f"coatnet.relative_bias is read in stages T, of which coatnet.layout={layout} has none")
+        if "C" not in layout and (norm, se_ratio, stride_place) != ("batch", 0.25, "dw"):
+            raise ValueError(
+                "coatnet.norm, coatnet.se_ratio and coatnet.stride_place are read in stages C, of which "
+                f"coatnet.layout={layout} has none"
+            )
         self.layout, self.downsample = layout, downsample
         self.convolution = partial(
             MBConv, expansion=expansion, se_ratio=se_ratio, norm=norm, stride_place=stride_place, pool=pool

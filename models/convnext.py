@@ -46,7 +46,7 @@ class ConvNeXt(PreNormFamily):
     """Depthwise 7x7, layer norm and an inverted bottleneck in each block; layer norm and 2x2 convolutions between stages.
 
     kernel_size: of the depthwise convolution, odd. layer_scale: its initial value, 0 for none. init: of the weights.
-    Raises ValueError for an even kernel size.
+    Raises ValueError for an even kernel size and an expansion below 1.
     """
 
     def __init__(
@@ -63,6 +63,8 @@ class ConvNeXt(PreNormFamily):
         super().__init__(downsample)
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"convnext.kernel_size must be odd, got {kernel_size}")
+        if expansion < 1:
+            raise ValueError(f"convnext.expansion must be at least 1, got {expansion}")
         self.kernel_size, self.norm, self.act = kernel_size, norm, act
         self.expansion, self.layer_scale, self.init = expansion, layer_scale, init
 

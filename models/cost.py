@@ -29,7 +29,7 @@ def counted_attention():
 def layer_table(arch, num_classes, settings, image_size, depth=3):
     """Rows (name, class, output shape, parameters, MACs) for one image; the first row is the whole network.
 
-    depth: how many dots deep the names go. MACs count convolutions and matrix products, as papers do; norms, activations,
+    depth: parts that a layer's name has at most; 0 for the network alone. MACs count convolutions and matrix products, as papers do; norms, activations,
     pooling and element-wise products are left out.
     """
     with torch.device("meta"):

@@ -17,7 +17,7 @@ class ECA(nn.Module):
     """Weights each channel by its own mean and those of its neighbours: (B, C, H, W) -> (B, C, H, W).
 
     kernel_size: neighbours that share a weight, odd; 0 takes the paper's size for C channels, |log2(C) / 2 + 1 / 2| made
-    odd, which is 3 from 8 to 64 channels and 5 from 128 to 1024. Raises ValueError for an even size.
+    odd, but 3 at least: 3 up to 64 channels and 5 from 128 to 1024. Raises ValueError for an even size.
     """
 
     def __init__(self, ch, *, kernel_size: int = 0):

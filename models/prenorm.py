@@ -51,7 +51,7 @@ class PreNormFamily(BlockFamily):
     """Hosts blocks that keep the shape. A method gives stem, downsample and block.
 
     downsample: "native" is the paper's layer in front of the first block of a stage; "resnet" keeps the ResNet's own
-    strided basic block there.
+    strided basic block there. A stage that brings its own downsampling, as CSPNet's does, reads neither.
     """
 
     narrow = True

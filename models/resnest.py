@@ -65,7 +65,7 @@ class ResNeStConv(nn.Sequential):
     groups within a split. avd: 3x3 average pooling carries the stride, "before" or "after" the convolution ("before" is
     the paper's fast variant). position: conv1 is the convolution with a ReLU, as is a bottleneck's, conv2 the one without.
     Raises ValueError if radix times cardinality does not divide in_ch, if cardinality does not divide out_ch or the
-    gate's channels, and for an avd that nothing reads.
+    gate's channels, and for an avd beside position=conv2.
     """
 
     def __init__(

@@ -224,6 +224,8 @@ def main():
     with train.mistakes_refused():
         runs = [parse_run(run) for run in args.runs]
     distinct = list({key_of(*run, None): run for run in runs}.values())
+    if args.costs and recipe.image_size:
+        parser.error("--image-size is read with --out; --costs takes --image-sizes")
     if args.out:
         with train.mistakes_refused():
             write_speeds(args.out, distinct, recipe.image_size or 32, how)

@@ -168,6 +168,21 @@ def test_mbconv_parameter_count(ch, count):
     assert n_params(block("C", ch, ch, 1, 8)) == count
 
 
+def test_whole_network_is_the_papers():
+    """CoAtNet-0 for ImageNet, heads of 32, with timm's hidden layer in front of the classifier."""
+    family, in_ch, size = CoAtNet(head_dim=32), 64, 112
+    with torch.device("meta"):
+        layers = [nn.Conv2d(3, 64, 3, bias=False), nn.BatchNorm2d(64), nn.Conv2d(64, 64, 3, bias=False)]
+        for stage, (depth, ch) in enumerate(zip((2, 3, 5, 2), (96, 192, 384, 768), strict=True), start=1):
+            for index in range(depth):
+                stride = 1 if index else 2
+                place = Place(stage, index, size)
+                layers.append(family(in_ch, ch, stride, place, plain_block, no_attention, 0.0))
+                in_ch, size = ch, size // stride
+        layers += [nn.LayerNorm(768), nn.Linear(768, 768), nn.Linear(768, 1000)]
+    assert n_params(nn.Sequential(*layers)) == 25_036_820
+
+
 @pytest.mark.parametrize(
     ("ch", "size", "head_dim", "count"),
     [(16, 8, 16, 3_505), (32, 8, 16, 13_154), (64, 8, 16, 50_884), (64, 8, 32, 50_434), (16, 32, 16, 7_249)],
@@ -303,6 +318,9 @@ def test_downsampling_native_or_the_resnets():
         ({"se_ratio": -0.5}, r"coatnet\.se_ratio"),
         ({"downsample": "resnet", "pool": "avg"}, r"coatnet\.pool are read with coatnet\.downsample=native"),
         ({"downsample": "resnet", "stride_place": "expand"}, r"coatnet\.stride_place"),
+        ({"layout": "CCC", "relative_bias": False}, r"coatnet\.relative_bias is read in stages T"),
+        ({"layout": "TTT", "norm": "layer"}, r"coatnet\.norm.* are read in stages C"),
+        ({"layout": "TTT", "se_ratio": 0.5}, r"coatnet\.se_ratio"),
         ({"layout": "CC"}, r"coatnet\.layout has no letter for stage 3"),
         ({"layout": "TTT", "head_dim": 32}, r"coatnet\.head_dim must divide the 16 channels"),
     ],

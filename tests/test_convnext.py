@@ -93,7 +93,8 @@ def test_channel_norm_is_per_pixel():
 )
 def test_learns_and_keeps_layout(knobs):
     x = torch.randn(2, 16, 7, 7)
-    assert_every_parameter_learns(block(16, **knobs), x)
+    shifts_before_a_batch_norm = ["branch.0.bias"] if "norm" in knobs else []
+    assert_every_parameter_learns(block(16, **knobs), x, shifts_before_a_batch_norm)
     assert_channels_last_agrees(block(16, **knobs), x)
     assert_samples_are_independent(block(16, **knobs), x)
 
@@ -111,6 +112,11 @@ def test_downsampling_native_or_the_resnets():
 def test_even_kernel_is_refused():
     with pytest.raises(ValueError, match=r"convnext\.kernel_size must be odd"):
         ConvNeXt(kernel_size=4)
+
+
+def test_a_block_without_hidden_channels_is_refused():
+    with pytest.raises(ValueError, match=r"convnext\.expansion must be at least 1, got 0"):
+        ConvNeXt(expansion=0)
 
 
 def test_start_of_the_weights_leaves_the_attention_slot_alone():

@@ -65,6 +65,14 @@ def test_agrees_with_the_equations(size, knobs):
     torch.testing.assert_close(net(x), reference(x, p, knobs.get("gate", "split")), rtol=1e-5, atol=1e-5)
 
 
+def test_whole_network_is_the_papers():
+    """gMLP-Ti for ImageNet: 30 blocks of 128 channels and 768 inside, patches of 16 pixels, a norm before the classifier."""
+    with torch.device("meta"):
+        blocks = [block(128, 14) for _ in range(30)]
+        net = nn.Sequential(nn.Conv2d(3, 128, 16, 16), *blocks, nn.LayerNorm(128), nn.Linear(128, 1000))
+    assert n_params(net) == 5_867_328
+
+
 @pytest.mark.parametrize(
     ("ch", "ratio", "count"), [(64, 2, 16_896), (64, 4, 29_440), (64, 6, 41_984), (32, 6, 13_856), (16, 6, 6_704)]
 )

@@ -53,6 +53,14 @@ def test_agrees_with_the_equations(size, knobs):
     torch.testing.assert_close(net(x), reference(x, p), rtol=1e-5, atol=1e-5)
 
 
+def test_whole_network_is_the_papers():
+    """Mixer-B/16 for ImageNet: 12 blocks of 768 channels, patches of 16 pixels, a norm before the classifier."""
+    with torch.device("meta"):
+        blocks = [block(768, 14) for _ in range(12)]
+        net = nn.Sequential(nn.Conv2d(3, 768, 16, 16), *blocks, nn.LayerNorm(768), nn.Linear(768, 1000))
+    assert n_params(net) == 59_880_472
+
+
 @pytest.mark.parametrize(("ch", "count"), [(16, 3_288), (32, 10_608), (64, 37_536)])
 def test_parameter_count(ch, count):
     assert n_params(block(ch, 8)) == count

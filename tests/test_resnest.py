@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.resnest import ResNeStConv, SplitAttention
-from models.resnet import BasicBlock, ConvBN, ResNet
+from models.resnet import BasicBlock, ConvBN, ImageNetResNet, ResNet
 from tests.checks import (
     assert_channels_last_agrees,
     assert_every_parameter_learns,
@@ -123,6 +123,14 @@ def test_parameter_count(radix, cardinality, counts):
 def test_parameter_count_of_the_network():
     assert n_params(ResNet(100, 32, conv=ResNeStConv)) == 310_036
     assert n_params(ResNet(100, 32, conv=partial(ResNeStConv, radix=0))) == 275_572
+
+
+def test_whole_network_is_the_papers():
+    """ResNeSt-50 for ImageNet, whose stem is three 3x3 convolutions in place of a 7x7."""
+    with torch.device("meta"):
+        net = ImageNetResNet(1000, 224, conv=ResNeStConv, depth=50)
+        net.stem = nn.Sequential(ConvBN(3, 32, 2), ConvBN(32, 32), ConvBN(32, 64))
+    assert n_params(net) == 27_483_240
 
 
 def test_the_convolution_costs_the_same_for_every_radix():
