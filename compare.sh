@@ -15,9 +15,11 @@
 #   NPROC=8 bash compare.sh --amp bf16                       # each run on 8 GPUs; flags go on to train.py
 #   PRESET=cost SIZES=32 bash compare.sh --batch-size 16     # minutes on two CPU cores
 #
-# Finished runs are skipped and unfinished ones resumed: run the same command again after an interruption. A failed run is
-# reported at the end (exit code 1) and does not stop the others. PLAN=1 only lists what would be trained. RUNS replaces the
-# list: architectures with knobs and flags of their own behind colons, such as
+# Finished runs are skipped and unfinished ones resumed: run the same command again after an interruption. Ctrl-C and SIGTERM
+# stop the runs at hand behind a step. OUT is their folder (runs/compare, or runs/ and the preset's name); one that holds runs
+# of another recipe is refused. A failed run is reported at the end (exit code 1) and does not stop the others. PLAN=1 only
+# lists what would be trained. ARCHS and WIDTHS replace parts of the methods' list, and RUNS any list: architectures with
+# knobs and flags of their own behind colons, such as
 # RUNS="resnet eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone". RECIPE replaces a preset's flags for all runs.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -116,17 +118,24 @@ fi
 
 # The plan.
 waiting=()
+finished=()
 n_runs=0
 for seed in $SEEDS; do # a whole comparison with one seed comes first
     for run in $RUNS; do
         n_runs=$((n_runs + 1))
-        if [ ! -e "$(folder "$run" "$seed")/result.json" ]; then waiting+=("$run $seed"); fi
+        if [ -e "$(folder "$run" "$seed")/result.json" ]; then finished+=("$run $seed"); else waiting+=("$run $seed"); fi
     done
 done
-echo "$n_runs runs in $OUT, $((n_runs - ${#waiting[@]})) of them finished"
+echo "$n_runs runs in $OUT, ${#finished[@]} of them finished"
 if [ -n "${PLAN:-}" ]; then # PLAN=1: only say what would be trained
     printf '%s\n' "${waiting[@]}"
     exit
+fi
+
+# A finished run is left alone by train.py if it is of this recipe, and refused if not.
+if [ "${#finished[@]}" -gt 0 ]; then
+    read -r run seed <<<"${finished[0]}"
+    (train "$run" "$seed" 0 "$@") || { echo "compare.sh: these settings do not continue $OUT: choose another OUT" >&2 && exit 2; }
 fi
 
 # Speeds, measured side by side, because trainings on a shared machine do not time each other fairly. They stay as they
@@ -139,16 +148,32 @@ images=50000
 if [ "$DATASET" = shapes100 ]; then images=20000; fi
 python -m models.speed "${waiting[@]% *}" --left "$OUT/cost.json" --images "$((EPOCHS * images / NPROC / JOBS))"
 
-# The trainings: worker g of JOBS takes every JOBS-th of them, on GPU g.
+# The trainings: worker g of JOBS takes every JOBS-th of them, on GPU g. Each worker is a process group of its own (set -m),
+# which stop() signals: a script's background processes are deaf to Ctrl-C, and would begin their next run.
 failures="$(mktemp)"
 trap 'rm -f "$failures"' EXIT
+workers=()
+stop() {
+    kill -INT -- "${workers[@]/#/-}" 2>/dev/null || true
+    wait
+    exit 130
+}
+trap stop INT TERM
+set -m
 for ((worker = 0; worker < JOBS; worker++)); do
-    for ((i = worker; i < ${#waiting[@]}; i += JOBS)); do
-        read -r run seed <<<"${waiting[i]}"
-        train "$run" "$seed" "$worker" "$@" || echo "$run with seed $seed" >>"$failures"
-    done &
+    (
+        set +m # its trainings stay in its group
+        trap 'exit 130' INT
+        for ((i = worker; i < ${#waiting[@]}; i += JOBS)); do
+            read -r run seed <<<"${waiting[i]}"
+            train "$run" "$seed" "$worker" "$@" || echo "$run with seed $seed" >>"$failures"
+        done
+    ) &
+    workers+=($!)
 done
+set +m
 wait
+trap - INT TERM
 
 python report.py "$OUT" "${REPORT[@]}" || echo "report" >>"$failures"
 if [ -s "$failures" ]; then

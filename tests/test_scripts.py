@@ -212,7 +212,11 @@ def test_flags_of_a_run_leave_its_speed_alone():
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [(["--batchsize", "8"], "unknown flag --batchsize: did you mean --batch-size?"), (["nosuch"], "unknown backbone")],
+    [
+        (["--batchsize", "8"], "unknown flag --batchsize: did you mean --batch-size?"),
+        (["nosuch"], "unknown backbone"),
+        (["resnet", "--costs", "nosuch/costs.json", "--image-size", "16"], "--costs takes --image-sizes"),
+    ],
 )
 def test_mistyped_flag_of_the_cost_pass_is_refused(flags, message, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["speed.py", *flags, "--out", str(tmp_path / "cost.json")])
@@ -305,6 +309,47 @@ def test_killed_half_way_nothing_is_trained_twice(small, tmp_path):
     assert done.stat().st_mtime_ns == finished_at
     assert f"resuming {saved.parent} at step" in again.stdout
     assert len(json.loads(saved.with_name("result.json").read_text())["curve"]) == 12
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_runs_at_hand_and_starts_no_other(number, tmp_path):
+    """As Ctrl-C does: the terminal signals the script's process group."""
+    calls, python = tmp_path / "calls", tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(
+        "#!/bin/bash\n"
+        "[ $1 = train.py ] || exit 0\n"
+        f"trap 'echo stopped >>{calls}; exit 130' INT\n"
+        f"echo $3 >>{calls}\n"
+        "for i in {1..300}; do sleep 0.1; done\n"
+    )
+    python.chmod(0o755)
+    settings = {"RUNS": "resnet eca_resnet gmlp_resnet", "SEEDS": "0", "JOBS": "2", "OUT": str(tmp_path / "out")}
+    settings |= {"PATH": f"{python.parent}:{os.environ['PATH']}"}
+    was = signal.signal(signal.SIGINT, signal.default_int_handler)  # a program that is started deaf stays deaf
+    try:
+        with processes.program(["bash", "compare.sh"], environment(settings)) as running:
+            while not calls.exists() or len(calls.read_text().split()) < 2:
+                assert running.poll() is None
+                time.sleep(0.05)
+            os.killpg(running.pid, number)
+            running.wait(timeout=60)
+    finally:
+        signal.signal(signal.SIGINT, was)
+    assert running.returncode == 130
+    assert sorted(calls.read_text().split()) == ["eca_resnet", "resnet", "stopped", "stopped"]
+
+
+def test_runs_of_another_recipe_are_not_continued(small, tmp_path):
+    settings, flags = small
+    settings |= {"RUNS": "resnet:resnet.depth=8", "SEEDS": "0"}
+    folder = tmp_path / "out" / "resnet-resnet.depth=8-seed0"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps({"epochs": 100}))
+    done = run_script("compare.sh", *flags, check=False, **settings)
+    assert done.returncode == 2
+    assert "holds another run (" in done.stderr
+    assert f"compare.sh: these settings do not continue {tmp_path / 'out'}: choose another OUT" in done.stderr
 
 
 def test_ablations_from_nothing_to_the_report(small, tmp_path):
