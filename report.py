@@ -49,10 +49,11 @@ except ModuleNotFoundError as error:
 ALPHA = 0.05  # of the corrected tests; intervals cover 1 - ALPHA
 POWER = 0.8  # chance to find the smallest detectable difference
 COSTS = ("parameters", "MACs", "training time")
+FASTER = 0.1  # part of its time by which a width must undercut a wider one to stay on the curve, as times are measured
 WORDS = ("helps", "no better than widening", "no evidence", "hurts")
 RULE = f"""\
 - *helps*: above the baseline (Holm-corrected p < {ALPHA}), above the widening curve (interval above 0) at one cost at least, and below it (interval below 0) at none. A method that cannot be compared with a widening curve is judged against the baseline alone, and the remark says so.
-- *no better than widening*: above the baseline, but not that.
+- *no better than widening*: above the baseline, but not that: not shown to be above the curve anywhere, or below it somewhere.
 - *hurts*: below the baseline (Holm-corrected p < {ALPHA}) and above the widening curve at no cost.
 - *no evidence*: the rest; the remark tells of a method that is above the curve at some cost.
 - no word: with one seed, or for a method that was not trained with all of the baseline's seeds."""
@@ -500,10 +501,10 @@ def widening_curve(nets, baseline):
 
 
 def not_undercut(curve, cost):
-    """The points of the curve but for those that cost as much as a wider one."""
-    points = []
+    """The points of the curve but for those that cost as much as a wider one, or nearly its time."""
+    points, limit = [], 1 - FASTER if cost == "training time" else 1
     for net in reversed(curve):
-        if not points or net.costs[cost] < points[0].costs[cost]:
+        if not points or net.costs[cost] < limit * points[0].costs[cost]:
             points.insert(0, net)
     return points
 
@@ -805,7 +806,11 @@ def verdict_sentence(results):
     phrases = []
     for word, one, many in (
         ("helps", "helps", "help"),
-        ("no better than widening", "is no better than widening the ResNet", "are no better than widening the ResNet"),
+        (
+            "no better than widening",
+            "is not shown to be better than widening the ResNet",
+            "are not shown to be better than widening the ResNet",
+        ),
         ("hurts", "hurts", "hurt"),
     ):
         if found := results.by_word(word):
@@ -824,13 +829,14 @@ def verdict_sentence(results):
 def cost_sentence(results):
     gaps = [(gap, cost, r.net) for r in results.judged for cost, gap in r.gaps.items() if not gap.why]
     if not gaps:
-        return "No method could be compared with a widened ResNet, which may gain as much."
+        return "No method could be compared with a ResNet of another width, which may gain as much."
     best, cost, net = max(gaps, key=lambda entry: entry[0].mean)
-    above, below = (sum(bool(r.where(side)) for r in results.judged) for side in ("above", "below"))
+    compared = [result for result in results.judged if result.has_curve]
+    above, below = (sum(bool(r.where(side)) for r in compared) for side in ("above", "below"))
     return (
-        f"Against a ResNet widened to equal cost, {above} of {len(results.judged)} are ahead at one cost at least and {below} "
-        f"behind; the largest of these {len(gaps)} distances, and flattered by being chosen, is that of {net.arch} at equal "
-        f"{cost}: {pm(best.mean, best.half, '+')} points."
+        f"Of the {len(compared)} that can be compared with a ResNet of equal cost, ahead at one cost at least: {above}, "
+        f"behind: {below}; the largest of these {len(gaps)} distances, and flattered by being chosen, is that of {net.arch} "
+        f"at equal {cost}: {pm(best.mean, best.half, '+')} points."
     )
 
 
@@ -914,10 +920,10 @@ def origins(rows):
 
 
 DETECTABLE = "Holm's correction is over the {m} methods judged, and becomes stricter with every one that is added. *Detectable* is the smallest true difference that a test at the correction's strictest level ({alpha} / {m}) finds with a chance of {power:.0%} at the spread measured here (noncentral t)."
-EQUAL_COST = """\
-{table}
+EQUAL_COST = f"""\
+{{table}}
 
-Points of top-1 over the plain backbone at the same cost, mean ± 95% t-interval over seeds, not corrected for their number. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost) and for each seed on its own, so that both vary; outside the trained widths nothing is said. Training time is measured seconds per training image; a width that costs as much as a wider one is left out of the curve."""
+Points of top-1 over the plain backbone at the same cost, mean ± 95% t-interval over seeds, not corrected for their number. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost) and for each seed on its own, so that both vary; outside the trained widths nothing is said. Training time is measured seconds per training image, taken as exact; a width that does not take {FASTER:.0%} less of it than a wider one is left out of the curve."""
 NO_CURVE = "Nothing is said: no second width of the backbone (`resnet.width`) was trained with all of its seeds."
 REPORT = """\
 # Which module is worth adding?
@@ -1561,7 +1567,7 @@ def write_slides(path, results, charts):
         deck.chart(charts[name], out / f"{name}.png")
 
     if results.methods and results.has_curve:
-        deck.table("Efficiency: points over a ResNet widened to equal cost", equal_cost_table(results))
+        deck.table("Efficiency: points over a ResNet of equal cost", equal_cost_table(results))
     for name in [name for name in charts if name.startswith("cost_")]:
         deck.chart("Efficiency: " + charts[name].replace("T", "t", 1), out / f"{name}.png")
     for arch, comparisons in results.ablations.items():
