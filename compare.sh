@@ -133,9 +133,12 @@ if [ -n "${PLAN:-}" ]; then # PLAN=1: only say what would be trained
 fi
 
 # A finished run is left alone by train.py if it is of this recipe, and refused if not.
-if [ "${#finished[@]}" -gt 0 ]; then
+if [ "${#waiting[@]}" -gt 0 ] && [ "${#finished[@]}" -gt 0 ]; then
     read -r run seed <<<"${finished[0]}"
-    (train "$run" "$seed" 0 "$@") || { echo "compare.sh: these settings do not continue $OUT: choose another OUT" >&2 && exit 2; }
+    if ! (train "$run" "$seed" 0 "$@"); then
+        echo "compare.sh: $OUT cannot be continued with these settings: correct them, or choose another OUT" >&2
+        exit 2
+    fi
 fi
 
 # Speeds, measured side by side, because trainings on a shared machine do not time each other fairly. They stay as they
@@ -150,20 +153,23 @@ python -m models.speed "${waiting[@]% *}" --left "$OUT/cost.json" --images "$((E
 
 # The trainings: worker g of JOBS takes every JOBS-th of them, on GPU g. Each worker is a process group of its own (set -m),
 # which stop() signals: a script's background processes are deaf to Ctrl-C, and would begin their next run.
+# Ctrl-Z holds the script alone.
 failures="$(mktemp)"
 trap 'rm -f "$failures"' EXIT
 workers=()
-stop() {
-    kill -INT -- "${workers[@]/#/-}" 2>/dev/null || true
+stop() { # an exit code
+    kill -TERM -- "${workers[@]/#/-}" 2>/dev/null || true
     wait
-    exit 130
+    exit "$1"
 }
-trap stop INT TERM
+trap 'stop 129' HUP
+trap 'stop 130' INT
+trap 'stop 143' TERM
 set -m
 for ((worker = 0; worker < JOBS; worker++)); do
     (
         set +m # its trainings stay in its group
-        trap 'exit 130' INT
+        trap 'exit 143' TERM
         for ((i = worker; i < ${#waiting[@]}; i += JOBS)); do
             read -r run seed <<<"${waiting[i]}"
             train "$run" "$seed" "$worker" "$@" || echo "$run with seed $seed" >>"$failures"
@@ -173,7 +179,7 @@ for ((worker = 0; worker < JOBS; worker++)); do
 done
 set +m
 wait
-trap - INT TERM
+trap - HUP INT TERM
 
 python report.py "$OUT" "${REPORT[@]}" || echo "report" >>"$failures"
 if [ -s "$failures" ]; then

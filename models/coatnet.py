@@ -158,7 +158,8 @@ class CoAtNet(BlockFamily):
     expansion: of the MBConv and of the transformer's MLP. se_ratio: width of the squeeze in widths of the block, 0 for
     none. norm: of the MBConv. stride_place: the depthwise convolution or the first 1x1 of a strided MBConv. Raises
     ValueError for a layout with T before C or too short for the net, heads that do not divide the width, an expansion
-    below 1, a negative ratio, and knobs that the layout or `downsample=resnet` would not read.
+    below 1, a negative ratio, and, where the layout or the downsampling would not read them, relative_bias, norm,
+    se_ratio, stride_place and pool.
     """
 
     narrow = True

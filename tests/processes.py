@@ -7,6 +7,7 @@ import subprocess
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import torch
 import torch._dynamo
 import torch.multiprocessing as mp
@@ -42,13 +43,21 @@ def _start(rank, function, n, port, args):
 
 @contextmanager
 def program(command, environment):
-    """A program in a process group of its own. It and what torchrun started in it do not outlive the block."""
+    """A program in a session of its own. It and what torchrun started in it do not outlive the block."""
     pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes) as running:
         try:
             yield running
         finally:
             for number in (signal.SIGTERM, signal.SIGKILL):
-                with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                    os.killpg(running.pid, number)
+                with suppress(subprocess.TimeoutExpired):
+                    signal_session(running.pid, number)
                     running.wait(timeout=TORCHRUNS_GRACE_S + GRACE_S)
+
+
+def signal_session(leader, number):
+    """Signals all processes of a session, those of the process groups that a script makes among them."""
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getsid(process.pid) == leader:
+                os.kill(process.pid, number)

@@ -300,7 +300,7 @@ def test_killed_half_way_nothing_is_trained_twice(small, tmp_path):
             assert time.monotonic() < deadline
             assert running.poll() is None
             time.sleep(0.05)
-        os.killpg(running.pid, signal.SIGKILL)
+        processes.signal_session(running.pid, signal.SIGKILL)
     assert not saved.with_name("result.json").exists()
     finished_at = done.stat().st_mtime_ns
 
@@ -311,22 +311,22 @@ def test_killed_half_way_nothing_is_trained_twice(small, tmp_path):
     assert len(json.loads(saved.with_name("result.json").read_text())["curve"]) == 12
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_runs_at_hand_and_starts_no_other(number, tmp_path):
-    """As Ctrl-C does: the terminal signals the script's process group."""
+    """As a terminal does, which signals the script's process group at Ctrl-C and when it is closed."""
     calls, python = tmp_path / "calls", tmp_path / "bin" / "python"
     python.parent.mkdir()
     python.write_text(
         "#!/bin/bash\n"
         "[ $1 = train.py ] || exit 0\n"
-        f"trap 'echo stopped >>{calls}; exit 130' INT\n"
+        f"trap 'echo stopped >>{calls}; exit 143' TERM\n"
         f"echo $3 >>{calls}\n"
         "for i in {1..300}; do sleep 0.1; done\n"
     )
     python.chmod(0o755)
     settings = {"RUNS": "resnet eca_resnet gmlp_resnet", "SEEDS": "0", "JOBS": "2", "OUT": str(tmp_path / "out")}
     settings |= {"PATH": f"{python.parent}:{os.environ['PATH']}"}
-    was = signal.signal(signal.SIGINT, signal.default_int_handler)  # a program that is started deaf stays deaf
+    was = {n: signal.signal(n, lambda *_: None) for n in (signal.SIGHUP, signal.SIGINT)}  # one started deaf stays deaf
     try:
         with processes.program(["bash", "compare.sh"], environment(settings)) as running:
             while not calls.exists() or len(calls.read_text().split()) < 2:
@@ -335,21 +335,22 @@ def test_a_signal_stops_the_runs_at_hand_and_starts_no_other(number, tmp_path):
             os.killpg(running.pid, number)
             running.wait(timeout=60)
     finally:
-        signal.signal(signal.SIGINT, was)
-    assert running.returncode == 130
+        for other, handler in was.items():
+            signal.signal(other, handler)
+    assert running.returncode == 128 + number
     assert sorted(calls.read_text().split()) == ["eca_resnet", "resnet", "stopped", "stopped"]
 
 
 def test_runs_of_another_recipe_are_not_continued(small, tmp_path):
     settings, flags = small
-    settings |= {"RUNS": "resnet:resnet.depth=8", "SEEDS": "0"}
+    settings |= {"RUNS": "resnet:resnet.depth=8 resnet", "SEEDS": "0"}
     folder = tmp_path / "out" / "resnet-resnet.depth=8-seed0"
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps({"epochs": 100}))
     done = run_script("compare.sh", *flags, check=False, **settings)
     assert done.returncode == 2
     assert "holds another run (" in done.stderr
-    assert f"compare.sh: these settings do not continue {tmp_path / 'out'}: choose another OUT" in done.stderr
+    assert f"compare.sh: {tmp_path / 'out'} cannot be continued with these settings" in done.stderr
 
 
 def test_ablations_from_nothing_to_the_report(small, tmp_path):
