@@ -3,8 +3,8 @@
     python -m models.speed resnet eca_resnet resnet:resnet.width=24 --out cost.json
     python -m models.speed resnet eca_resnet --costs costs.json --image-sizes 32 224
 
-Speeds of --out are medians of rounds over all networks, so that a machine that slows down for a while slows all of them;
-networks that the file has already are measured again beside the new ones.
+Speeds of --out are medians of rounds over all networks, each in proportion to its round, so that a machine that slows down
+for a while slows all of them; networks that the file has already are measured again beside the new ones.
 --costs measures each network in a process of its own, whose peak of memory is then the network's. Rows that are in the
 file already, measured under the same conditions, stay. All other flags are those of train.py, of which --batch-size,
 --image-size, --amp and --compile matter here.
@@ -12,12 +12,12 @@ file already, measured under the same conditions, stay. All other flags are thos
 
 import argparse
 import json
-import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -98,29 +98,38 @@ def conditions(batch_size, amp, compiled):
     }
 
 
-def measure(runs, num_classes, image_size, batch_size, amp, compiled, rounds=5, n_calls=3):
-    """Medians of rounds over all runs (arch, settings): rows {arch, settings, image_size, train_imgs_per_s, eval_imgs_per_s}."""
+def typical(speeds):
+    """Speeds (rounds, runs) -> (runs,): the median of each run's speed in proportion to its round's, times the median round's.
+
+    A round's speed is the geometric mean of its runs, so that a slow spell of the machine does not hit a median of one run
+    alone.
+    """
+    speeds = np.asarray(speeds)
+    of_round = np.exp(np.log(speeds).mean(1, keepdims=True))
+    return np.median(speeds / of_round, axis=0) * np.median(of_round)
+
+
+def measure(runs, num_classes, image_size, batch_size, amp, compiled, rounds=10, n_calls=3):
+    """Typical speeds of runs (arch, settings): rows {arch, settings, image_size, train_imgs_per_s, eval_imgs_per_s}."""
     torch.backends.cudnn.benchmark = True  # as train.py has it, and:
     engine.keep_freed_memory()
     device = the_device()
     amp = engine.amp_dtype(amp, device)
     steppers = [Stepper(*run, num_classes, image_size, batch_size, amp, compiled, device) for run in runs]
-    speeds = [([], []) for _ in runs]
-    for round in range(rounds + 1):
-        for stepper, (train_speeds, eval_speeds) in zip(steppers, speeds, strict=True):
-            measured = [imgs_per_s(f, batch_size, n_calls, device) for f in (stepper.train, stepper.evaluate)]
-            if round > 0:  # the first warms up
-                train_speeds.append(measured[0])
-                eval_speeds.append(measured[1])
+    speeds = [
+        [[imgs_per_s(f, batch_size, n_calls, device) for f in (one.train, one.evaluate)] for one in steppers]
+        for _ in range(rounds + 1)
+    ]
+    train_speeds, eval_speeds = (typical(of) for of in np.moveaxis(speeds[1:], 2, 0))  # the first round warms up
     return [
         {
             "arch": arch,
             "settings": settings,
             "image_size": image_size,
-            "train_imgs_per_s": statistics.median(train_speeds),
-            "eval_imgs_per_s": statistics.median(eval_speeds),
+            "train_imgs_per_s": float(train_speed),
+            "eval_imgs_per_s": float(eval_speed),
         }
-        for (arch, settings), (train_speeds, eval_speeds) in zip(runs, speeds, strict=True)
+        for (arch, settings), train_speed, eval_speed in zip(runs, train_speeds, eval_speeds, strict=True)
     ]
 
 

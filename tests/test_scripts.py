@@ -162,6 +162,14 @@ def test_speeds_are_measured_for_each_run():
     assert all(row["train_imgs_per_s"] > 0 < row["eval_imgs_per_s"] for row in rows)
 
 
+def test_a_slow_spell_slows_all_networks_alike():
+    """Two equal networks, the second slow by chance in a fast round; by its own median it would seem to be slow always."""
+    speeds = [[10.0, 10.0], [10.0, 6.0], [5.0, 5.0]]
+    first, second = speed.typical(speeds)
+    assert first == pytest.approx(second)
+    assert speed.typical([[10.0, 20.0], [5.0, 10.0], [20.0, 40.0]]).tolist() == pytest.approx([10, 20])
+
+
 def test_speeds_measured_otherwise_are_not_used(tmp_path, monkeypatch):
     measured = []
 
