@@ -119,14 +119,12 @@ fi
 # The plan.
 waiting=()
 finished=()
-n_runs=0
 for seed in $SEEDS; do # a whole comparison with one seed comes first
     for run in $RUNS; do
-        n_runs=$((n_runs + 1))
         if [ -e "$(folder "$run" "$seed")/result.json" ]; then finished+=("$run $seed"); else waiting+=("$run $seed"); fi
     done
 done
-echo "$n_runs runs in $OUT, ${#finished[@]} of them finished"
+echo "$((${#waiting[@]} + ${#finished[@]})) runs in $OUT, ${#finished[@]} of them finished"
 if [ -n "${PLAN:-}" ]; then # PLAN=1: only say what would be trained
     printf '%s\n' "${waiting[@]}"
     exit
