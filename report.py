@@ -50,11 +50,12 @@ ALPHA = 0.05  # of the corrected tests; intervals cover 1 - ALPHA
 POWER = 0.8  # chance to find the smallest detectable difference
 COSTS = ("parameters", "MACs", "training time")
 FASTER = 0.1  # part of its time by which a width must undercut a wider one to stay on the curve, as times are measured
-WORDS = ("helps", "no better than widening", "no evidence", "hurts")
+WORDS = ("helps", "no better than widening", "no evidence", "hurts", "unstable")
 RULE = f"""\
 - *helps*: above the baseline (Holm-corrected p < {ALPHA}), above the widening curve (interval above 0) at one cost at least, and below it (interval below 0) at none. A method that cannot be compared with a widening curve is judged against the baseline alone, and the remark says so.
 - *no better than widening*: above the baseline, but not that: not shown to be above the curve anywhere, or below it somewhere.
 - *hurts*: below the baseline (Holm-corrected p < {ALPHA}) and above the widening curve at no cost.
+- *unstable*: with some seeds, not with all, either it or the baseline ended no better than guessing: nothing else is said of it, as its mean is of two outcomes.
 - *no evidence*: the rest; the remark tells of a method that is above the curve at some cost.
 - no word: with one seed, or for a method that was not trained with all of the baseline's seeds."""
 
@@ -145,6 +146,12 @@ def problem_of(row):
     if abs(correct - round(correct)) > 1e-3:
         return f"top1 {row['top1']} is not a whole number of the {row['n_test']} test images"
     return None
+
+
+def at_chance(row):
+    """Whether a run ended no better than guessing one of so many equally frequent classes: within three deviations of it."""
+    chance = 1 / row["classes"]
+    return row["top1"] / 100 <= chance + 3 * math.sqrt(chance * (1 - chance) / row["n_test"])
 
 
 def recipe_of(row):
@@ -432,6 +439,15 @@ class Comparison:
         """1 or -1 for a difference that is significant after Holm's correction, else 0."""
         return int(np.sign(self.mean)) if self.p_holm < ALPHA else 0
 
+    @property
+    def collapsed(self):
+        """The seeds with which one of the two, the net or its reference, ended at chance."""
+        return [seed for seed in self.seeds if at_chance(self.net.runs[seed]) != at_chance(self.reference.runs[seed])]
+
+    @property
+    def unstable(self):
+        return 0 < len(self.collapsed) < len(self.seeds)
+
     def where(self, side):
         """The costs at which the net is 'above' or 'below' the widening curve."""
         return [cost for cost, gap in self.gaps.items() if getattr(gap, side)]
@@ -445,6 +461,8 @@ class Comparison:
         """The verdict by RULE; '' where there is none."""
         if not self.judged:
             return ""
+        if self.unstable:
+            return "unstable"
         if self.direction > 0:
             better = self.where("above") and not self.where("below")
             return "helps" if better or not self.has_curve else "no better than widening"
@@ -459,7 +477,11 @@ class Comparison:
             return f"not judged: lacks seed {in_list(self.lacks)} of {self.reference.name}"
         if len(self.seeds) < 2:
             return "not judged: one seed"
-        notes = ["the same difference in every seed: nothing to test"] if no_spread(self.differences) else []
+        notes = []
+        for net in (self.net, self.reference):
+            seeds = [seed for seed in self.collapsed if at_chance(net.runs[seed])]
+            notes += [f"{net.name} ended at chance with seed {in_list(seeds)}"] if seeds else []
+        notes += ["the same difference in every seed: nothing to test"] if no_spread(self.differences) else []
         if self.direction and not self.has_curve:
             notes.append(f"against the baseline alone: {in_list(sorted({gap.why for gap in self.gaps.values()}))}")
         for side in ("above", "below"):
@@ -696,6 +718,7 @@ def ablation_table(arch, comparisons, results):
     default = [Comparison(net, net) for net in results.nets if net.arch == arch and not net.settings]
     for result in default + comparisons:
         word = {1: "better", -1: "worse", 0: "no evidence"}[result.direction] if result.judged else "-"
+        word = "unstable" if result.judged and result.unstable else word
         rows.append([
             result.net.knobs or "(default)", f"{result.net.costs['parameters']:,}", f"{result.net.costs['MACs'] / 1e6:.1f}",
             pm(*t_interval(result.net.values("top1"))), pm(result.mean, result.half, "+"), p_value(result.p_holm),
@@ -819,6 +842,11 @@ def verdict_sentence(results):
         phrases.insert(0, "none helps")
     if unclear := results.by_word("no evidence"):
         phrases.append(f"for {len(unclear)} there is no evidence: {in_list([r.net.arch for r in unclear])}")
+    if unstable := results.by_word("unstable"):
+        verb = "is" if len(unstable) == 1 else "are"
+        phrases.append(
+            f"{len(unstable)} {verb} unstable, as runs ended at chance: {in_list([r.net.arch for r in unstable])}"
+        )
     n_seeds, row = in_list(sorted({len(result.seeds) for result in results.judged})), results.row
     return (
         f"Of {len(results.judged)} methods trained for {row['epochs']} epochs on {row['dataset']} with {n_seeds} seeds "
@@ -841,9 +869,11 @@ def cost_sentence(results):
 
 
 def power_sentence(comparisons):
-    smallest = [result.detectable for result in comparisons if not no_spread(result.differences)]
+    smallest = [r.detectable for r in comparisons if not (no_spread(r.differences) or r.unstable)]
     if not smallest:
-        return "The differences are the same in every seed, so nothing can be said of their noise."
+        return (
+            "The differences are the same in every seed or of unstable networks, so nothing can be said of their noise."
+        )
     typical = math.sqrt(np.mean(np.square(smallest)))  # few seeds hardly tell one spread, and better their mean square
     return (
         f"With these seeds a true difference is found with a chance of {POWER:.0%} if it is about {typical:.1f} points (by the "
@@ -1060,6 +1090,7 @@ LOOKS = {
     "no better than widening": ("#E69F00", "s"),
     "no evidence": ("#0072B2", "o"),
     "hurts": ("#D55E00", "v"),
+    "unstable": ("#56B4E9", "X"),
     "": ("#CC79A7", "D"),
 }
 CHART_SIZE = (12.3, 5.7)  # inches: what a slide leaves below its title
@@ -1088,6 +1119,10 @@ def draw_differences(figure, results):
         text = f"{pm(result.mean, result.half, '+')}   {result.word}"
         ax.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=12)
     ax.axvline(0, color="black", linewidth=1)
+    steady = [result for result in shown if not result.unstable] or shown  # others would take the whole width
+    ends = [0.0, *(result.mean + side * np.nan_to_num(result.half) for result in steady for side in (-1, 1))]
+    margin = 0.05 * np.ptp(ends) or 1
+    ax.set_xlim(min(ends) - margin, max(ends) + margin)
     ax.set_yticks(range(len(shown)), [short(result.net) for result in shown])
     ax.set_ylim(-0.6, len(shown) - 0.4)
     ax.set_xlabel("difference to the baseline in points of top-1: mean over seeds, 95% interval")

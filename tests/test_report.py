@@ -232,6 +232,56 @@ def test_each_word_is_earned(campaign):
     }
 
 
+def test_a_method_that_collapses_with_some_seeds_is_unstable(campaign):
+    """Of ten classes and 10,000 images guessing finds 10 percent, give or take 0.9."""
+
+    def segnext(*top1):
+        return comparison(campaign + [row("segnext_resnet", t, s) for s, t in enumerate(top1)], "segnext_resnet")
+
+    result = segnext(48, 10.9, 48.1, 47.9)
+    assert (result.word, result.collapsed) == (
+        "unstable",
+        [1],
+    ) and "segnext_resnet ended at chance with seed 1" in result.remark
+    assert segnext(48, 10.91, 48.1, 47.9).word == "no evidence"  # one image more than three deviations
+    always = segnext(10, 10.3, 9.9, 9.7)
+    assert always.word == "hurts" and "ended at chance with seed 0, 1, 2 and 3" in always.remark
+    learned_nothing = [content | {"top1": 10.0} for content in campaign]
+    assert not any(r.collapsed for r in report.analyse(learned_nothing).methods)  # neither has the baseline
+
+    rows = campaign + [row("segnext_resnet", t, s) for s, t in enumerate((48, 10, 48.1, 47.9))]
+    answer = " ".join(report.opening(report.analyse(rows, timed(rows))))
+    assert "1 is unstable, as runs ended at chance: segnext_resnet." in answer
+    found = [r.detectable for r in report.analyse(rows).judged if r.net.arch != "segnext_resnet"]
+    assert f"{min(found):.1f} to {max(found):.1f})" in answer  # its spread says nothing of the others' power
+
+
+def test_an_unstable_setting_of_an_ablation_is_called_that(campaign):
+    rows = campaign + [row("eca_resnet", t, s, {"eca.kernel_size": 3}) for s, t in enumerate((63, 10, 63, 63))]
+    results = report.analyse(rows)
+    words = {
+        cells[0]: cells[-1] for cells in report.ablation_table("eca_resnet", results.ablations["eca_resnet"], results)
+    }
+    assert words["eca.kernel_size=3"] == "unstable" and words["eca.kernel_size=9"] == "worse"
+
+
+def test_a_baseline_that_collapses_leaves_no_verdict(campaign):
+    for content in campaign:
+        if (content["arch"], content["settings"], content["seed"]) == ("resnet", {}, 2):
+            content["top1"] = 10.0
+    result = comparison(campaign, "eca_resnet")
+    assert result.word == "unstable" and "resnet ended at chance with seed 2" in result.remark.split("; ")
+
+
+def test_the_axis_of_differences_is_of_the_stable_methods(campaign):
+    rows = campaign + [row("segnext_resnet", t, s) for s, t in enumerate((60, 10, 60, 60))]
+    figure = report.plt.figure()
+    report.draw_differences(figure, report.analyse(rows))
+    low, high = figure.axes[0].get_xlim()
+    assert -7 < low < -5 and 3 < high < 5  # from gMLP's -5 to ECA's +3 and their intervals
+    report.plt.close(figure)
+
+
 def test_helps_is_lost_below_the_curve_at_one_cost(campaign):
     for content in campaign:
         if content["arch"] == "eca_resnet":
