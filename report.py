@@ -55,7 +55,7 @@ RULE = f"""\
 - *helps*: above the baseline (Holm-corrected p < {ALPHA}), above the widening curve (interval above 0) at one cost at least, and below it (interval below 0) at none. A method that cannot be compared with a widening curve is judged against the baseline alone, and the remark says so.
 - *no better than widening*: above the baseline, but not that: not shown to be above the curve anywhere, or below it somewhere.
 - *hurts*: below the baseline (Holm-corrected p < {ALPHA}) and above the widening curve at no cost.
-- *unstable*: with some seeds, not with all, either it or the baseline ended no better than guessing: nothing else is said of it, as its mean is of two outcomes.
+- *unstable*: with some seeds, not with all, either it or the baseline ended no better than guessing: its mean is of two outcomes, so that nothing else is said of it, and costs and superclasses are drawn without it.
 - *no evidence*: the rest; the remark tells of a method that is above the curve at some cost.
 - no word: with one seed, or for a method that was not trained with all of the baseline's seeds."""
 
@@ -480,7 +480,8 @@ class Comparison:
         notes = []
         for net in (self.net, self.reference):
             seeds = [seed for seed in self.collapsed if at_chance(net.runs[seed])]
-            notes += [f"{net.name} ended at chance with seed {in_list(seeds)}"] if seeds else []
+            who = "" if net is self.net else f"{net.name} "
+            notes += [f"{who}ended at chance with seed {in_list(seeds)}"] if seeds else []
         notes += ["the same difference in every seed: nothing to test"] if no_spread(self.differences) else []
         if self.direction and not self.has_curve:
             notes.append(f"against the baseline alone: {in_list(sorted({gap.why for gap in self.gaps.values()}))}")
@@ -753,7 +754,7 @@ def superclass_differences(result):
 
 def superclass_table(results):
     """A row per superclass, a column per method; None unless the rows are of CIFAR-100."""
-    compared = [result for result in results.methods if result.seeds]
+    compared = [result for result in results.methods if result.seeds and not result.unstable]
     if results.row["dataset"] != "cifar100" or not compared:
         return None
     columns = [[f"{difference:+.1f}" for difference in superclass_differences(result)] for result in compared]
@@ -1109,23 +1110,30 @@ def short(net):
 
 
 def draw_differences(figure, results):
-    """Forest plot: a row per method, its difference to the baseline with the 95% interval, and the word."""
+    """Forest plot: a row per method, its difference to the baseline with the 95% interval, and the word.
+
+    An unstable method has a mark per seed instead, and the axis goes without it.
+    """
     shown = [result for result in results.methods if result.seeds][::-1]
     ax = figure.subplots()
     for y, result in enumerate(shown):
         colour, marker = LOOKS[result.word]
-        look = {"color": colour, "marker": marker, "markersize": 8, "linewidth": 2, "capsize": 4}
-        ax.errorbar(result.mean, y, xerr=np.nan_to_num(result.half), **look)
+        if result.unstable:
+            ax.plot(result.differences, [y] * len(result.seeds), marker, color=colour, markersize=8)
+        else:
+            look = {"color": colour, "marker": marker, "markersize": 8, "linewidth": 2, "capsize": 4}
+            ax.errorbar(result.mean, y, xerr=np.nan_to_num(result.half), **look)
         text = f"{pm(result.mean, result.half, '+')}   {result.word}"
         ax.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=12)
     ax.axvline(0, color="black", linewidth=1)
-    steady = [result for result in shown if not result.unstable] or shown  # others would take the whole width
+    steady = [result for result in shown if not result.unstable] or shown
     ends = [0.0, *(result.mean + side * np.nan_to_num(result.half) for result in steady for side in (-1, 1))]
     margin = 0.05 * np.ptp(ends) or 1
     ax.set_xlim(min(ends) - margin, max(ends) + margin)
     ax.set_yticks(range(len(shown)), [short(result.net) for result in shown])
     ax.set_ylim(-0.6, len(shown) - 0.4)
-    ax.set_xlabel("difference to the baseline in points of top-1: mean over seeds, 95% interval")
+    crosses = "; crosses: single seeds" if any(result.unstable for result in shown) else ""
+    ax.set_xlabel(f"difference to the baseline in points of top-1: mean over seeds, 95% interval{crosses}")
 
 
 def place_labels(ax, points, texts, line):
@@ -1187,7 +1195,7 @@ def draw_cost(figure, results, cost):
         points += [(*point, "black") for point in zip(x, y, strict=True)]
         texts += [f"{backbone}" + f", width {net.width}" * bool(net.settings) for net in curve]
         for result in results.methods:
-            if result.net.backbone == backbone and result.net.can_compare(cost):
+            if result.net.backbone == backbone and result.net.can_compare(cost) and not result.unstable:
                 colour, marker = LOOKS[result.word]
                 points.append((result.net.costs[cost] * scale, result.net.values("top1").mean(), colour))
                 texts.append(short(result.net))
@@ -1204,7 +1212,7 @@ def draw_cost(figure, results, cost):
 def note_words(ax, results, first):
     """One line above the axes that says what line and markers mean, in their colours."""
     entries = [(first, "black", None)]
-    words = {result.word for result in results.methods}
+    words = {result.word for result in results.methods if not result.unstable}
     entries += [(word or "no verdict", *look) for word, look in LOOKS.items() if word in words]
     handles = [plt.Line2D([], [], color=colour, marker=marker or "o", linestyle="" if marker else "-", label=text)
                for text, colour, marker in entries]  # fmt: skip
