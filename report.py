@@ -55,9 +55,9 @@ RULE = f"""\
 - *helps*: above the baseline (Holm-corrected p < {ALPHA}), above the widening curve (interval above 0) at one cost at least, and below it (interval below 0) at none. A method that cannot be compared with a widening curve is judged against the baseline alone, and the remark says so.
 - *no better than widening*: above the baseline, but not that: not shown to be above the curve anywhere, or below it somewhere.
 - *hurts*: below the baseline (Holm-corrected p < {ALPHA}) and above the widening curve at no cost.
-- *unstable*: with some seeds, not with all, either it or the baseline ended no better than guessing: its mean is of two outcomes, so that nothing else is said of it, and costs and superclasses are drawn without it.
+- *unstable*: with some seeds, not with all, it or the baseline ended no better than guessing. Its mean is of two outcomes: it gets no other word and has no part in costs, power and superclasses, but counts in Holm's correction.
 - *no evidence*: the rest; the remark tells of a method that is above the curve at some cost.
-- no word: with one seed, or for a method that was not trained with all of the baseline's seeds."""
+- no word: with one seed, or for a method that was not trained with all of the baseline's seeds, unless it is unstable."""
 
 # -------------------------------------------------------------------------------------------------------------- rows
 
@@ -439,14 +439,22 @@ class Comparison:
         """1 or -1 for a difference that is significant after Holm's correction, else 0."""
         return int(np.sign(self.mean)) if self.p_holm < ALPHA else 0
 
-    @property
-    def collapsed(self):
+    def lost(self, net):
         """The seeds with which one of the two, the net or its reference, ended at chance."""
-        return [seed for seed in self.seeds if at_chance(self.net.runs[seed]) != at_chance(self.reference.runs[seed])]
+        return [seed for seed in self.seeds if at_chance(net.runs[seed])]
 
     @property
     def unstable(self):
-        return 0 < len(self.collapsed) < len(self.seeds)
+        """Whether one of the two ended at chance with some seeds and not with others."""
+        return any(0 < len(self.lost(net)) < len(self.seeds) for net in (self.net, self.reference))
+
+    @property
+    def losses(self):
+        """'ended at chance with seed 1', or whose runs did; '' where none or all of them did."""
+        if not self.unstable:
+            return ""
+        lost = {"": self.lost(self.net), f"{self.reference.name} ": self.lost(self.reference)}
+        return "; ".join(f"{who}ended at chance with seed {in_list(seeds)}" for who, seeds in lost.items() if seeds)
 
     def where(self, side):
         """The costs at which the net is 'above' or 'below' the widening curve."""
@@ -459,14 +467,21 @@ class Comparison:
     @property
     def word(self):
         """The verdict by RULE; '' where there is none."""
-        if not self.judged:
-            return ""
         if self.unstable:
             return "unstable"
+        if not self.judged:
+            return ""
         if self.direction > 0:
             better = self.where("above") and not self.where("below")
             return "helps" if better or not self.has_curve else "no better than widening"
         return "hurts" if self.direction < 0 and not self.where("above") else "no evidence"
+
+    @property
+    def change(self):
+        """In a word, what an ablation's knobs do to its default; '' where nothing can be said."""
+        if self.unstable:
+            return "unstable"
+        return {1: "better", -1: "worse", 0: "no evidence"}[self.direction] if self.judged else ""
 
     @property
     def remark(self):
@@ -474,15 +489,13 @@ class Comparison:
         if self.reference is None:
             return f"not compared: {self.net.arch if self.net.settings else self.net.backbone} itself was not run"
         if self.lacks:
-            return f"not judged: lacks seed {in_list(self.lacks)} of {self.reference.name}"
+            lacks = f"not judged: lacks seed {in_list(self.lacks)} of {self.reference.name}"
+            return f"{self.losses}; {lacks}" if self.unstable else lacks
+        if self.unstable:
+            return self.losses
         if len(self.seeds) < 2:
             return "not judged: one seed"
-        notes = []
-        for net in (self.net, self.reference):
-            seeds = [seed for seed in self.collapsed if at_chance(net.runs[seed])]
-            who = "" if net is self.net else f"{net.name} "
-            notes += [f"{who}ended at chance with seed {in_list(seeds)}"] if seeds else []
-        notes += ["the same difference in every seed: nothing to test"] if no_spread(self.differences) else []
+        notes = ["the same difference in every seed: nothing to test"] if no_spread(self.differences) else []
         if self.direction and not self.has_curve:
             notes.append(f"against the baseline alone: {in_list(sorted({gap.why for gap in self.gaps.values()}))}")
         for side in ("above", "below"):
@@ -507,7 +520,7 @@ def compare(pairs):
     family = [result for result in compared if len(result.seeds) > 1 and not result.lacks]
     for result in family:
         result.p = paired_p(result.differences)
-        if not no_spread(result.differences):
+        if not (no_spread(result.differences) or result.unstable):
             spread = float(np.std(result.differences, ddof=1))
             result.detectable = detectable_in_sds(len(result.seeds), ALPHA / len(family)) * spread
     for result, p_holm in zip(family, holm([result.p for result in family]), strict=True):
@@ -585,7 +598,8 @@ def analyse(rows, cost_pass=None):
     methods = compare([(net, baselines.get(net.backbone)) for net in nets if net.is_method and not net.settings])
     for result in methods:
         for cost in COSTS if result.seeds else ():
-            result.gaps[cost] = gap_to_curve(result.net, curves[result.net.backbone], cost, result.seeds)
+            gap = gap_to_curve(result.net, curves[result.net.backbone], cost, result.seeds)
+            result.gaps[cost] = Gap(why="unstable") if result.unstable else gap
     methods.sort(key=lambda result: -result.mean if result.seeds else math.inf)
     other_knobs = [net for net in nets if net.settings and not net.on_curve]
     ablations = {
@@ -718,12 +732,10 @@ def ablation_table(arch, comparisons, results):
     rows = [["knobs", "parameters", "MACs, M", "top-1", "difference", "Holm p", "detectable", "in a word"]]
     default = [Comparison(net, net) for net in results.nets if net.arch == arch and not net.settings]
     for result in default + comparisons:
-        word = {1: "better", -1: "worse", 0: "no evidence"}[result.direction] if result.judged else "-"
-        word = "unstable" if result.judged and result.unstable else word
         rows.append([
             result.net.knobs or "(default)", f"{result.net.costs['parameters']:,}", f"{result.net.costs['MACs'] / 1e6:.1f}",
             pm(*t_interval(result.net.values("top1"))), pm(result.mean, result.half, "+"), p_value(result.p_holm),
-            pm(result.detectable, math.nan), word,
+            pm(result.detectable, math.nan), result.change or "-",
         ])  # fmt: skip
     return rows
 
@@ -785,9 +797,10 @@ def opening(results):
     seen = [result for result in results.methods if result.seeds]
     ablated = [result for comparisons in results.ablations.values() for result in comparisons if result.judged]
     if ablated and not seen:
+        changes = {word: [r for r in ablated if r.change == word] for word in ("better", "worse", "unstable")}
         return [
-            f"Of {len(ablated)} settings compared with their architecture's default, better: "
-            f"{members([r for r in ablated if r.direction > 0])}; worse: {members([r for r in ablated if r.direction < 0])}.",
+            f"Of {len(ablated)} settings compared with their architecture's default, "
+            f"{'; '.join(f'{word}: {members(found)}' for word, found in changes.items())}.",
             "Nothing is said of methods: none was run as it is together with its baseline.",
             power_sentence(ablated),
         ]
@@ -844,10 +857,8 @@ def verdict_sentence(results):
     if unclear := results.by_word("no evidence"):
         phrases.append(f"for {len(unclear)} there is no evidence: {in_list([r.net.arch for r in unclear])}")
     if unstable := results.by_word("unstable"):
-        verb = "is" if len(unstable) == 1 else "are"
-        phrases.append(
-            f"{len(unstable)} {verb} unstable, as runs ended at chance: {in_list([r.net.arch for r in unstable])}"
-        )
+        why = in_list([f"{r.net.arch} ({r.losses})" for r in unstable])
+        phrases.append(f"{len(unstable)} {'is' if len(unstable) == 1 else 'are'} unstable: {why}")
     n_seeds, row = in_list(sorted({len(result.seeds) for result in results.judged})), results.row
     return (
         f"Of {len(results.judged)} methods trained for {row['epochs']} epochs on {row['dataset']} with {n_seeds} seeds "
@@ -870,11 +881,9 @@ def cost_sentence(results):
 
 
 def power_sentence(comparisons):
-    smallest = [r.detectable for r in comparisons if not (no_spread(r.differences) or r.unstable)]
+    smallest = [result.detectable for result in comparisons if not math.isnan(result.detectable)]
     if not smallest:
-        return (
-            "The differences are the same in every seed or of unstable networks, so nothing can be said of their noise."
-        )
+        return "No comparison has a spread that tells of noise, so nothing can be said of what would be found."
     typical = math.sqrt(np.mean(np.square(smallest)))  # few seeds hardly tell one spread, and better their mean square
     return (
         f"With these seeds a true difference is found with a chance of {POWER:.0%} if it is about {typical:.1f} points (by the "
@@ -1003,7 +1012,7 @@ Top-1, top-5 and ECE (expected calibration error) are percentages of the test se
 
 ## Learning curves
 
-Top-1 on {watched} after each epoch, means over seeds.
+Top-1 on {watched} after each epoch, means over seeds; of unstable methods each seed.
 
 {chart_learning}
 
@@ -1112,18 +1121,20 @@ def short(net):
 def draw_differences(figure, results):
     """Forest plot: a row per method, its difference to the baseline with the 95% interval, and the word.
 
-    An unstable method has a mark per seed instead, and the axis goes without it.
+    An unstable method has its seeds instead, which do not stretch the axis.
     """
     shown = [result for result in results.methods if result.seeds][::-1]
     ax = figure.subplots()
     for y, result in enumerate(shown):
         colour, marker = LOOKS[result.word]
+        numbers = pm(result.mean, result.half, "+")
         if result.unstable:
+            numbers = ", ".join(f"{difference:+.1f}" for difference in result.differences)
             ax.plot(result.differences, [y] * len(result.seeds), marker, color=colour, markersize=8)
         else:
             look = {"color": colour, "marker": marker, "markersize": 8, "linewidth": 2, "capsize": 4}
             ax.errorbar(result.mean, y, xerr=np.nan_to_num(result.half), **look)
-        text = f"{pm(result.mean, result.half, '+')}   {result.word}"
+        text = f"{numbers}   {result.word}"
         ax.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=12)
     ax.axvline(0, color="black", linewidth=1)
     steady = [result for result in shown if not result.unstable] or shown
@@ -1132,7 +1143,7 @@ def draw_differences(figure, results):
     ax.set_xlim(min(ends) - margin, max(ends) + margin)
     ax.set_yticks(range(len(shown)), [short(result.net) for result in shown])
     ax.set_ylim(-0.6, len(shown) - 0.4)
-    crosses = "; crosses: single seeds" if any(result.unstable for result in shown) else ""
+    crosses = "; crosses: single seeds, where the axis reaches" if any(result.unstable for result in shown) else ""
     ax.set_xlabel(f"difference to the baseline in points of top-1: mean over seeds, 95% interval{crosses}")
 
 
@@ -1222,10 +1233,12 @@ def note_words(ax, results, first):
 
 
 def draw_learning(figure, results):
-    """Small multiples: top-1 after each epoch of every method (mean over seeds) beside its baseline."""
+    """Small multiples: top-1 after each epoch of every method beside its baseline, means over seeds or, if one of the two is
+    unstable, all seeds of both."""
 
-    def mean_curve(net):
-        return np.mean([[epoch["top1"] for epoch in net.runs[seed]["curve"]] for seed in net.seeds], axis=0)
+    def curves(net, unstable):
+        of_seeds = np.array([[epoch["top1"] for epoch in net.runs[seed]["curve"]] for seed in net.seeds])
+        return of_seeds if unstable else [of_seeds.mean(0)]
 
     n = len(results.methods)
     columns = math.ceil(math.sqrt(1.7 * n))
@@ -1235,12 +1248,12 @@ def draw_learning(figure, results):
     for ax, result in zip(axes, results.methods, strict=False):
         colour, _ = LOOKS[result.word]
         for net, c in ((result.reference, "black"), (result.net, colour)):
-            if net:
-                y = mean_curve(net)
+            for y in curves(net, result.unstable) if net else ():
                 ax.plot(
                     range(1, len(y) + 1), y, color=c, linewidth=1.6, marker="o" if len(y) < 10 else "", markersize=4
                 )
-        ax.set_title(f"{short(result.net)} {result.net.values('top1').mean():.1f}", fontsize=13)
+        mean = "by seed" if result.unstable else f"{result.net.values('top1').mean():.1f}"
+        ax.set_title(f"{short(result.net)} {mean}", fontsize=13)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     figure.supxlabel("epoch (black: the baseline; number: top-1 on the test set at the end)", fontsize=13)
     figure.supylabel(f"top-1 on {'held-out train' if results.row['n_val'] else 'test'}, %", fontsize=13)
