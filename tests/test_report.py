@@ -317,6 +317,7 @@ def test_charts_leave_room_to_the_stable_methods(campaign):
     report.draw_cost(figure, results, "parameters")
     texts = {text.get_text() for text in figure.axes[0].texts}
     assert {"eca", "gmlp"} <= texts and "segnext" not in texts
+    assert "unstable" not in {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
     figure.clear()
     report.draw_learning(figure, results)
     n_lines = {ax.get_title().split()[0]: len(ax.lines) for ax in figure.axes if ax.get_title()}
