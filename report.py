@@ -582,6 +582,10 @@ class Results:
         return [result for result in self.methods if result.judged]
 
     @property
+    def stable(self):
+        return [result for result in self.methods if not result.unstable]
+
+    @property
     def has_curve(self):
         return any(len(curve) > 1 for curve in self.curves.values())
 
@@ -766,7 +770,7 @@ def superclass_differences(result):
 
 def superclass_table(results):
     """A row per superclass, a column per method; None unless the rows are of CIFAR-100."""
-    compared = [result for result in results.methods if result.seeds and not result.unstable]
+    compared = [result for result in results.stable if result.seeds]
     if results.row["dataset"] != "cifar100" or not compared:
         return None
     columns = [[f"{difference:+.1f}" for difference in superclass_differences(result)] for result in compared]
@@ -1205,8 +1209,8 @@ def draw_cost(figure, results, cost):
         line += list(zip(np.exp(np.interp(along, at, np.log(x))), np.interp(along, at, y), strict=True))
         points += [(*point, "black") for point in zip(x, y, strict=True)]
         texts += [f"{backbone}" + f", width {net.width}" * bool(net.settings) for net in curve]
-        for result in results.methods:
-            if result.net.backbone == backbone and result.net.can_compare(cost) and not result.unstable:
+        for result in results.stable:
+            if result.net.backbone == backbone and result.net.can_compare(cost):
                 colour, marker = LOOKS[result.word]
                 points.append((result.net.costs[cost] * scale, result.net.values("top1").mean(), colour))
                 texts.append(short(result.net))
@@ -1223,7 +1227,7 @@ def draw_cost(figure, results, cost):
 def note_words(ax, results, first):
     """One line above the axes that says what line and markers mean, in their colours."""
     entries = [(first, "black", None)]
-    words = {result.word for result in results.methods if not result.unstable}
+    words = {result.word for result in results.stable}
     entries += [(word or "no verdict", *look) for word, look in LOOKS.items() if word in words]
     handles = [plt.Line2D([], [], color=colour, marker=marker or "o", linestyle="" if marker else "-", label=text)
                for text, colour, marker in entries]  # fmt: skip
