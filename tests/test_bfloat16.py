@@ -101,3 +101,20 @@ def test_autocast_is_torchs_where_bfloat16_is_native(monkeypatch, without_bfloat
         assert isinstance(engine.autocast(cpu, amp), torch.autocast)
     monkeypatch.setattr(bfloat16, "is_native", lambda: True)
     assert isinstance(engine.autocast(cpu, torch.bfloat16), torch.autocast)
+
+
+@pytest.mark.parametrize(
+    "avx512,avx512_bf16,onednn,native",
+    [
+        (True, True, True, True),
+        (True, False, True, False),  # oneDNN accepts bfloat16, and is slower with it than with float32
+        (False, False, True, True),  # not x86, or AVX2 with bfloat16
+        (False, False, False, False),
+    ],
+)
+def test_native_is_what_has_instructions(monkeypatch, avx512, avx512_bf16, onednn, native):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
+    assert bfloat16.is_native() == native
