@@ -1,9 +1,17 @@
+import os
+
 import pytest
 import torch
 
 from tests.runs import write_photos
 
 torch.set_num_threads(1)  # the tests' tensors are so small that a second thread only waits for the first
+
+
+def pytest_configure(config):
+    """Hides the GPUs, so that the tests are the same on every machine; -m gpu runs those of tests/test_gpu.py."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")
