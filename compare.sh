@@ -79,7 +79,8 @@ if [ "$PRESET" = methods ]; then OUT="${OUT:-runs/compare}"; fi
 OUT="${OUT:-runs/$PRESET}"
 SIZES="${SIZES:-32 224}" # of PRESET=cost, in pixels
 NPROC="${NPROC:-1}" # processes of one run
-JOBS="${JOBS:-1}"   # runs side by side, each on a GPU of its own
+JOBS="${JOBS:-1}"   # runs side by side, each on a GPU of its own: of CUDA_VISIBLE_DEVICES, or the first ones
+IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES-$(seq -s , 0 $((JOBS - 1)))}"
 
 set -- "${RECIPE[@]}" "$@" # the last flag counts, so that the user's go before the preset's
 
@@ -88,7 +89,7 @@ folder() { # of a run and a seed: eca_resnet-eca.kernel_size=5-seed0, vit-pretra
     echo "$OUT/${name//[:\/]/-}-seed$2"
 }
 
-train() { # a run, a seed, the GPU's number, flags for train.py
+train() { # a run, a seed, the worker's number, flags for train.py
     local launch=(python) parts arch flags=(--epochs "$EPOCHS" --dataset "$DATASET" --seed "$2")
     local name
     name="$(basename "$(folder "$1" "$2")")"
@@ -102,7 +103,7 @@ train() { # a run, a seed, the GPU's number, flags for train.py
         esac
     done
     if [ "$NPROC" -gt 1 ]; then launch=(torchrun --standalone --nproc_per_node "$NPROC"); fi
-    if [ "$JOBS" -gt 1 ]; then export CUDA_VISIBLE_DEVICES="$3"; fi
+    if [ "$JOBS" -gt 1 ] && [ ${#gpus[@]} -gt 0 ]; then export CUDA_VISIBLE_DEVICES="${gpus[$3 % ${#gpus[@]}]}"; fi
     "${launch[@]}" train.py --arch "$arch" "${flags[@]}" --out "$OUT" --name "$name" "${@:4}"
 }
 
@@ -149,8 +150,8 @@ images=50000
 if [ "$DATASET" = shapes100 ]; then images=20000; fi
 python -m models.speed "${waiting[@]% *}" --left "$OUT/cost.json" --images "$((EPOCHS * images / NPROC / JOBS))"
 
-# The trainings: worker g of JOBS takes every JOBS-th of them, on GPU g. Each worker is a process group of its own (set -m),
-# which stop() signals: a script's background processes are deaf to Ctrl-C, and would begin their next run.
+# The trainings: each of JOBS workers takes every JOBS-th of them, on a GPU of its own. It is a process group of its own (set
+# -m), which stop() signals: a script's background processes are deaf to Ctrl-C, and would begin their next run.
 # Ctrl-Z holds the script alone.
 failures="$(mktemp)"
 trap 'rm -f "$failures"' EXIT

@@ -319,21 +319,40 @@ def test_killed_half_way_nothing_is_trained_twice(small, tmp_path):
     assert len(json.loads(saved.with_name("result.json").read_text())["curve"]) == 12
 
 
+def stub_python(folder, script):
+    """A program that stands for python, and the PATH on which it is found."""
+    folder.mkdir()
+    python = folder / "python"
+    python.write_text(f"#!/bin/bash\n{script}")
+    python.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize(
+    ("visible", "used"), [(None, "0 1 2"), ("5,7", "5 7 5"), ("GPU-a,GPU-b,GPU-c", "GPU-a GPU-b GPU-c")]
+)
+def test_runs_side_by_side_are_on_the_users_gpus(visible, used, tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    calls = tmp_path / "calls"
+    path = stub_python(tmp_path / "bin", f"[ $1 != train.py ] || echo $CUDA_VISIBLE_DEVICES >>{calls}\n")
+    settings = {"RUNS": "resnet eca_resnet gmlp_resnet", "SEEDS": "0", "JOBS": "3", "OUT": str(tmp_path / "out")}
+    run_script("compare.sh", PATH=path, **settings | ({"CUDA_VISIBLE_DEVICES": visible} if visible else {}))
+    assert sorted(calls.read_text().split()) == sorted(used.split())
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_runs_at_hand_and_starts_no_other(number, tmp_path):
     """As a terminal does, which signals the script's process group at Ctrl-C and when it is closed."""
-    calls, python = tmp_path / "calls", tmp_path / "bin" / "python"
-    python.parent.mkdir()
-    python.write_text(
-        "#!/bin/bash\n"
+    calls = tmp_path / "calls"
+    path = stub_python(
+        tmp_path / "bin",
         "[ $1 = train.py ] || exit 0\n"
         f"trap 'echo stopped >>{calls}; exit 143' TERM\n"
         f"echo $3 >>{calls}\n"
-        "for i in {1..300}; do sleep 0.1; done\n"
+        "for i in {1..300}; do sleep 0.1; done\n",
     )
-    python.chmod(0o755)
     settings = {"RUNS": "resnet eca_resnet gmlp_resnet", "SEEDS": "0", "JOBS": "2", "OUT": str(tmp_path / "out")}
-    settings |= {"PATH": f"{python.parent}:{os.environ['PATH']}"}
+    settings |= {"PATH": path}
     was = {n: signal.signal(n, lambda *_: None) for n in (signal.SIGHUP, signal.SIGINT)}  # one started deaf stays deaf
     try:
         with processes.program(["bash", "compare.sh"], environment(settings)) as running:
