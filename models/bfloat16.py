@@ -1,9 +1,10 @@
 """bfloat16 on a CPU that has no instructions for it.
 
 There PyTorch's own convolutions and matrix products in bfloat16 are loops: a training step of the ResNet takes fifteen
-times as long as in float32, or twice where oneDNN makes up for the instructions with those of AVX-512. The product of two bfloat16 numbers is a float32 number without rounding, and processors that
-know bfloat16 add these up in float32. So the same numbers, but for the order of the sums, come from float32 products of
-rounded operands, whose result is rounded again. A run in bfloat16 can thus be repeated, up to rounding, on any processor.
+times as long as in float32, or nearly twice where oneDNN emulates the instructions with those of AVX-512. The product
+of two bfloat16 numbers is a float32 number without rounding, and processors that know bfloat16 add these up in float32.
+So the same numbers, but for the order of the sums, come from float32 products of rounded operands, whose result is
+rounded again. A run in bfloat16 can thus be repeated, up to rounding, on any processor.
 """
 
 import torch
@@ -24,8 +25,8 @@ PRODUCTS = {  # of what autocast computes in bfloat16; the rest (einsum, nn.Mult
 @torch.compiler.assume_constant_result
 def is_native():
     """Whether this CPU has bfloat16's instructions and PyTorch uses them."""
-    made_up = torch.cpu._is_avx512_supported() and not torch.cpu._is_avx512_bf16_supported()
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() and not made_up
+    emulated = torch.cpu._is_avx512_supported() and not torch.cpu._is_avx512_bf16_supported()
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() and not emulated
 
 
 def rounded(value):
