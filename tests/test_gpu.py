@@ -1,10 +1,7 @@
 """What a GPU computes, against the CPU: python -m pytest -m gpu. Otherwise no test sees a GPU, see conftest.py."""
 
-import os
 import signal
-import sys
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +10,9 @@ from torch import nn
 import engine
 from data import Augment
 from models import build, speed
-from tests import processes
 from tests.runs import result_of, run
 from tests.test_data import batches, random_split
-from tests.test_faults import wait_for_step
+from tests.test_faults import start, wait_for_step
 from tests.test_models import ALONE, TRAINED
 
 pytestmark = [
@@ -86,7 +82,7 @@ def test_interrupted_run_ends_as_a_whole_one(command, tmp_path):
     """But for rounding, which another choice of kernels changes: hence a learning rate at which it does not grow."""
     flags = command("--lr", "1e-5", "--epochs", "30", "--save-every", "1")
     folder = tmp_path / "runs" / "run"
-    with processes.program([sys.executable, "train.py", *flags], os.environ) as running:
+    with start(1, *flags) as running:
         wait_for_step(folder, running)
         running.send_signal(signal.SIGTERM)
         out, err = running.communicate(timeout=300)
@@ -99,9 +95,7 @@ def test_interrupted_run_ends_as_a_whole_one(command, tmp_path):
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="of two GPUs")
 def test_two_gpus_are_one(command, tmp_path):
     flags = command("--lr", "1e-5", "--amp", "off")
-    torchrun = str(Path(sys.executable).parent / "torchrun")
-    launch = [torchrun, "--standalone", "--nproc_per_node", "2", "train.py", *flags, "--sync-bn"]
-    with processes.program(launch, os.environ) as running:
+    with start(2, *flags, "--sync-bn") as running:
         out, err = running.communicate(timeout=300)
     assert running.returncode == 0, out + err
     run(*flags, "--name", "one")
