@@ -888,10 +888,10 @@ def power_sentence(comparisons):
     smallest = [result.detectable for result in comparisons if not math.isnan(result.detectable)]
     if not smallest:
         return "No comparison has a spread that tells of noise, so nothing can be said of what would be found."
-    typical = math.sqrt(np.mean(np.square(smallest)))  # few seeds hardly tell one spread, and better their mean square
     return (
-        f"With these seeds a true difference is found with a chance of {POWER:.0%} if it is about {typical:.1f} points (by the "
-        f"spread of each comparison {min(smallest):.1f} to {max(smallest):.1f}): a smaller one that was not found remains open."
+        f"With these seeds half of the comparisons have a chance of {POWER:.0%} to find a true difference of "
+        f"{np.median(smallest):.1f} points (by their spreads {min(smallest):.1f} to {max(smallest):.1f}): a smaller one that "
+        "was not found remains open."
     )
 
 

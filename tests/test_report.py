@@ -659,11 +659,13 @@ def test_without_a_curve_equal_cost_is_one_sentence(tmp_path):
     assert "at equal parameters" not in text.split("## Equal cost")[1]
 
 
-def test_the_detectable_difference_is_that_of_the_mean_square(campaign):
+def test_one_noisy_method_does_not_speak_for_the_power_of_all(campaign):
     judged = report.analyse(campaign).judged
-    for result, detectable in zip(judged, (1.0, 2.0, 2.0, 4.0), strict=True):
+    for result, detectable in zip(judged, (1.0, 2.0, 3.0, 57.0), strict=True):
         result.detectable = detectable
-    assert "if it is about 2.5 points (by the spread of each comparison 1.0 to 4.0)" in report.power_sentence(judged)
+    told = report.power_sentence(judged)
+    assert "half of the comparisons have a chance of 80% to find a true difference of 2.5 points" in told
+    assert "(by their spreads 1.0 to 57.0)" in told
 
 
 def test_one_seed_gives_numbers_and_no_verdict(campaign, tmp_path):
