@@ -496,7 +496,7 @@ class Comparison:
         if len(self.seeds) < 2:
             return "not judged: one seed"
         notes = ["the same difference in every seed: nothing to test"] if no_spread(self.differences) else []
-        if self.direction and not self.has_curve:
+        if self.direction and self.gaps and not self.has_curve:
             notes.append(f"against the baseline alone: {in_list(sorted({gap.why for gap in self.gaps.values()}))}")
         for side in ("above", "below"):
             at = [
@@ -578,6 +578,11 @@ class Results:
         return next(iter(self.nets[0].runs.values()))
 
     @property
+    def networks(self):
+        """All but the settings of the ablations, which have tables of their own and no speeds there."""
+        return [net for net in self.nets if net.on_curve or not net.settings]
+
+    @property
     def judged(self):
         return [result for result in self.methods if result.judged]
 
@@ -636,17 +641,16 @@ def p_value(p):
 def main_table(results):
     header = "arch|parameters|MACs, M|train img/s|eval img/s|memory, MB|training, min|top-1|top-5|ECE|n"
     rows = [header.split("|")]
-    one_source = not any(net.cost_pass for net in results.nets)
-    for net in results.nets:
-        if net.on_curve or not net.settings:
-            speeds = (net.imgs_per_s(name) for name in ("train_imgs_per_s", "eval_imgs_per_s"))
-            rows.append([
-                net.name, f"{net.costs['parameters']:,}", f"{net.costs['MACs'] / 1e6:.1f}",
-                *(f"{speed:,.0f}" if one_source or net.cost_pass else "-" for speed in speeds),
-                f"{net.values('peak_memory_mb').max():,.0f}", f"{np.median(net.values('train_s')) / 60:,.1f}",
-                pm(*t_interval(net.values("top1"))), f"{net.values('top5').mean():.2f}", f"{net.values('ece').mean():.2f}",
-                str(len(net.seeds)),
-            ])  # fmt: skip
+    one_source = not any(net.cost_pass for net in results.networks)
+    for net in results.networks:
+        speeds = (net.imgs_per_s(name) for name in ("train_imgs_per_s", "eval_imgs_per_s"))
+        rows.append([
+            net.name, f"{net.costs['parameters']:,}", f"{net.costs['MACs'] / 1e6:.1f}",
+            *(f"{speed:,.0f}" if one_source or net.cost_pass else "-" for speed in speeds),
+            f"{net.values('peak_memory_mb').max():,.0f}", f"{np.median(net.values('train_s')) / 60:,.1f}",
+            pm(*t_interval(net.values("top1"))), f"{net.values('top5').mean():.2f}", f"{net.values('ece').mean():.2f}",
+            str(len(net.seeds)),
+        ])  # fmt: skip
     return rows
 
 
@@ -901,8 +905,8 @@ def in_words(recipe):
 
 def speed_text(results):
     """Where the speeds come from, and which of them cannot be compared."""
-    timed = [net for net in results.nets if net.cost_pass]
-    of_trainings = [net.name for net in results.nets if not net.cost_pass]
+    timed = [net for net in results.networks if net.cost_pass]
+    of_trainings = [net.name for net in results.networks if not net.cost_pass]
     if not timed:
         return ("Speeds are those of the trainings themselves, medians over the seeds; whatever else ran on the machine slowed "
                 "them, so that they are not compared. A cost pass (cost.json, see compare.sh) measures all networks side by side.")  # fmt: skip
@@ -918,7 +922,7 @@ def speed_text(results):
 def machines_text(results):
     """Which networks were trained where, if it was not on one kind of machine."""
     nets_of = {}
-    for net in results.nets:
+    for net in results.networks:
         nets_of.setdefault(in_list(sorted({machine(row) for row in net.runs.values()})), []).append(net.name)
     if len(nets_of) < 2:
         return ""
