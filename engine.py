@@ -6,6 +6,7 @@
 import ctypes
 import io
 import os
+import re
 import resource
 import signal
 import sys
@@ -289,10 +290,20 @@ def device_name(device):
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "CPU")
+    name = cpu_name(cpuinfo.read_text() if cpuinfo.exists() else "")
     without = "" if bfloat16.is_native() else " without bfloat16"
     return f"{name}{without}, {torch.get_num_threads()} threads per process"
+
+
+def cpu_name(cpuinfo):
+    """The first processor in the text of /proc/cpuinfo: its name, family and model, as far as they are there, or "CPU".
+
+    The name alone is not enough: virtual machines call several generations "AMD EPYC".
+    """
+    first, _, _ = cpuinfo.partition("\n\n")
+    known = dict(re.findall(r"^(.+?)\s*: (.+)$", first, re.MULTILINE))
+    numbers = [f"{name.removeprefix('cpu ')} {known[name]}" for name in ("cpu family", "model") if name in known]
+    return " ".join([known.get("model name", "CPU"), *numbers])
 
 
 def keep_freed_memory():

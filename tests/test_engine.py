@@ -325,3 +325,9 @@ def test_amp_auto_asks_the_device(monkeypatch):
     assert engine.amp_dtype("auto", cpu) is None
     assert engine.amp_dtype("off", cpu) is None
     assert engine.amp_dtype("fp16", cpu) is torch.float16
+
+
+def test_processors_of_one_name_are_told_apart():
+    one = "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\npower management:\n"
+    assert engine.cpu_name(one + "\n" + one.replace(": 26", ": 25")) == "AMD EPYC family 26 model 2"
+    assert engine.cpu_name("processor\t: 0\nBogoMIPS\t: 50.00\n") == engine.cpu_name("") == "CPU"
