@@ -246,6 +246,10 @@ class Net:
         return not self.is_method and set(self.settings) <= {"resnet.width"}
 
     @property
+    def is_ablation(self):
+        return bool(self.settings) and not self.on_curve
+
+    @property
     def width(self):
         return self.settings.get("resnet.width", default_width(self.arch))
 
@@ -579,8 +583,8 @@ class Results:
 
     @property
     def networks(self):
-        """All but the settings of the ablations, which have tables of their own and no speeds there."""
-        return [net for net in self.nets if net.on_curve or not net.settings]
+        """All but the ablations, which have tables of their own and no speeds there."""
+        return [net for net in self.nets if not net.is_ablation]
 
     @property
     def judged(self):
@@ -610,7 +614,7 @@ def analyse(rows, cost_pass=None):
             gap = gap_to_curve(result.net, curves[result.net.backbone], cost, result.seeds)
             result.gaps[cost] = Gap(why="unstable") if result.unstable else gap
     methods.sort(key=lambda result: -result.mean if result.seeds else math.inf)
-    other_knobs = [net for net in nets if net.settings and not net.on_curve]
+    other_knobs = [net for net in nets if net.is_ablation]
     ablations = {
         arch: compare([(net, by_key.get(key_of(arch, {}))) for net in other_knobs if net.arch == arch])
         for arch in dict.fromkeys(net.arch for net in other_knobs)

@@ -649,6 +649,7 @@ def test_networks_of_several_machines_are_told_apart(campaign, tmp_path):
             content["device"] = "a GPU"
     told = report.machines_text(report.analyse(campaign))
     assert told.endswith(" on 1 x a CPU; gmlp_resnet on 1 x a GPU.")
+    assert "eca_resnet" in told and "eca.kernel_size" not in told  # no memory is shown of an ablation
     assert "comparable between networks of one machine only" in make(campaign, tmp_path)
     assert report.machines_text(report.analyse(rows_of("resnet", 60))) == ""
 
