@@ -924,14 +924,17 @@ def speed_text(results):
 
 
 def machines_text(results):
-    """Which networks were trained where, if it was not on one kind of machine."""
-    nets_of = {}
-    for net in results.networks:
-        nets_of.setdefault(in_list(sorted({machine(row) for row in net.runs.values()})), []).append(net.name)
-    if len(nets_of) < 2:
-        return ""
-    where = "; ".join(f"{in_list(nets)} on {machines}" for machines, nets in nets_of.items())
-    return f"Memory and minutes are comparable between networks of one machine only. Trained were {where}."
+    where = trained_where((net.name, net) for net in results.networks)
+    return where and f"Memory and minutes are comparable between networks of one machine only. {where}"
+
+
+def trained_where(named_nets):
+    """Which of the (name, net) were trained on which kinds of machine, as a sentence; '' if all were on one."""
+    names_of = {}
+    for name, net in named_nets:
+        names_of.setdefault(in_list(sorted({machine(row) for row in net.runs.values()})), []).append(name)
+    where = "; ".join(f"{in_list(names)} on {machines}" for machines, names in names_of.items())
+    return f"Trained were {where}." if len(names_of) > 1 else ""
 
 
 def bias_text(results):
@@ -1052,9 +1055,10 @@ def report_text(results, charts):
 
     ablations, superclasses, left_out = "", superclass_table(results), left_out_text(results)
     for arch, compared in results.ablations.items():
-        note = f"Differences are to {arch} as it is; Holm's correction is over this table."
+        where = trained_where((net.knobs or "(default)", net) for net in results.nets if net.arch == arch)
+        note = f"Differences are to {arch} as it is; Holm's correction is over this table. {where}"
         table = markdown(ablation_table(arch, compared, results))
-        ablations += f"## Ablations of {arch}\n\n{table}\n\n{note}\n\n{bullets(compared, 'knobs')}\n\n"
+        ablations += f"## Ablations of {arch}\n\n{table}\n\n{note.strip()}\n\n{bullets(compared, 'knobs')}\n\n"
     if superclasses:
         note = "Points of top-1 over the baseline in superclasses of 5 classes, means over the shared seeds; nothing is tested."
         superclasses = f"## Superclasses\n\n{note}\n\n{markdown(superclasses)}"

@@ -654,6 +654,16 @@ def test_networks_of_several_machines_are_told_apart(campaign, tmp_path):
     assert report.machines_text(report.analyse(rows_of("resnet", 60))) == ""
 
 
+def test_an_ablation_on_several_machines_says_so(campaign, tmp_path):
+    """What differs may be the machine."""
+    assert "this table.\n" in make(campaign, tmp_path / "one")
+    for content in campaign:
+        if content["settings"] == {"eca.kernel_size": 9}:
+            content["device"] = "a GPU"
+    told = "(default) and resnet.attention_position=after-add on 1 x a CPU; eca.kernel_size=9 on 1 x a GPU."
+    assert f"this table. Trained were {told}\n" in make(campaign, tmp_path / "two")
+
+
 def test_without_a_curve_equal_cost_is_one_sentence(tmp_path):
     narrow = rows_of("resnet", 56, {"resnet.width": 8}, seeds=(0,))
     text = make(rows_of("resnet", 60) + narrow + rows_of("eca_resnet", 63), tmp_path)
