@@ -1056,9 +1056,9 @@ def report_text(results, charts):
     ablations, superclasses, left_out = "", superclass_table(results), left_out_text(results)
     for arch, compared in results.ablations.items():
         where = trained_where((net.knobs or "(default)", net) for net in results.nets if net.arch == arch)
-        note = f"Differences are to {arch} as it is; Holm's correction is over this table. {where}"
+        note = f"Differences are to {arch} as it is; Holm's correction is over this table. {where}".rstrip()
         table = markdown(ablation_table(arch, compared, results))
-        ablations += f"## Ablations of {arch}\n\n{table}\n\n{note.strip()}\n\n{bullets(compared, 'knobs')}\n\n"
+        ablations += f"## Ablations of {arch}\n\n{table}\n\n{note}\n\n{bullets(compared, 'knobs')}\n\n"
     if superclasses:
         note = "Points of top-1 over the baseline in superclasses of 5 classes, means over the shared seeds; nothing is tested."
         superclasses = f"## Superclasses\n\n{note}\n\n{markdown(superclasses)}"
