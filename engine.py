@@ -3,16 +3,7 @@
 `net` is the raw module; `model` is the same network as it is trained: compiled, wrapped in DistributedDataParallel.
 """
 
-import ctypes
-import io
-import os
-import re
-import resource
-import signal
-import sys
 import time
-import zipfile
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -20,11 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from models import bfloat16
+from models.ops import bfloat16
 
 MAX_SKIPPED = 20  # updates in a row that fp16 may leave out while its scaler looks for a scale; from 2**16 to 2**-4
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-REPEAT_S = 2.0  # seconds within which a signal may arrive twice
 ECE_BINS = 15  # as Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
 
 
@@ -281,133 +270,3 @@ def evaluate(net, batches, n, n_classes, amp):
         "confusion": confusion,
         "imgs_per_s": n / (time.perf_counter() - started),
     }
-
-
-# -------------------------------------------------------------------------------------------------------- hardware
-
-
-def device_name(device):
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    name = cpu_name(cpuinfo.read_text() if cpuinfo.exists() else "")
-    without = "" if bfloat16.is_native() else " without bfloat16"
-    return f"{name}{without}, {torch.get_num_threads()} threads per process"
-
-
-def cpu_name(cpuinfo):
-    """The first processor in the text of /proc/cpuinfo: its name, family and model, as far as they are there, or "CPU".
-
-    The name alone is not enough: virtual machines call several generations "AMD EPYC".
-    """
-    first, _, _ = cpuinfo.partition("\n\n")
-    known = dict(re.findall(r"^(.+?)\s*: (.+)$", first, re.MULTILINE))
-    numbers = [f"{name.removeprefix('cpu ')} {known[name]}" for name in ("cpu family", "model") if name in known]
-    return " ".join([known.get("model name", "CPU"), *numbers])
-
-
-def keep_freed_memory():
-    """Makes glibc keep large freed blocks, which each step would otherwise have to be given anew, page by page.
-
-    Training steps on a CPU are 10 to 30 % faster for it. Other C libraries are left as they are.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if sys.platform == "linux" and mallopt:
-        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            mallopt(parameter, 2**31 - 1)
-
-
-def peak_memory_mb(device):
-    """Most memory the run took, its images and evaluation included: allocated on the GPU, or resident in this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss begins, in a child process, with what its parent had
-        return (
-            next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**10
-        )
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-# ------------------------------------------------------------------------------------------------------ checkpoints
-
-
-def write_atomically(path, content, keep=None):
-    """Writes bytes so that, whenever the machine stops, the file is the old one or the new one.
-
-    keep: a name under which the old file stays. If the disk is full, OSError is raised and the old file is in its place.
-    """
-    path = Path(path)
-    pending = path.with_name(path.name + ".tmp")
-    try:
-        with open(pending, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        pending.unlink(missing_ok=True)
-        raise
-    if keep and path.exists():
-        os.replace(path, keep)
-    os.replace(pending, path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    os.fsync(directory)  # the new name is on the disk, too
-    os.close(directory)
-
-
-def save_checkpoint(path, content):
-    """Saves plain types and tensors. The file that was there becomes <name>.previous."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_atomically(path, buffer.getbuffer(), keep=f"{path}.previous")
-
-
-def load_checkpoint(path):
-    """Reads what save_checkpoint wrote; runs no pickled code. Raises ValueError for a damaged file and for other files."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch.load itself does not notice a flipped byte
-        if damaged:
-            raise zipfile.BadZipFile(f"{damaged} has a wrong checksum")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # every kind of damage has its own exception
-        raise ValueError(f"{path} is not a readable checkpoint ({' '.join(str(error).split())})") from None
-
-
-# ----------------------------------------------------------------------------------------------------- interruption
-
-
-class StopSignals:
-    """Notes SIGTERM, SIGINT and SIGUSR1, so that training can stop behind a step; a second signal ends the program at once.
-
-    A scheduler may signal all processes, and torchrun then hands its own signal on: the same one again within REPEAT_S is
-    not a second one. received: the signal's number, or 0.
-    """
-
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
-    def __init__(self):
-        self.received = 0
-
-    def __enter__(self):
-        self.before = {number: signal.signal(number, self.note) for number in self.numbers}
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def note(self, number, _):
-        now = time.monotonic()
-        if self.received and (number != self.received or now - self.received_at > REPEAT_S):
-            os._exit(128 + number)
-        if not self.received:
-            self.received, self.received_at = number, now
-
-    def agreed(self, device):
-        """The signal that any process has received, or 0: all processes ask at the same step and get the same answer."""
-        if not (dist.is_initialized() and dist.get_world_size() > 1):
-            return self.received
-        received = torch.tensor(self.received, device=device)
-        dist.all_reduce(received, dist.ReduceOp.MAX)
-        return received.item()

@@ -30,10 +30,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import augment
+import checkpoints
 import data
 import engine
+import machine
+from cost import cost, n_params
 from models import METHODS, build
-from models.cost import cost, n_params
 from tests import processes
 
 ROOT = Path(__file__).parent.parent
@@ -74,9 +77,9 @@ class Training:
         self.split = data.Split(torch.from_numpy(noise).permute(0, 3, 1, 2), targets, torch.arange(len(noise)))
         self.split = self.split.to(device)
         statistics = ([127.5] * 3, [70.0] * 3)
-        self.batches = data.TrainBatches(self.split, BATCH, data.Augment(), *statistics, CLASSES, seed=0)
+        self.batches = augment.TrainBatches(self.split, BATCH, augment.Augment(), *statistics, CLASSES, seed=0)
         self.fixed_batch = next(self.batches.epoch(0))
-        self.eval_batches = lambda: data.eval_batches(self.split, 512, *statistics)
+        self.eval_batches = lambda: augment.eval_batches(self.split, 512, *statistics)
 
     def bare_steps(self):
         """Steps on one batch that is ready."""
@@ -146,7 +149,7 @@ def plainly_written():
         for name, module in list(sys.modules.items()):
             for function in plain.keys() & vars(module).keys() if name.startswith("models.") else ():
                 stack.enter_context(mock.patch.object(module, function, plain[function]))
-        stack.enter_context(mock.patch("models.depthwise.Depthwise.forward", plain_depthwise))
+        stack.enter_context(mock.patch("models.ops.depthwise.Depthwise.forward", plain_depthwise))
         stack.enter_context(mock.patch("models.coatnet.RelativeAttention.forward", plain_attention))
         stack.enter_context(mock.patch("models.resnest.SplitAttention.forward", plain_split_attention))
         yield
@@ -248,11 +251,11 @@ def memory_row(arch, device, amp):
     """Peak memory of training steps over what is there before them, against the bytes that they must keep. In a new process."""
     training = Training(arch, device, amp, False, n_steps=1)
     if device.type == "cpu":
-        engine.keep_freed_memory()
+        machine.keep_freed_memory()
         before = resident_mb()
     else:
         torch.cuda.reset_peak_memory_stats(device)
-        before = engine.peak_memory_mb(device)
+        before = machine.peak_memory_mb(device)
     storages = {}
 
     def keep(tensor):
@@ -268,7 +271,7 @@ def memory_row(arch, device, amp):
     weights = {p.untyped_storage().data_ptr() for p in training.net.parameters()}
     saved = sum(size for pointer, size in storages.items() if pointer not in weights)
     needed = (2 * parameters + saved) / 2**20  # gradients and momentum; the parameters are there before
-    return {"arch": arch, "needed_mb": needed, "peak_mb": engine.peak_memory_mb(device) - before}
+    return {"arch": arch, "needed_mb": needed, "peak_mb": machine.peak_memory_mb(device) - before}
 
 
 def resident_mb():
@@ -298,7 +301,7 @@ def parallel_steps(n_threads, amp, n_steps, folder):
     from torch.nn.parallel import DistributedDataParallel
 
     torch.set_num_threads(n_threads)
-    engine.keep_freed_memory()
+    machine.keep_freed_memory()
     state = PartialState(cpu=True)
     ours = Training("resnet", torch.device("cpu"), {"torch.bfloat16": torch.bfloat16}.get(amp), False, 1)
     model = ours.net
@@ -417,11 +420,11 @@ def main():
     args = parser.parse_args()
     device = torch.device(args.device)
     torch.backends.cudnn.benchmark = True
-    engine.keep_freed_memory()
+    machine.keep_freed_memory()
     amp = engine.amp_dtype("auto", device)
     on_gpu = device.type == "cuda"
     n_steps = 50 if on_gpu else 4
-    result = {"device": engine.device_name(device), "torch": str(torch.__version__)}
+    result = {"device": machine.device_name(device), "torch": str(torch.__version__)}
     compiled = ", compiled" if args.compile else ""
     print(
         f"{result['device']}, torch {result['torch']}, batches of {BATCH}, {amp or 'float32'}{compiled}\n", flush=True
@@ -488,7 +491,7 @@ def main():
         {name: (name.removesuffix("_s").replace("_", " ") + ", s", ".2f") for name in result["start_up"]},
     )
     if args.json:
-        engine.write_atomically(args.json, json.dumps(result, indent=1).encode())
+        checkpoints.write_atomically(args.json, json.dumps(result, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -9,8 +9,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+import checkpoints
 import engine
-from data import Augment, Split, TrainBatches, eval_batches
+import machine
+from augment import Augment, TrainBatches, eval_batches
+from data import Split
 from models import build
 from tests import processes
 
@@ -277,9 +280,9 @@ def test_an_update_that_is_left_out_leaves_the_mean_loss_finite():
 def test_checkpoint_round_trip_keeps_the_one_before(tmp_path):
     path = tmp_path / "last.pt"
     for step in (1, 2):
-        engine.save_checkpoint(path, {"step": step, "weights": torch.arange(5)})
-    assert engine.load_checkpoint(path)["step"] == 2
-    assert engine.load_checkpoint(tmp_path / "last.pt.previous")["step"] == 1
+        checkpoints.save_checkpoint(path, {"step": step, "weights": torch.arange(5)})
+    assert checkpoints.load_checkpoint(path)["step"] == 2
+    assert checkpoints.load_checkpoint(tmp_path / "last.pt.previous")["step"] == 1
     assert sorted(os.listdir(tmp_path)) == ["last.pt", "last.pt.previous"]
 
 
@@ -295,10 +298,10 @@ def flip_a_byte(content):
 )
 def test_damaged_checkpoint_is_refused_by_name(tmp_path, damage):
     path = tmp_path / "last.pt"
-    engine.save_checkpoint(path, {"weights": torch.arange(100.0)})
+    checkpoints.save_checkpoint(path, {"weights": torch.arange(100.0)})
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=r"last\.pt is not a readable checkpoint"):
-        engine.load_checkpoint(path)
+        checkpoints.load_checkpoint(path)
 
 
 class Payload:
@@ -310,7 +313,7 @@ def test_pickled_code_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"weights": Payload()}, "bad.pt")
     with pytest.raises(ValueError, match="not a readable checkpoint"):
-        engine.load_checkpoint("bad.pt")
+        checkpoints.load_checkpoint("bad.pt")
     assert not os.path.exists("executed")
 
 
@@ -329,5 +332,5 @@ def test_amp_auto_asks_the_device(monkeypatch):
 
 def test_processors_of_one_name_are_told_apart():
     one = "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\npower management:\n"
-    assert engine.cpu_name(one + "\n" + one.replace(": 26", ": 25")) == "AMD EPYC family 26 model 2"
-    assert engine.cpu_name("processor\t: 0\nBogoMIPS\t: 50.00\n") == engine.cpu_name("") == "CPU"
+    assert machine.cpu_name(one + "\n" + one.replace(": 26", ": 25")) == "AMD EPYC family 26 model 2"
+    assert machine.cpu_name("processor\t: 0\nBogoMIPS\t: 50.00\n") == machine.cpu_name("") == "CPU"

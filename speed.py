@@ -1,7 +1,7 @@
 """How fast networks train and evaluate on this machine, measured side by side, and what each of them costs by itself.
 
-    python -m models.speed resnet eca_resnet resnet:resnet.width=24 --out cost.json
-    python -m models.speed resnet eca_resnet --costs costs.json --image-sizes 32 224
+    python speed.py resnet eca_resnet resnet:resnet.width=24 --out cost.json
+    python speed.py resnet eca_resnet --costs costs.json --image-sizes 32 224
 
 Speeds of --out are medians of rounds over all networks, each in proportion to its round, so that a machine that slows down
 for a while slows all of them; networks that the file has already are measured again beside the new ones.
@@ -21,10 +21,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import checkpoints
 import engine
-import train
+import machine
+from cost import cost
+from flags import mistakes_refused, parse_args
 from models import build, canonical, parse_settings
-from models.cost import cost
 
 N_CLASSES = 100  # of the networks that are measured
 ENOUGH_S = 0.5  # seconds of calls that time a network well enough
@@ -90,7 +92,7 @@ def conditions(batch_size, amp, compiled):
     """What speeds depend on beside the network and its images: others are not comparable."""
     device = the_device()
     return {
-        "device": engine.device_name(device),
+        "device": machine.device_name(device),
         "amp": str(engine.amp_dtype(amp, device) or "off").removeprefix("torch."),
         "compile": compiled,
         "batch_size": batch_size,
@@ -112,7 +114,7 @@ def typical(speeds):
 def measure(runs, num_classes, image_size, batch_size, amp, compiled, rounds=10, n_calls=3):
     """Typical speeds of runs (arch, settings): rows {arch, settings, image_size, train_imgs_per_s, eval_imgs_per_s}."""
     torch.backends.cudnn.benchmark = True  # as train.py has it, and:
-    engine.keep_freed_memory()
+    machine.keep_freed_memory()
     device = the_device()
     amp = engine.amp_dtype(amp, device)
     steppers = [Stepper(*run, num_classes, image_size, batch_size, amp, compiled, device) for run in runs]
@@ -136,7 +138,7 @@ def measure(runs, num_classes, image_size, batch_size, amp, compiled, rounds=10,
 def measure_alone(run, *how):
     """The row of one run by measure(), with the most memory that this process has taken."""
     (row,) = measure([run], *how)
-    return row | {"peak_memory_mb": engine.peak_memory_mb(the_device())}
+    return row | {"peak_memory_mb": machine.peak_memory_mb(the_device())}
 
 
 def cost_row(run, num_classes, image_size, batch_size, amp, compiled):
@@ -175,7 +177,7 @@ def read(file, expected):
 
 def write(file, conditions, rows):
     file.parent.mkdir(parents=True, exist_ok=True)
-    engine.write_atomically(file, json.dumps(conditions | {"rows": rows}, indent=1).encode())
+    checkpoints.write_atomically(file, json.dumps(conditions | {"rows": rows}, indent=1).encode())
 
 
 def write_speeds(file, runs, image_size, how):
@@ -228,15 +230,15 @@ def main():
     )
     parser.add_argument("--image-sizes", type=int, nargs="+", default=[32], help="heights of the images of --costs")
     args, flags = parser.parse_known_args()
-    recipe = train.parse_args(flags)  # which refuses what it does not know
+    recipe = parse_args(flags)  # which refuses what it does not know
     how = recipe.batch_size, recipe.amp, recipe.compile
-    with train.mistakes_refused():
+    with mistakes_refused():
         runs = [parse_run(run) for run in args.runs]
     distinct = list({key_of(*run, None): run for run in runs}.values())
     if args.costs and recipe.image_size:
         parser.error("--image-size is read with --out; --costs takes --image-sizes")
     if args.out:
-        with train.mistakes_refused():
+        with mistakes_refused():
             write_speeds(args.out, distinct, recipe.image_size or 32, how)
     elif args.costs:
         write_costs(args.costs, distinct, args.image_sizes, how)
