@@ -166,7 +166,8 @@ class TrainBatches:
         box = self.inside(draws["hole_y"][:, None], draws["hole_x"][:, None], half)
         keep = torch.where(draws["blend"][:, None, None], share[:, :, None], (~box).float())  # (b, H, W)
         share = keep.mean((1, 2))[:, None]  # what is left of the image once the box is cut at the border
-        one_hot, partner_one_hot = (F.one_hot(t, self.n_classes).float() for t in (targets, partner_targets))
+        classes = torch.arange(self.n_classes, device=self.device)  # F.one_hot reads the targets' range on the host
+        one_hot, partner_one_hot = ((t[:, None] == classes).float() for t in (targets, partner_targets))
         keep = keep[:, None]
         return imgs * keep + partner_imgs * (1 - keep), one_hot * share + partner_one_hot * (1 - share)
 

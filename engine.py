@@ -125,8 +125,9 @@ class TrainState:
         self.n_bad = torch.zeros((), dtype=torch.int64, device=self.device)
         self.curve = []  # one row of results per finished epoch
         self.reads_rate_on_device = isinstance(optimizer, CAPTURABLE)
-        self.rate_table = torch.tensor(rates, dtype=torch.float32, device=self.device)
-        self.rate = torch.zeros((), device=self.device)
+        precision = torch.float32 if self.device.type == "cuda" else torch.float64  # of the fused optimizers there
+        self.rate_table = torch.tensor(rates, dtype=precision, device=self.device)
+        self.rate = torch.zeros_like(self.rate_table[0])
         self.share_rate()
 
     def share_rate(self):
