@@ -242,10 +242,8 @@ def check_combinations(args):
     """Ends the program for flags that exclude or need each other."""
     if len(set(args.seeds)) < len(args.seeds):
         refuse(f"--seed has a number twice: {' '.join(map(str, args.seeds))}")
-    if len(args.seeds) > 1 and args.name:
-        refuse(
-            "--name is the folder of one run, and several seeds are as many runs: leave it out, or give another --out"
-        )
+    if len(args.seeds) > 1 and args.name and "{seed}" not in args.name:
+        refuse(f"--name {args.name} is the folder of one run: leave it out with several seeds, or put {{seed}} into it")
     if args.pretrained and args.init_from:
         refuse("--pretrained and --init-from are two sets of weights: give one of them")
     if args.freeze and not (args.pretrained or args.init_from):

@@ -82,6 +82,12 @@ def look_at_folder(folder, config):
     return result, saved
 
 
+def stamp(folder):
+    """What changes with every file that a run leaves for its next start."""
+    files = [folder / name for name in ("last.pt", "result.json")]
+    return [file.stat().st_mtime_ns for file in files if file.exists()]
+
+
 def last_checkpoint(folder):
     """The content of the newest checkpoint that can be read, or None. Raises ValueError if there are only damaged ones."""
     saved, problem = None, None

@@ -101,9 +101,11 @@ class Run:
         import runfolder
 
         self.args, self.team, self.images, self.amp, self.stop = args, team, images, amp, stop
-        self.folder = Path(args.out) / (args.name or runfolder.run_name(args))
+        name = args.name.replace("{seed}", str(args.seed)) if args.name else runfolder.run_name(args)
+        self.folder = Path(args.out) / name
         self.config = runfolder.run_config(args, amp, images.fingerprint)
         self.lock = self.log = self.stream = None
+        self.stamp = runfolder.stamp(self.folder)
         self.result, self.saved = team.first_decides(lambda: runfolder.look_at_folder(self.folder, self.config))
         self.prefix = f"seed {args.seed}: " if len(args.seeds) > 1 else ""
 
@@ -121,7 +123,6 @@ class Run:
         from models import build
 
         args, team = self.args, self.team
-        self.own_folder()
         if team.device.type == "cuda":
             self.stream = torch.cuda.Stream(team.device)
         with self.on_its_stream():
@@ -149,6 +150,7 @@ class Run:
             self.state = state
             recipe = args.label_smoothing, args.clip_norm, args.accumulate
             self.step = engine.Step(state, model, self.batches, *recipe, captured=args.graph != "off", say=self.say)
+            self.own_folder()
             self.begin_log()
 
     def on_its_stream(self):
@@ -163,6 +165,8 @@ class Run:
 
         def take():
             self.lock = runfolder.Lock(self.folder)
+            if runfolder.stamp(self.folder) != self.stamp:
+                raise ValueError(f"{self.folder} was written by another process just now: start again")
             for stale in self.folder.glob("*.tmp"):
                 stale.unlink(missing_ok=True)
             (self.folder / "status").unlink(missing_ok=True)

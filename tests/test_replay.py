@@ -73,7 +73,7 @@ WAYS = {
     "resized": {"augment": Augment(crop_scale=0.2)},
     "drop path": {"resnet.drop_path": 0.3},
     "accumulated": {"accumulate": 2},
-    "gmlp": {"arch": "gmlp_resnet", "gmlp.first_block": 0},
+    "gmlp": {"arch": "gmlp_resnet", "gmlp.first_block": 0, "resnet.depth": 14},
     "hornet": {"arch": "hornet_resnet", "hornet.orders": (1, 2, 3), "ema_decay": 0.9},
 }
 
