@@ -301,6 +301,7 @@ class Step:
         self.recipe = label_smoothing, clip_norm, accumulate
         self.graph, self.generator = None, None
         self.captured = captured and state.device.type == "cuda"
+        self.n_warm_ups = DDP_WARM_UPS if is_parallel() else WARM_UPS
         if self.captured and not state.reads_rate_on_device:
             self.give_up(f"{type(state.optimizer).__name__} asks the host for numbers")
 
@@ -340,7 +341,7 @@ class Step:
         graph = torch.cuda.CUDAGraph()
         problem = None
         with drawing_from(self.generator, state.device):
-            for _ in range(DDP_WARM_UPS if is_parallel() else WARM_UPS):
+            for _ in range(self.n_warm_ups):
                 self.compute()
             torch.cuda.synchronize()
             try:
