@@ -508,8 +508,9 @@ def score_only(args, team, images, amp):
                 f"{args.dataset} has {len(images.classes)}, or others, in images of {images.image_size}"
             )
     net = model.net.to(team.device, memory_format=torch.channels_last)
-    with failures_told():
-        scores = in_turns([score(net, images.test, model.mean, model.std, images, amp, team)])[0]
+    (scores,) = in_turns([score(net, images.test, model.mean, model.std, images, amp, team)])
+    if isinstance(scores, SystemExit):
+        raise scores
     team.say(f"{args.eval_only} on {len(images.test):,} test images of {args.dataset}: {in_words(scores)}")
 
 
@@ -526,8 +527,6 @@ def in_turns(generators, contexts=None):
                 except StopIteration as end:
                     ended[i] = end.value
                 except SystemExit as end:
-                    if len(generators) == 1:
-                        raise
                     ended[i] = end
     return [ended[i] for i in range(len(generators))]
 
@@ -541,9 +540,6 @@ def train_all(runs, together):
             for run in group:
                 stack.callback(run.close)
                 run.build()
-            if len(runs) == 1:
-                in_turns([runs[0].train()], [runs[0].on_its_stream])
-                return
             ends = in_turns([run.train() for run in group], [run.on_its_stream for run in group])
         codes += [end.code for end in ends if isinstance(end, SystemExit)]
         if any(code != 1 for code in codes):
