@@ -139,7 +139,7 @@ class TransformerBlock(nn.Module):
             DropPath(drop_path),
         )
         self.mlp = nn.Sequential(
-            ChannelNorm(out_ch),
+            ChannelNorm(out_ch, before_linear=True),
             nn.Conv2d(out_ch, expansion * out_ch, 1),
             nn.GELU(),
             nn.Conv2d(expansion * out_ch, out_ch, 1),

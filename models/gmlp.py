@@ -30,7 +30,7 @@ class SpatialGatingUnit(nn.Module):
         super().__init__()
         self.size, self.gate = size, gate
         self.out_ch = ch // 2 if gate == "split" else ch
-        self.norm = ChannelNorm(self.out_ch)
+        self.norm = ChannelNorm(self.out_ch, before_linear=True)
         self.spatial = nn.Linear(size**2, size**2)
         nn.init.normal_(self.spatial.weight, std=spatial_std)
         nn.init.constant_(self.spatial.bias, spatial_bias)
@@ -53,7 +53,7 @@ class GMLPBlock(nn.Module):
         super().__init__()
         sgu = SpatialGatingUnit(ratio * ch, size, gate, spatial_std, spatial_bias)
         self.branch = nn.Sequential(
-            ChannelNorm(ch),
+            ChannelNorm(ch, before_linear=True),
             nn.Conv2d(ch, ratio * ch, 1),
             nn.GELU(),
             sgu,

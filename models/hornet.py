@@ -91,14 +91,17 @@ class HorNetBlock(nn.Module):
         super().__init__()
         mlp = nn.Sequential(nn.Conv2d(ch, 4 * ch, 1), nn.GELU(), nn.Conv2d(4 * ch, ch, 1))
         self.spatial = nn.Sequential(
-            ChannelNorm(ch),
+            ChannelNorm(ch, before_linear=True),
             initialized(gnconv, init),
             attention(ch),
             LayerScale(ch, layer_scale),
             DropPath(drop_path),
         )
         self.channel = nn.Sequential(
-            ChannelNorm(ch), initialized(mlp, init), LayerScale(ch, layer_scale), DropPath(drop_path)
+            ChannelNorm(ch, before_linear=True),
+            initialized(mlp, init),
+            LayerScale(ch, layer_scale),
+            DropPath(drop_path),
         )
 
     def forward(self, x):
@@ -140,7 +143,8 @@ class HorNet(PreNormFamily):
         return initialized(nn.Sequential(conv, ChannelNorm(out_ch)), self.init)
 
     def downsample(self, in_ch, out_ch, stride):
-        return initialized(nn.Sequential(ChannelNorm(in_ch), nn.Conv2d(in_ch, out_ch, stride, stride)), self.init)
+        norm = ChannelNorm(in_ch, before_linear=True)
+        return initialized(nn.Sequential(norm, nn.Conv2d(in_ch, out_ch, stride, stride)), self.init)
 
     def block(self, ch, place, attention, drop_path):
         if place.stage > len(self.orders):

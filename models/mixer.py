@@ -35,13 +35,13 @@ class MixerBlock(nn.Module):
     def __init__(self, ch, size, attention, drop_path, token_hidden, channel_hidden):
         super().__init__()
         self.mix_tokens = nn.Sequential(
-            ChannelNorm(ch),
+            ChannelNorm(ch, before_linear=True),
             TokenMLP(size, token_hidden),
             attention(ch),
             DropPath(drop_path),
         )
         self.mix_channels = nn.Sequential(
-            ChannelNorm(ch),
+            ChannelNorm(ch, before_linear=True),
             nn.Conv2d(ch, channel_hidden, 1),
             nn.GELU(),
             nn.Conv2d(channel_hidden, ch, 1),
