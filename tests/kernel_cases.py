@@ -106,6 +106,11 @@ def sliced(case):
 
 def main():
     torch.set_num_threads(1)
+    depthwise_cuda.Blocks.WARPS, depthwise_cuda.Blocks.KERNEL_WARPS = (
+        8,
+        4,
+    )  # the interpreter is quicker with few large tiles
+    depthwise_cuda.Blocks.KERNEL_PROGRAMS = layernorm_cuda.Blocks.GRADIENT_PROGRAMS = 16  # of several tiles each
     report = {f"depthwise {name}": errors(depthwise_case(name, "cpu")) for name in DEPTHWISE}
     report |= {f"norm {name}": errors(norm_case(name, "cpu")) for name in NORMS}
     report |= {

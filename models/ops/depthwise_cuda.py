@@ -66,7 +66,13 @@ def positions(p, n_lines, n_starts, B, D, R: tl.constexpr):
 
 
 INTEGERS = ["n_lines", "n_starts", "A", "B", "A_step", "B_step", "C", "x_row", "g_row", "KA", "KB", "D"]
-INTEGERS += ["tap_0", "A_tap", "B_tap", "n_tiles"]  # 1, or a multiple of 16, is nothing to compile another kernel for
+INTEGERS += [
+    "tap_0",
+    "A_tap",
+    "B_tap",
+    "n_tiles",
+    "has_bias",
+]  # 1, or a multiple of 16, is nothing to compile another kernel for
 
 
 @triton.jit(do_not_specialize=[name for name in INTEGERS if name not in ("g_row", "n_tiles")])
@@ -123,7 +129,7 @@ def convolve_kernel(
                 if s - r >= 0 and s - r < TAPS:
                     acc = replaced(acc, r, acc[r] + x * taps[s - r])
     bias = tl.zeros([CHANNELS], tl.float32)
-    if has_bias:
+    if has_bias != 0:
         bias = tl.load(Bias + c, mask=is_channel, other=0.0).to(X.dtype.element_ty).to(tl.float32)
     for r in tl.static_range(R):
         mask = (inside & (a + r * D < A))[:, None] & is_channel[None, :]
@@ -131,7 +137,7 @@ def convolve_kernel(
         tl.store(Y + (pixel + r * D * A_step)[:, None] * C + c[None, :], out, mask=mask)
 
 
-@triton.jit(do_not_specialize=[name for name in INTEGERS if name != "tap_0"])
+@triton.jit(do_not_specialize=[name for name in INTEGERS if name not in ("tap_0", "has_bias")])
 def kernel_gradient_kernel(
     X,
     Grad,  # of the output, rows of g_row * ALIGN numbers
@@ -245,7 +251,7 @@ def convolve(x, weight, bias, dilation, flip):
         tap_0,
         sign * A_tap,
         sign * B_tap,
-        bias is not None,
+        int(bias is not None),
         TAPS=taps,
         R=R,
         ALIGN=align,

@@ -107,7 +107,7 @@ def sum_chunks(partial, out, bias):
     launcher(sum_chunks_kernel)[grid](
         partial,
         out,
-        out if bias is None else bias,
+        partial if bias is None else bias,
         n_chunks,
         n_rows - (bias is not None),
         C,
