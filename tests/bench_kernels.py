@@ -248,11 +248,14 @@ def sweep_jobs():
 
 
 def compile_one(job):
-    """Into Triton's cache on disk; run in another process. The batch size does not matter."""
-    n, call = ours(job.layer)[job.direction]
-    with job.blocks():
-        call(*maps(job.layer, n, batch=2)[0])
-    torch.cuda.synchronize()
+    """Into Triton's cache on disk, in another process; the batch size does not matter. Returns a problem in a line, or None."""
+    try:
+        n, call = ours(job.layer)[job.direction]
+        with job.blocks():
+            call(*maps(job.layer, n, batch=2)[0])
+        torch.cuda.synchronize()
+    except Exception as problem:  # itself it could not always be pickled
+        return one_line(problem)
 
 
 def compile_all(jobs, seconds):
@@ -263,9 +266,9 @@ def compile_all(jobs, seconds):
     futures = {job: pool.submit(compile_one, job) for job in jobs}
     done, late = wait(futures.values(), timeout=seconds)
     pool.shutdown(wait=True, cancel_futures=True)
-    problems = {job: future.exception() for job, future in futures.items() if future in done and future.exception()}
+    problems = {job: future.result() for job, future in futures.items() if future in done and future.result()}
     for job, problem in list(problems.items())[:10]:
-        print(f"failed to compile: {job}: {one_line(problem)}", flush=True)
+        print(f"failed to compile: {job}: {problem}", flush=True)
     took = time.perf_counter() - started
     print(f"{took:.0f} s: compiled {len(done)}, {len(problems)} failed, {len(late)} left out", flush=True)
     return [job for job, future in futures.items() if future in done and job not in problems]
@@ -288,6 +291,12 @@ def compared(layers):
         yield f"{layer!s:24} copy {copy:5.1f} | " + " | ".join(cells)
 
 
+def as_well(job):
+    """The job's settings, and those that are the same for its layer: with 16 channels no block has more."""
+    narrow = tuple((name, 16 if "MAX_CHANNELS" in name else value) for name, value in job.settings)
+    return {job.settings, narrow} if job.layer.C <= 16 else {job.settings}
+
+
 def swept(jobs, deadline):
     """{(layer, direction): {settings: microseconds}} of what can be measured until then."""
     times = {}
@@ -300,7 +309,9 @@ def swept(jobs, deadline):
                 tried = Job(layer, direction, job.settings + more)
                 if time.perf_counter() < deadline:
                     with tried.blocks():
-                        times.setdefault((layer, direction), {})[tried.settings] = attempt(call, inputs, tried)
+                        measured = attempt(call, inputs, tried)
+                    for settings in as_well(tried):
+                        times.setdefault((layer, direction), {})[settings] = measured
     return times
 
 
@@ -314,12 +325,8 @@ def best(times):
             yield f"{layer!s:24} {direction:8} best {measured[settings]:6.1f}: {in_words(settings)}"
             groups.setdefault((direction, layer.kernel is None), []).append(measured)
     for (direction, is_norm), tables in groups.items():
-        # a layer that has no blocks of 16 channels of its own is one of 64
-        ratios = {}
-        for settings in set().union(*tables):
-            values = [t[settings] / min(t.values()) for t in tables if settings in t]
-            if 2 * len(values) >= len(tables):
-                ratios[settings] = math.exp(statistics.fmean(map(math.log, values)))
+        everywhere = set.intersection(*(set(table) for table in tables))
+        ratios = {s: statistics.geometric_mean(t[s] / min(t.values()) for t in tables) for s in everywhere}
         for settings in sorted(ratios, key=ratios.get)[:4]:
             what = "norm" if is_norm else "depthwise"
             yield f"{what} {direction}, all layers: {ratios[settings]:.2f} times the best: {in_words(settings)}"
