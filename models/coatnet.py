@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.ops.channels import Pointwise
 from models.ops.depthwise import Depthwise
 from models.ops.layout import mean_of_pixels
 from models.prenorm import ChannelNorm, Downsample
@@ -140,9 +141,9 @@ class TransformerBlock(nn.Module):
         )
         self.mlp = nn.Sequential(
             ChannelNorm(out_ch, before_linear=True),
-            nn.Conv2d(out_ch, expansion * out_ch, 1),
+            Pointwise(out_ch, expansion * out_ch),
             nn.GELU(),
-            nn.Conv2d(expansion * out_ch, out_ch, 1),
+            Pointwise(expansion * out_ch, out_ch),
             DropPath(drop_path),
         )
 

@@ -15,6 +15,7 @@ from typing import Literal
 
 from torch import nn
 
+from models.ops.channels import Pointwise
 from models.ops.depthwise import Depthwise
 from models.prenorm import ChannelNorm, Downsample, Init, LayerScale, PreNormFamily, initialized
 from models.resnet import DropPath
@@ -32,9 +33,9 @@ class ConvNeXtBlock(nn.Module):
         branch = nn.Sequential(
             Depthwise(ch, kernel_size),
             NORMS_BEFORE_CONV[norm](ch),
-            nn.Conv2d(ch, expansion * ch, 1),
+            Pointwise(ch, expansion * ch),
             ACTIVATIONS[act](),
-            nn.Conv2d(expansion * ch, ch, 1),
+            Pointwise(expansion * ch, ch),
         )
         self.branch = initialized(branch, init).extend(
             [attention(ch), LayerScale(ch, layer_scale), DropPath(drop_path)]

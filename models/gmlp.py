@@ -12,6 +12,7 @@ from typing import Literal
 
 from torch import nn
 
+from models.ops.channels import Pointwise
 from models.prenorm import ChannelNorm
 from models.resnet import BlockFamily, DropPath
 
@@ -54,10 +55,10 @@ class GMLPBlock(nn.Module):
         sgu = SpatialGatingUnit(ratio * ch, size, gate, spatial_std, spatial_bias)
         self.branch = nn.Sequential(
             ChannelNorm(ch, before_linear=True),
-            nn.Conv2d(ch, ratio * ch, 1),
+            Pointwise(ch, ratio * ch),
             nn.GELU(),
             sgu,
-            nn.Conv2d(sgu.out_ch, ch, 1),
+            Pointwise(sgu.out_ch, ch),
             attention(ch),
             DropPath(drop_path),
         )

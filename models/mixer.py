@@ -10,6 +10,7 @@ PyTorch's default.
 
 from torch import nn
 
+from models.ops.channels import Pointwise
 from models.prenorm import ChannelNorm
 from models.resnet import BlockFamily, DropPath
 
@@ -42,9 +43,9 @@ class MixerBlock(nn.Module):
         )
         self.mix_channels = nn.Sequential(
             ChannelNorm(ch, before_linear=True),
-            nn.Conv2d(ch, channel_hidden, 1),
+            Pointwise(ch, channel_hidden),
             nn.GELU(),
-            nn.Conv2d(channel_hidden, ch, 1),
+            Pointwise(channel_hidden, ch),
             DropPath(drop_path),
         )
 

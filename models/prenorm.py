@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from models.ops.channels import channel_scale
 from models.ops.layernorm import channel_norm
 from models.resnet import BlockFamily
 
@@ -50,7 +51,7 @@ class LayerScale(nn.Module):
         self.gamma = nn.Parameter(torch.full((ch, 1, 1), float(init))) if init else None
 
     def forward(self, x):
-        return x if self.gamma is None else x * self.gamma
+        return x if self.gamma is None else channel_scale(x, self.gamma)
 
 
 class PreNormFamily(BlockFamily):

@@ -8,7 +8,7 @@ import json
 import torch
 import torch.nn.functional as F
 
-from models.ops import depthwise_cuda, layernorm_cuda
+from models.ops import depthwise_cuda, layernorm_cuda, sums_cuda
 
 DEPTHWISE = {  # channels, height, width, kernel, dilation
     "3x3": (16, 3, 5, (3, 3), 1),
@@ -66,12 +66,28 @@ def norm_case(name, device, dtype=torch.float32, fn=layernorm_cuda.channel_norm)
     return compute, expect, [t.to(device, dtype) for t in inputs]
 
 
-def output_and_gradients(fn, inputs):
-    """The output, and the gradients of all inputs for a fixed random gradient of the output."""
+def bias_case(name, device, dtype=torch.float32):
+    """As depthwise_case, of the gradient of a bias, on the maps of NORMS."""
+    _, _, (x, bias, _) = norm_case(name, device, dtype)
+
+    def compute(x, bias):
+        return sums_cuda.BiasGradient.apply(x + bias.detach()[:, None, None], bias)
+
+    return compute, lambda x, bias: x + bias[:, None, None], [x, bias]
+
+
+def scale_case(name, device, dtype=torch.float32):
+    """As depthwise_case, of a factor for each channel, on the maps of NORMS."""
+    _, _, (x, factor, _) = norm_case(name, device, dtype)
+    return sums_cuda.ChannelScale.apply, torch.mul, [x, factor[:, None, None]]
+
+
+def output_and_gradients(fn, inputs, dtype):
+    """The output, and the gradients of all inputs for a fixed random gradient of the output, rounded to dtype."""
     inputs = [None if t is None else t.detach().requires_grad_() for t in inputs]
     out = fn(*inputs)
     grad = torch.randn(out.permute(0, 2, 3, 1).shape, generator=torch.Generator().manual_seed(1)).permute(0, 3, 1, 2)
-    out.backward(grad.to(out))
+    out.backward(grad.to(dtype).to(out))
     return [out.detach(), *(t.grad for t in inputs if t is not None)]
 
 
@@ -83,8 +99,9 @@ def error(value, expected):
 def errors(case):
     """Relative errors of output and gradients, and whether a second call gives the same bits."""
     compute, expect, inputs = case
-    values, again = (output_and_gradients(compute, inputs) for _ in range(2))
-    expected = output_and_gradients(expect, [None if t is None else t.double() for t in inputs])
+    dtype = inputs[0].dtype
+    values, again = (output_and_gradients(compute, inputs, dtype) for _ in range(2))
+    expected = output_and_gradients(expect, [None if t is None else t.double() for t in inputs], dtype)
     return {
         "errors": [error(value, wanted) for value, wanted in zip(values, expected, strict=True)],
         "repeats": all(torch.equal(a, b) for a, b in zip(values, again, strict=True)),
@@ -112,10 +129,12 @@ def main():
     )  # the interpreter is quicker with few large tiles
     depthwise_cuda.Blocks.KERNEL_PROGRAMS = layernorm_cuda.Blocks.GRADIENT_PROGRAMS = 16  # of several tiles each
     report = {f"depthwise {name}": errors(depthwise_case(name, "cpu")) for name in DEPTHWISE}
-    report |= {f"norm {name}": errors(norm_case(name, "cpu")) for name in NORMS}
+    for kind, case in (("norm", norm_case), ("bias", bias_case), ("scale", scale_case)):
+        report |= {f"{kind} {name}": errors(case(name, "cpu")) for name in NORMS}
     report |= {
         f"depthwise {SLICED}": errors(sliced(depthwise_case("7x7", "cpu"))),
         f"norm {SLICED}": errors(sliced(norm_case("24", "cpu"))),
+        f"scale {SLICED}": errors(sliced(scale_case("24", "cpu"))),
     }
     print(json.dumps(report))
 

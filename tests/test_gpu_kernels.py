@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from models.ops.channels import Pointwise
 from models.ops.depthwise import Depthwise
-from models.prenorm import ChannelNorm
+from models.prenorm import ChannelNorm, LayerScale
 
 pytestmark = [
     pytest.mark.gpu,
@@ -13,7 +14,16 @@ pytestmark = [
 ]
 pytest.importorskip("triton")
 
-from tests.kernel_cases import DEPTHWISE, NORMS, depthwise_case, errors, norm_case, sliced  # noqa: E402 - Triton
+from tests.kernel_cases import (  # noqa: E402 - imports Triton
+    DEPTHWISE,
+    NORMS,
+    bias_case,
+    depthwise_case,
+    errors,
+    norm_case,
+    scale_case,
+    sliced,
+)
 
 GPU = torch.device("cuda")
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}  # half an ulp and the sums
@@ -42,14 +52,16 @@ def test_depthwise_agrees_with_double_precision(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("case", [norm_case, bias_case, scale_case])
 @pytest.mark.parametrize("name", NORMS)
-def test_norm_agrees_with_double_precision(name, dtype):
-    check(errors(norm_case(name, GPU, dtype)), dtype)
+def test_channelwise_agrees_with_double_precision(name, case, dtype):
+    check(errors(case(name, GPU, dtype)), dtype)
 
 
 def test_slices_of_channels_are_read_in_place():
     check(errors(sliced(depthwise_case("7x7", GPU))), torch.float32)
     check(errors(sliced(norm_case("24", GPU))), torch.float32)
+    check(errors(sliced(scale_case("24", GPU))), torch.float32)
 
 
 def step_of(module, x, amp=None):
@@ -79,7 +91,8 @@ def test_large_layer_agrees_with_double_precision(ch, size, kernel, dilation):
 @pytest.mark.parametrize("amp", [torch.bfloat16, torch.float16])
 def test_autocast_rounds_as_for_a_convolution(amp):
     torch.manual_seed(0)
-    module = nn.Sequential(Depthwise(16, 7), ChannelNorm(16, before_linear=True)).to(GPU)
+    layers = [Depthwise(16, 7), ChannelNorm(16, before_linear=True), Pointwise(16, 24)]
+    module = nn.Sequential(*layers).to(GPU, memory_format=torch.channels_last)
     x = torch.randn(8, 16, 32, 32, device=GPU).contiguous(memory_format=torch.channels_last)
     out, *gradients = step_of(module, x, amp)
     assert out.dtype == amp
@@ -93,8 +106,9 @@ def test_compiled_and_captured_is_the_same(amp):
     layers = [
         Depthwise(24, (1, 21)),
         ChannelNorm(24, before_linear=True),
-        nn.Conv2d(24, 24, 1),
+        Pointwise(24, 24),
         Depthwise(24, 7, dilation=3),
+        LayerScale(24, 0.5),
     ]
     module = nn.Sequential(*layers).to(GPU, memory_format=torch.channels_last)
     x = torch.randn(8, 24, 9, 7, device=GPU).contiguous(memory_format=torch.channels_last)

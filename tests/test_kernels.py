@@ -1,9 +1,10 @@
-"""models/ops/depthwise_cuda.py and layernorm_cuda.py without a GPU: in Triton's interpreter, and what takes which way."""
+"""The Triton kernels of models/ops without a GPU: in Triton's interpreter, and what takes which way."""
 
 import json
 import os
 import subprocess
 import sys
+from copy import deepcopy
 
 import pytest
 import torch
@@ -11,16 +12,21 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from models.ops import depthwise, layernorm
+from models.ops import channels, depthwise, layernorm
+from models.ops.channels import Pointwise
 from models.ops.depthwise import Depthwise
-from models.prenorm import ChannelNorm
+from models.prenorm import ChannelNorm, LayerScale
 
 triton = pytest.importorskip("triton")
 
-from models.ops import depthwise_cuda, kernels, layernorm_cuda  # noqa: E402 - import Triton
+from models.ops import depthwise_cuda, kernels, layernorm_cuda, sums_cuda  # noqa: E402 - import Triton
 from tests.kernel_cases import DEPTHWISE, NORMS, SLICED  # noqa: E402 - imports Triton
 
-CASES = [f"depthwise {name}" for name in [*DEPTHWISE, SLICED]] + [f"norm {name}" for name in [*NORMS, SLICED]]
+CASES = [f"depthwise {name}" for name in [*DEPTHWISE, SLICED]]
+CASES += [f"{kind} {name}" for kind in ("norm", "bias", "scale") for name in NORMS] + [
+    f"norm {SLICED}",
+    f"scale {SLICED}",
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +55,11 @@ def gpu(monkeypatch):
 
 def traced(module, dtype=torch.float32):
     """The operators of a forward pass on a GPU, and the precision of its output."""
+    module = deepcopy(module)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         module = module.to("cuda", dtype)
-        graph = make_fx(module)(torch.empty(2, 16, 8, 8, dtype=dtype, device="cuda"))
+        x = torch.empty(2, 16, 8, 8, dtype=dtype, device="cuda", memory_format=torch.channels_last)
+        graph = make_fx(module)(x)
     nodes = list(graph.graph.nodes)
     (out,) = nodes[-1].args
     return {str(node.target) for node in nodes}, out.meta["tensor_meta"].dtype
@@ -83,8 +91,9 @@ def test_what_no_kernel_is_for_is_conv2d(gpu, options, dtype):
 def test_without_triton_all_is_pytorch(monkeypatch):
     monkeypatch.setattr(depthwise, "kernels", None)
     monkeypatch.setattr(layernorm, "kernels", None)
-    operators, _ = traced(nn.Sequential(Depthwise(16, 3), ChannelNorm(16)))
-    assert operators.issuperset(["aten.convolution.default", "aten.native_layer_norm.default"])
+    monkeypatch.setattr(channels, "kernels", None)
+    operators, _ = traced(nn.Sequential(Depthwise(16, 3), ChannelNorm(16), Pointwise(16, 16), LayerScale(16, 1.0)))
+    assert operators.issuperset(["aten.convolution.default", "aten.native_layer_norm.default", "aten.mul.Tensor"])
 
 
 def test_norm_is_the_kernel_on_a_gpu(gpu):
@@ -99,19 +108,30 @@ def test_norm_in_double_precision_is_pytorchs(gpu):
     assert "aten.native_layer_norm.default" in operators
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_pointwise_is_a_matrix_product_on_a_gpu(gpu, bias):
+    module = Pointwise(16, 24, bias)
+    operators, _ = traced(module)
+    assert not operators.intersection(["aten.convolution.default", "aten.clone.default"])
+    assert ("aten.addmm.default" if bias else "aten.mm.default") in operators
+    x = torch.randn(2, 16, 3, 5).contiguous(memory_format=torch.channels_last)
+    plain = nn.Conv2d(16, 24, 1, bias=bias)
+    plain.load_state_dict(module.state_dict())
+    assert torch.equal(module(x), plain(x))  # on a CPU
+
+
 def test_gradients_have_shapes_and_precisions_of_what_they_are_of():
     with FakeTensorMode():
         x, grad = (torch.empty(2, 24, 9, 7, dtype=torch.bfloat16, device="cuda") for _ in range(2))
         weight, scale = torch.empty(24, 1, 1, 21, device="cuda"), torch.empty(24, device="cuda")
         grad_x = depthwise_cuda.depthwise_map_gradient(grad, weight, 1)
         grad_weight, grad_bias = depthwise_cuda.depthwise_kernel_gradient(x, grad, weight, 1, True)
+        sums = sums_cuda.channel_sums(grad, torch.float32)
+        scaled = sums_cuda.channel_scale_gradient(x, grad.float(), scale.view(24, 1, 1))
         normed = layernorm_cuda.channel_norm_gradient(x, grad, scale, 1e-6)
-    for ours, wanted in (
-        (grad_x, x),
-        (grad_weight, weight),
-        (grad_bias, scale),
-        *zip(normed, (x, scale, scale), strict=True),
-    ):
+    pairs = [(grad_x, x), (grad_weight, weight), (grad_bias, scale), (sums, scale)]
+    pairs += zip((*normed, *scaled), (x, scale, scale, x, scale.view(24, 1, 1)), strict=True)
+    for ours, wanted in pairs:
         assert (ours.shape, ours.dtype) == (wanted.shape, wanted.dtype)
     assert grad_x.is_contiguous(memory_format=torch.channels_last)
     assert grad_weight.is_contiguous()
