@@ -29,7 +29,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from models.ops import depthwise_cuda, layernorm_cuda
+from models.ops import depthwise_cuda, layernorm_cuda, sums_cuda
 
 BATCH, CALLS, REPLAYS = 128, 32, 5
 CACHE_BYTES = 100e6  # more than the cache of any GPU
@@ -39,16 +39,24 @@ CHANNELS_LAST = torch.channels_last
 
 @dataclass(frozen=True)
 class Layer:
-    """A depthwise layer (kernel given) or a layer norm over C channels of size x size pixels."""
+    """A layer on maps of C channels and size x size pixels. kernel: of a depthwise one, or "norm" or "scale"."""
 
     name: str
     C: int
     size: int
-    kernel: tuple[int, int] | None = None
+    kernel: tuple[int, int] | str
     dilation: int = 1
 
+    @property
+    def module(self):
+        return {"norm": layernorm_cuda, "scale": sums_cuda}.get(self.kernel, depthwise_cuda)
+
+    @property
+    def directions(self):
+        return list(ours(self))
+
     def __str__(self):
-        kernel = "norm" if self.kernel is None else "{}x{}".format(*self.kernel)
+        kernel = self.kernel if isinstance(self.kernel, str) else "{}x{}".format(*self.kernel)
         dilation = f" /{self.dilation}" if self.dilation > 1 else ""
         return f"{self.name:9} {kernel}{dilation} {self.C}@{self.size}"
 
@@ -64,7 +72,8 @@ DEPTHWISE = [
     *(Layer("lsknet", C, size, (7, 7), 3) for C, size in STAGES),
     Layer("ghostnet", 8, 32, (3, 3)),
 ]
-NORMS = [*(Layer("convnext", C, size) for C, size in STAGES), Layer("mixer", 64, 8)]
+NORMS = [Layer("convnext", C, size, "norm") for C, size in STAGES]
+SCALES = [Layer("convnext", C, size, "scale") for C, size in STAGES]
 SWEPT = [  # of DEPTHWISE
     Layer("convnext", 16, 32, (7, 7)),
     Layer("convnext", 64, 8, (7, 7)),
@@ -88,9 +97,12 @@ KERNEL_BLOCKS = [
     {"KERNEL_REUSE": reuse, "KERNEL_VECTOR": vector, "KERNEL_MAX_CHANNELS": channels, "KERNEL_WARPS": warps}
     for channels, warps, (reuse, vector) in itertools.product([64, 16], [1, 4], SHAPES)
 ]
-DIRECTIONS = (["forward", "map", "kernel"], ["forward", "gradient"])  # of a depthwise layer and of a norm
 KERNEL_PROGRAMS = [1024, 2048, 4096]
 NORM_BLOCKS = [{"VECTOR": vector, "WARPS": warps} for vector, warps in itertools.product([4, 8, 16], [1, 2, 4, 8])]
+SUMS_BLOCKS = [
+    {"VECTOR": vector, "WARPS": warps, "PROGRAMS": programs}
+    for vector, warps, programs in itertools.product([4, 8], [1, 4, 8], [512, 1024, 2048])
+]
 NORM_GRADIENT_BLOCKS = [
     {"GRADIENT_VECTOR": vector, "GRADIENT_WARPS": warps, "GRADIENT_PROGRAMS": programs}
     for vector, warps, programs in itertools.product([4, 8, 16], [1, 4, 8], [256, 512, 1024, 2048])
@@ -161,14 +173,20 @@ def maps(layer, n, batch=BATCH, dtype=torch.bfloat16):
 
 def parameters(layer):
     """Weight and bias, float32."""
-    shape = (layer.C,) if layer.kernel is None else (layer.C, 1, *layer.kernel)
+    shape = (layer.C, 1, *layer.kernel) if layer.module is depthwise_cuda else (layer.C,)
     return torch.randn(shape, device="cuda"), torch.randn(layer.C, device="cuda")
 
 
 def ours(layer):
     """{direction: (how many maps it reads, the call)}, of the kernels."""
     weight, bias = parameters(layer)
-    if layer.kernel is None:
+    if layer.kernel == "scale":
+        factor = weight[:, None, None]
+        return {
+            "sums": (1, lambda x: sums_cuda.channel_sums(x, torch.float32)),
+            "gradient": (2, lambda x, grad: sums_cuda.channel_scale_gradient(x, grad, factor)),
+        }
+    if layer.kernel == "norm":
         return {
             "forward": (1, lambda x: layernorm_cuda.channel_norm(x, weight, bias, 1e-6, torch.bfloat16)),
             "gradient": (2, lambda x, grad: layernorm_cuda.channel_norm_gradient(x, grad, weight, 1e-6)),
@@ -184,7 +202,13 @@ def ours(layer):
 def torchs(layer):
     """The same of PyTorch; the norm with the casts that autocast makes, the convolution without those of parameters."""
     weight, bias = parameters(layer)
-    if layer.kernel is None:
+    if layer.kernel == "scale":
+        factor = weight[:, None, None]
+        return {
+            "sums": (1, lambda x: x.sum((0, 2, 3))),
+            "gradient": (2, lambda x, grad: ((grad * factor).bfloat16(), (grad * x).sum((0, 2, 3)))),
+        }
+    if layer.kernel == "norm":
 
         def norm(x):
             rows = x.float().permute(0, 2, 3, 1)
@@ -227,7 +251,7 @@ class Job:
     settings: tuple[tuple[str, int], ...] = ()
 
     def blocks(self):
-        return blocks(depthwise_cuda if self.layer.kernel else layernorm_cuda, dict(self.settings))
+        return blocks(self.layer.module, dict(self.settings))
 
     def __str__(self):
         return f"{self.layer} {self.direction} " + " ".join(f"{name}={value}" for name, value in self.settings)
@@ -235,14 +259,11 @@ class Job:
 
 def sweep_jobs():
     """All of the sweep, but for those that differ in nothing."""
-    swept = [(layer, "forward", FORWARD_BLOCKS) for layer in SWEPT] + [
-        (layer, "kernel", KERNEL_BLOCKS) for layer in SWEPT
-    ]
-    swept += [(layer, "forward", NORM_BLOCKS) for layer in NORMS] + [
-        (layer, "gradient", NORM_GRADIENT_BLOCKS) for layer in NORMS
-    ]
-    for layer, direction, candidates in swept:
-        for settings in candidates:
+    swept = [(SWEPT, "forward", FORWARD_BLOCKS), (SWEPT, "kernel", KERNEL_BLOCKS)]
+    swept += [(NORMS, "forward", NORM_BLOCKS), (NORMS, "gradient", NORM_GRADIENT_BLOCKS)]
+    swept += [(SCALES, "sums", SUMS_BLOCKS), (SCALES, "gradient", SUMS_BLOCKS)]
+    for layers, direction, candidates in swept:
+        for layer, settings in itertools.product(layers, candidates):
             if layer.C > 16 or 16 not in (settings.get("MAX_CHANNELS"), settings.get("KERNEL_MAX_CHANNELS")):
                 yield Job(layer, direction, tuple(settings.items()))
 
@@ -291,6 +312,44 @@ def compared(layers):
         yield f"{layer!s:24} copy {copy:5.1f} | " + " | ".join(cells)
 
 
+def pointwise():
+    """Lines: 1x1 convolutions as matrix products and as cuDNN's convolutions."""
+    for (C, size), widens in itertools.product(STAGES, [True, False]):
+        a, b = (C, 4 * C) if widens else (4 * C, C)
+        w = torch.randn(b, a, 1, 1, device="cuda").bfloat16().contiguous(memory_format=CHANNELS_LAST)
+        bias = torch.randn(b, device="cuda").bfloat16()
+        xs, grads = (maps(Layer("", ch, size, ""), 1) for ch in (a, b))
+        pairs = [(x, grad) for (x,), (grad,) in zip(xs, itertools.cycle(grads), strict=False)]
+
+        def rows(x):
+            return x.permute(0, 2, 3, 1).flatten(0, 2)
+
+        def backward(x, grad, mask, w=w, b=b):
+            args = (grad, x, w, [b], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, mask)
+            return torch.ops.aten.convolution_backward(*args)
+
+        calls = {
+            "forward": (
+                lambda x, _, w=w, bias=bias: F.linear(rows(x), w.flatten(1), bias),
+                lambda x, _, w=w, bias=bias: F.conv2d(x, w, bias),
+            ),
+            "map": (
+                lambda _, grad, w=w: rows(grad) @ w.flatten(1),
+                lambda x, grad, backward=backward: backward(x, grad, [True, False, False]),
+            ),
+            "kernel": (
+                lambda x, grad: rows(grad).T @ rows(x),
+                lambda x, grad, backward=backward: backward(x, grad, [False, True, False]),
+            ),
+        }
+        name = f"1x1 {a}>{b}@{size}"
+        cells = []
+        for direction, (product, convolution) in calls.items():
+            times = [attempt(call, pairs, f"{name} {direction}") for call in (product, convolution)]
+            cells.append("{} {:6.1f} {:7.1f}".format(direction, *times))
+        yield f"{name:24}            | " + " | ".join(cells)
+
+
 def as_well(job):
     """The job's settings, and those that are the same for its layer: with 16 channels no block has more."""
     narrow = tuple((name, 16 if "MAX_CHANNELS" in name else value) for name, value in job.settings)
@@ -323,13 +382,12 @@ def best(times):
         if measured:
             settings = min(measured, key=measured.get)
             yield f"{layer!s:24} {direction:8} best {measured[settings]:6.1f}: {in_words(settings)}"
-            groups.setdefault((direction, layer.kernel is None), []).append(measured)
-    for (direction, is_norm), tables in groups.items():
+            groups.setdefault((layer.module.__name__, direction), []).append(measured)
+    for (module, direction), tables in groups.items():
         everywhere = set.intersection(*(set(table) for table in tables))
         ratios = {s: statistics.geometric_mean(t[s] / min(t.values()) for t in tables) for s in everywhere}
         for settings in sorted(ratios, key=ratios.get)[:4]:
-            what = "norm" if is_norm else "depthwise"
-            yield f"{what} {direction}, all layers: {ratios[settings]:.2f} times the best: {in_words(settings)}"
+            yield f"{module.split('.')[-1]} {direction}, all layers: {ratios[settings]:.2f} times the best: {in_words(settings)}"
 
 
 def in_words(settings):
@@ -348,11 +406,12 @@ def main():
     args = parser.parse_args()
     started = time.perf_counter()
     torch.backends.cudnn.benchmark = True  # as train.py has it
-    as_set = [Job(layer, direction) for layer in DEPTHWISE + NORMS for direction in DIRECTIONS[layer.kernel is None]]
+    layers = DEPTHWISE + NORMS + SCALES
+    as_set = [Job(layer, direction) for layer in layers for direction in layer.directions]
     jobs = [] if args.no_sweep else list(sweep_jobs())
     compiled = set(compile_all(as_set + jobs, 0.55 * args.seconds))
     print(torch.cuda.get_device_name(), torch.__version__, flush=True)
-    lines = list(compared(DEPTHWISE + NORMS))
+    lines = [*compared(layers), *pointwise()]
     print(f"{time.perf_counter() - started:.0f} s: measured as set", flush=True)
     times = swept([job for job in jobs if job in compiled], started + args.seconds)
     print(f"{time.perf_counter() - started:.0f} s: swept", flush=True)
