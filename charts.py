@@ -1,0 +1,220 @@
+"""The report's charts."""
+
+import math
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from nets import COSTS
+from noise import t_interval
+from superclasses import SUPERCLASSES, superclass_table
+from tables import pm
+from verdicts import not_undercut
+
+# Okabe and Ito's palette, told apart by colour-blind readers; each word has its own marker too, for print in grey
+LOOKS = {
+    "helps": ("#009E73", "^"),
+    "no better than widening": ("#E69F00", "s"),
+    "no evidence": ("#0072B2", "o"),
+    "hurts": ("#D55E00", "v"),
+    "unstable": ("#56B4E9", "X"),
+    "": ("#CC79A7", "D"),
+}
+CHART_SIZE = (12.3, 5.7)  # inches: what a slide leaves below its title
+STYLE = {
+    "font.size": 13,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.dpi": 130,
+    "figure.constrained_layout.use": True,
+}
+
+
+def short(net):
+    """A method's name on a chart: without the usual backbone."""
+    return net.arch.removesuffix("_resnet")
+
+
+def draw_differences(figure, results):
+    """Forest plot: a row per method, its difference to the baseline with the 95% interval, and the word.
+
+    An unstable method has its seeds instead, which do not stretch the axis.
+    """
+    shown = [result for result in results.methods if result.seeds][::-1]
+    ax = figure.subplots()
+    for y, result in enumerate(shown):
+        colour, marker = LOOKS[result.word]
+        numbers = pm(result.mean, result.half, "+")
+        if result.unstable:
+            numbers = ", ".join(f"{difference:+.1f}" for difference in result.differences)
+            ax.plot(result.differences, [y] * len(result.seeds), marker, color=colour, markersize=8)
+        else:
+            look = {"color": colour, "marker": marker, "markersize": 8, "linewidth": 2, "capsize": 4}
+            ax.errorbar(result.mean, y, xerr=np.nan_to_num(result.half), **look)
+        text = f"{numbers}   {result.word}"
+        ax.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=12)
+    ax.axvline(0, color="black", linewidth=1)
+    steady = [result for result in shown if not result.unstable] or shown
+    ends = [0.0, *(result.mean + side * np.nan_to_num(result.half) for result in steady for side in (-1, 1))]
+    margin = 0.05 * np.ptp(ends) or 1
+    ax.set_xlim(min(ends) - margin, max(ends) + margin)
+    ax.set_yticks(range(len(shown)), [short(result.net) for result in shown])
+    ax.set_ylim(-0.6, len(shown) - 0.4)
+    crosses = "; crosses: single seeds, where the axis reaches" if any(result.unstable for result in shown) else ""
+    ax.set_xlabel(f"difference to the baseline in points of top-1: mean over seeds, 95% interval{crosses}")
+
+
+def place_labels(ax, points, texts, line):
+    """Writes a text beside each point, at the first of growing rings of places where it covers no point, line or text.
+
+    points: (x, y, colour) and line: (x, y), in data.
+    """
+    ax.figure.canvas.draw()  # from here on sizes and places are known
+    ax.figure.set_layout_engine("none")
+    centres = ax.transData.transform([point[:2] for point in points])
+    taken = [(x - 9, y - 9, x + 9, y + 9) for x, y in centres]
+    taken += [(x, y, x, y) for x, y in ax.transData.transform(line)]
+    angles = [math.radians(degrees) for degrees in (0, 180, 90, 270, 30, 330, 150, 210, 60, 300, 120, 240)]
+    places = [(r, math.cos(angle), math.sin(angle)) for r in (15, 30, 50, 75, 105, 140, 180, 230) for angle in angles]
+    for (x, y, colour), (px, py), text in zip(points, centres, texts, strict=True):
+        label = ax.annotate(text, (x, y), (0, 0), textcoords="offset pixels", ha="center", va="center", fontsize=12)
+        extent = label.get_window_extent()
+        width, height = extent.width, extent.height
+        for distance, cos, sin in places:  # between the point and the text, in pixels
+            dx = distance * cos + width / 2 * max(-1, min(2 * cos, 1))  # a side or a corner of it is at the distance
+            dy = distance * sin + height / 2 * max(-1, min(2 * sin, 1))
+            left, low = px + dx - width / 2, py + dy - height / 2
+            box = (left, low, left + width, low + height)
+            inside = ax.bbox.x0 <= box[0] and box[2] <= ax.bbox.x1 and ax.bbox.y0 <= box[1] and box[3] <= ax.bbox.y1
+            if inside and not any(b[0] < box[2] and box[0] < b[2] and b[1] < box[3] and box[1] < b[3] for b in taken):
+                break
+        taken.append(box)
+        label.set_position((dx, dy))
+        if distance > places[0][0]:
+            end = ax.transData.inverted().transform((px + distance * cos, py + distance * sin))
+            ax.plot((x, end[0]), (y, end[1]), color=colour, linewidth=0.8, scalex=False, scaley=False)
+
+
+def plain_ticks(axis, values):
+    """Ticks of a logarithmic axis as plain numbers, evenly spaced where the values are close to each other."""
+    narrow = max(values) < 4 * min(values)
+    axis.set_major_locator(MaxNLocator(6) if narrow else LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def draw_cost(figure, results, cost):
+    """Top-1 against one cost: the methods, and the widening curve with its 95% band."""
+    unit, scale = {"parameters": ("parameters, thousands", 1e-3), "MACs": ("MACs per image, millions", 1e-6),
+                   "training time": ("training time per image, ms", 1e3)}[cost]  # fmt: skip
+    ax = figure.subplots()
+    points, texts, line = [], [], []
+    ax.set_xscale("log")
+    for backbone, curve in results.curves.items():
+        curve = not_undercut([net for net in curve if net.can_compare(cost)], cost)
+        if not curve:
+            continue
+        x = [net.costs[cost] * scale for net in curve]
+        y, half = np.transpose([t_interval(net.values("top1")) for net in curve])
+        ax.fill_between(x, y - half, y + half, color="black", alpha=0.12, linewidth=0)
+        ax.plot(x, y, color="black", marker="o", linewidth=2)
+        along, at = np.linspace(0, len(x) - 1, 60 * len(x)), range(len(x))
+        line += list(zip(np.exp(np.interp(along, at, np.log(x))), np.interp(along, at, y), strict=True))
+        points += [(*point, "black") for point in zip(x, y, strict=True)]
+        texts += [f"{backbone}" + f", width {net.width}" * bool(net.settings) for net in curve]
+        for result in results.stable:
+            if result.net.backbone == backbone and result.net.can_compare(cost):
+                colour, marker = LOOKS[result.word]
+                points.append((result.net.costs[cost] * scale, result.net.values("top1").mean(), colour))
+                texts.append(short(result.net))
+                ax.plot(*points[-1][:2], color=colour, marker=marker, markersize=9)
+    ax.margins(0.12, 0.12)
+    plain_ticks(ax.xaxis, [p[0] for p in points])
+    ax.set_xlabel(f"{unit} (logarithmic)")
+    ax.set_ylabel("top-1, %")
+    has_widths = any(net.settings and net.can_compare(cost) for curve in results.curves.values() for net in curve)
+    note_words(ax, results, "networks as they are" + "; lines are widths of one, with a 95% band" * has_widths)
+    place_labels(ax, points, texts, line)
+
+
+def note_words(ax, results, first):
+    """One line above the axes that says what line and markers mean, in their colours."""
+    entries = [(first, "black", None)]
+    words = {result.word for result in results.stable}
+    entries += [(word or "no verdict", *look) for word, look in LOOKS.items() if word in words]
+    handles = [plt.Line2D([], [], color=colour, marker=marker or "o", linestyle="" if marker else "-", label=text)
+               for text, colour, marker in entries]  # fmt: skip
+    ax.legend(
+        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(handles), frameon=False, fontsize=12
+    )
+
+
+def draw_learning(figure, results):
+    """Small multiples: top-1 after each epoch of every method beside its baseline, means over seeds or, if one of the two is
+    unstable, all seeds of both."""
+
+    def curves(net, unstable):
+        of_seeds = np.array([[epoch["top1"] for epoch in net.runs[seed]["curve"]] for seed in net.seeds])
+        return of_seeds if unstable else [of_seeds.mean(0)]
+
+    n = len(results.methods)
+    columns = math.ceil(math.sqrt(1.7 * n))
+    axes = list(figure.subplots(math.ceil(n / columns), columns, sharex=True, sharey=True, squeeze=False).flat)
+    for ax in axes[n:]:
+        ax.set_axis_off()
+    for ax, result in zip(axes, results.methods, strict=False):
+        colour, _ = LOOKS[result.word]
+        for net, c in ((result.reference, "black"), (result.net, colour)):
+            for y in curves(net, result.unstable) if net else ():
+                ax.plot(
+                    range(1, len(y) + 1), y, color=c, linewidth=1.6, marker="o" if len(y) < 10 else "", markersize=4
+                )
+        mean = "by seed" if result.unstable else f"{result.net.values('top1').mean():.1f}"
+        ax.set_title(f"{short(result.net)} {mean}", fontsize=13)
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    figure.supxlabel("epoch (black: the baseline; number: top-1 on the test set at the end)", fontsize=13)
+    figure.supylabel(f"top-1 on {'held-out train' if results.row['n_val'] else 'test'}, %", fontsize=13)
+
+
+def draw_superclasses(figure, results):
+    """Heat map: points of top-1 over the baseline, a row per method and a column per superclass."""
+    table = np.array(superclass_table(results))
+    values = table[1:, 1:].astype(float).T
+    limit = max(np.abs(values).max(), 0.1)
+    ax = figure.subplots()
+    ax.imshow(values, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
+    ax.set_xticks(range(len(SUPERCLASSES)), SUPERCLASSES, rotation=40, ha="right", rotation_mode="anchor", fontsize=11)
+    ax.set_yticks(range(len(values)), [name.removesuffix("_resnet") for name in table[0, 1:]])
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if abs(value) > 0.65 * limit else "black"
+        ax.text(column, row, f"{value:+.1f}", ha="center", va="center", fontsize=10, color=colour)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+
+
+CHARTS = dict.fromkeys(("differences", "cost_parameters", "cost_macs", "cost_time", "learning", "superclasses"))
+
+
+def draw_charts(results, out):
+    """Writes the charts that these results have and removes others of an earlier report: {file's name: title}."""
+    wanted = {}
+    if any(result.seeds for result in results.methods):
+        wanted["differences"] = ("Differences to the baseline", draw_differences, ())
+    for cost in COSTS:
+        if not any(net.can_compare(cost) for curve in results.curves.values() for net in curve):
+            continue
+        wanted[f"cost_{cost.split()[-1].lower()}"] = (f"Top-1 against {cost}", draw_cost, (cost,))
+    if results.methods:
+        wanted["learning"] = ("Learning curves", draw_learning, ())
+    if superclass_table(results):
+        wanted["superclasses"] = ("Points over the baseline by superclass", draw_superclasses, ())
+    for name in CHARTS:
+        (out / f"{name}.png").unlink(missing_ok=True)
+    for name, (_, draw, arguments) in wanted.items():
+        with plt.rc_context(STYLE):
+            figure = plt.figure(figsize=CHART_SIZE)
+            draw(figure, results, *arguments)
+            figure.savefig(out / f"{name}.png")
+            plt.close(figure)
+    return {name: title for name, (title, *_) in wanted.items()}
