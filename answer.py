@@ -8,7 +8,7 @@ import numpy as np
 from nets import machine
 from noise import POWER
 from rows import family_and_depth, in_list, recipe_of
-from tables import by_depth, depth_table, difference, pm, train_loss
+from tables import by_depth, depth_table, interval, pm, train_loss
 
 
 def members(comparisons):
@@ -17,6 +17,8 @@ def members(comparisons):
 
 def opening(results):
     """The answer in three sentences."""
+    if any(result.too_early for result in results.methods):
+        return [too_early_sentence(results)]
     if results.judged:
         return [verdict_sentence(results), cost_sentence(results), power_sentence(results.judged)]
     seen = [result for result in results.methods if result.seeds]
@@ -43,6 +45,15 @@ def opening(results):
     ]
 
 
+def too_early_sentence(results):
+    (name, *_) = sorted({result.reference.name for result in results.methods if result.too_early})
+    row = results.row
+    return (
+        f"This budget is too short for a verdict: after {row['epochs']} epoch{'s' * (row['epochs'] > 1)} {name} itself is no "
+        f"better than guessing one of {row['classes']} classes."
+    )
+
+
 def depth_sentences(results):
     """What more layers did to each kind of network."""
     sentences = []
@@ -52,7 +63,7 @@ def depth_sentences(results):
             continue
         shallow, deep = nets[0], nets[-1]
         layers = [family_and_depth(net.arch)[1] for net in (shallow, deep)]
-        change, rise = pm(*difference(deep, shallow), "+"), train_loss(deep) - train_loss(shallow)
+        change, rise = interval(results.difference(deep, shallow), "+"), train_loss(deep) - train_loss(shallow)
         sentences.append(
             f"From {layers[0]} to {layers[1]} layers {words} change by {change} points of top-1, and their training loss by "
             f"{rise:+.3f}."

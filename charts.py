@@ -7,10 +7,9 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from nets import COSTS
-from noise import t_interval
 from superclasses import SUPERCLASSES, superclass_table
 from tables import pm
-from verdicts import not_undercut
+from widening import not_undercut
 
 # Okabe and Ito's palette, told apart by colour-blind readers; each word has its own marker too, for print in grey
 LOOKS = {
@@ -116,7 +115,7 @@ def draw_cost(figure, results, cost):
         if not curve:
             continue
         x = [net.costs[cost] * scale for net in curve]
-        y, half = np.transpose([t_interval(net.values("top1")) for net in curve])
+        y, half = np.transpose([(results.top1(net).mean, results.top1(net).half) for net in curve])
         ax.fill_between(x, y - half, y + half, color="black", alpha=0.12, linewidth=0)
         ax.plot(x, y, color="black", marker="o", linewidth=2)
         along, at = np.linspace(0, len(x) - 1, 60 * len(x)), range(len(x))

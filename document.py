@@ -5,18 +5,11 @@ import re
 
 from answer import bias_text, left_out_text, machines_text, opening, provenance, speed_text, trained_where
 from charts import CHARTS
-from noise import ALPHA, POWER
+from method import DETECTABLE, EQUAL_COST, NO_CURVE, NOISE, RULE, SIMULATION
 from rows import MEASURED
 from superclasses import superclass_table
 from tables import ablation_table, depth_table, equal_cost_table, folds_table, main_table, markdown, verdict_table
-from verdicts import FASTER, RULE
 
-DETECTABLE = "Holm's correction is over the {m} methods judged, and becomes stricter with every one that is added. *Detectable* is the smallest true difference that a test at the correction's strictest level ({alpha} / {m}) finds with a chance of {power:.0%} at the spread measured here (noncentral t)."
-EQUAL_COST = f"""\
-{{table}}
-
-Points of top-1 over the plain backbone at the same cost, mean ± 95% t-interval over seeds, not corrected for their number. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost) and for each seed on its own, so that both vary; outside the trained widths nothing is said. Training time is measured seconds per training image, taken as exact; a width that does not take {FASTER:.0%} less of it than a wider one is left out of the curve."""
-NO_CURVE = "Nothing is said: no second width of the backbone (`resnet.width`) was trained with all of its seeds."
 REPORT = """\
 # Which module is worth adding?
 
@@ -28,11 +21,7 @@ REPORT = """\
 
 {remarks}
 
-Differences are to the baseline (the backbone as it is) over the seeds that both have: mean ± 95% t-interval, and p of the two-sided paired t-test. Parameters, MACs and training time are parts of the baseline's.
-
-{family}
-
-{rule}
+Differences are to the baseline (the backbone as it is) over the seeds that both have: mean ± 95% interval, and the two-sided p. Parameters, MACs and training time are parts of the baseline's. {family}
 
 {chart_differences}
 
@@ -40,7 +29,7 @@ Differences are to the baseline (the backbone as it is) over the seeds that both
 
 {networks}
 
-Top-1, top-5 and ECE (expected calibration error) are percentages of the test set, means over n seeds; top-1 ± 95% t-interval. MACs are those of one image. Memory is the most that a run took; training is the median time of a run.
+Top-1, top-5 and ECE (expected calibration error) are percentages of the test set, means over n seeds; top-1 ± 95% interval. MACs are those of one image. Memory is the most that a run took; training is the median time of a run.
 
 {speeds}
 
@@ -78,6 +67,14 @@ Top-1 on {watched} after each epoch, means over seeds; of unstable methods each 
 
 {left_out}
 
+## How differences are judged
+
+{rule}
+
+{noise}
+
+{simulation}
+
 ## Where the numbers come from
 
 {provenance}
@@ -101,7 +98,7 @@ def report_text(results, charts):
         superclasses = f"## Superclasses\n\n{note}\n\n{markdown(superclasses)}"
     depths = depth_table(results)
     if depths:
-        note = ("Top-1 ± 95% t-interval over seeds, differences paired by seed. A training loss that rises with depth is "
+        note = ("Top-1 ± 95% interval, differences paired by seed. A training loss that rises with depth is "
                 "degradation; one that falls while top-1 does, too, is overfitting.")  # fmt: skip
         depths = f"## Depth\n\n{markdown(depths)}\n\n{note}"
     folds = folds_table(results)
@@ -114,14 +111,16 @@ def report_text(results, charts):
         answer=" ".join(opening(results)),
         verdicts=markdown(verdict_table(results)),
         remarks=bullets(results.methods, "arch"),
-        family=DETECTABLE.format(m=len(results.judged), alpha=ALPHA, power=POWER) if results.judged else "",
+        family=DETECTABLE.format(m=len(results.judged)) if results.judged else "",
         rule=RULE,
+        noise=NOISE,
+        simulation=SIMULATION,
         networks=markdown(main_table(results)),
         speeds=speed_text(results),
         machines=machines_text(results),
         depths=depths or "",
         folds=folds or "",
-        equal_cost=EQUAL_COST.format(table=markdown(equal_cost_table(results))) if results.has_curve else NO_CURVE,
+        equal_cost=f"{markdown(equal_cost_table(results))}\n\n{EQUAL_COST}" if results.has_curve else NO_CURVE,
         ablations=ablations,
         watched="the held-out part of train" if results.row["n_val"] else "the test set",
         bias=bias_text(results),

@@ -11,7 +11,7 @@ from rows import default_width, is_number, key_of, read_json, refuse, refuse_oth
 COSTS = ("parameters", "MACs", "training time")
 
 
-@dataclass
+@dataclass(eq=False)
 class Net:
     """One architecture with one set of knobs, its runs and, if the cost pass has it, its row of cost.json."""
 

@@ -8,7 +8,8 @@ import numpy as np
 from nets import COSTS
 from noise import t_interval
 from rows import family_and_depth
-from verdicts import Comparison, Gap
+from verdicts import Comparison
+from widening import Gap
 
 
 def pm(mean, half, sign=""):
@@ -16,6 +17,10 @@ def pm(mean, half, sign=""):
     if math.isnan(mean):
         return "-"
     return f"{mean:{sign}.2f}" + ("" if math.isnan(half) else f" ± {half:.2f}")
+
+
+def interval(estimate, sign=""):
+    return pm(estimate.mean, estimate.half, sign)
 
 
 def p_value(p):
@@ -32,7 +37,7 @@ def main_table(results):
             net.name, f"{net.costs['parameters']:,}", f"{net.costs['MACs'] / 1e6:.1f}",
             *(f"{speed:,.0f}" if one_source or net.cost_pass else "-" for speed in speeds),
             f"{net.values('peak_memory_mb').max():,.0f}", f"{np.median(net.values('train_s')) / 60:,.1f}",
-            pm(*t_interval(net.values("top1"))), f"{net.values('top5').mean():.2f}", f"{net.values('ece').mean():.2f}",
+            interval(results.top1(net)), f"{net.values('top5').mean():.2f}", f"{net.values('ece').mean():.2f}",
             str(len(net.seeds)),
         ])  # fmt: skip
     return rows
@@ -42,7 +47,7 @@ def verdict_table(results):
     rows = [["method", "difference", "p", "Holm p", "detectable", "parameters / MACs / time", "verdict"]]
     for result in results.methods:
         rows.append([
-            result.net.arch, pm(result.mean, result.half, "+"), p_value(result.p), p_value(result.p_holm),
+            result.net.arch, interval(result.estimate, "+"), p_value(result.p), p_value(result.p_holm),
             pm(result.detectable, math.nan), relative_costs(result), result.word or "-",
         ])  # fmt: skip
     return rows
@@ -95,8 +100,8 @@ def depth_table(results):
     for (family, depth), net in nets.items():
         shallowest = next(net for key, net in nets.items() if key[0] == family)
         rows.append([
-            net.arch, str(depth), pm(*t_interval(net.values("top1"))), pm(*difference(net, shallowest), "+"),
-            pm(*difference(net, nets.get(("resnet", depth))), "+"), f"{train_loss(net):.3f}", str(len(net.seeds)),
+            net.arch, str(depth), interval(results.top1(net)), interval(results.difference(net, shallowest), "+"),
+            interval(results.difference(net, nets.get(("resnet", depth))), "+"), f"{train_loss(net):.3f}", str(len(net.seeds)),
         ])  # fmt: skip
     return rows
 
@@ -105,14 +110,6 @@ def by_depth(results):
     """Plain networks and ResNets as they are, {(family, layers): net}, in this order."""
     nets = {family_and_depth(net.arch): net for net in results.nets if net.on_curve and not net.settings}
     return {key: nets[key] for key in sorted(key for key in nets if key)}
-
-
-def difference(net, other):
-    """(mean, half width) of a net's top-1 over another's, over the seeds of both; nan for the same net or none."""
-    seeds = sorted(set(net.seeds) & set(other.seeds)) if other else []
-    if net is other or not seeds:
-        return math.nan, math.nan
-    return t_interval(net.values("top1", seeds) - other.values("top1", seeds))
 
 
 def train_loss(net):
@@ -126,7 +123,7 @@ def ablation_table(arch, comparisons, results):
     for result in default + comparisons:
         rows.append([
             result.net.knobs or "(default)", f"{result.net.costs['parameters']:,}", f"{result.net.costs['MACs'] / 1e6:.1f}",
-            pm(*t_interval(result.net.values("top1"))), pm(result.mean, result.half, "+"), p_value(result.p_holm),
+            interval(results.top1(result.net)), interval(result.estimate, "+"), p_value(result.p_holm),
             pm(result.detectable, math.nan), result.change or "-",
         ])  # fmt: skip
     return rows

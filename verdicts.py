@@ -1,40 +1,19 @@
 """Where a verdict is decided: comparisons with a baseline, with the widening curve, and a word for each."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
+from contrasts import Estimate, SeedNoise
 from nets import COSTS, Net, group
-from noise import ALPHA, detectable_in_sds, holm, no_spread, paired_p, t_interval, top1_on_curve
+from noise import ALPHA, detectable_in_errors, holm
 from rows import at_chance, in_list, key_of
+from widening import Gap, gap_to_curve, widening_curve
 
-FASTER = 0.1  # part of its time by which a width must undercut a wider one to stay on the curve, as times are measured
 WORDS = ("helps", "no better than widening", "no evidence", "hurts", "unstable")
-RULE = f"""\
-- *helps*: above the baseline (Holm-corrected p < {ALPHA}), above the widening curve (interval above 0) at one cost at least, and below it (interval below 0) at none. A method that cannot be compared with a widening curve is judged against the baseline alone, and the remark says so.
-- *no better than widening*: above the baseline, but not that: not shown to be above the curve anywhere, or below it somewhere.
-- *hurts*: below the baseline (Holm-corrected p < {ALPHA}) and above the widening curve at no cost.
-- *unstable*: with some seeds, not with all, it or the baseline ended no better than guessing. Its mean is of two outcomes: it gets no other word and has no part in costs, power and superclasses, but counts in Holm's correction.
-- *no evidence*: the rest; the remark tells of a method that is above the curve at some cost.
-- no word: with one seed, or for a method that was not trained with all of the baseline's seeds, unless it is unstable."""
-
-
-@dataclass
-class Gap:
-    """A method's distance from the widening curve at equal cost: mean ± half, or why there is none."""
-
-    mean: float = math.nan
-    half: float = math.nan
-    why: str = ""
-
-    @property
-    def above(self):
-        return self.mean - self.half > 0
-
-    @property
-    def below(self):
-        return self.mean + self.half < 0
 
 
 @dataclass
@@ -46,12 +25,25 @@ class Comparison:
     seeds: list = field(default_factory=list)
     lacks: list = field(default_factory=list)  # seeds of the reference that the net was not trained with
     differences: np.ndarray | None = None  # of top-1, one per seed
-    mean: float = math.nan
-    half: float = math.nan
-    p: float = math.nan
+    estimate: Estimate = field(default_factory=Estimate)  # of their mean
     p_holm: float = math.nan  # nan: not in the corrected family
+    family_size: int = 0
     detectable: float = math.nan
+    noisy: dict = field(default_factory=dict)  # of the two, those far noisier than other networks: name -> deviation
+    usual_noise: float = math.nan  # the others' deviation, in points
     gaps: dict = field(default_factory=dict)  # cost -> Gap
+
+    @property
+    def mean(self):
+        return self.estimate.mean
+
+    @property
+    def half(self):
+        return self.estimate.half
+
+    @property
+    def p(self):
+        return self.estimate.p
 
     @property
     def judged(self):
@@ -65,6 +57,11 @@ class Comparison:
     def lost(self, net):
         """The seeds with which one of the two, the net or its reference, ended at chance."""
         return [seed for seed in self.seeds if at_chance(net.runs[seed])]
+
+    @property
+    def too_early(self):
+        """Whether the reference ended at chance with every seed, so that nothing can be read from a comparison with it."""
+        return bool(self.seeds) and len(self.lost(self.reference)) == len(self.seeds)
 
     @property
     def unstable(self):
@@ -90,6 +87,8 @@ class Comparison:
     @property
     def word(self):
         """The verdict by RULE; '' where there is none."""
+        if self.too_early:
+            return ""
         if self.unstable:
             return "unstable"
         if not self.judged:
@@ -102,6 +101,8 @@ class Comparison:
     @property
     def change(self):
         """In a word, what an ablation's knobs do to its default; '' where nothing can be said."""
+        if self.too_early:
+            return ""
         if self.unstable:
             return "unstable"
         return {1: "better", -1: "worse", 0: "no evidence"}[self.direction] if self.judged else ""
@@ -111,6 +112,10 @@ class Comparison:
         """What a reader must know beside the word."""
         if self.reference is None:
             return f"not compared: {self.net.arch if self.net.settings else self.net.backbone} itself was not run"
+        if self.too_early:
+            return (
+                f"not judged: {self.reference.name} itself ended at chance, so this budget is too short for a verdict"
+            )
         if self.lacks:
             lacks = f"not judged: lacks seed {in_list(self.lacks)} of {self.reference.name}"
             return f"{self.losses}; {lacks}" if self.unstable else lacks
@@ -118,7 +123,26 @@ class Comparison:
             return self.losses
         if len(self.seeds) < 2:
             return "not judged: one seed"
-        notes = ["the same difference in every seed: nothing to test"] if no_spread(self.differences) else []
+        return "; ".join([*self.notes_on_noise(), *self.notes_on_curve()])
+
+    def notes_on_noise(self):
+        """What keeps a difference from being judged, or makes its judgement weaker than its interval looks."""
+        notes = ["the same difference in every seed: nothing to test"] if math.isnan(self.estimate.error) else []
+        for name, deviation in self.noisy.items():
+            notes.append(
+                f"{name} is far noisier than the other networks (standard deviation over seeds {deviation:.1f} points, "
+                f"theirs {self.usual_noise:.1f}) and keeps its own noise"
+            )
+        if self.p < ALPHA <= self.p_holm:
+            notes.append(
+                f"{'above' if self.mean > 0 else 'below'} {self.reference.name} if tested alone (p = {self.p:.3f}), but not "
+                f"as one of {self.family_size} comparisons"
+            )
+        return notes
+
+    def notes_on_curve(self):
+        """Where the net lies above or below the widening curve, or why it could not be compared with it."""
+        notes = []
         if self.direction and self.gaps and not self.has_curve:
             notes.append(f"against the baseline alone: {in_list(sorted({gap.why for gap in self.gaps.values()}))}")
         for side in ("above", "below"):
@@ -126,11 +150,16 @@ class Comparison:
                 f"{c} ({self.net.costs[c] / self.reference.costs[c]:.2f} of the baseline's)" for c in self.where(side)
             ]
             notes += [f"{side} the curve at equal {in_list(at)}"] if at else []
-        return "; ".join(notes)
+        if self.direction < 0 and self.where("above"):
+            notes.insert(0, f"significantly below {self.reference.name}")
+        return notes
 
 
-def compare(pairs):
-    """[(net, reference)] -> [Comparison]; Holm's family is every net that has all seeds of its reference, two at least."""
+def compare(pairs, noise_of):
+    """[(net, reference)] -> [Comparison]; Holm's family is every net that has all seeds of its reference, two at least.
+
+    noise_of: seeds -> SeedNoise. A reference that ended at chance with all seeds gives no verdict, so it is in no family.
+    """
     compared = [Comparison(net, reference) for net, reference in pairs]
     for result in compared:
         seeds = result.reference.seeds if result.reference else []
@@ -139,50 +168,20 @@ def compare(pairs):
         if result.seeds:
             net, reference = (of.values("top1", result.seeds) for of in (result.net, result.reference))
             result.differences = net - reference
-            result.mean, result.half = t_interval(result.differences)
-    family = [result for result in compared if len(result.seeds) > 1 and not result.lacks]
+            noise = noise_of(result.seeds)
+            result.estimate = noise.estimate((result.net, 1), (result.reference, -1))
+            result.noisy = {
+                of.name: noise.deviation(of) for of in (result.net, result.reference) if noise.deviation(of)
+            }
+            result.usual_noise = noise.usual
+    family = [result for result in compared if len(result.seeds) > 1 and not (result.lacks or result.too_early)]
     for result in family:
-        result.p = paired_p(result.differences)
-        if not (no_spread(result.differences) or result.unstable):
-            spread = float(np.std(result.differences, ddof=1))
-            result.detectable = detectable_in_sds(len(result.seeds), ALPHA / len(family)) * spread
+        if not (math.isnan(result.estimate.error) or result.unstable):
+            in_errors = detectable_in_errors(result.estimate.df, ALPHA / len(family))
+            result.detectable = in_errors * result.estimate.error
     for result, p_holm in zip(family, holm([result.p for result in family]), strict=True):
-        result.p_holm = float(p_holm)
+        result.p_holm, result.family_size = float(p_holm), len(family)
     return compared
-
-
-def widening_curve(nets, baseline):
-    """The widths of a backbone that were trained with all of the baseline's seeds, narrowest first."""
-    widths = [net for net in nets if net.on_curve and net.backbone == baseline.backbone]
-    return sorted(
-        (net for net in widths if set(baseline.seeds) <= set(net.seeds)), key=lambda net: net.costs["parameters"]
-    )
-
-
-def not_undercut(curve, cost):
-    """The points of the curve but for those that cost as much as a wider one, or nearly its time."""
-    points, limit = [], 1 - FASTER if cost == "training time" else 1
-    for net in reversed(curve):
-        if not points or net.costs[cost] < limit * points[0].costs[cost]:
-            points.insert(0, net)
-    return points
-
-
-def gap_to_curve(net, curve, cost, seeds):
-    """A method's Gap: its top-1 minus the curve's at its cost, seed by seed, so that both vary; t-interval over seeds."""
-    if len(curve) < 2:
-        return Gap(why="no widening curve")
-    if not net.can_compare(cost):
-        return Gap(why="not timed by the cost pass")
-    curve = [point for point in curve if point.can_compare(cost)]
-    if len(curve) < 2:
-        return Gap(why="the cost pass timed no second width")
-    points = not_undercut(curve, cost)
-    costs, top1 = [point.costs[cost] for point in points], [point.values("top1", seeds) for point in points]
-    on_curve = top1_on_curve(costs, top1, net.costs[cost])
-    if on_curve is None:
-        return Gap(why="outside the curve")
-    return Gap(*t_interval(net.values("top1", seeds) - on_curve))
 
 
 @dataclass
@@ -194,6 +193,16 @@ class Results:
     ablations: dict  # arch -> list of Comparison
     curves: dict  # backbone -> list of Net
     cost_pass: dict | None
+    noise_of: Callable  # seeds -> SeedNoise
+
+    def top1(self, net):
+        """The Estimate of a net's top-1 over its seeds."""
+        return self.noise_of(net.seeds).estimate((net, 1))
+
+    def difference(self, net, other):
+        """The Estimate of a net's top-1 over another's, from the seeds of both; empty for the same net or none."""
+        seeds = sorted(set(net.seeds) & set(other.seeds)) if other else []
+        return Estimate() if net is other or not seeds else self.noise_of(seeds).estimate((net, 1), (other, -1))
 
     @property
     def row(self):
@@ -227,15 +236,22 @@ def analyse(rows, cost_pass=None):
     nets = sorted(by_key.values(), key=lambda net: (net.is_method, net.backbone, net.arch, net.width, net.knobs))
     baselines = {net.arch: net for net in nets if net.on_curve and not net.settings}
     curves = {arch: widening_curve(nets, baseline) for arch, baseline in baselines.items()}
-    methods = compare([(net, baselines.get(net.backbone)) for net in nets if net.is_method and not net.settings])
+    of_seeds = cache(lambda seeds: SeedNoise(nets, seeds))
+
+    def noise_of(seeds):
+        return of_seeds(tuple(seeds))
+
+    as_they_are = [net for net in nets if net.is_method and not net.settings]
+    methods = compare([(net, baselines.get(net.backbone)) for net in as_they_are], noise_of)
     for result in methods:
         for cost in COSTS if result.seeds else ():
-            gap = gap_to_curve(result.net, curves[result.net.backbone], cost, result.seeds)
-            result.gaps[cost] = Gap(why="unstable") if result.unstable else gap
+            gap = gap_to_curve(result.net, curves[result.net.backbone], cost, noise_of(result.seeds))
+            why = "baseline at chance" if result.too_early else "unstable" if result.unstable else ""
+            result.gaps[cost] = Gap(why=why) if why else gap
     methods.sort(key=lambda result: -result.mean if result.seeds else math.inf)
     other_knobs = [net for net in nets if net.is_ablation]
     ablations = {
-        arch: compare([(net, by_key.get(key_of(arch, {}))) for net in other_knobs if net.arch == arch])
+        arch: compare([(net, by_key.get(key_of(arch, {}))) for net in other_knobs if net.arch == arch], noise_of)
         for arch in dict.fromkeys(net.arch for net in other_knobs)
     }
-    return Results(nets, methods, ablations, curves, cost_pass)
+    return Results(nets, methods, ablations, curves, cost_pass, noise_of)

@@ -7,13 +7,16 @@ from tests.reports import make, table_after  # skips this file where report.py's
 
 # isort: split
 from answer import cost_sentence, machines_text, opening, power_sentence
-from tables import depth_table
+from method import NOISE, RULE, SIMULATED
+from tables import depth_table, interval
 from tests.report_rows import rows_of, timed, widths
-from verdicts import RULE, WORDS, analyse
+from verdicts import WORDS, analyse
 
 
 def test_report_holds_the_rows_numbers(campaign, tmp_path):
-    text = make(campaign, tmp_path)
+    """Of seven networks, too few to share their noise: intervals and p are those of their own seeds."""
+    few = [c for c in campaign if c["arch"] != "mixer_resnet" and set(c["settings"]) <= {"resnet.width"}]
+    text = make(few, tmp_path)
     networks, verdicts = table_after(text, "## All networks"), table_after(text, "## Verdicts")
     top1 = np.array([c["top1"] for c in campaign if c["arch"] == "hornet_resnet"])
     base = np.array([c["top1"] for c in campaign if c["arch"] == "resnet" and not c["settings"]])
@@ -21,14 +24,29 @@ def test_report_holds_the_rows_numbers(campaign, tmp_path):
     assert networks["hornet_resnet"] == [
         "180,000", "18.0", "600", "1,800", "500", "10.0", f"{top1.mean():.2f} ± {half:.2f}", f"{top1.mean() + 20:.2f}", "5.00", "4",
     ]  # fmt: skip
-    assert set(networks) >= {"resnet", "resnet resnet.width=8", "resnet resnet.width=32", "mixer_resnet"}
+    assert set(networks) >= {"resnet", "resnet resnet.width=8", "resnet resnet.width=32"}
     half = stats.t.ppf(0.975, 3) * stats.sem(top1 - base)
     assert verdicts["hornet_resnet"][0] == f"{(top1 - base).mean():+.2f} ± {half:.2f}"
     ghost = np.array([c["top1"] for c in campaign if c["arch"] == "ghostnet_resnet"])
     assert verdicts["ghostnet_resnet"][1] == f"{stats.ttest_rel(ghost, base).pvalue:.3f}"
     assert verdicts["hornet_resnet"][-1] == "no better than widening"
-    assert table_after(text, "## Ablations of eca_resnet")["eca.kernel_size=9"][-1] == "worse"
-    assert RULE in text
+    assert RULE in text and NOISE in text and SIMULATED in text
+
+
+def test_all_intervals_share_the_noise(campaign, tmp_path):
+    """In the tables of verdicts, networks and ablations, of enough networks to moderate it."""
+    text, results = make(campaign, tmp_path), analyse(campaign)
+    noise = results.noise_of((0, 1, 2, 3))
+    nets = {net.name: net for net in results.nets}
+    hornet, baseline, eca = (nets[name] for name in ("hornet_resnet", "resnet", "eca_resnet"))
+    assert noise.moderated is not None
+    assert table_after(text, "## Verdicts")["hornet_resnet"][0] == interval(
+        noise.estimate((hornet, 1), (baseline, -1)), "+"
+    )
+    assert table_after(text, "## All networks")["hornet_resnet"][6] == interval(noise.estimate((hornet, 1)))
+    ablation = noise.estimate((nets["eca_resnet eca.kernel_size=9"], 1), (eca, -1))
+    cells = table_after(text, "## Ablations of eca_resnet")["eca.kernel_size=9"]
+    assert cells[3] == interval(ablation, "+") and cells[-1] == "worse"
 
 
 def test_the_answer_is_computed(campaign, tmp_path):

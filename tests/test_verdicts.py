@@ -3,12 +3,17 @@ import math
 import numpy as np
 import pytest
 
-from tests.reports import comparison, make, plus_segnext  # skips this file where report.py's packages are missing
+from tests.reports import (  # skips this file where report.py's packages are missing
+    comparison,
+    make,
+    plus_segnext,
+    table_after,
+)
 
 # isort: split
 from answer import cost_sentence, left_out_text, members, opening, power_sentence, speed_text, verdict_sentence
 from nets import COSTS
-from noise import detectable_in_sds, t_interval
+from noise import detectable_in_errors, t_interval
 from rows import key_of
 from tables import ablation_table, main_table, relative_costs
 from tests.report_rows import JITTER, NOISE, row, rows_of, timed, widths
@@ -17,8 +22,9 @@ from verdicts import analyse
 
 def test_detectable_difference_is_that_of_the_strictest_test(campaign):
     result = comparison(campaign, "ghostnet_resnet")  # one of four methods judged
-    spread = np.std(result.differences, ddof=1)
-    assert result.detectable == pytest.approx(detectable_in_sds(4, 0.05 / 4) * spread)
+    assert result.detectable == pytest.approx(
+        detectable_in_errors(result.estimate.df, 0.05 / 4) * result.estimate.error
+    )
 
 
 def test_gap_at_equal_cost_varies_with_method_and_curve():
@@ -97,6 +103,47 @@ def test_each_word_is_earned(campaign):
         "gmlp_resnet": "hurts",
         "mixer_resnet": "",
     }
+
+
+def test_a_difference_that_the_correction_takes_away_is_remarked():
+    """No interval that excludes 0 stands beside "no evidence" without a reason."""
+    rng = np.random.default_rng(0)
+    rows = rows_of("resnet", 60, seeds=(0, 1, 2))
+    means = {"eca": 61.0} | dict.fromkeys(("cspnet", "hornet", "gmlp", "mixer", "ghostnet", "resnest", "coatnet"), 60.0)
+    for method, mean in means.items():
+        rows += rows_of(f"{method}_resnet", mean, seeds=(0, 1, 2), jitter=rng.permutation([-0.4, 0.0, 0.4]))
+    result = comparison(rows, "eca_resnet")
+    assert result.mean > result.half and result.word == "no evidence"
+    assert result.remark == f"above resnet if tested alone (p = {result.p:.3f}), but not as one of 8 comparisons"
+    for other in analyse(rows, timed(rows)).judged:
+        assert (abs(other.mean) < other.half) or other.direction or "if tested alone" in other.remark
+
+
+def test_a_noisy_method_is_named_and_keeps_its_noise(campaign):
+    noisy = [row("segnext_resnet", top1, seed) for seed, top1 in enumerate((50, 62, 47, 65))]
+    result = comparison(campaign + noisy, "segnext_resnet")
+    assert result.word == "no evidence" and result.half > 10
+    assert result.remark.startswith(
+        "segnext_resnet is far noisier than the other networks (standard deviation over seeds "
+    )
+    assert not comparison(campaign + noisy, "gmlp_resnet").noisy
+
+
+def test_where_the_baseline_ended_at_chance_no_word_is_given(campaign, tmp_path):
+    for content in campaign:
+        if content["arch"] == "resnet" and not content["settings"]:
+            content["top1"] = 10.0
+    results = analyse(campaign, timed(campaign))
+    assert not results.judged and {result.word for result in results.methods} == {""}
+    result = comparison(campaign, "eca_resnet")
+    assert "not judged: resnet itself ended at chance" in result.remark
+    assert {gap.why for gap in result.gaps.values()} == {"baseline at chance"}
+    answer = make(campaign, tmp_path).split("\n\n")[1]
+    assert answer.startswith(
+        "This budget is too short for a verdict: after 10 epochs resnet itself is no better than guessing"
+    )
+    verdicts = table_after((tmp_path / "report" / "report.md").read_text(), "## Verdicts")
+    assert {cells[-1] for cells in verdicts.values()} <= {"verdict", "---", "--:", "-"}
 
 
 def test_a_method_that_ends_at_chance_with_some_seeds_is_unstable(campaign):
