@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from budgets import shared_methods
 from nets import COSTS
 from superclasses import SUPERCLASSES, superclass_table
 from tables import pm
@@ -52,7 +53,7 @@ def draw_differences(figure, results):
             look = {"color": colour, "marker": marker, "markersize": 8, "linewidth": 2, "capsize": 4}
             ax.errorbar(result.mean, y, xerr=np.nan_to_num(result.half), **look)
         text = f"{numbers}   {result.word}"
-        ax.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=12)
+        ax.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize="medium")
     ax.axvline(0, color="black", linewidth=1)
     steady = [result for result in shown if not result.unstable] or shown
     ends = [0.0, *(result.mean + side * np.nan_to_num(result.half) for result in steady for side in (-1, 1))]
@@ -60,8 +61,10 @@ def draw_differences(figure, results):
     ax.set_xlim(min(ends) - margin, max(ends) + margin)
     ax.set_yticks(range(len(shown)), [short(result.net) for result in shown])
     ax.set_ylim(-0.6, len(shown) - 0.4)
-    crosses = "; crosses: single seeds, where the axis reaches" if any(result.unstable for result in shown) else ""
-    ax.set_xlabel(f"difference to the baseline in points of top-1: mean over seeds, 95% interval{crosses}")
+    label = "points of top-1 over the baseline: mean over seeds, 95% interval"
+    if any(result.unstable for result in shown):
+        label += "\n(crosses: single seeds, those that the axis reaches)"
+    ax.set_xlabel(label)
 
 
 def place_labels(ax, points, texts, line):
@@ -77,7 +80,9 @@ def place_labels(ax, points, texts, line):
     angles = [math.radians(degrees) for degrees in (0, 180, 90, 270, 30, 330, 150, 210, 60, 300, 120, 240)]
     places = [(r, math.cos(angle), math.sin(angle)) for r in (15, 30, 50, 75, 105, 140, 180, 230) for angle in angles]
     for (x, y, colour), (px, py), text in zip(points, centres, texts, strict=True):
-        label = ax.annotate(text, (x, y), (0, 0), textcoords="offset pixels", ha="center", va="center", fontsize=12)
+        label = ax.annotate(
+            text, (x, y), (0, 0), textcoords="offset pixels", ha="center", va="center", fontsize="medium"
+        )
         extent = label.get_window_extent()
         width, height = extent.width, extent.height
         for distance, cos, sin in places:  # between the point and the text, in pixels
@@ -133,20 +138,18 @@ def draw_cost(figure, results, cost):
     ax.set_xlabel(f"{unit} (logarithmic)")
     ax.set_ylabel("top-1, %")
     has_widths = any(net.settings and net.can_compare(cost) for curve in results.curves.values() for net in curve)
-    note_words(ax, results, "networks as they are" + "; lines are widths of one, with a 95% band" * has_widths)
+    note_words(ax, results, "a backbone" + " at several widths, 95% band" * has_widths)
     place_labels(ax, points, texts, line)
 
 
 def note_words(ax, results, first):
-    """One line above the axes that says what line and markers mean, in their colours."""
+    """A legend above the axes: what line and markers mean, in their colours."""
     entries = [(first, "black", None)]
     words = {result.word for result in results.stable}
     entries += [(word or "no verdict", *look) for word, look in LOOKS.items() if word in words]
     handles = [plt.Line2D([], [], color=colour, marker=marker or "o", linestyle="" if marker else "-", label=text)
                for text, colour, marker in entries]  # fmt: skip
-    ax.legend(
-        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(handles), frameon=False, fontsize=12
-    )
+    ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=min(3, len(handles)), frameon=False)
 
 
 def draw_learning(figure, results):
@@ -170,33 +173,60 @@ def draw_learning(figure, results):
                     range(1, len(y) + 1), y, color=c, linewidth=1.6, marker="o" if len(y) < 10 else "", markersize=4
                 )
         mean = "by seed" if result.unstable else f"{result.net.values('top1').mean():.1f}"
-        ax.set_title(f"{short(result.net)} {mean}", fontsize=13)
+        ax.set_title(f"{short(result.net)} {mean}", fontsize="medium")
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    figure.supxlabel("epoch (black: the baseline; number: top-1 on the test set at the end)", fontsize=13)
-    figure.supylabel(f"top-1 on {'held-out train' if results.row['n_val'] else 'test'}, %", fontsize=13)
+    figure.supxlabel("epoch (black: the baseline; number: top-1 on the test set at the end)", fontsize="medium")
+    figure.supylabel(f"top-1 on {'held-out train' if results.row['n_val'] else 'test'}, %", fontsize="medium")
 
 
 def draw_superclasses(figure, results):
-    """Heat map: points of top-1 over the baseline, a row per method and a column per superclass."""
-    table = np.array(superclass_table(results))
-    values = table[1:, 1:].astype(float).T
+    """Heat map: points of top-1 over the baseline, a row per method and a column per superclass; noise stays white."""
+    found = results.superclasses
+    values = np.where(found.readable, found.differences, 0)
     limit = max(np.abs(values).max(), 0.1)
     ax = figure.subplots()
     ax.imshow(values, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
-    ax.set_xticks(range(len(SUPERCLASSES)), SUPERCLASSES, rotation=40, ha="right", rotation_mode="anchor", fontsize=11)
-    ax.set_yticks(range(len(values)), [name.removesuffix("_resnet") for name in table[0, 1:]])
+    ax.set_xticks(
+        range(len(SUPERCLASSES)), SUPERCLASSES, rotation=40, ha="right", rotation_mode="anchor", fontsize="small"
+    )
+    ax.set_yticks(range(len(values)), [arch.removesuffix("_resnet") for arch in found.archs])
     for (row, column), value in np.ndenumerate(values):
         colour = "white" if abs(value) > 0.65 * limit else "black"
-        ax.text(column, row, f"{value:+.1f}", ha="center", va="center", fontsize=10, color=colour)
+        text = f"{value:+.0f}" if found.readable[row, column] else ""
+        ax.text(column, row, text, ha="center", va="center", fontsize="small", color=colour)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
 
 
-CHARTS = dict.fromkeys(("differences", "cost_parameters", "cost_macs", "cost_time", "learning", "superclasses"))
+def draw_budgets(figure, results, conditions):
+    """Forest plot: a row per method with a point for each budget, its difference to that budget's baseline and interval."""
+    ax = figure.subplots()
+    names = shared_methods(conditions)[::-1]
+    shades = plt.get_cmap("viridis")(np.linspace(0, 0.75, len(conditions)))
+    for i, (condition, shade) in enumerate(zip(conditions, shades, strict=True)):
+        shift = 0.5 * ((len(conditions) - 1) / 2 - i) / len(conditions)
+        shown = [(y + shift, condition.methods[name]) for y, name in enumerate(names) if name in condition.methods]
+        steady = [(y, result) for y, result in shown if not result.unstable]
+        ax.errorbar(
+            [result.mean for _, result in steady], [y for y, _ in steady],
+            xerr=[np.nan_to_num(result.half) for _, result in steady],
+            fmt="osD^v"[i % 5], color=shade, markersize=7, linewidth=1.8, capsize=3, label=condition.label,
+        )  # fmt: skip
+    ax.axvline(0, color="black", linewidth=1)
+    ax.set_yticks(range(len(names)), [name.removesuffix("_resnet") for name in names])
+    ax.set_ylim(-0.6, len(names) - 0.4)
+    ax.set_xlabel("difference to the baseline of the same budget in points of top-1: mean over seeds, 95% interval")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(conditions), frameon=False)
 
 
-def draw_charts(results, out):
-    """Writes the charts that these results have and removes others of an earlier report: {file's name: title}."""
+CHARTS = ("differences", "cost_parameters", "cost_macs", "cost_time", "learning", "superclasses", "budgets")
+
+
+def draw_charts(results, out, conditions=()):
+    """Writes the charts that these results have and removes others of an earlier report: {file's name: title}.
+
+    conditions: of several folders, see budgets.py.
+    """
     wanted = {}
     if any(result.seeds for result in results.methods):
         wanted["differences"] = ("Differences to the baseline", draw_differences, ())
@@ -206,8 +236,10 @@ def draw_charts(results, out):
         wanted[f"cost_{cost.split()[-1].lower()}"] = (f"Top-1 against {cost}", draw_cost, (cost,))
     if results.methods:
         wanted["learning"] = ("Learning curves", draw_learning, ())
-    if superclass_table(results):
+    if superclass_table(results.superclasses):
         wanted["superclasses"] = ("Points over the baseline by superclass", draw_superclasses, ())
+    if len(conditions) > 1:
+        wanted["budgets"] = ("Differences to the baseline at each budget", draw_budgets, (conditions,))
     for name in CHARTS:
         (out / f"{name}.png").unlink(missing_ok=True)
     for name, (_, draw, arguments) in wanted.items():

@@ -20,6 +20,10 @@ class Estimate:
     df: float = math.nan
 
 
+def top1(net, seeds):
+    return net.values("top1", seeds)
+
+
 class SeedNoise:
     """The noise of the networks trained with all of `seeds`, moderated over them (noise.py) where there are enough.
 
@@ -27,12 +31,13 @@ class SeedNoise:
     paired t-test. So has one with a network that ended at chance, whose scatter is of another kind and has no part in this.
     """
 
-    def __init__(self, nets, seeds):
-        self.seeds = list(seeds)
+    def __init__(self, nets, seeds, measure=top1):
+        """measure: (net, seeds) -> an entry per seed, in points."""
+        self.seeds, self.measure = list(seeds), measure
         trained = [net for net in nets if set(self.seeds) <= set(net.seeds)]
         self.nets = [net for net in trained if not any(at_chance(net.runs[seed]) for seed in self.seeds)]
         enough = len(self.nets) >= FEWEST_NETWORKS and len(self.seeds) >= FEWEST_SEEDS
-        self.moderated = moderate(np.array([net.values("top1", self.seeds) for net in self.nets])) if enough else None
+        self.moderated = moderate(np.array([measure(net, self.seeds) for net in self.nets])) if enough else None
 
     @property
     def usual(self):
@@ -51,12 +56,12 @@ class SeedNoise:
         return math.sqrt(self.moderated.variance[i]) if far else None
 
     def estimate(self, *terms):
-        """The sum of weight · top-1 over terms (net, weight), all trained with self.seeds -> Estimate.
+        """The sum of weight · measure over terms (net, weight), all trained with self.seeds -> Estimate.
 
         Weights that add up to 0 cancel what a seed does to all networks alike.
         """
         terms = [(net, weight) for net, weight in terms if weight]
-        of_seeds = sum(weight * net.values("top1", self.seeds) for net, weight in terms)
+        of_seeds = sum(weight * self.measure(net, self.seeds) for net, weight in terms)
         mean, n_seeds = float(of_seeds.mean()), len(self.seeds)
         if self.moderated is None or any(net not in self.nets for net, _ in terms):
             if no_spread(of_seeds):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rows import default_width, is_number, key_of, read_json, refuse, refuse_other_network
+from rows import default_width, is_number, key_of, read_json, recipe_of, refuse, refuse_other_network
 
 COSTS = ("parameters", "MACs", "training time")
 
@@ -19,6 +19,7 @@ class Net:
     settings: dict
     runs: dict = field(default_factory=dict)  # seed -> row
     cost_pass: dict | None = None
+    only_form: bool = False  # has knobs set, but its architecture was trained in no other form
 
     @property
     def backbone(self):
@@ -34,7 +35,7 @@ class Net:
 
     @property
     def is_ablation(self):
-        return bool(self.settings) and not self.on_curve
+        return bool(self.settings) and not (self.on_curve or self.only_form)
 
     @property
     def width(self):
@@ -49,6 +50,11 @@ class Net:
     @property
     def name(self):
         return f"{self.arch} {self.knobs}".strip()
+
+    @property
+    def recipe(self):
+        """How it was trained: {setting: value}."""
+        return recipe_of(self.runs[self.seeds[0]])
 
     @property
     def seeds(self):

@@ -128,6 +128,16 @@ def holm(ps):
     return adjusted
 
 
+def likely_real(ps):
+    """Which of many effects to show so that about ALPHA of those shown are noise (Benjamini and Hochberg 1995): booleans."""
+    ps = np.asarray(ps, dtype=float)
+    order = np.argsort(ps)
+    below = np.flatnonzero(ps[order] <= ALPHA * np.arange(1, len(ps) + 1) / len(ps))
+    shown = np.zeros(len(ps), dtype=bool)
+    shown[order[: below[-1] + 1 if len(below) else 0]] = True
+    return shown
+
+
 @cache
 def detectable_in_errors(df, level):
     """The smallest difference, in standard errors, that a two-sided t-test at `level` finds, with its sign, with

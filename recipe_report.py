@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from answer import in_words, origins
 from nets import Net
-from rows import in_list, recipe_of, refuse
+from provenance import in_words, origins
+from rows import differing, in_list, recipe_of, refuse
 from tables import markdown
 
 AS_IT_IS = "as it is"  # no knob set
@@ -33,8 +33,7 @@ def report_recipes(rows, out):
     if len({(row["dataset"], row["n_val"]) for row in rows}) > 1 or any(row.get("folds") for row in rows):
         refuse("recipes are compared on one held-out part of one dataset: report others, and folds, apart")
     recipes = [recipe_of(row) for row in rows]
-    names = list(dict.fromkeys(name for recipe in recipes for name in recipe))
-    differ = [name for name in names if any(recipe.get(name) != recipes[0].get(name) for recipe in recipes)]
+    differ = differing(recipes)
     top1 = {}  # arch -> (knobs, recipe) -> seed -> value
     for row, recipe in zip(rows, recipes, strict=True):
         how = Net(row["arch"], row["settings"]).knobs or AS_IT_IS, *(str(recipe.get(name)) for name in differ)

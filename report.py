@@ -1,6 +1,8 @@
-"""Turns finished runs into verdicts: report.md, results.csv, charts and slides.pptx.
+"""Turns finished runs into a report: report.md, report.html, results.csv, charts and slides.pptx.
 
     python report.py runs/compare
+    python report.py runs/compare --team team.toml                  # with title, members and what each did
+    python report.py results/cifar100-5ep results/cifar100-45ep     # and what the budget changes
     python report.py runs/cost/costs.json
     python report.py runs/recipe --recipes
 
@@ -17,9 +19,16 @@ All accuracies are percentages of the test set and all differences percentage po
 (--folds) are averaged over the folds first, so that a seed counts once: trainings on overlapping folds are no independent
 samples (Bengio and Grandvalet, No Unbiased Estimator of the Variance of K-Fold Cross-Validation, 2004).
 
-A costs.json (what networks cost without training, see models/speed.py) becomes a table, costs.csv and charts.
+All runs of a folder share data and budget. Each architecture has one recipe; architectures may differ in theirs, and the
+report says so. --recipes compares recipes instead, on the validation split: see recipe_report.py. Several folders, of
+different budgets or recipes, become the report of the largest budget with a section on what changes. A costs.json (what
+networks cost without training) becomes a table, costs.csv and charts.
 
-All runs of a report share one recipe. --recipes compares recipes instead, on the validation split: see report_recipes().
+    rows.py nets.py                     result.json files, read and checked; networks with their runs and costs
+    noise.py contrasts.py widening.py   noise over seeds, differences with intervals, the curve of widths
+    verdicts.py interactions.py budgets.py superclasses.py      what is compared, and the word for it
+    tables.py answer.py provenance.py method.py modules.py      tables, sentences and fixed texts
+    charts.py drawings.py document.py webpage.py slides.py      pictures, report.md, report.html, slides.pptx
 """
 
 import argparse
@@ -34,43 +43,68 @@ except ModuleNotFoundError as error:
     sys.exit(f"report.py needs {error.name}: pip install -r requirements-report.txt")
 
 from answer import opening
+from budgets import read_conditions
 from charts import draw_charts
 from cost_report import read_costs, report_costs
 from document import report_text, write_csv
-from nets import read_cost_pass
+from drawings import write_drawings
+from modules import modules_of
 from recipe_report import report_recipes
-from rows import read_results, read_rows, refuse
+from rows import read_results, refuse
 from slides import write_slides
-from verdicts import analyse
+from team import read_team
+from webpage import page
 
 
 def main(argv=None):
+    args = parse_args(argv)
+    matplotlib.use("Agg")  # charts go to files
+    first = args.runs[0]
+    beside = first.parent if first.is_file() else first
+    if len(args.runs) > 1:
+        beside = first.parent
+    out = args.out or beside / "report"
+    if first.is_file():
+        costs = read_costs(first)
+        out.mkdir(parents=True, exist_ok=True)
+        return report_costs(costs, out)
+    if args.recipes:
+        rows = list(read_results(first).values())
+        out.mkdir(parents=True, exist_ok=True)
+        return report_recipes(rows, out)
+    team = read_team(args.team) if args.team else None
+    conditions = read_conditions(args.runs)
+    write_report(conditions, out, team)
+
+
+def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, help="folder with runs below it, or a costs.json")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", help="a folder with runs below it, several of them, or a costs.json"
+    )
     parser.add_argument("--out", type=Path, help="where the report goes (default: report/ beside what it is made of)")
     parser.add_argument("--recipes", action="store_true", help="compare recipes, on the validation split, not networks")
+    parser.add_argument("--team", type=Path, help="a TOML file with title, course, date and members (see team.py)")
     parser.error = refuse
     args = parser.parse_args(argv)
-    folder = args.runs.parent if args.runs.is_file() else args.runs
-    args.out = args.out or folder / "report"
+    if len(args.runs) > 1 and (args.recipes or any(path.is_file() for path in args.runs)):
+        parser.error("several folders make one report of their budgets: give --recipes, or a costs.json, one at a time")
+    return args
 
-    matplotlib.use("Agg")  # charts go to files
-    if args.runs.is_file():
-        costs = read_costs(args.runs)
-        args.out.mkdir(parents=True, exist_ok=True)
-        return report_costs(costs, args.out)
-    if args.recipes:
-        rows = list(read_results(args.runs).values())
-        args.out.mkdir(parents=True, exist_ok=True)
-        return report_recipes(rows, args.out)
-    results = analyse(read_rows(args.runs), read_cost_pass(args.runs))
-    args.out.mkdir(parents=True, exist_ok=True)
-    charts = draw_charts(results, args.out)
-    (args.out / "report.md").write_text(report_text(results, charts))
-    write_csv(args.out / "results.csv", results)
-    write_slides(args.out / "slides.pptx", results, charts)
+
+def write_report(conditions, out, team):
+    """Writes the report of the largest budget, the last condition, with the others beside it."""
+    results, folder = conditions[-1].results, conditions[-1].folder.resolve().name
+    out.mkdir(parents=True, exist_ok=True)
+    charts = draw_charts(results, out, conditions)
+    write_drawings(modules_of(results.networks), out)
+    text = report_text(results, charts, folder, team, conditions)
+    (out / "report.md").write_text(text)
+    (out / "report.html").write_text(page(text, out))
+    write_csv(out / "results.csv", results)
+    write_slides(out / "slides.pptx", results, charts)
     print(" ".join(opening(results)))
-    print(f"written: {args.out}/report.md, results.csv, slides.pptx and {len(charts)} charts")
+    print(f"written: {out}/report.md, report.html, results.csv, slides.pptx and {len(charts)} charts")
 
 
 if __name__ == "__main__":

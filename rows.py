@@ -20,7 +20,11 @@ PERCENT = ("top1", "top5", "ece")
 MAY_BE_NULL = ("val_top1", "best_on_test_minus_last")  # whether the validation part or the test set was watched
 MEASURED = (*POSITIVE, *PERCENT, *MAY_BE_NULL, "n_val", "loss", "device", "torch", "commit", "started", "per_class_top1",
             "curve", "status")  # fmt: skip
-SAME_DATA = ("n_test", "classes")  # must agree between runs, as the recipe must, and the training images
+SAME_DATA = ("n_test", "classes")
+# what all runs of a report share; in the rest of its recipe an architecture may differ from another
+SHARED = ("dataset", "data", "folds", "image_size", "val_size", "epochs", "max_steps", "n_train", "n_train + n_val",
+          *SAME_DATA, "epochs in the curve")  # fmt: skip
+NO_SETTINGS = ("machine", "graph", "side_by_side")  # how a run was computed, beside device and world_size
 MEAN_OF_EPOCH = ("top1", "train_loss")
 MEAN_OVER_FOLDS = ("train_imgs_per_s", "eval_imgs_per_s", "train_s", *PERCENT, "val_top1", "loss")
 READ_OF_RECIPE = ("dataset", "epochs", "batch_size")
@@ -102,8 +106,8 @@ def at_chance(row):
 
 
 def recipe_of(row):
-    """What all runs of one comparison share: every setting but arch, knobs, start, seed and fold, and the data they saw."""
-    own = (*IDENTITY, *START, *MEASURED, "fold", "val_top1_of_folds")
+    """How a run was trained: every setting but arch, knobs, start, seed and fold, and the data it saw."""
+    own = (*IDENTITY, *START, *MEASURED, *NO_SETTINGS, "fold", "val_top1_of_folds")
     recipe = {name: value for name, value in row.items() if name not in own}
     n_images = {"n_train + n_val": row["n_train"] + row["n_val"]} if row.get("folds") else {"n_train": row["n_train"]}
     return recipe | {name: row[name] for name in SAME_DATA} | n_images | {"epochs in the curve": len(row["curve"])}
@@ -122,17 +126,33 @@ def read_results(folder):
 
 
 def read_rows(folder):
-    """The rows below `folder`, folds averaged; refuses a mixture of recipes."""
+    """The rows below `folder`, folds averaged; refuses other data or another budget, and two recipes of one architecture."""
     rows = read_results(folder)
     first_path, first_row = next(iter(rows.items()))
-    first = recipe_of(first_row)
+    refuse_difference("a mixture of budgets or data", SHARED, (first_path, first_row), rows.items())
+    by_arch = {}
     for path, row in rows.items():
-        ours = recipe_of(row)
-        for name in sorted(ours.keys() | first.keys()):
-            if ours.get(name) != first.get(name):
-                refuse(f"a mixture of recipes: {name} is {first.get(name)!r} in {first_path} and {ours.get(name)!r} in "
-                       f"{path}; report them apart")  # fmt: skip
+        by_arch.setdefault(row["arch"], []).append((path, row))
+    for arch, runs in by_arch.items():
+        refuse_difference(f"two recipes for {arch}", None, runs[0], runs)
     return average_folds(list(rows.values())) if first_row.get("folds") else list(rows.values())
+
+
+def refuse_difference(what, names, first, runs):
+    """Refuses (path, row) of `runs` whose recipe differs from the first run's in one of `names` (None: in anything)."""
+    first_path, first_recipe = first[0], recipe_of(first[1])
+    for path, row in runs:
+        ours = recipe_of(row)
+        for name in sorted(ours.keys() | first_recipe.keys()) if names is None else names:
+            if ours.get(name) != first_recipe.get(name):
+                refuse(f"{what}: {name} is {first_recipe.get(name)!r} in {first_path} and {ours.get(name)!r} in {path}; "
+                       "report them apart")  # fmt: skip
+
+
+def differing(recipes):
+    """The settings in which recipes differ, in their order."""
+    names = dict.fromkeys(name for recipe in recipes for name in recipe)
+    return [name for name in names if any(recipe.get(name) != recipes[0].get(name) for recipe in recipes)]
 
 
 def average_folds(rows):

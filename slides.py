@@ -8,10 +8,10 @@ from pathlib import Path
 from pptx import Presentation
 from pptx.util import Inches, Pt
 
-from answer import bias_text, left_out_text, members, opening, speed_text
+from answer import opening, verdict_lists
+from provenance import bias_text, left_out_text, speed_text
 from rows import family_and_depth, in_list
 from tables import ablation_table, depth_table, equal_cost_table, folds_table, main_table, verdict_table
-from verdicts import WORDS
 
 SLIDE, MARGIN, TOP = (13.333, 7.5), 0.5, 1.3  # inches
 BOX = (SLIDE[0] - 2 * MARGIN, SLIDE[1] - TOP - 0.4)
@@ -129,12 +129,6 @@ def limits_text(results):
     return [*lines, future]
 
 
-def verdict_lists(results):
-    """A line per word with the methods that earned it."""
-    lines = [f"{word.capitalize()}: {members(results.by_word(word))}." for word in WORDS]
-    return lines if results.judged else opening(results)
-
-
 def write_slides(path, results, charts):
     """slides.pptx: goal, methods, design, results, efficiency, ablations, what helped, limits."""
     deck, lines = Deck(), readme_lines()
@@ -170,6 +164,6 @@ def write_slides(path, results, charts):
         deck.chart("Efficiency: " + charts[name].replace("T", "t", 1), out / f"{name}.png")
     for arch, comparisons in results.ablations.items():
         deck.table(f"Ablations of {arch}", ablation_table(arch, comparisons, results))
-    deck.text("What helped and what did not", verdict_lists(results))
+    deck.text("What helped and what did not", [f"{word}: {names}" for word, names in verdict_lists(results)])
     deck.text("Limits and future work", limits_text(results))
     deck.file.save(path)

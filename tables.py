@@ -132,10 +132,34 @@ def ablation_table(arch, comparisons, results):
 # CIFAR-100's superclasses and the superclass of each of its classes in alphabetical order, the order of its labels.
 
 
+def recipes_table(results):
+    """A row per recipe with the networks trained by it and the settings in which recipes differ; None where all share one."""
+    settings = results.own_recipes
+    if not settings:
+        return None
+    by_recipe = {}
+    for net in results.nets:
+        recipe = tuple(str(net.recipe.get(name, "-")) for name in settings)
+        by_recipe.setdefault(recipe, []).append(net.name)
+    return [["networks", *settings], *([", ".join(names), *recipe] for recipe, names in by_recipe.items())]
+
+
+def interaction_table(results):
+    """A row per pair of modules: each alone, their sum, both together, and the interaction."""
+    rows = [["modules", "first alone", "second alone", "sum", "together", "interaction", "Holm p", "in words"]]
+    for each in results.interactions:
+        first, second = each.alone
+        rows.append([
+            each.both.arch, interval(first, "+"), interval(second, "+"), f"{first.mean + second.mean:+.2f}",
+            interval(each.together, "+"), interval(each.estimate, "+"), p_value(each.p_holm), each.word or "-",
+        ])  # fmt: skip
+    return rows
+
+
 def markdown(table):
     """A table, a list of rows of strings with the header first, as Markdown; numbers to the right."""
     if len(table) == 1:
         return "Nothing to compare."
     columns = zip(*table[1:], strict=True)
-    rule = ["--:" if all(re.match(r"[-+<\d]", cell) for cell in cells) else "---" for cells in columns]
+    rule = ["--:" if all(re.match(r"[-+<\d]|$", cell) for cell in cells) else "---" for cells in columns]
     return "\n".join("| " + " | ".join(row) + " |" for row in [table[0], rule, *table[1:]])

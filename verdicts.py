@@ -1,16 +1,19 @@
 """Where a verdict is decided: comparisons with a baseline, with the widening curve, and a word for each."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 
 from contrasts import Estimate, SeedNoise
+from interactions import find_interactions
 from nets import COSTS, Net, group
 from noise import ALPHA, detectable_in_errors, holm
-from rows import at_chance, in_list, key_of
+from rows import at_chance, differing, in_list, key_of
+from superclasses import superclass_map
 from widening import Gap, gap_to_curve, widening_curve
 
 WORDS = ("helps", "no better than widening", "no evidence", "hurts", "unstable")
@@ -193,7 +196,13 @@ class Results:
     ablations: dict  # arch -> list of Comparison
     curves: dict  # backbone -> list of Net
     cost_pass: dict | None
+    interactions: list  # of Interaction
     noise_of: Callable  # seeds -> SeedNoise
+
+    @cached_property
+    def superclasses(self):
+        """The SuperclassMap, or None."""
+        return superclass_map(self)
 
     def top1(self, net):
         """The Estimate of a net's top-1 over its seeds."""
@@ -208,6 +217,11 @@ class Results:
     def row(self):
         """Any row: for what all of them share."""
         return next(iter(self.nets[0].runs.values()))
+
+    @property
+    def own_recipes(self):
+        """The settings in which the networks' recipes differ; none where all share one."""
+        return differing([net.recipe for net in self.nets])
 
     @property
     def networks(self):
@@ -241,7 +255,8 @@ def analyse(rows, cost_pass=None):
     def noise_of(seeds):
         return of_seeds(tuple(seeds))
 
-    as_they_are = [net for net in nets if net.is_method and not net.settings]
+    mark_only_forms(nets, baselines)
+    as_they_are = [net for net in nets if net.is_method and not net.is_ablation]
     methods = compare([(net, baselines.get(net.backbone)) for net in as_they_are], noise_of)
     for result in methods:
         for cost in COSTS if result.seeds else ():
@@ -254,4 +269,16 @@ def analyse(rows, cost_pass=None):
         arch: compare([(net, by_key.get(key_of(arch, {}))) for net in other_knobs if net.arch == arch], noise_of)
         for arch in dict.fromkeys(net.arch for net in other_knobs)
     }
-    return Results(nets, methods, ablations, curves, cost_pass, noise_of)
+    return Results(nets, methods, ablations, curves, cost_pass, find_interactions(nets, baselines, noise_of), noise_of)
+
+
+def mark_only_forms(nets, baselines):
+    """Lets a method that was trained with one set of knobs, and by another recipe than its baseline, stand for itself.
+
+    A method's own recipe may include the start of its paper, a knob such as convnext.layer_scale=1e-6.
+    """
+    n_forms = Counter(net.arch for net in nets)
+    for net in nets:
+        baseline = baselines.get(net.backbone)
+        own = baseline is not None and differing([net.recipe, baseline.recipe])
+        net.only_form = bool(net.is_method and net.settings and own and n_forms[net.arch] == 1)

@@ -34,6 +34,17 @@ def refused(folder, capsys, message):
     assert not (folder / "report").exists()
 
 
+def refused_folders(arguments, folder, capsys, message):
+    """The report of several arguments is refused in one line that holds the message, and writes nothing."""
+    with pytest.raises(SystemExit) as refusal:
+        report.main([*map(str, arguments), "--out", str(folder / "report")])
+    assert refusal.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("report.py: ") and error.count("\n") == 1
+    assert message in error
+    assert not (folder / "report").exists()
+
+
 def make(rows, folder, cost_pass=None):
     """Writes rows, reports on them, and returns report.md."""
     write(folder / "runs", rows)

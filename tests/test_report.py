@@ -6,10 +6,12 @@ from scipy import stats
 from tests.reports import make, table_after  # skips this file where report.py's packages are missing
 
 # isort: split
-from answer import cost_sentence, machines_text, opening, power_sentence
+from answer import cost_sentence, opening, power_sentence
 from method import NOISE, RULE, SIMULATED
+from modules import MODULES
+from provenance import machines_text
 from tables import depth_table, interval
-from tests.report_rows import rows_of, timed, widths
+from tests.report_rows import JITTER, rows_of, timed, widths
 from verdicts import WORDS, analyse
 
 
@@ -50,14 +52,31 @@ def test_all_intervals_share_the_noise(campaign, tmp_path):
 
 
 def test_the_answer_is_computed(campaign, tmp_path):
-    answer = make(campaign, tmp_path, timed(campaign)).split("\n\n")[1]
+    text = make(campaign, tmp_path, timed(campaign))
+    answer = text.split("\n\n")[1]
     assert answer.count(". ") == 2 and answer.endswith(".")
-    assert "Of 4 methods trained for 10 epochs on shapes100 with 4 seeds" in answer
-    assert "1 helps: eca_resnet +3.00 ± " in answer and "for 1 there is no evidence: ghostnet_resnet" in answer
-    assert (
-        "Of the 4 that can be compared with a ResNet of equal cost, ahead at one cost at least: 1, behind: 2;" in answer
+    assert answer.startswith("After 10 epochs on shapes100 with 4 seeds, 1 of 4 methods helps: ECA +3.00 ± ")
+    assert "Of the others, 1 gains no more than a wider ResNet would, 1 hurts and 1 shows no evidence." in answer
+    assert "- **helps**: ECA +3.00 ± " in text and "- **no evidence**: GhostNet -0.10 ± " in text
+    cost = text.split("\n## Cost\n\n")[1]
+    assert cost.startswith(
+        "Of the 4 methods that can be compared with a ResNet of equal cost, ahead at one cost at least: 1, behind at one at "
+        "least: 2. The largest of these 12 distances"
     )
-    assert "the largest of these 12 distances" in answer and "that of eca_resnet at equal MACs: +3.00 ± " in answer
+    assert "is that of ECA at equal MACs: +3.00 ± " in cost
+
+
+def test_no_sentence_names_a_dozen_methods(tmp_path):
+    """The best three by name, the others by number."""
+    rows = rows_of("resnet", 60)
+    for i, method in enumerate(MODULES):
+        rows += rows_of(f"{method}_resnet", 63 + i / 10, jitter=-JITTER)
+    first, second, _ = opening(analyse(rows))
+    assert first.startswith(
+        f"After 10 epochs on shapes100 with 4 seeds, {len(MODULES)} of {len(MODULES)} methods help: CSPNet"
+    )
+    assert first.count("±") == 3 and f" and {len(MODULES) - 3} more points" in first
+    assert second == "There are no others."
 
 
 def test_the_answer_counts_what_can_be_compared():
@@ -65,7 +84,7 @@ def test_the_answer_counts_what_can_be_compared():
     rows += rows_of("gmlp_resnet", 65, params=10_000_000, macs=10**9, speed=1.0)
     sentence = cost_sentence(analyse(rows, timed(rows)))
     assert sentence.startswith(
-        "Of the 1 that can be compared with a ResNet of equal cost, ahead at one cost at least: 1,"
+        "Of the 1 methods that can be compared with a ResNet of equal cost, ahead at one cost at least: 1,"
     )
 
 
@@ -91,9 +110,9 @@ def test_networks_of_several_machines_are_told_apart(campaign, tmp_path):
         if content["arch"] == "gmlp_resnet":
             content["device"] = "a GPU"
     told = machines_text(analyse(campaign))
-    assert told.endswith(" on 1 x a CPU; gmlp_resnet on 1 x a GPU.")
+    assert told.endswith("\n- 1 x a GPU: gmlp_resnet") and "\n- 1 x a CPU: resnet resnet.width=8, resnet, " in told
     assert "eca_resnet" in told and "eca.kernel_size" not in told  # no memory is shown of an ablation
-    assert "comparable between networks of one machine only" in make(campaign, tmp_path)
+    assert "can be compared between networks of one kind of machine only" in make(campaign, tmp_path)
     assert machines_text(analyse(rows_of("resnet", 60))) == ""
 
 
@@ -104,7 +123,7 @@ def test_an_ablation_on_several_machines_says_so(campaign, tmp_path):
         if content["settings"] == {"eca.kernel_size": 9}:
             content["device"] = "a GPU"
     told = "(default) and resnet.attention_position=after-add on 1 x a CPU; eca.kernel_size=9 on 1 x a GPU."
-    assert f"this table. Trained were {told}\n" in make(campaign, tmp_path / "two")
+    assert f"this table. Different machines: {told}\n" in make(campaign, tmp_path / "two")
 
 
 def test_without_a_curve_equal_cost_is_one_sentence(tmp_path):
@@ -120,7 +139,7 @@ def test_one_noisy_method_does_not_speak_for_the_power_of_all(campaign):
         result.detectable = detectable
     told = power_sentence(judged)
     assert "half of the comparisons have a chance of 80% to find a true difference of 2.5 points" in told
-    assert "(by their spreads 1.0 to 57.0)" in told
+    assert "(1.0 to 57.0, by their noise)" in told
 
 
 def test_one_seed_gives_numbers_and_no_verdict(campaign, tmp_path):
@@ -135,7 +154,7 @@ def test_one_seed_gives_numbers_and_no_verdict(campaign, tmp_path):
 def test_ablations_alone_make_a_report(campaign, tmp_path):
     text = make([c for c in campaign if c["arch"] == "eca_resnet"], tmp_path)
     assert text.split("\n\n")[1].startswith(
-        "Of 2 settings compared with their architecture's default, better: none; worse: "
+        "Of 2 settings compared with their architecture's default, 0 better, 1 worse, 0 unstable. "
     )
     assert "- eca_resnet: not compared: resnet itself was not run" in text
 

@@ -4,12 +4,17 @@ import re
 
 import pytest
 
-from tests.reports import comparison, refused  # skips this file where report.py's packages are missing
+from tests.reports import (  # skips this file where report.py's packages are missing
+    comparison,
+    make,
+    refused,
+    table_after,
+)
 
 # isort: split
 import report
 from models import BACKBONES, knobs
-from rows import default_width, read_rows
+from rows import NO_SETTINGS, default_width, read_rows
 from tables import folds_table, train_loss
 from tests.report_rows import JITTER, of_folds, row, rows_of, write
 from verdicts import analyse
@@ -68,8 +73,11 @@ def test_folds_are_averaged_before_anything_is_compared(tmp_path):
     [
         (of_folds([row()])[:2], r"resnet {}, seed 0 lacks fold 2 of 3: train it, or leave out this seed"),
         (of_folds([row()]) + of_folds([row()])[:1], r"resnet {}, seed 0 has fold 0 twice"),
-        ([row(), *of_folds([row()])], r"a mixture of recipes: folds is None in \S+ and 3 in \S+; report them apart"),
-        (of_folds([row()], 3) + of_folds([row()], 2), r"a mixture of recipes: folds is 3 in \S+ and 2 in \S+"),
+        (
+            [row(), *of_folds([row()])],
+            r"a mixture of budgets or data: folds is None in \S+ and 3 in \S+; report them apart",
+        ),
+        (of_folds([row()], 3) + of_folds([row()], 2), r"a mixture of budgets or data: folds is 3 in \S+ and 2 in \S+"),
         (of_folds([row()], fold=3), "a run of fold 3 of 3 needs a fold below the number of folds"),
         (of_folds([row()], folds="3"), "a run of fold 0 of '3' needs a fold below"),
         (of_folds([row()], val_top1=None), "and a val_top1"),
@@ -88,13 +96,16 @@ def test_folds_that_are_no_partition_are_refused(rows, message, tmp_path, capsys
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"epochs": 20}, r"a mixture of recipes: epochs is 10 in \S+run0/result.json and 20 in \S+run1/result.json"),
-        ({"dataset": "cifar10"}, "a mixture of recipes: dataset is 'shapes100' in"),
-        ({"lr": 0.1}, "a mixture of recipes: lr is 0.2 in"),
-        ({"n_train": 17000}, "a mixture of recipes: n_train is 18000 in"),
-        ({"new_flag": 1}, "a mixture of recipes: new_flag is None in"),
-        ({"classes": 9, "per_class_top1": [50.0] * 9}, "a mixture of recipes: classes is 10 in"),
-        ({"curve": [{"epoch": 0, "top1": 40.0}]}, "a mixture of recipes: epochs in the curve is 2 in"),
+        (
+            {"epochs": 20},
+            r"a mixture of budgets or data: epochs is 10 in \S+run0/result.json and 20 in \S+run1/result.json",
+        ),
+        ({"dataset": "cifar10"}, "a mixture of budgets or data: dataset is 'shapes100' in"),
+        ({"arch": "resnet", "seed": 1, "lr": 0.1}, "two recipes for resnet: lr is 0.2 in"),
+        ({"n_train": 17000}, "a mixture of budgets or data: n_train is 18000 in"),
+        ({"arch": "resnet", "seed": 1, "new_flag": 1}, "two recipes for resnet: new_flag is None in"),
+        ({"classes": 9, "per_class_top1": [50.0] * 9}, "a mixture of budgets or data: classes is 10 in"),
+        ({"curve": [{"epoch": 0, "top1": 40.0}]}, "a mixture of budgets or data: epochs in the curve is 2 in"),
         ({"status": "running"}, "its status is 'running', not 'finished'"),
         ({"top1": math.nan}, "NaN is no measurement"),
         ({"loss": math.inf}, "Infinity is no measurement"),
@@ -147,3 +158,33 @@ def test_a_bad_cost_pass_is_refused(rows, tmp_path, capsys):
     write(tmp_path / "runs", [row()])
     (tmp_path / "runs" / "cost.json").write_text(json.dumps({"rows": rows}))
     refused(tmp_path, capsys, "cost.json cannot be used")
+
+
+# ----------------------------------------------------------------------------------------- a recipe per architecture
+
+
+def test_each_architecture_may_have_a_recipe_of_its_own(tmp_path):
+    """The report lists them; a method whose one form has knobs of its recipe is judged like any other."""
+    rows = rows_of("resnet", 60) + rows_of("eca_resnet", 61, jitter=-JITTER)
+    adamw = {"optimizer": "adamw", "lr": 0.002}
+    rows += rows_of("convnext_resnet", 63, {"convnext.layer_scale": 1e-6}, jitter=-JITTER, **adamw)
+    text = make(rows, tmp_path)
+    recipes = table_after(text, "### Recipes")
+    assert recipes["networks"] == ["optimizer", "lr"]
+    assert recipes["resnet, eca_resnet"] == ["sgd", "0.2"]
+    assert recipes["convnext_resnet convnext.layer_scale=1e-06"] == ["adamw", "0.002"]
+    assert table_after(text, "### Verdicts")["convnext_resnet"][-1] == "helps"
+    assert "## Ablations" not in text and "| recipe | amp off" in text
+    assert "### Recipes" not in make(rows[:8], tmp_path / "one")
+
+
+def test_knobs_under_the_shared_recipe_are_an_ablation():
+    rows = rows_of("resnet", 60) + rows_of("convnext_resnet", 63, {"convnext.layer_scale": 1e-6})
+    results = analyse(rows)
+    assert not results.methods and list(results.ablations) == ["convnext_resnet"]
+
+
+@pytest.mark.parametrize("name", NO_SETTINGS)
+def test_how_a_run_was_computed_is_no_part_of_its_recipe(name, tmp_path):
+    rows = [content | {name: seed} for seed, content in enumerate(rows_of("resnet", 60))]
+    assert len(read_rows(write(tmp_path, rows))) == 4

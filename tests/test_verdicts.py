@@ -11,9 +11,10 @@ from tests.reports import (  # skips this file where report.py's packages are mi
 )
 
 # isort: split
-from answer import cost_sentence, left_out_text, members, opening, power_sentence, speed_text, verdict_sentence
+from answer import cost_sentence, opening, others_sentence, power_sentence
 from nets import COSTS
 from noise import detectable_in_errors, t_interval
+from provenance import left_out_text, speed_text
 from rows import key_of
 from tables import ablation_table, main_table, relative_costs
 from tests.report_rows import JITTER, NOISE, row, rows_of, timed, widths
@@ -186,10 +187,10 @@ def test_a_baseline_that_ends_at_chance_makes_its_methods_unstable(campaign, los
 def test_an_unstable_method_tells_nothing_of_costs_and_power(campaign):
     rows = plus_segnext(campaign, 58, 10, 58.1, 57.9)
     results, without = analyse(rows, timed(rows)), analyse(campaign, timed(campaign))
-    assert "; 1 is unstable: segnext_resnet (ended at chance with seed 1)." in verdict_sentence(results)
+    assert others_sentence(results).endswith(" and 1 is unstable (lost with some seeds).")
     assert cost_sentence(results) == cost_sentence(without)
     found = [result.detectable for result in results.judged if not result.unstable]
-    assert f"{min(found):.1f} to {max(found):.1f})" in power_sentence(results.judged)
+    assert f"({min(found):.1f} to {max(found):.1f}, by" in power_sentence(results.judged)
     assert len(results.judged) == len(without.judged) + 1  # Holm's correction counts it
 
 
@@ -202,7 +203,7 @@ def test_an_unstable_setting_of_an_ablation_is_called_that(campaign):
     table = ablation_table("segnext_resnet", results.ablations["segnext_resnet"], results)
     assert table[-1][0] == "segnext.kernel_size=3" and table[-1][-1] == "unstable"
     answer = opening(results)
-    assert answer[0].endswith(f"better: none; worse: none; unstable: {members([result])}.")
+    assert answer[0].endswith("0 better, 0 worse, 1 unstable.")
     assert answer[-1].startswith("No comparison has a spread")
 
 
