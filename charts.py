@@ -22,6 +22,7 @@ LOOKS = {
     "": ("#CC79A7", "D"),
 }
 CHART_SIZE = (12.3, 5.7)  # inches: what a slide leaves below its title
+MOST_PANELS = 3  # of ablations side by side
 STYLE = {
     "font.size": 13,
     "axes.spines.top": False,
@@ -70,34 +71,46 @@ def draw_differences(figure, results):
 def place_labels(ax, points, texts, line):
     """Writes a text beside each point, at the first of growing rings of places where it covers no point, line or text.
 
-    points: (x, y, colour) and line: (x, y), in data.
+    A text that stands apart has a thin line to its point, which crosses no other point. points: (x, y, colour) and line:
+    (x, y), in data.
     """
     ax.figure.canvas.draw()  # from here on sizes and places are known
     ax.figure.set_layout_engine("none")
     centres = ax.transData.transform([point[:2] for point in points])
     taken = [(x - 9, y - 9, x + 9, y + 9) for x, y in centres]
     taken += [(x, y, x, y) for x, y in ax.transData.transform(line)]
+    size = 0.92 * plt.rcParams["font.size"]
     angles = [math.radians(degrees) for degrees in (0, 180, 90, 270, 30, 330, 150, 210, 60, 300, 120, 240)]
     places = [(r, math.cos(angle), math.sin(angle)) for r in (15, 30, 50, 75, 105, 140, 180, 230) for angle in angles]
     for (x, y, colour), (px, py), text in zip(points, centres, texts, strict=True):
-        label = ax.annotate(
-            text, (x, y), (0, 0), textcoords="offset pixels", ha="center", va="center", fontsize="medium"
-        )
+        label = ax.annotate(text, (x, y), (0, 0), textcoords="offset pixels", ha="center", va="center", fontsize=size)
         extent = label.get_window_extent()
-        width, height = extent.width, extent.height
         for distance, cos, sin in places:  # between the point and the text, in pixels
-            dx = distance * cos + width / 2 * max(-1, min(2 * cos, 1))  # a side or a corner of it is at the distance
-            dy = distance * sin + height / 2 * max(-1, min(2 * sin, 1))
-            left, low = px + dx - width / 2, py + dy - height / 2
-            box = (left, low, left + width, low + height)
+            dx = distance * cos + extent.width / 2 * max(-1, min(2 * cos, 1))  # its side or corner is at the distance
+            dy = distance * sin + extent.height / 2 * max(-1, min(2 * sin, 1))
+            left, low = px + dx - extent.width / 2, py + dy - extent.height / 2
+            box = (left, low, left + extent.width, low + extent.height)
             inside = ax.bbox.x0 <= box[0] and box[2] <= ax.bbox.x1 and ax.bbox.y0 <= box[1] and box[3] <= ax.bbox.y1
-            if inside and not any(b[0] < box[2] and box[0] < b[2] and b[1] < box[3] and box[1] < b[3] for b in taken):
+            end = (px + distance * cos, py + distance * sin)
+            if inside and not overlaps(box, taken) and not crosses((px, py), end, centres):
                 break
         taken.append(box)
         label.set_position((dx, dy))
         if distance > places[0][0]:
-            end = ax.transData.inverted().transform((px + distance * cos, py + distance * sin))
+            end = ax.transData.inverted().transform(end)
             ax.plot((x, end[0]), (y, end[1]), color=colour, linewidth=0.8, scalex=False, scaley=False)
+
+
+def overlaps(box, others):
+    """Whether a box (left, low, right, high) covers a part of one of the others."""
+    return any(b[0] < box[2] and box[0] < b[2] and b[1] < box[3] and box[1] < b[3] for b in others)
+
+
+def crosses(start, end, centres, near=8):
+    """Whether the line between two places comes nearer than `near` pixels to a centre that is not its start."""
+    along = np.linspace(start, end, 24)[:, None]
+    others = centres[np.hypot(*(centres - start).T) > 1]
+    return bool((np.hypot(*np.moveaxis(along - others, -1, 0)) < near).any())
 
 
 def plain_ticks(axis, values):
@@ -126,7 +139,8 @@ def draw_cost(figure, results, cost):
         along, at = np.linspace(0, len(x) - 1, 60 * len(x)), range(len(x))
         line += list(zip(np.exp(np.interp(along, at, np.log(x))), np.interp(along, at, y), strict=True))
         points += [(*point, "black") for point in zip(x, y, strict=True)]
-        texts += [f"{backbone}" + f", width {net.width}" * bool(net.settings) for net in curve]
+        whose = f"{backbone}, " if len(results.curves) > 1 else ""
+        texts += [f"{whose}width {net.width}" if net.settings else backbone for net in curve]
         for result in results.stable:
             if result.net.backbone == backbone and result.net.can_compare(cost):
                 colour, marker = LOOKS[result.word]
@@ -140,6 +154,11 @@ def draw_cost(figure, results, cost):
     has_widths = any(net.settings and net.can_compare(cost) for curve in results.curves.values() for net in curve)
     note_words(ax, results, "a backbone" + " at several widths, 95% band" * has_widths)
     place_labels(ax, points, texts, line)
+
+
+def chart_of(cost):
+    """The name of a cost's chart: 'cost_time' of 'training time'."""
+    return f"cost_{cost.split()[-1].lower()}"
 
 
 def note_words(ax, results, first):
@@ -219,7 +238,55 @@ def draw_budgets(figure, results, conditions):
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(conditions), frameon=False)
 
 
-CHARTS = ("differences", "cost_parameters", "cost_macs", "cost_time", "learning", "superclasses", "budgets")
+def told_ablations(results):
+    """The architectures whose settings are better or worse than the default, most settings first; three at most."""
+    n_told = {
+        arch: sum(r.change in ("better", "worse") for r in of_arch) for arch, of_arch in results.ablations.items()
+    }
+    return sorted((arch for arch in n_told if n_told[arch]), key=lambda arch: -n_told[arch])[:MOST_PANELS]
+
+
+def draw_ablations(figure, results):
+    """Forest plots side by side: an architecture's settings with their differences to its default."""
+    looks = {"better": LOOKS["helps"], "worse": LOOKS["hurts"], "no evidence": LOOKS["no evidence"]}
+    archs = told_ablations(results)
+    for ax, arch in zip(figure.subplots(1, len(archs), squeeze=False).flat, archs, strict=True):
+        shown = [result for result in results.ablations[arch] if result.change in looks][::-1]
+        for y, result in enumerate(shown):
+            colour, marker = looks[result.change]
+            half = np.nan_to_num(result.half)
+            ax.errorbar(result.mean, y, xerr=half, color=colour, marker=marker, markersize=9, linewidth=2, capsize=4)
+        ax.axvline(0, color="black", linewidth=1)
+        ax.set_yticks(range(len(shown)), [setting(result.net) for result in shown])
+        ax.set_ylim(-0.6, max(len(shown) - 0.4, 1.6))
+        ax.set_title(arch.removesuffix("_resnet"), fontsize="medium")
+    figure.supxlabel("points of top-1 over the default: mean over seeds, 95% interval", fontsize="medium")
+
+
+def setting(net):
+    """A net's knobs for a chart: 'kernel size 5'."""
+    return ", ".join(knob.split(".")[-1].replace("_", " ").replace("=", " ") for knob in net.knobs.split())
+
+
+def render(file, draw, *arguments, font=STYLE["font.size"]):
+    """Writes the picture that draw(figure, *arguments) makes, in letters of `font` points on CHART_SIZE, to a file."""
+    with plt.rc_context(STYLE | {"font.size": font}):
+        figure = plt.figure(figsize=CHART_SIZE)
+        draw(figure, *arguments)
+        figure.savefig(file)
+        plt.close(figure)
+
+
+CHARTS = (
+    "differences",
+    "cost_parameters",
+    "cost_macs",
+    "cost_time",
+    "learning",
+    "superclasses",
+    "ablations",
+    "budgets",
+)
 
 
 def draw_charts(results, out, conditions=()):
@@ -233,19 +300,17 @@ def draw_charts(results, out, conditions=()):
     for cost in COSTS:
         if not any(net.can_compare(cost) for curve in results.curves.values() for net in curve):
             continue
-        wanted[f"cost_{cost.split()[-1].lower()}"] = (f"Top-1 against {cost}", draw_cost, (cost,))
+        wanted[chart_of(cost)] = (f"Top-1 against {cost}", draw_cost, (cost,))
     if results.methods:
         wanted["learning"] = ("Learning curves", draw_learning, ())
     if superclass_table(results.superclasses):
         wanted["superclasses"] = ("Points over the baseline by superclass", draw_superclasses, ())
+    if told_ablations(results):
+        wanted["ablations"] = ("Ablations that differ from their default", draw_ablations, ())
     if len(conditions) > 1:
         wanted["budgets"] = ("Differences to the baseline at each budget", draw_budgets, (conditions,))
     for name in CHARTS:
         (out / f"{name}.png").unlink(missing_ok=True)
     for name, (_, draw, arguments) in wanted.items():
-        with plt.rc_context(STYLE):
-            figure = plt.figure(figsize=CHART_SIZE)
-            draw(figure, results, *arguments)
-            figure.savefig(out / f"{name}.png")
-            plt.close(figure)
+        render(out / f"{name}.png", draw, results, *arguments)
     return {name: title for name, (title, *_) in wanted.items()}

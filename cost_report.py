@@ -4,9 +4,8 @@ import csv
 import re
 
 import numpy as np
-from matplotlib import pyplot as plt
 
-from charts import CHART_SIZE, STYLE, place_labels, plain_ticks
+from charts import place_labels, plain_ticks, render
 from nets import Net
 from rows import is_number, read_json, refuse
 from tables import markdown
@@ -96,11 +95,8 @@ def report_costs(costs, out):
         writer.writerows(row | {"settings": Net(row["arch"], row["settings"]).knobs} for row in rows)
     charts = []
     for size in sorted({row["image_size"] for row in rows if "problem" not in row}):
-        with plt.rc_context(STYLE):
-            figure = plt.figure(figsize=CHART_SIZE)
-            draw_costs(figure, [row for row in rows if row["image_size"] == size and "problem" not in row])
-            figure.savefig(out / f"costs_{size}.png")
-            plt.close(figure)
+        of_size = [row for row in rows if row["image_size"] == size and "problem" not in row]
+        render(out / f"costs_{size}.png", draw_costs, of_size)
         charts.append(f"![Step time against MACs at {size}x{size} pixels](costs_{size}.png)")
     problems = [f"- {row['arch']} at {row['image_size']}: {row['problem']}" for row in rows if "problem" in row]
     text = COSTS_REPORT.format(

@@ -79,7 +79,7 @@ def report_text(results, charts, folder, team=None, conditions=()):
         learning_text(results, chart("learning")),
         superclasses_text(results, chart("superclasses")),
         cost_text(results, [chart(name) for name in ("cost_parameters", "cost_macs", "cost_time")]),
-        ablations_text(results),
+        ablations_text(results, chart("ablations")),
         limits_text(results),
         method_text(),
         repeat_text(results, folder),
@@ -221,11 +221,11 @@ def cost_text(results, charts):
     return "\n\n".join(["## Cost", *(part for part in parts if part)])
 
 
-def ablations_text(results):
+def ablations_text(results, chart):
     """A sentence and a table for each architecture whose knobs were varied."""
     if not results.ablations:
         return ""
-    parts = ["## Ablations"]
+    parts = ["## Ablations", chart]
     for arch, compared in results.ablations.items():
         where = trained_where((net.knobs or "(default)", net) for net in results.nets if net.arch == arch)
         note = f"Differences are to {arch} as it is; Holm's correction is over this table. {where}".rstrip()

@@ -102,7 +102,7 @@ def write_report(conditions, out, team):
     (out / "report.md").write_text(text)
     (out / "report.html").write_text(page(text, out))
     write_csv(out / "results.csv", results)
-    write_slides(out / "slides.pptx", results, charts)
+    write_slides(out / "slides.pptx", results, charts, team, conditions)
     print(" ".join(opening(results)))
     print(f"written: {out}/report.md, report.html, results.csv, slides.pptx and {len(charts)} charts")
 

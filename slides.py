@@ -1,169 +1,222 @@
-"""slides.pptx: the report as a talk."""
+"""slides.pptx: a talk of 8 to 10 minutes, at most twelve slides, and an appendix with the tables.
+
+At most 40 words stand on a slide; the numbers behind it are in the speaker's notes.
+"""
 
 import math
-import re
-import textwrap
-from pathlib import Path
 
-from pptx import Presentation
-from pptx.util import Inches, Pt
+import numpy as np
 
-from answer import opening, verdict_lists
-from provenance import bias_text, left_out_text, speed_text
+from answer import ablation_sentence, cost_sentence, epochs_of, opening, power_sentence, readable, verdict_lists
+from budgets import budget_table, changes
+from charts import chart_of, draw_ablations, draw_budgets, draw_cost, draw_differences, told_ablations
+from deck import Deck
+from document import title_of
+from drawings import around_a_stage, residual_block, stages
+from method import NOISE
+from modules import modules_of
+from nets import COSTS
+from provenance import bias_text, left_out_text, shared_recipe, speed_text
 from rows import family_and_depth, in_list
-from tables import ablation_table, depth_table, equal_cost_table, folds_table, main_table, verdict_table
+from tables import (
+    ablation_table,
+    depth_table,
+    equal_cost_table,
+    folds_table,
+    interaction_table,
+    interval,
+    main_table,
+    recipes_table,
+    verdict_table,
+)
 
-SLIDE, MARGIN, TOP = (13.333, 7.5), 0.5, 1.3  # inches
-BOX = (SLIDE[0] - 2 * MARGIN, SLIDE[1] - TOP - 0.4)
-ROWS_PER_SLIDE = 15
-CHARACTER = 0.55  # mean width of a character, and
-LINE = 1.25  # height of a line, as parts of the font's size
-
-
-def readme_lines():
-    """What the README's table says of each method: {method: (paper, in a line)}."""
-    text = (Path(__file__).parent / "README.md").read_text()
-    rows = re.findall(r"^\| `(\w+)` \| \w+ \| \[(.+?)\]\(.+?\) \| (.+?) \|$", text, re.MULTILINE)
-    return {method: (paper, line.replace("`", "")) for method, paper, line in rows}
-
-
-def font_that_fits(paragraphs, width, height, largest=24):
-    """The largest font in points, down to 9, at which the paragraphs fit a box of width x height inches."""
-    for points in range(largest, 9, -1):
-        per_line = int(72 * width / (CHARACTER * points))
-        n_lines = sum(max(1, len(textwrap.wrap(text, per_line))) + 0.4 for text in paragraphs)
-        if n_lines * LINE * points <= 72 * height:
-            return points
-    return 9
+SLOTS = {  # slot -> (what it takes the place of, its drawing)
+    "conv": ("Convolution", residual_block("module", "module")),
+    "attention": ("Attention before the add", residual_block(attention="module")),
+    "block": ("Whole block", stages("module")),
+    "stage": ("Whole stage", around_a_stage("part of the channels")),
+}
+NAMES_PER_WORD = 4  # of methods below a word; the notes have the rest
 
 
-class Deck:
-    """Slides with a title and one thing below it: text, a table or a chart."""
-
-    def __init__(self):
-        self.file = Presentation()
-        self.file.slide_width, self.file.slide_height = (Inches(side) for side in SLIDE)
-
-    def slide(self, title):
-        slide = self.file.slides.add_slide(self.file.slide_layouts[6])  # of the default template: blank
-        self.write(slide, [title], (MARGIN, 0.4, BOX[0], 0.8), largest=32, bold=True)
-        return slide
-
-    def write(self, slide, paragraphs, box, largest=24, bold=False):
-        frame = slide.shapes.add_textbox(*(Inches(side) for side in box)).text_frame
-        frame.word_wrap = True
-        size = font_that_fits(paragraphs, box[2] - 0.2, box[3] - 0.1, largest)
-        for i, text in enumerate(paragraphs):
-            paragraph = frame.paragraphs[0] if i == 0 else frame.add_paragraph()
-            paragraph.text = text.replace(" -", " \N{MINUS SIGN}")  # a hyphen would end lines
-            paragraph.font.size, paragraph.font.bold, paragraph.space_after = Pt(size), bold, Pt(0.4 * size)
-
-    def text(self, title, paragraphs):
-        self.write(self.slide(title), paragraphs, (MARGIN, TOP, *BOX))
-
-    def chart(self, title, path):
-        slide = self.slide(title)
-        slide.shapes.add_picture(str(path), Inches(MARGIN), Inches(TOP), width=Inches(BOX[0]))
-
-    def table(self, title, table):
-        """A table, on as many slides as it needs."""
-        header, *rows = table
-        per_slide = math.ceil(len(rows) / math.ceil(len(rows) / ROWS_PER_SLIDE)) if rows else 1
-        for start in range(0, len(rows), per_slide):
-            part = [header, *rows[start : start + per_slide]]
-            slide = self.slide(title + " (continued)" * (start > 0))
-            longest = [max(len(row[column]) for row in part) + 2 for column in range(len(header))]
-            size = min(16, 72 * BOX[0] / (CHARACTER * sum(longest)), 72 * BOX[1] / len(part) / 1.9)
-            grid = slide.shapes.add_table(
-                len(part), len(header), *(Inches(side) for side in (MARGIN, TOP, BOX[0], 0.1))
-            ).table
-            for column, length in enumerate(longest):
-                grid.columns[column].width = Inches(BOX[0] * length / sum(longest))
-            for i, row in enumerate(part):
-                grid.rows[i].height = Pt(1.9 * size)
-                for column, text in enumerate(row):
-                    cell = grid.cell(i, column)
-                    cell.text = text
-                    cell.text_frame.paragraphs[0].font.size = Pt(size)
-                    cell.margin_left = cell.margin_right = Pt(0.5 * size)
-                    cell.margin_top = cell.margin_bottom = Pt(0.2 * size)
-
-
-def design_text(results):
-    row, seeds = results.row, sorted({seed for net in results.nets for seed in net.seeds})
-    scored = "once, after the last epoch" if row["n_val"] else "after every epoch, and the last epoch counts"
-    lines = [
-        f"{row['dataset']}: {row['classes']} classes, {row['n_train']:,} images to train on, {row['n_val']:,} held out, "
-        f"{row['n_test']:,} to test. The test set is scored {scored}.",
-        f"One recipe for all: {row['epochs']} epochs, {row['batch_size']} images a step, seeds {in_list(seeds)}.",
-    ]
-    for backbone, curve in results.curves.items():
-        if len(curve) > 1:
-            widths = in_list([net.width for net in curve])
-            lines.append(
-                f"{backbone} at widths {widths}: methods are compared with it at equal parameters, MACs and time."
-            )
-    if results.judged:
-        lines.append(f"Differences are paired by seed, with Holm's correction over {len(results.judged)} methods.")
-    return [*lines, speed_text(results)]
-
-
-def limits_text(results):
-    lines = [
-        opening(results)[-1],
-        f"One dataset ({results.row['dataset']}) and one recipe for all methods; several were published with another "
-        "optimizer, and a recipe tuned to a method may rank it higher.",
-        "Distances at equal cost are not corrected for their number; only differences to the baseline are.",
-        bias_text(results),
-    ]
-    outside = [r.net.arch for r in results.methods if any(gap.why == "outside the curve" for gap in r.gaps.values())]
-    if outside:
-        lines += [
-            f"Outside the trained widths at some cost: {in_list(outside)}; wider or narrower ResNets would tell more."
-        ]
-    left_out = left_out_text(results)
-    lines += [f"Left out: {'; '.join(left_out)}."] if left_out else []
-    future = (
-        "Future work: more seeds where the detectable difference is large, a second dataset, and a recipe per method."
+def write_slides(path, results, charts, team=None, conditions=()):
+    """Writes the talk and its appendix; the pictures of `charts` that the appendix shows are taken from path's folder."""
+    deck, seeds = Deck(), sorted({seed for net in results.nets for seed in net.seeds})
+    row = results.row
+    budget = f"{row['dataset']}, {epochs_of(row)}, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    deck.cover(title_of(team), [*([team.byline] if team else []), budget])
+    deck.text(
+        "Which module is worth adding?",
+        answer_lines(results),
+        notes="\n".join([*opening(results), *word_lines(results)]),
     )
-    return [*lines, future]
-
-
-def write_slides(path, results, charts):
-    """slides.pptx: goal, methods, design, results, efficiency, ablations, what helped, limits."""
-    deck, lines = Deck(), readme_lines()
-    out = path.parent
-    deck.text("Goal: which published module is worth adding to a ResNet?", opening(results))
-
-    used = sorted({method for net in results.nets for method in net.arch.split("_")[:-1]})
-    table = [["module", "paper", "in a line"]]
-    for net in results.nets:
-        if net.on_curve and not net.settings:
-            size = f"{net.costs['parameters']:,} parameters, {net.costs['MACs'] / 1e6:.1f} million MACs"
-            family = family_and_depth(net.arch)
-            kind = {"resnet": "a ResNet: ", "plain": "a ResNet without its shortcuts: "}[family[0]] if family else ""
-            table.append([net.arch, "Deep Residual Learning" if family else "", kind + size])
-    deck.table("The ResNet and the methods", table + [[m, *lines[m]] for m in used if m in lines])
-    deck.text("Design", design_text(results))
-
-    if results.methods:
-        deck.table("Results: verdicts", verdict_table(results))
-    for name in [name for name in charts if name == "differences"]:
-        deck.chart(charts[name], out / f"{name}.png")
-    deck.table("Results: all networks", main_table(results))
-    if depths := depth_table(results):
-        deck.table("Results: depth with and without shortcuts", depths)
-    if folds := folds_table(results):
-        deck.table(f"Results: cross-validation with {results.row['folds']} folds", folds)
-    for name in [name for name in charts if name in ("learning", "superclasses")]:
-        deck.chart(charts[name], out / f"{name}.png")
-
-    if results.methods and results.has_curve:
-        deck.table("Efficiency: points over a ResNet of equal cost", equal_cost_table(results))
-    for name in [name for name in charts if name.startswith("cost_")]:
-        deck.chart("Efficiency: " + charts[name].replace("T", "t", 1), out / f"{name}.png")
-    for arch, comparisons in results.ablations.items():
-        deck.table(f"Ablations of {arch}", ablation_table(arch, comparisons, results))
-    deck.text("What helped and what did not", [f"{word}: {names}" for word, names in verdict_lists(results)])
-    deck.text("Limits and future work", limits_text(results))
+    resnet_slide(deck, results)
+    methods_slide(deck, results)
+    deck.text("How it was compared fairly", fair_lines(results, seeds), notes=fair_notes(results))
+    if "differences" in charts:
+        deck.chart("Differences to the baseline", draw_differences, results, notes="\n".join(word_lines(results)))
+    cost = best_cost(results)
+    if cost and results.methods:
+        deck.chart(f"Accuracy against {cost}", draw_cost, results, cost, notes=cost_notes(results))
+    if len(conditions) > 1:
+        deck.chart("What the budget changes", draw_budgets, results, conditions, notes=budget_notes(conditions))
+    if told_ablations(results):
+        deck.chart("Ablations", draw_ablations, results, notes=ablation_notes(results))
+    if results.judged:
+        deck.columns("What helped and what did not", word_columns(results), notes="\n".join(word_lines(results)))
+    deck.text("Limits and future work", limit_lines(results), notes=limit_notes(results))
+    if team:
+        deck.text("Contributions", [f"{name}: {did}" for name, did in team.members])
+    appendix(deck, results, charts, path.parent)
     deck.file.save(path)
+
+
+def answer_lines(results):
+    """The answer in three lines at most."""
+    if not results.judged:
+        return opening(results)[:1]
+    helps, row = results.by_word("helps"), results.row
+    names = in_list([readable(result.net) for result in helps[:3]] + [f"{len(helps) - 3} more"] * (len(helps) > 3))
+    counts = []
+    for word, one, many in (
+        ("hurts", "hurts", "hurt"),
+        ("no better than widening", "is no better than widening", "are no better than widening"),
+        ("no evidence", "shows no evidence", "show no evidence"),
+        ("unstable", "is unstable", "are unstable"),
+    ):
+        n_found = len(results.by_word(word))
+        counts += [f"{n_found} {one if n_found == 1 else many}"] if n_found else []
+    helped = (
+        f"{len(helps)} of {len(results.judged)} help: {names}." if helps else f"None of {len(results.judged)} helps."
+    )
+    rest = [f"{', '.join(counts)}."] if counts else []
+    return [helped, *rest, f"After {epochs_of(row)}; longer training may change the order."]
+
+
+def word_lines(results):
+    return [f"{word}: {names}" for word, names in verdict_lists(results)]
+
+
+def word_columns(results):
+    """(word, names of the methods that earned it), the best first, the rest counted."""
+    found = []
+    for word, _ in verdict_lists(results):
+        names = [readable(result.net) for result in results.by_word(word)]
+        rest = [f"and {len(names) - NAMES_PER_WORD} more"] if len(names) > NAMES_PER_WORD else []
+        found.append((word, names[:NAMES_PER_WORD] + rest))
+    return found
+
+
+def resnet_slide(deck, results):
+    """The baseline's block and its size."""
+    baselines = [net for net in results.nets if net.on_curve and not net.settings]
+    if not baselines:
+        return
+    net = baselines[0]
+    family = family_and_depth(net.arch)
+    layers = f"{family[1]} layers, " if family else ""
+    size = f"{layers}{net.costs['parameters']:,} parameters, {net.costs['MACs'] / 1e6:.1f} million MACs"
+    title = "The ResNet" if family and family[0] == "resnet" else f"The baseline: {net.arch}"
+    notes = [f"{each.arch}: top-1 {interval(results.top1(each))} %" for each in baselines]
+    shortcut = "A block adds what it computes to its input."
+    if family:
+        deck.drawings(title, [(residual_block(), shortcut, size)], notes="\n".join(notes))
+    else:
+        deck.text(title, [size], notes="\n".join(notes))
+
+
+def methods_slide(deck, results):
+    """Where the methods stand: a drawing for each slot with the names of those that fill it."""
+    modules = modules_of(results.networks)
+    parts = []
+    for slot, (heading, shapes) in SLOTS.items():
+        names = [module.name.removesuffix(" attention") for module in modules.values() if module.slot == slot]
+        if names:
+            parts.append((shapes, heading, ", ".join(names)))
+    if parts:
+        notes = "\n".join(f"{module.name} ({module.paper}): {' '.join(module.lines)}" for module in modules.values())
+        deck.drawings("Where the methods stand", parts, notes=notes)
+
+
+def fair_lines(results, seeds):
+    recipe = "each its own recipe" if results.own_recipes else "one recipe"
+    lines = [f"Same data, same {epochs_of(results.row)}, {recipe}", f"Seeds {in_list(seeds)}, paired"]
+    if results.has_curve:
+        lines.append("Against the ResNet, and against ResNets of equal cost")
+    if results.judged:
+        lines.append(f"Corrected for {len(results.judged)} comparisons")
+    return lines
+
+
+def fair_notes(results):
+    row = results.row
+    data = f"{row['dataset']}: {row['n_train']:,} images to train on, {row['n_val']:,} held out, {row['n_test']:,} to test."
+    recipe = ", ".join(f"{name} {value}" for name, value in shared_recipe(results).items() if value is not None)
+    return "\n".join([data, f"Recipe: {recipe}.", NOISE, speed_text(results)])
+
+
+def best_cost(results):
+    """The cost at which most methods can be compared with the curve, parameters before MACs before time; None without any."""
+    drawn = [cost for cost in COSTS if any(net.can_compare(cost) for curve in results.curves.values() for net in curve)]
+
+    def n_compared(cost):
+        return sum(not result.gaps[cost].why for result in results.methods if cost in result.gaps)
+
+    return max(drawn, key=n_compared) if drawn else None
+
+
+def cost_notes(results):
+    lines = [cost_sentence(results)]
+    for result in results.methods:
+        gaps = [f"{gap.mean:+.2f} ± {gap.half:.2f} at equal {cost}" for cost, gap in result.gaps.items() if not gap.why]
+        lines += [f"{readable(result.net)}: {', '.join(gaps)}"] if gaps else []
+    return "\n".join(lines)
+
+
+def budget_notes(conditions):
+    told = [f"{name}: {what}" for name, what in changes(conditions)] or ["No word and no sign changes."]
+    return "\n".join([*told, *("; ".join(row) for row in budget_table(conditions))])
+
+
+def ablation_notes(results):
+    return "\n".join(f"{arch}: {ablation_sentence(arch, compared)}" for arch, compared in results.ablations.items())
+
+
+def limit_lines(results):
+    lines = [f"One dataset, {epochs_of(results.row)}"]
+    sizes = [result.detectable for result in results.judged if not math.isnan(result.detectable)]
+    lines += [f"Differences below {np.median(sizes):.1f} points stay open"] if sizes else []
+    lines += [] if results.own_recipes else ["One recipe for all, not each method's own"]
+    return [*lines, "Next: longer training, more seeds, a second dataset"]
+
+
+def limit_notes(results):
+    lines = [power_sentence(results.judged)] if results.judged else []
+    return "\n".join([*lines, bias_text(results), *left_out_text(results)])
+
+
+def appendix(deck, results, charts, folder):
+    """Every table, and the charts that the talk leaves out."""
+    tables = [
+        ("verdicts", verdict_table(results) if results.methods else None),
+        ("recipes", recipes_table(results)),
+        ("all networks", main_table(results)),
+        ("two modules together", interaction_table(results) if results.interactions else None),
+        ("depth with and without shortcuts", depth_table(results)),
+        ("cross-validation", folds_table(results)),
+        (
+            "points over a ResNet of equal cost",
+            equal_cost_table(results) if results.methods and results.has_curve else None,
+        ),
+        *(
+            (f"ablations of {arch}", ablation_table(arch, compared, results))
+            for arch, compared in results.ablations.items()
+        ),
+    ]
+    for title, table in tables:
+        if table:
+            deck.table(f"Appendix: {title}", table)
+    in_talk = ("differences", "budgets", "ablations", chart_of(best_cost(results)) if best_cost(results) else "")
+    for name, title in charts.items():
+        if name not in in_talk:
+            deck.picture(f"Appendix: {title[0].lower()}{title[1:]}", folder / f"{name}.png")

@@ -35,7 +35,7 @@ def test_the_team_stands_in_report_and_slides(campaign, tmp_path):
     assert text.startswith("# A module for the ResNet\n") and "\n*Ada and Ben. Deep Learning. 2026-11-27*\n" in text
     assert text.endswith("## Contributions\n\n- Ada: the attention modules\n- Ben: the convolutions\n")
     slides = slide_texts(tmp_path / "out" / "slides.pptx")
-    assert slides[0][0] == "A module for the ResNet" and "Ada and Ben. Deep Learning. 2026-11-27" in slides[0][1]
+    assert slides[0][0] == "A module for the ResNet" and "Ada and Ben. Deep Learning. 2026-11-27" in slides[0][1][0]
     assert "Ada: the attention modules" in " ".join(dict(slides)["Contributions"])
 
 
