@@ -6,6 +6,7 @@ import numpy as np
 
 from modules import MODULES
 from noise import POWER
+from provenance import dataset_of
 from rows import family_and_depth, in_list
 from tables import by_depth, depth_table, interval, pm, train_loss
 from verdicts import WORDS
@@ -74,7 +75,7 @@ def helps_sentence(results):
     """Which methods help."""
     n_seeds, row, helps = in_list(sorted({len(r.seeds) for r in results.judged})), results.row, results.by_word("helps")
     n_methods = f"{len(results.judged)} method{'s' * (len(results.judged) > 1)}"
-    after = f"After {epochs_of(row)} on {row['dataset']} with {n_seeds} seeds"
+    after = f"After {epochs_of(row)} on {dataset_of(row)} with {n_seeds} seeds"
     if not helps:
         return f"{after}, none of {n_methods} helps."
     verb = "helps" if len(helps) == 1 else "help"
@@ -108,7 +109,7 @@ def budget_sentence(results):
     if not sizes:
         return f"No comparison has a spread that tells of noise, and {budget}."
     return (
-        f"A true difference of {np.median(sizes):.1f} points would have been found in half of the comparisons with a chance of "
+        f"Half of these comparisons would have found a true difference of {np.median(sizes):.1f} points with a chance of "
         f"{POWER:.0%}; smaller ones remain open, and {budget}."
     )
 
@@ -141,13 +142,17 @@ def power_sentence(comparisons):
 
 
 def verdict_lists(results):
-    """[(word, the methods that earned it)], words without a method left out."""
+    """[(word, the methods that earned it with their differences)], words without a method left out."""
     found = [(word, results.by_word(word)) for word in WORDS]
-    return [
-        (word, ", ".join(f"{readable(r.net)} {interval(r.estimate, '+')}" for r in of_word))
-        for word, of_word in found
-        if of_word
-    ]
+    return [(word, ", ".join(map(with_reason, of_word))) for word, of_word in found if of_word]
+
+
+def with_reason(result):
+    """A method with its difference, and why a significant one gets no word."""
+    named = f"{readable(result.net)} {interval(result.estimate, '+')}"
+    if result.word == "no evidence" and result.direction < 0:
+        return f"{named} (below the baseline, above a ResNet of equal {in_list(result.where('above'))})"
+    return named
 
 
 def ablation_sentence(arch, comparisons):
@@ -188,5 +193,5 @@ def depth_sentences(results):
     n_seeds, row = len(results.nets[0].seeds), results.row
     return [
         *sentences,
-        f"These are {row['epochs']} epochs on {row['dataset']} with {n_seeds} seeds: a budget, not a limit.",
+        f"These are {row['epochs']} epochs on {dataset_of(row)} with {n_seeds} seeds: a budget, not a limit.",
     ]

@@ -1,6 +1,7 @@
 """The report's charts."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -22,6 +23,7 @@ LOOKS = {
     "": ("#CC79A7", "D"),
 }
 CHART_SIZE = (12.3, 5.7)  # inches: what a slide leaves below its title
+NEAREST = 15  # pixels from a point to its label
 MOST_PANELS = 3  # of ablations side by side
 STYLE = {
     "font.size": 13,
@@ -80,25 +82,42 @@ def place_labels(ax, points, texts, line):
     taken = [(x - 9, y - 9, x + 9, y + 9) for x, y in centres]
     taken += [(x, y, x, y) for x, y in ax.transData.transform(line)]
     size = 0.92 * plt.rcParams["font.size"]
-    angles = [math.radians(degrees) for degrees in (0, 180, 90, 270, 30, 330, 150, 210, 60, 300, 120, 240)]
-    places = [(r, math.cos(angle), math.sin(angle)) for r in (15, 30, 50, 75, 105, 140, 180, 230) for angle in angles]
-    for (x, y, colour), (px, py), text in zip(points, centres, texts, strict=True):
+    for (x, y, colour), centre, text in zip(points, centres, texts, strict=True):
         label = ax.annotate(text, (x, y), (0, 0), textcoords="offset pixels", ha="center", va="center", fontsize=size)
-        extent = label.get_window_extent()
-        for distance, cos, sin in places:  # between the point and the text, in pixels
+        every = list(places_around(centre, label.get_window_extent()))
+        free = [place for place in every if within(place.box, ax.bbox) and not overlaps(place.box, taken)]
+        place = min(free or every[-1:], key=lambda place: crosses(centre, place.end, centres))  # the first of the best
+        taken.append(place.box)
+        label.set_position(place.offset)
+        if place.distance > NEAREST:
+            end = ax.transData.inverted().transform(place.end)
+            ax.plot((x, end[0]), (y, end[1]), color=colour, linewidth=0.8, scalex=False, scaley=False)
+
+
+@dataclass
+class Place:
+    """Where a text may stand, in pixels: its centre from the point's, the end of the line to it, and what it covers."""
+
+    distance: float
+    offset: tuple
+    end: tuple
+    box: tuple  # left, low, right, high
+
+
+def places_around(centre, extent):
+    """The Places of a text of this extent around a point, the nearest first."""
+    angles = [math.radians(degrees) for degrees in (0, 180, 90, 270, 30, 330, 150, 210, 60, 300, 120, 240)]
+    for distance in (NEAREST, 30, 50, 75, 105, 140, 180, 230):
+        for cos, sin in ((math.cos(angle), math.sin(angle)) for angle in angles):
             dx = distance * cos + extent.width / 2 * max(-1, min(2 * cos, 1))  # its side or corner is at the distance
             dy = distance * sin + extent.height / 2 * max(-1, min(2 * sin, 1))
-            left, low = px + dx - extent.width / 2, py + dy - extent.height / 2
-            box = (left, low, left + extent.width, low + extent.height)
-            inside = ax.bbox.x0 <= box[0] and box[2] <= ax.bbox.x1 and ax.bbox.y0 <= box[1] and box[3] <= ax.bbox.y1
-            end = (px + distance * cos, py + distance * sin)
-            if inside and not overlaps(box, taken) and not crosses((px, py), end, centres):
-                break
-        taken.append(box)
-        label.set_position((dx, dy))
-        if distance > places[0][0]:
-            end = ax.transData.inverted().transform(end)
-            ax.plot((x, end[0]), (y, end[1]), color=colour, linewidth=0.8, scalex=False, scaley=False)
+            left, low = centre[0] + dx - extent.width / 2, centre[1] + dy - extent.height / 2
+            end = (centre[0] + distance * cos, centre[1] + distance * sin)
+            yield Place(distance, (dx, dy), end, (left, low, left + extent.width, low + extent.height))
+
+
+def within(box, frame):
+    return frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] and box[3] <= frame.y1
 
 
 def overlaps(box, others):
@@ -234,7 +253,7 @@ def draw_budgets(figure, results, conditions):
     ax.axvline(0, color="black", linewidth=1)
     ax.set_yticks(range(len(names)), [name.removesuffix("_resnet") for name in names])
     ax.set_ylim(-0.6, len(names) - 0.4)
-    ax.set_xlabel("difference to the baseline of the same budget in points of top-1: mean over seeds, 95% interval")
+    ax.set_xlabel("points of top-1 over the baseline of the same budget, 95% interval")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(conditions), frameon=False)
 
 

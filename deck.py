@@ -110,7 +110,7 @@ class Deck:
                 continue
             sides = (Inches(side * scale) for side in (shape.width, shape.height))
             box_shape = group.shapes.add_shape(MSO_SHAPE.RECTANGLE, *at(shape.x, shape.y), *sides)
-            self.look(box_shape, shape, points=max(8, 72 * 13 * scale))
+            self.look(box_shape, shape, points=max(8, 72 * 16 * scale))
 
     def arrow(self, group, points):
         for start, end in pairwise(points):

@@ -16,6 +16,7 @@ from method import DETECTABLE, EQUAL_COST, NO_CURVE, NOISE, RULE, SIMULATION
 from modules import modules_of
 from provenance import (
     bias_text,
+    dataset_of,
     design_table,
     in_words,
     left_out_text,
@@ -38,12 +39,7 @@ from tables import (
     recipes_table,
     verdict_table,
 )
-
-TITLE = "Which module is worth adding to a ResNet?"
-
-
-def title_of(team):
-    return team.title if team and team.title else TITLE
+from team import title_of
 
 
 def report_text(results, charts, folder, team=None, conditions=()):
@@ -148,7 +144,8 @@ def budgets_text(conditions, chart):
     told = changes(conditions)
     changed = "\n".join(f"- {name}: {what}" for name, what in told) or "No word and no sign changes."
     intro = (
-        "Points of top-1 over the baseline of the same folder, mean ± 95% interval, and the word that each folder's runs earn. "
+        "Points of top-1 over the baseline of the same folder, mean ± 95% interval, and the word that each folder's runs earn; "
+        "an unstable method has no point in the chart. "
         "All else in this report is of the last column."
     )
     heading = "What changes:" if told else ""
@@ -245,7 +242,7 @@ def limits_text(results):
         else "one recipe for each architecture"
     )
     lines = [
-        f"One dataset ({row['dataset']}), one budget ({row['epochs']} epochs), {recipe}.",
+        f"One dataset ({dataset_of(row)}), one budget ({row['epochs']} epochs), {recipe}.",
         power_sentence(results.judged) if results.judged else "",
         "Distances at equal cost are not corrected for their number; differences to the baseline are.",
         bias_text(results),
@@ -263,18 +260,16 @@ def method_text():
 
 def repeat_text(results, folder):
     """Where every number comes from and how to make it again."""
-    row = results.row
     best = results.methods[0].net if results.methods else results.nets[0]
     knobs = "".join(f" --set {knob}" for knob in best.knobs.split())
-    run = (
-        f"python train.py --arch {best.arch}{knobs} --dataset {row['dataset']} --epochs {row['epochs']} "
-        f"--batch-size {row['batch_size']} --seed {best.seeds[0]}"
-    )
+    told = ("dataset", "val_size", "epochs", "batch_size", "optimizer", "lr", "weight_decay")
+    flags = "".join(f" --{name.replace('_', '-')} {best.recipe[name]}" for name in told if name in best.recipe)
+    run = f"python train.py --arch {best.arch}{knobs}{flags} --seed {best.seeds[0]}"
     return "\n\n".join([
         "## How to repeat every number",
         f"Every number here is computed from the `result.json` files of the folder `{folder}` and, for speeds, its `cost.json`. "
-        f"This makes the report again, and trains one of its runs (settings that differ from `train.py`'s defaults are in the "
-        f"run's `result.json`):",
+        f"This makes the report again, and trains one of its runs; the rest of "
+        "a run's settings is in its `result.json`:",
         f"```bash\npython report.py {folder}\n{run}\n```",
         "### Where the numbers come from",
         markdown([["what", "value"], *provenance(results), ["recipe", in_words(shared_recipe(results))]]),

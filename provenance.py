@@ -9,6 +9,11 @@ from nets import machine
 from rows import family_and_depth, in_list, recipe_of
 
 
+def dataset_of(row):
+    """The dataset's name as its authors write it."""
+    return {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}.get(row["dataset"], row["dataset"])
+
+
 def in_words(recipe):
     return ", ".join(f"{name} {value}" for name, value in recipe.items() if value is not None)
 
@@ -25,7 +30,7 @@ def design_table(results):
     scored = "once, after the last epoch" if row["n_val"] else "after every epoch, of which the last counts"
     table = [
         ["part", "value"],
-        ["data", f"{row['dataset']}: {row['classes']} classes; {row['n_train']:,} images to train on, {row['n_val']:,} held out, "
+        ["data", f"{dataset_of(row)}: {row['classes']} classes; {row['n_train']:,} images to train on, {row['n_val']:,} held out, "
                  f"{row['n_test']:,} to test"],
         ["budget", f"{row['epochs']} epochs, {row['batch_size']} images a step"],
     ]  # fmt: skip

@@ -94,7 +94,8 @@ def parse_args(argv):
 
 def write_report(conditions, out, team):
     """Writes the report of the largest budget, the last condition, with the others beside it."""
-    results, folder = conditions[-1].results, conditions[-1].folder.resolve().name
+    results, folder = conditions[-1].results, conditions[-1].folder.resolve()
+    folder = "/".join(folder.parts[-2:] if folder.parent.name in ("runs", "results") else folder.parts[-1:])
     out.mkdir(parents=True, exist_ok=True)
     charts = draw_charts(results, out, conditions)
     write_drawings(modules_of(results.networks), out)

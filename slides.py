@@ -11,12 +11,11 @@ from answer import ablation_sentence, cost_sentence, epochs_of, opening, power_s
 from budgets import budget_table, changes
 from charts import chart_of, draw_ablations, draw_budgets, draw_cost, draw_differences, told_ablations
 from deck import Deck
-from document import title_of
 from drawings import around_a_stage, residual_block, stages
 from method import NOISE
 from modules import modules_of
 from nets import COSTS
-from provenance import bias_text, left_out_text, shared_recipe, speed_text
+from provenance import bias_text, dataset_of, left_out_text, shared_recipe, speed_text
 from rows import family_and_depth, in_list
 from tables import (
     ablation_table,
@@ -29,6 +28,7 @@ from tables import (
     recipes_table,
     verdict_table,
 )
+from team import title_of
 
 SLOTS = {  # slot -> (what it takes the place of, its drawing)
     "conv": ("Convolution", residual_block("module", "module")),
@@ -43,7 +43,7 @@ def write_slides(path, results, charts, team=None, conditions=()):
     """Writes the talk and its appendix; the pictures of `charts` that the appendix shows are taken from path's folder."""
     deck, seeds = Deck(), sorted({seed for net in results.nets for seed in net.seeds})
     row = results.row
-    budget = f"{row['dataset']}, {epochs_of(row)}, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    budget = f"{dataset_of(row)}, {epochs_of(row)}, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
     deck.cover(title_of(team), [*([team.byline] if team else []), budget])
     deck.text(
         "Which module is worth adding?",
@@ -150,7 +150,7 @@ def fair_lines(results, seeds):
 
 def fair_notes(results):
     row = results.row
-    data = f"{row['dataset']}: {row['n_train']:,} images to train on, {row['n_val']:,} held out, {row['n_test']:,} to test."
+    data = f"{dataset_of(row)}: {row['n_train']:,} images to train on, {row['n_val']:,} held out, {row['n_test']:,} to test."
     recipe = ", ".join(f"{name} {value}" for name, value in shared_recipe(results).items() if value is not None)
     return "\n".join([data, f"Recipe: {recipe}.", NOISE, speed_text(results)])
 

@@ -15,6 +15,7 @@ from datetime import date
 
 from rows import in_list, refuse
 
+TITLE = "Which module is worth adding to a ResNet?"  # without a team's own
 FIELDS, MEMBER_FIELDS = ("title", "course", "date", "members"), ("name", "did")
 
 
@@ -29,6 +30,10 @@ class Team:
     def byline(self):
         """'A. Student and B. Student. Deep Learning. 2026-11-27'"""
         return ". ".join(part for part in (in_list([name for name, _ in self.members]), self.course, self.date) if part)
+
+
+def title_of(team):
+    return team.title if team and team.title else TITLE
 
 
 def read_team(path):

@@ -11,7 +11,7 @@ from tests.reports import (  # skips this file where report.py's packages are mi
 )
 
 # isort: split
-from answer import cost_sentence, opening, others_sentence, power_sentence
+from answer import cost_sentence, opening, others_sentence, power_sentence, verdict_lists
 from nets import COSTS
 from noise import detectable_in_errors, t_interval
 from provenance import left_out_text, speed_text
@@ -288,3 +288,9 @@ def test_the_cost_pass_replaces_speeds(campaign):
     assert not gaps["hornet_resnet"]["training time"].why
     other = analyse(campaign, {**about, "batch_size": 64, "rows": rows})
     assert "another batch_size than the cost pass" in speed_text(other)
+
+
+def test_a_significant_difference_without_a_word_says_why_in_the_list():
+    rows = widths() + rows_of("ghostnet_resnet", 58, params=55_000, jitter=-JITTER)
+    lists = dict(verdict_lists(analyse(rows, timed(rows))))
+    assert lists["no evidence"].endswith(" (below the baseline, above a ResNet of equal parameters)")
