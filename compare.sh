@@ -113,7 +113,7 @@ if [ "$PRESET" = cost ]; then
         exit
     fi
     # shellcheck disable=SC2086
-    python -m models.speed $RUNS --costs "$OUT/costs.json" --image-sizes $SIZES "$@"
+    python speed.py $RUNS --costs "$OUT/costs.json" --image-sizes $SIZES "$@"
     exec python report.py "$OUT/costs.json"
 fi
 
@@ -144,11 +144,11 @@ fi
 # are where nothing is left to train: this may be another machine.
 if [ "${#waiting[@]}" -gt 0 ] || [ ! -e "$OUT/cost.json" ]; then
     # shellcheck disable=SC2086
-    python -m models.speed $RUNS --out "$OUT/cost.json" "$@"
+    python speed.py $RUNS --out "$OUT/cost.json" "$@"
 fi
 images=50000
 if [ "$DATASET" = shapes100 ]; then images=20000; fi
-python -m models.speed "${waiting[@]% *}" --left "$OUT/cost.json" --images "$((EPOCHS * images / NPROC / JOBS))"
+python speed.py "${waiting[@]% *}" --left "$OUT/cost.json" --images "$((EPOCHS * images / NPROC / JOBS))"
 
 # The trainings: each of JOBS workers takes every JOBS-th of them, on a GPU of its own. It is a process group of its own (set
 # -m), which stop() signals: a script's background processes are deaf to Ctrl-C, and would begin their next run.

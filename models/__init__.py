@@ -1,4 +1,4 @@
-"""Architectures by name: METHODS, BACKBONES and build(); load() for trained ones.
+"""Architectures by name: METHODS, BACKBONES and build().
 
 An architecture is `<method>_..._<backbone>`, such as `eca_ghostnet_resnet`. Each method fills one slot of the backbone
 (models/resnet.py). Whole networks such as `vit`, `torchvision:NAME` and `timm:NAME` are backbones without slots. Every
@@ -224,14 +224,3 @@ def build(arch, num_classes=100, settings=None, image_size=32):
         if METHODS[name].make.__module__ not in sources:
             raise ValueError(f"--arch {arch}: nothing in this network uses {name}; leave it out or change its settings")
     return net
-
-
-def load(path_or_id):
-    """A trained network, in eval mode: uint8 images (B, 3, image_size, image_size) -> (B, classes) logits.
-
-    path_or_id: a run's folder, its model/ folder, a checkpoint (last.pt) or a hub id (USER/NAME or USER/NAME@TAG). Loaded
-    strictly, without running pickled code. Raises ValueError, in one line, for what cannot be loaded.
-    """
-    from models import hub  # which is slow to import, and imports this file
-
-    return hub.load(path_or_id)

@@ -10,7 +10,7 @@ pixel of a 32x32 image). The mean over the pixels that are left, one of a 32x32 
 
 from torch import nn
 
-from models.layout import mean_of_pixels
+from models.ops.layout import mean_of_pixels
 
 
 class AlexNet(nn.Module):

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.depthwise import Depthwise
-from models.layout import mean_of_pixels
+from models.ops.depthwise import Depthwise
+from models.ops.layout import mean_of_pixels
 from models.prenorm import ChannelNorm, Downsample
 from models.resnet import BlockFamily, ConvBN, DropPath
 

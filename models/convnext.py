@@ -14,7 +14,7 @@ from typing import Literal
 
 from torch import nn
 
-from models.depthwise import Depthwise
+from models.ops.depthwise import Depthwise
 from models.prenorm import ChannelNorm, Downsample, Init, LayerScale, PreNormFamily, initialized
 from models.resnet import DropPath
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from torch import nn
 
-from models.layout import concatenate
+from models.ops.layout import concatenate
 from models.resnet import ConvBN
 
 

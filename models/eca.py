@@ -10,7 +10,7 @@ import math
 import torch
 from torch import nn
 
-from models.layout import mean_of_pixels
+from models.ops.layout import mean_of_pixels
 
 
 class ECA(nn.Module):

@@ -13,8 +13,8 @@ from typing import Literal
 
 from torch import nn
 
-from models.depthwise import Depthwise
-from models.layout import concatenate
+from models.ops.depthwise import Depthwise
+from models.ops.layout import concatenate
 from models.resnet import ConvBN
 
 

@@ -10,7 +10,7 @@ classifiers, which batch norm made needless.
 import torch.nn.functional as F
 from torch import nn
 
-from models.layout import concatenate, mean_of_pixels
+from models.ops.layout import concatenate, mean_of_pixels
 
 # Channels of 1x1; of 3x3, reduced to and made; of 5x5, reduced to and made; behind the pool. None is a 3x3 pool of stride 2.
 INCEPTIONS = (

@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from models.depthwise import Depthwise
+from models.ops.depthwise import Depthwise
 from models.prenorm import ChannelNorm, Downsample, Init, LayerScale, PreNormFamily, initialized
 from models.resnet import DropPath
 

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from models.depthwise import Depthwise
+from models.ops.depthwise import Depthwise
 from models.prenorm import Downsample
 from models.van import Init, VANFamily
 

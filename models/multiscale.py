@@ -16,8 +16,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import nn
 
-from models.depthwise import Depthwise
-from models.layout import concatenate
+from models.ops.depthwise import Depthwise
+from models.ops.layout import concatenate
 from models.resnet import ConvBN
 
 

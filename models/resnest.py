@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from models.layout import mean_of_pixels
+from models.ops.layout import mean_of_pixels
 from models.resnet import ConvBN
 
 

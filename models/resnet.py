@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.layout import mean_of_pixels
+from models.ops.layout import mean_of_pixels
 
 
 class Place(NamedTuple):

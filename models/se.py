@@ -7,7 +7,7 @@ the branch and before the add, as in the paper's SE-ResNet. Published with SGD.
 import torch
 from torch import nn
 
-from models.layout import mean_of_pixels
+from models.ops.layout import mean_of_pixels
 
 
 class SE(nn.Module):

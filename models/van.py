@@ -15,7 +15,7 @@ from typing import Literal
 
 from torch import nn
 
-from models.depthwise import Depthwise
+from models.ops.depthwise import Depthwise
 from models.prenorm import Downsample, LayerScale, PreNormFamily
 from models.resnet import DropPath
 

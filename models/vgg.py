@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import nn
 
-from models.layout import mean_of_pixels
+from models.ops.layout import mean_of_pixels
 
 WIDTHS = (64, 128, 256, 512, 512)  # of the five stages, each ended by a 2x2 max pool
 DEPTHS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # layers: convolutions of the stages

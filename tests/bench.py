@@ -2,7 +2,9 @@
 
     python tests/bench.py                                   # everything: under ten minutes on two CPU cores
     python tests/bench.py --arch resnet hornet_resnet --json bench.json
-    python tests/bench.py --compile                         # networks compiled; on a GPU both are measured anyway
+    python tests/bench.py --compile                         # networks compiled
+
+A GPU is measured by tests/bench_gpu.py.
 
 Everything that is compared is measured in turns within one process, in rounds, and given as medians: speeds of a shared
 machine drift by more than what is looked for here. The data is noise; no dataset is needed.
@@ -30,10 +32,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import augment
+import checkpoints
 import data
 import engine
+import machine
+from cost import cost, n_params
 from models import METHODS, build
-from models.cost import cost, n_params
 from tests import processes
 
 ROOT = Path(__file__).parent.parent
@@ -66,17 +71,17 @@ class Training:
         self.net = build(arch, CLASSES).to(device, memory_format=torch.channels_last)
         self.model = torch.compile(self.net) if compiled else self.net
         optimizer = engine.make_optimizer("sgd", self.net, 0.01, 0.9, 5e-4)
-        scheduler = engine.make_scheduler("cosine", optimizer, 100, 1_000_000)
-        self.state = engine.TrainState(self.net, optimizer, scheduler, amp)
+        self.state = engine.TrainState(self.net, optimizer, [0.01, 0.01], amp)
         self.n_steps = n_steps
         noise = np.random.default_rng(0).integers(0, 256, (n_steps * BATCH, 32, 32, 3), dtype=np.uint8)
         targets = torch.arange(len(noise)) % CLASSES
         self.split = data.Split(torch.from_numpy(noise).permute(0, 3, 1, 2), targets, torch.arange(len(noise)))
         self.split = self.split.to(device)
         statistics = ([127.5] * 3, [70.0] * 3)
-        self.batches = data.TrainBatches(self.split, BATCH, data.Augment(), *statistics, CLASSES, seed=0)
+        self.batches = augment.TrainBatches(self.split, BATCH, augment.Augment(), *statistics, CLASSES, seed=0)
         self.fixed_batch = next(self.batches.epoch(0))
-        self.eval_batches = lambda: data.eval_batches(self.split, 512, *statistics)
+        self.step = engine.Step(self.state, self.model, self.batches, 0.0, 5.0)
+        self.eval_batches = lambda: augment.eval_batches(self.split, 512, *statistics)
 
     def bare_steps(self):
         """Steps on one batch that is ready."""
@@ -87,16 +92,15 @@ class Training:
 
     def loop(self, writer, epochs):
         """An epoch with everything that train.py does in one: batches, augmentation, signals, log points."""
-
-        def after_step():
+        epoch = next(epochs)
+        self.state.step = epoch * self.n_steps
+        self.state.t.fill_(self.state.step)
+        for _ in engine.train_epoch(self.step, epoch, 10**9):
             if self.state.step % 20 == 0:
                 self.state.assert_finite()
                 writer.add_scalar("train/loss", self.state.mean_loss(1, 20), self.state.step)
                 self.state.losses[1] = 0
-
-        epoch = next(epochs)
-        self.state.step = epoch * self.n_steps
-        engine.train_epoch(self.state, self.model, self.batches, epoch, 10**9, 0.0, 5.0, after_step)
+        self.state.assert_finite()
 
     def batches_only(self, epochs):
         for _ in self.batches.epoch(next(epochs)):
@@ -146,7 +150,7 @@ def plainly_written():
         for name, module in list(sys.modules.items()):
             for function in plain.keys() & vars(module).keys() if name.startswith("models.") else ():
                 stack.enter_context(mock.patch.object(module, function, plain[function]))
-        stack.enter_context(mock.patch("models.depthwise.Depthwise.forward", plain_depthwise))
+        stack.enter_context(mock.patch("models.ops.depthwise.Depthwise.forward", plain_depthwise))
         stack.enter_context(mock.patch("models.coatnet.RelativeAttention.forward", plain_attention))
         stack.enter_context(mock.patch("models.resnest.SplitAttention.forward", plain_split_attention))
         yield
@@ -248,11 +252,11 @@ def memory_row(arch, device, amp):
     """Peak memory of training steps over what is there before them, against the bytes that they must keep. In a new process."""
     training = Training(arch, device, amp, False, n_steps=1)
     if device.type == "cpu":
-        engine.keep_freed_memory()
+        machine.keep_freed_memory()
         before = resident_mb()
     else:
         torch.cuda.reset_peak_memory_stats(device)
-        before = engine.peak_memory_mb(device)
+        before = machine.peak_memory_mb(device)
     storages = {}
 
     def keep(tensor):
@@ -268,7 +272,7 @@ def memory_row(arch, device, amp):
     weights = {p.untyped_storage().data_ptr() for p in training.net.parameters()}
     saved = sum(size for pointer, size in storages.items() if pointer not in weights)
     needed = (2 * parameters + saved) / 2**20  # gradients and momentum; the parameters are there before
-    return {"arch": arch, "needed_mb": needed, "peak_mb": engine.peak_memory_mb(device) - before}
+    return {"arch": arch, "needed_mb": needed, "peak_mb": machine.peak_memory_mb(device) - before}
 
 
 def resident_mb():
@@ -298,7 +302,7 @@ def parallel_steps(n_threads, amp, n_steps, folder):
     from torch.nn.parallel import DistributedDataParallel
 
     torch.set_num_threads(n_threads)
-    engine.keep_freed_memory()
+    machine.keep_freed_memory()
     state = PartialState(cpu=True)
     ours = Training("resnet", torch.device("cpu"), {"torch.bfloat16": torch.bfloat16}.get(amp), False, 1)
     model = ours.net
@@ -320,14 +324,14 @@ def in_new_process(function, *args):
 
 FIRST_STEP = """
 import time; started = time.perf_counter()
-import sys, engine, train
+import sys, engine, flags, train
 step = engine.train_step
 def first_step(*args):
     step(*args)
     print(time.perf_counter() - started, flush=True)
     __import__("os")._exit(0)
 engine.train_step = first_step
-train.main(train.parse_args(sys.argv[1:]))
+train.main(flags.parse_args(sys.argv[1:]))
 """
 
 
@@ -410,26 +414,22 @@ def table(rows, columns):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", default=ARCHS)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write all rows here")
     args = parser.parse_args()
-    device = torch.device(args.device)
+    device = torch.device("cpu")
     torch.backends.cudnn.benchmark = True
-    engine.keep_freed_memory()
+    machine.keep_freed_memory()
     amp = engine.amp_dtype("auto", device)
-    on_gpu = device.type == "cuda"
-    n_steps = 50 if on_gpu else 4
-    result = {"device": engine.device_name(device), "torch": str(torch.__version__)}
+    n_steps = 4
+    result = {"device": machine.device_name(device), "torch": str(torch.__version__)}
     compiled = ", compiled" if args.compile else ""
     print(
         f"{result['device']}, torch {result['torch']}, batches of {BATCH}, {amp or 'float32'}{compiled}\n", flush=True
     )
 
     variants = [(amp, args.compile)]
-    if on_gpu:
-        variants = [(amp, False), (amp, True), (torch.float16, False)]
     writer = SummaryWriter(tempfile.mkdtemp())
     peak = matrix_product_gflops(device, amp)
     result["matrix_product_gflops"] = peak
@@ -472,23 +472,22 @@ def main():
             "loop_per_popular": ("ratio", ".2f"),
         },
     )
-    if not on_gpu:
-        result["processes"] = processes_row(amp)
-        table(
-            [result["processes"]],
-            {
-                "one_process_imgs_per_s": ("one process of two cores, images/s", ",.0f"),
-                "two_processes_imgs_per_s": ("two processes of one core", ",.0f"),
-                "two_per_one": ("ratio", ".2f"),
-            },
-        )
+    result["processes"] = processes_row(amp)
+    table(
+        [result["processes"]],
+        {
+            "one_process_imgs_per_s": ("one process of two cores, images/s", ",.0f"),
+            "two_processes_imgs_per_s": ("two processes of one core", ",.0f"),
+            "two_per_one": ("ratio", ".2f"),
+        },
+    )
     result["start_up"] = start_up_row()
     table(
         [result["start_up"]],
         {name: (name.removesuffix("_s").replace("_", " ") + ", s", ".2f") for name in result["start_up"]},
     )
     if args.json:
-        engine.write_atomically(args.json, json.dumps(result, indent=1).encode())
+        checkpoints.write_atomically(args.json, json.dumps(result, indent=1).encode())
 
 
 if __name__ == "__main__":

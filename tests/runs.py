@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import engine
+import checkpoints
 import train
-from data import draw_shapes100
+from flags import parse_args
+from shapes import draw_shapes100
 
 
 def write_photos(root):
@@ -27,7 +28,7 @@ def write_photos(root):
 
 
 def run(*flags):
-    train.main(train.parse_args(flags))
+    train.main(parse_args(flags))
 
 
 def result_of(folder):
@@ -42,7 +43,7 @@ def logged(folder):
 
 
 def saved_state(folder):
-    return engine.load_checkpoint(folder / "last.pt")["state"]
+    return checkpoints.load_checkpoint(folder / "last.pt")["state"]
 
 
 def assert_same(a, b, where=""):
@@ -64,7 +65,7 @@ def assert_same(a, b, where=""):
 
 def die_after_saves(n_saves, flags):
     """A run that is killed right behind its n-th checkpoint."""
-    save, saves = engine.save_checkpoint, []
+    save, saves = checkpoints.save_checkpoint, []
 
     def save_and_die(*args):
         save(*args)
@@ -72,5 +73,5 @@ def die_after_saves(n_saves, flags):
         if len(saves) == n_saves:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    engine.save_checkpoint = save_and_die
+    checkpoints.save_checkpoint = save_and_die
     run(*flags)

@@ -1,4 +1,4 @@
-"""models/bfloat16.py against PyTorch's own bfloat16, on whatever processor the tests run."""
+"""models/ops/bfloat16.py against PyTorch's own bfloat16, on whatever processor the tests run."""
 
 import pytest
 import torch
@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import engine
-from models import METHODS, bfloat16, build
-from models.bfloat16 import AutocastInFloat32
+from models import METHODS, build
+from models.ops import bfloat16
+from models.ops.bfloat16 import AutocastInFloat32
 
 ULP = 2**-7  # the spacing of bfloat16 between 1 and 2
 CALLS = {

@@ -7,8 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+import augment
 import data
-from data import Augment, Split, TrainBatches
+import shapes
+from augment import Augment, TrainBatches
+from data import Split
 
 
 def random_split(n=40, size=8, n_classes=4):
@@ -114,6 +117,11 @@ def test_resized_crops_agree_with_a_loop():
     assert 0 < draws["mirror"].sum() < len(draws["mirror"])
 
 
+def test_every_other_image_is_mirrored():
+    mirror = batches(random_split(n=40_000), Augment()).draw(0)["mirror"]
+    assert mirror.float().mean() == pytest.approx(0.5, abs=0.01)  # four standard deviations
+
+
 def test_resized_crops_keep_to_their_ranges():
     draws = batches(random_split(n=4000), Augment(crop_scale=0.08)).draw(0)
     top, left, height, width = (draws[k].double() for k in ("top", "left", "height", "width"))
@@ -217,7 +225,7 @@ def test_evaluation_sees_each_image_once(n, world_size):
     seen = [
         target.item()
         for rank in range(world_size)
-        for _, targets in data.eval_batches(split, 4, [0.0] * 3, [1.0] * 3, rank, world_size)
+        for _, targets in augment.eval_batches(split, 4, [0.0] * 3, [1.0] * 3, rank, world_size)
         for target in targets
     ]
     assert sorted(seen) == list(range(n))
@@ -479,7 +487,7 @@ def test_streamed_batches_are_those_in_memory(both_ways, augment):
 def test_streamed_evaluation_sees_each_image_once(both_ways, n_workers, monkeypatch):
     monkeypatch.setattr(data, "n_workers", lambda: n_workers)
     for rank in range(3):
-        parts = [list(data.eval_batches(images.test, 4, images.mean, images.std, rank, 3)) for images in both_ways]
+        parts = [list(augment.eval_batches(images.test, 4, images.mean, images.std, rank, 3)) for images in both_ways]
         for (imgs, targets), (streamed_imgs, streamed_targets) in zip(*parts, strict=True):
             assert torch.equal(imgs, streamed_imgs)
             assert torch.equal(targets, streamed_targets)
@@ -490,7 +498,7 @@ def test_parquet_is_streamed_too(tmp_path):
         write_parquet(tmp_path / "set", split, [picture(size=(9, 9)) for _ in range(5)], [3, 1, 4, 1, 5], label="label")
     kept, streamed = (data.load("cifar10", tmp_path / "set", None, tmp_path / "cache", room) for room in (1e9, 0))
     assert (streamed.test.way, streamed.image_size) == ("streamed", 9)
-    first, second = (list(data.eval_batches(images.train, 2, [0] * 3, [1] * 3)) for images in (kept, streamed))
+    first, second = (list(augment.eval_batches(images.train, 2, [0] * 3, [1] * 3)) for images in (kept, streamed))
     for (imgs, targets), (streamed_imgs, streamed_targets) in zip(first, second, strict=True):
         assert torch.equal(imgs, streamed_imgs)
         assert torch.equal(targets, streamed_targets)
@@ -569,8 +577,8 @@ def test_workers_share_the_cores(monkeypatch):
 
 
 def test_shapes100_is_balanced_and_the_same_every_time():
-    train, test, classes = data.draw_shapes100(n_train=1000, n_test=200)
-    again, _, _ = data.draw_shapes100(n_train=1000, n_test=200)
+    train, test, classes = shapes.draw_shapes100(n_train=1000, n_test=200)
+    again, _, _ = shapes.draw_shapes100(n_train=1000, n_test=200)
     assert train[0].shape == (1000, 32, 32, 3)
     assert train[0].dtype == np.uint8
     assert np.array_equal(train[0], again[0])
@@ -580,7 +588,7 @@ def test_shapes100_is_balanced_and_the_same_every_time():
 
 
 def test_shapes100_is_out_of_reach_of_a_linear_classifier():
-    (images, targets), (test_images, test_targets), _ = data.draw_shapes100(n_train=10_000, n_test=2000)
+    (images, targets), (test_images, test_targets), _ = shapes.draw_shapes100(n_train=10_000, n_test=2000)
     x, test_x = (torch.from_numpy(i.reshape(len(i), -1)).float() / 128 - 1 for i in (images, test_images))
     x, test_x = (torch.nn.functional.pad(v, (0, 1), value=1.0) for v in (x, test_x))
     one_hot = torch.nn.functional.one_hot(torch.from_numpy(targets)).float()

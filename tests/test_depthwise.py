@@ -1,10 +1,10 @@
-"""models/depthwise.py against nn.Conv2d in float32."""
+"""models/ops/depthwise.py against nn.Conv2d in float32."""
 
 import pytest
 import torch
 from torch import nn
 
-from models.depthwise import WIDE, Depthwise, put_together, take_apart
+from models.ops.depthwise import WIDE, Depthwise, put_together, take_apart
 
 CHANNELS_LAST = torch.channels_last
 

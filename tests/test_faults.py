@@ -21,11 +21,12 @@ import pytest
 import torch
 from PIL import Image
 
+import checkpoints
 import data
 import engine
-import models
-import train
-from models.hub import Classifier
+import flags
+import hub
+from hub import Classifier
 from tests import processes
 from tests.processes import ROOT
 from tests.runs import assert_same, die_after_saves, logged, result_of, run, saved_state
@@ -57,14 +58,14 @@ def never_returning():
 def save_for_ever(path):
     step = 0
     while True:
-        engine.save_checkpoint(path, {"step": step, "weights": torch.full((300_000,), float(step))})
+        checkpoints.save_checkpoint(path, {"step": step, "weights": torch.full((300_000,), float(step))})
         step += 1
 
 
 def test_kill_while_saving(tmp_path):
     """40 kills at random moments of writing: each time the newest file, or the one before it, is whole."""
     path = tmp_path / "last.pt"
-    engine.save_checkpoint(path, {"step": -1, "weights": torch.zeros(1)})
+    checkpoints.save_checkpoint(path, {"step": -1, "weights": torch.zeros(1)})
     rng = np.random.default_rng(0)
     for _ in range(40):
         child = os.fork()
@@ -75,7 +76,7 @@ def test_kill_while_saving(tmp_path):
         os.kill(child, signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         there = path if path.exists() else path.with_name("last.pt.previous")
-        saved = engine.load_checkpoint(there)
+        saved = checkpoints.load_checkpoint(there)
         assert (saved["weights"] == max(0, saved["step"])).all()
     assert saved["step"] >= 0
 
@@ -84,14 +85,14 @@ def fill_the_disk(path):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # writing beyond it fails like a full disk
     with pytest.raises(OSError, match="File too large"):
-        engine.save_checkpoint(path, {"weights": torch.zeros(100_000)})
+        checkpoints.save_checkpoint(path, {"weights": torch.zeros(100_000)})
 
 
 def test_full_disk_while_saving(tmp_path):
     path = tmp_path / "last.pt"
-    engine.save_checkpoint(path, {"step": 1})
+    checkpoints.save_checkpoint(path, {"step": 1})
     processes.run(fill_the_disk, 1, path)
-    assert engine.load_checkpoint(path) == {"step": 1}
+    assert checkpoints.load_checkpoint(path) == {"step": 1}
     assert os.listdir(tmp_path) == ["last.pt"]
 
 
@@ -99,7 +100,7 @@ def test_full_disk_ends_the_run_in_one_line(command, tmp_path, capsys, monkeypat
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(engine, "save_checkpoint", full)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", full)
     with pytest.raises(SystemExit) as exit:
         run(*command())
     assert exit.value.code == 1
@@ -113,7 +114,7 @@ def test_two_checkpoints_are_kept(command, tmp_path):
     folder = tmp_path / "runs" / "run"
     assert sorted(file.name for file in folder.glob("last.pt*")) == ["last.pt", "last.pt.previous"]
     assert saved_state(folder)["step"] == 8
-    assert engine.load_checkpoint(folder / "last.pt.previous")["state"]["step"] == 7
+    assert checkpoints.load_checkpoint(folder / "last.pt.previous")["state"]["step"] == 7
 
 
 def test_leftovers_of_a_killed_save_are_swept(command, tmp_path):
@@ -141,7 +142,7 @@ def test_kill_within_an_epoch(command, tmp_path, n_processes, n_saves):
     assert logged(runs / "whole") == logged(runs / "killed")
 
 
-@pytest.mark.parametrize("part", ["optimizer", "scheduler", "ema", "step", "losses", "net", "curve"])
+@pytest.mark.parametrize("part", ["optimizer", "ema", "step", "losses", "net", "curve"])
 def test_forgetting_a_part_of_the_state_would_show(command, tmp_path, part):
     """A resumed run that lost this part of its checkpoint does not end as the whole run does."""
     flags = command(*ALL_STATE, "--epochs", "2")
@@ -167,7 +168,7 @@ def test_scaler_and_count_of_skips_come_back():
 
     def state():
         optimizer = engine.make_optimizer("sgd", net, 0.1, 0.9, 0)
-        return engine.TrainState(net, optimizer, engine.make_scheduler("cosine", optimizer, 0, 10), torch.float16)
+        return engine.TrainState(net, optimizer, engine.make_schedule("cosine", 0.1, 0, 10), torch.float16)
 
     first, second = state(), state()
     first.scaler.scale(torch.ones(()))
@@ -233,8 +234,8 @@ def test_signal(command, tmp_path, name, n_processes):
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_second_signal_ends_the_program_at_once(second, monkeypatch):
     """The same one, too, if it comes late: it is sent every 0.05 s here, and the first counts."""
-    monkeypatch.setattr(engine, "REPEAT_S", 0.12)
-    signals = engine.StopSignals()
+    monkeypatch.setattr(checkpoints, "REPEAT_S", 0.12)
+    signals = checkpoints.StopSignals()
     child = os.fork()
     if child == 0:
         with never_returning(), signals:
@@ -251,7 +252,7 @@ def test_a_signal_delivered_twice_is_one_signal():
     """As a scheduler does that signals torchrun and its processes: torchrun hands its own on."""
     child = os.fork()
     if child == 0:
-        with never_returning(), engine.StopSignals() as signals:
+        with never_returning(), checkpoints.StopSignals() as signals:
             for _ in range(2):
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(0.05)
@@ -264,7 +265,7 @@ def read_through_a_signal(split):
     """Reads a streamed split; behind the first batch another process signals this one and its workers, as torchrun does."""
     os.setpgrp()
     batches = torch.arange(40).split(2)
-    with engine.StopSignals() as stop:
+    with checkpoints.StopSignals() as stop:
         for n_read, _ in enumerate(split.read(batches)):
             if n_read == 0:
                 subprocess.run(["kill", "-s", "TERM", "--", f"-{os.getpid()}"])
@@ -340,7 +341,7 @@ def test_failure_ends_a_program_that_reads_a_streamed_set(photos, tmp_path):
 
 def test_handlers_are_put_back():
     before = signal.getsignal(signal.SIGTERM)
-    with engine.StopSignals():
+    with checkpoints.StopSignals():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -513,13 +514,13 @@ def test_image_that_one_process_meets_is_told_by_that_one(monkeypatch, capsys):
     """Numbers that fail are the same in all processes, and the first one speaks."""
     monkeypatch.setenv("RANK", "1")
     for error, told in ((data.UnfitImageError("train split, row 3"), 1), (FloatingPointError("loss"), 0)):
-        with pytest.raises(SystemExit), train.failures_told():
+        with pytest.raises(SystemExit), flags.failures_told():
             raise error
         assert capsys.readouterr().err.count("\n") == told
 
 
 def test_full_gpu_is_told_in_one_line(capsys):
-    with pytest.raises(SystemExit) as exit, train.failures_told():
+    with pytest.raises(SystemExit) as exit, flags.failures_told():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
     assert exit.value.code == 1
     assert capsys.readouterr().err == (
@@ -540,7 +541,7 @@ def test_weights_of_another_arch(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"arch": "ghostnet_resnet"}))
     with pytest.raises(ValueError, match="not a readable model folder"):
-        models.load(folder)
+        hub.load(folder)
 
 
 def test_truncated_weights(tmp_path):
@@ -548,7 +549,7 @@ def test_truncated_weights(tmp_path):
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(ValueError, match="not a readable model folder"):
-        models.load(folder)
+        hub.load(folder)
 
 
 class Payload:
@@ -562,7 +563,7 @@ def test_pickle_in_a_model_folder_is_not_run(tmp_path, monkeypatch):
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Payload()))
     with pytest.raises(ValueError, match="not a readable model folder"):
-        models.load(folder)
+        hub.load(folder)
     assert not os.path.exists("executed")
 
 
@@ -581,12 +582,12 @@ def test_result_is_written_whole_or_not_at_all(command, tmp_path):
 
 
 def die_before_result(flags):
-    engine.write_atomically_before = engine.write_atomically
+    checkpoints.write_atomically_before = checkpoints.write_atomically
 
     def die_at_result(path, *args, **kwargs):
         if Path(path).name == "result.json":
             os.kill(os.getpid(), signal.SIGKILL)
-        engine.write_atomically_before(path, *args, **kwargs)
+        checkpoints.write_atomically_before(path, *args, **kwargs)
 
-    engine.write_atomically = die_at_result
+    checkpoints.write_atomically = die_at_result
     run(*flags)

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import engine
-from data import Augment
-from models import build, speed
+import speed
+from augment import Augment
+from models import build
 from tests.runs import result_of, run
 from tests.test_data import batches, random_split
 from tests.test_faults import start, wait_for_step

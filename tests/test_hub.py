@@ -10,9 +10,9 @@ import torch
 from huggingface_hub import HfApi, ModelCard, snapshot_download
 from torch import nn
 
-import engine
+import checkpoints
+import hub
 import models
-from models import hub
 
 RECIPE = {"arch": "hornet_resnet", "lr": 0.2, "init_from": None}
 RESULT = {"arch": "hornet_resnet", "dataset": "shapes100", "params": 1234, "macs": 5678, "classes": 2, "n_train": 10, "n_test": 8,
@@ -43,7 +43,7 @@ def test_saved_network_gives_the_same_logits(tmp_path, folder):
     model = classifier("hornet_resnet", **{"hornet.orders": "2,2,3"})
     model.net.to(memory_format=torch.channels_last)
     hub.save(model, tmp_path / "run" / "model", RECIPE, RESULT)
-    loaded = models.load(tmp_path / folder)
+    loaded = hub.load(tmp_path / folder)
     imgs = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     with torch.no_grad():
         torch.testing.assert_close(loaded(imgs), model(imgs), rtol=1e-4, atol=1e-5)
@@ -57,11 +57,11 @@ def test_checkpoint_gives_the_averaged_weights(tmp_path):
     published = {"arch": "resnet", "classes": ["a", "b"], "settings": plain.settings, "image_size": 16,
                  "mean": plain.mean, "std": plain.std}  # fmt: skip
     state = {"net": plain.net.state_dict()}
-    engine.save_checkpoint(tmp_path / "last.pt", {"model": published, "state": state})
-    assert_same_weights(models.load(tmp_path / "last.pt").net, plain.net)
+    checkpoints.save_checkpoint(tmp_path / "last.pt", {"model": published, "state": state})
+    assert_same_weights(hub.load(tmp_path / "last.pt").net, plain.net)
     state["ema"] = {f"module.{name}": value for name, value in averaged.net.state_dict().items()} | {"n_averaged": 3}
-    engine.save_checkpoint(tmp_path / "last.pt", {"model": published, "state": state})
-    assert_same_weights(models.load(tmp_path / "last.pt").net, averaged.net)
+    checkpoints.save_checkpoint(tmp_path / "last.pt", {"model": published, "state": state})
+    assert_same_weights(hub.load(tmp_path / "last.pt").net, averaged.net)
 
 
 def test_card_holds_the_metrics_for_people_and_for_the_hub(tmp_path):
@@ -100,7 +100,7 @@ def test_unfit_folder_is_refused_in_one_line(tmp_path, damage, message):
     folder = saved(tmp_path / "model")
     damage(folder)
     with pytest.raises(ValueError, match=message) as error:
-        models.load(folder)
+        hub.load(folder)
     assert "is not a readable model folder" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -108,7 +108,7 @@ def test_unfit_folder_is_refused_in_one_line(tmp_path, damage, message):
 def test_unfinished_run_is_refused(tmp_path):
     (tmp_path / "last.pt").touch()
     with pytest.raises(ValueError, match=r"unfinished run without model/: .* give its last\.pt"):
-        models.load(tmp_path)
+        hub.load(tmp_path)
 
 
 def test_full_disk_is_an_oserror(tmp_path, monkeypatch):
@@ -184,17 +184,17 @@ def test_pushed_run_is_tagged_and_loads_by_its_tag(tmp_path, fake_hub):
     assert hub.push(folder, "me/nets", "vit:patch 4-seed0") == "me/nets@vit-patch-4-seed0"
     assert hub.push(folder, "me/nets", "vit:patch 4-seed0") == "me/nets@vit-patch-4-seed0"
     assert fake_hub.tags == {"vit-patch-4-seed0": "commit4"}  # that of the second push
-    loaded = models.load("me/nets@vit-patch-4-seed0")
+    loaded = hub.load("me/nets@vit-patch-4-seed0")
     assert fake_hub.calls[-1] == ("download", "me/nets", "vit-patch-4-seed0", False)
-    assert_same_weights(loaded, models.load(folder))
+    assert_same_weights(loaded, hub.load(folder))
 
 
 def test_unreachable_hub_gives_what_was_downloaded_before_or_one_line(tmp_path, fake_hub):
     fake_hub.reachable = False
     with pytest.raises(ValueError, match=r"me/nets: no such run.* the hub does not give it \(RuntimeError\)"):
-        models.load("me/nets")
+        hub.load("me/nets")
     saved(fake_hub.folder)
-    models.load("me/nets")
+    hub.load("me/nets")
     assert fake_hub.calls == [("download", "me/nets", None, True)]
 
 
@@ -202,7 +202,7 @@ def test_unreachable_hub_gives_what_was_downloaded_before_or_one_line(tmp_path, 
 def test_what_can_be_no_hub_id_is_not_looked_up(name, fake_hub, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="no such run"):
-        models.load(name)
+        hub.load(name)
     assert not fake_hub.calls
 
 

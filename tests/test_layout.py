@@ -1,10 +1,10 @@
-"""models/layout.py: numbers, and the order in memory of maps and gradients."""
+"""models/ops/layout.py: numbers, and the order in memory of maps and gradients."""
 
 import pytest
 import torch
 
 from models import METHODS, build
-from models.layout import channels_last_gradient, concatenate, mean_of_pixels
+from models.ops.layout import channels_last_gradient, concatenate, mean_of_pixels
 from models.resnet import ConvBN
 
 
@@ -46,7 +46,7 @@ def test_mean_of_pixels(dtype):
 
 @pytest.mark.parametrize("arch", ["resnet", *(f"{method}_resnet" for method in METHODS)])
 def test_gradients_reach_convolutions_with_batch_norm_channels_last(arch):
-    """A gradient in another order, or in slices, would cost ten times the time; see the head of models/layout.py."""
+    """A gradient in another order, or in slices, would cost ten times the time; see the head of models/ops/layout.py."""
     net, wrong = build(arch, 10).to(memory_format=torch.channels_last), []
 
     def check(name):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from cost import cost, n_params
 from models import build, canonical, settable
-from models.cost import cost, n_params
-from models.speed import parse_run
+from speed import parse_run
 from tests.checks import assert_channels_last_agrees, assert_samples_are_independent
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from cost import cost, layer_table, n_params
+from describe import listing, shown, summary
 from models import BACKBONES, METHODS, build, canonical, describe_type, knobs, parse_settings, settable
-from models.cost import cost, layer_table, n_params
-from models.describe import listing, shown, summary
 from tests.checks import assert_channels_last_agrees, assert_samples_are_independent
 
 ALONE = {  # arch: parameters of ResNet-20 with the method's default graft
@@ -285,9 +285,7 @@ def test_listing_names_every_method_backbone_and_knob():
 
 
 def test_listing_imports_no_library_of_networks():
-    script = (
-        "import sys; from models.describe import listing; listing(); print({'torchvision', 'timm'} & set(sys.modules))"
-    )
+    script = "import sys; from describe import listing; listing(); print({'torchvision', 'timm'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -6,8 +6,7 @@ import torch
 from PIL import Image
 
 import data
-import models
-from models import hub
+import hub
 from tests.runs import run
 
 CLASSES = ["apple", "boat", "cat", "dog", "elm", "fox"]
@@ -84,9 +83,9 @@ def test_single_unreadable_image(model, images, tmp_path, capsys):
 
 
 def test_two_classes_have_a_top_two(tmp_path):
-    from models.predict import top_classes
+    from predict import top_classes
 
     hub.Classifier("resnet", ["a", "b"], {"resnet.depth": 8}, 16, [0.0] * 3, [1.0] * 3).save_pretrained(tmp_path)
-    (top,) = top_classes(models.load(tmp_path), torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+    (top,) = top_classes(hub.load(tmp_path), torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
     assert sum(p for _, p in top) == pytest.approx(1)
     assert top[0][1] >= top[1][1]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from models import build, libraries
-from models.pretrained import (
+from pretrained import (
     VIT_REPOSITORY,
     head_names,
     load_pretrained,

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import engine
-from models import METHODS, build, speed
-from models.cost import cost
-from models.speed import parse_run
+import machine
+import speed
+from cost import cost
+from models import METHODS, build
+from speed import parse_run
 from tests import processes
 from tests.processes import ROOT
 
@@ -144,7 +145,7 @@ def test_cost_preset_trains_nothing(tmp_path):
     plan = run_script("compare.sh", PLAN="1", **settings).stdout.splitlines()
     assert plan == ["costs at 16 32 pixels, in out", "resnet", "eca_resnet"]
     assert python_calls(tmp_path, "compare.sh", "--batch-size", "2", **settings) == [
-        "-m models.speed resnet eca_resnet --costs out/costs.json --image-sizes 16 32 --batch-size 2",
+        "speed.py resnet eca_resnet --costs out/costs.json --image-sizes 16 32 --batch-size 2",
         "report.py out/costs.json",
     ]
 
@@ -182,7 +183,7 @@ def test_speeds_measured_otherwise_are_not_used(tmp_path, monkeypatch):
     for how in (HOW, HOW, (8, "off", False), (8, "bf16", False), (8, "bf16", False)):
         speed.write_speeds(file, [TINY], 32, how)
     assert measured == [HOW, (8, "off", False), (8, "bf16", False)]
-    monkeypatch.setattr(engine, "device_name", lambda device: "another machine")
+    monkeypatch.setattr(machine, "device_name", lambda device: "another machine")
     speed.write_speeds(file, [TINY], 32, (8, "bf16", False))
     speed.write_speeds(file, [TINY], 64, (8, "bf16", False))
     assert len(measured) == 5
@@ -195,7 +196,7 @@ def test_new_networks_are_measured_beside_the_known_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "measure", lambda runs, *_: [rows[0] | {"arch": a, "settings": s} for a, s in runs])
     file, other = tmp_path / "cost.json", ("hornet_resnet", {"hornet.orders": (1, 1, 1)})
     speed.write_speeds(file, [TINY], 32, HOW)
-    monkeypatch.setattr(engine, "device_name", lambda device: "another machine")
+    monkeypatch.setattr(machine, "device_name", lambda device: "another machine")
     speed.write_speeds(file, [other, TINY], 32, HOW)
     speed.write_speeds(file, [("resnet", {}), other], 32, HOW)
     content = json.loads(file.read_text())

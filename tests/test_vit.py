@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.cost import cost
+from cost import cost
 from models.resnet import DropPath
 from models.vit import ViT
 from tests.checks import assert_every_parameter_learns, assert_samples_are_independent, n_params, randomize

@@ -1,7 +1,7 @@
 """How fast networks train and evaluate on this machine, measured side by side, and what each of them costs by itself.
 
-    python -m models.speed resnet eca_resnet resnet:resnet.width=24 --out cost.json
-    python -m models.speed resnet eca_resnet --costs costs.json --image-sizes 32 224
+    python speed.py resnet eca_resnet resnet:resnet.width=24 --out cost.json
+    python speed.py resnet eca_resnet --costs costs.json --image-sizes 32 224
 
 Speeds of --out are medians of rounds over all networks, each in proportion to its round, so that a machine that slows down
 for a while slows all of them; networks that the file has already are measured again beside the new ones.
@@ -19,12 +19,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+import checkpoints
 import engine
-import train
+import machine
+from augment import Augment, TrainBatches, normalize
+from cost import cost
+from data import Split
+from flags import mistakes_refused, parse_args
 from models import build, canonical, parse_settings
-from models.cost import cost
 
 N_CLASSES = 100  # of the networks that are measured
 ENOUGH_S = 0.5  # seconds of calls that time a network well enough
@@ -44,30 +47,33 @@ def parse_run(run):
 
 
 class Stepper:
-    """Training steps and evaluations of one network on a fixed batch of noise."""
+    """Training steps, as train.py does them, and evaluations of one network on a batch of noise."""
 
     def __init__(self, arch, settings, num_classes, image_size, batch_size, amp, compiled, device):
         self.net = build(arch, num_classes, settings, image_size).to(device, memory_format=torch.channels_last)
-        self.model = torch.compile(self.net) if compiled else self.net
-        self.optimizer = engine.make_optimizer("sgd", self.net, 0.01, 0.9, 5e-4)
-        imgs = torch.randn(batch_size, 3, image_size, image_size, device=device)
-        self.imgs = imgs.contiguous(memory_format=torch.channels_last)
-        self.targets = torch.randint(num_classes, (batch_size,), device=device)
-        self.autocast = engine.autocast(device, amp)
+        optimizer = engine.make_optimizer("sgd", self.net, 0.01, 0.9, 5e-4)
+        state = engine.TrainState(self.net, optimizer, [0.01, 0.01], amp)
+        images = torch.randint(256, (batch_size, image_size, image_size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+        split = Split(images, torch.randint(num_classes, (batch_size,)), torch.arange(batch_size)).to(device)
+        drawn = Augment(crop_padding=min(4, image_size - 1))
+        self.batches = TrainBatches(split, batch_size, drawn, [128.0] * 3, [64.0] * 3, num_classes, seed=0)
+        self.batches.begin(0)
+        model = torch.compile(self.net) if compiled else self.net
+        self.step = engine.Step(state, model, self.batches, clip_norm=5.0, captured=True)
+        self.imgs = normalize(split.images, self.batches.mean, self.batches.std)
+        self.amp = amp
+        self.stream = torch.cuda.Stream() if device.type == "cuda" else None
 
     def train(self):
-        self.model.train()
-        with self.autocast:
-            logits = self.model(self.imgs)
-        F.cross_entropy(logits.float(), self.targets).backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        with torch.cuda.stream(self.stream):
+            self.net.train()
+            self.step()
 
     @torch.no_grad()
     def evaluate(self):
-        self.model.eval()
-        with self.autocast:
-            self.model(self.imgs)
+        with torch.cuda.stream(self.stream), engine.autocast(self.imgs.device, self.amp):
+            self.net.eval()
+            self.net(self.imgs)
 
 
 def imgs_per_s(call, batch_size, at_most, device):
@@ -90,7 +96,7 @@ def conditions(batch_size, amp, compiled):
     """What speeds depend on beside the network and its images: others are not comparable."""
     device = the_device()
     return {
-        "device": engine.device_name(device),
+        "device": machine.device_name(device),
         "amp": str(engine.amp_dtype(amp, device) or "off").removeprefix("torch."),
         "compile": compiled,
         "batch_size": batch_size,
@@ -112,7 +118,7 @@ def typical(speeds):
 def measure(runs, num_classes, image_size, batch_size, amp, compiled, rounds=10, n_calls=3):
     """Typical speeds of runs (arch, settings): rows {arch, settings, image_size, train_imgs_per_s, eval_imgs_per_s}."""
     torch.backends.cudnn.benchmark = True  # as train.py has it, and:
-    engine.keep_freed_memory()
+    machine.keep_freed_memory()
     device = the_device()
     amp = engine.amp_dtype(amp, device)
     steppers = [Stepper(*run, num_classes, image_size, batch_size, amp, compiled, device) for run in runs]
@@ -136,7 +142,7 @@ def measure(runs, num_classes, image_size, batch_size, amp, compiled, rounds=10,
 def measure_alone(run, *how):
     """The row of one run by measure(), with the most memory that this process has taken."""
     (row,) = measure([run], *how)
-    return row | {"peak_memory_mb": engine.peak_memory_mb(the_device())}
+    return row | {"peak_memory_mb": machine.peak_memory_mb(the_device())}
 
 
 def cost_row(run, num_classes, image_size, batch_size, amp, compiled):
@@ -175,7 +181,7 @@ def read(file, expected):
 
 def write(file, conditions, rows):
     file.parent.mkdir(parents=True, exist_ok=True)
-    engine.write_atomically(file, json.dumps(conditions | {"rows": rows}, indent=1).encode())
+    checkpoints.write_atomically(file, json.dumps(conditions | {"rows": rows}, indent=1).encode())
 
 
 def write_speeds(file, runs, image_size, how):
@@ -228,15 +234,15 @@ def main():
     )
     parser.add_argument("--image-sizes", type=int, nargs="+", default=[32], help="heights of the images of --costs")
     args, flags = parser.parse_known_args()
-    recipe = train.parse_args(flags)  # which refuses what it does not know
+    recipe = parse_args(flags)  # which refuses what it does not know
     how = recipe.batch_size, recipe.amp, recipe.compile
-    with train.mistakes_refused():
+    with mistakes_refused():
         runs = [parse_run(run) for run in args.runs]
     distinct = list({key_of(*run, None): run for run in runs}.values())
     if args.costs and recipe.image_size:
         parser.error("--image-size is read with --out; --costs takes --image-sizes")
     if args.out:
-        with train.mistakes_refused():
+        with mistakes_refused():
             write_speeds(args.out, distinct, recipe.image_size or 32, how)
     elif args.costs:
         write_costs(args.costs, distinct, args.image_sizes, how)

@@ -41,7 +41,7 @@ def shown(value):
 
 def summary(arch, settings, num_classes, image_size):
     """The layer table of an arch as text, with parameters, MACs per image, papers and the optimizers they used."""
-    from models.cost import layer_table  # --list, which is quick, has no use for it
+    from cost import layer_table  # --list, which is quick, has no use for it
 
     rows = layer_table(arch, num_classes, settings, image_size)
     lines = [f"{'layer':<30}{'class':<20}{'output':<14}{'parameters':>12}{'MACs':>14}"]

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-import engine
+import checkpoints
 from models import build, canonical, parse_settings
 
 TAGS = ["image-classification", "resnet-grafts"]  # the mixin adds its own, whose way to load is not ours, to its copy
@@ -37,8 +37,8 @@ Trained on {n_train:,} images, scored on {n_test:,} test images that took no par
 In a checkout of the code, with uint8 images `(B, 3, {image_size}, {image_size})`; the network normalizes them itself:
 
 ```python
-import models
-model = models.load("PATH_OR_HUB_ID")  # this folder, or USER/NAME of the hub, or USER/NAME@TAG
+import hub
+model = hub.load("PATH_OR_HUB_ID")  # this folder, or USER/NAME of the hub, or USER/NAME@TAG
 probabilities = model(imgs).softmax(1)  # (B, {classes}), in the order of model.classes
 ```
 
@@ -53,7 +53,7 @@ On {world_size} x {device}, torch {torch}, commit {commit}.
 class Classifier(nn.Module, PyTorchModelHubMixin, library_name="pytorch", tags=[*TAGS], license="mit"):
     """A network with the preprocessing it was trained with: uint8 images (B, 3, image_size, image_size) -> (B, classes) logits.
 
-    Load one with models.load(), not with the mixin's from_pretrained(): that loads a file with missing weights and says
+    Load one with hub.load(), not with the mixin's from_pretrained(): that loads a file with missing weights and says
     nothing, and falls back to pickles. mean and std: of the pixels, on the scale 0 to 255.
     """
 
@@ -75,7 +75,7 @@ def save(model, folder, recipe, result):
     """Writes a model/ folder. recipe: the flags of the run; result: what it measured. Raises OSError if the disk fails."""
     folder.mkdir(parents=True, exist_ok=True)
     # the card first, for the mixin adds one of its own where there is none
-    engine.write_atomically(folder / "README.md", card(model, recipe, result).encode())
+    checkpoints.write_atomically(folder / "README.md", card(model, recipe, result).encode())
     try:
         model.save_pretrained(folder)
     except SafetensorError as error:  # its name for a full disk
@@ -143,7 +143,7 @@ def from_folder(folder):
 
 
 def from_checkpoint(path):
-    saved = engine.load_checkpoint(path)
+    saved = checkpoints.load_checkpoint(path)
     if not isinstance(saved, dict) or not {"model", "state"} <= saved.keys():
         raise ValueError(f"{path} is no checkpoint of train.py")
     try:

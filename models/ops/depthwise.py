@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from models import bfloat16
-from models.layout import channels_last_gradient
+from models.ops import bfloat16
+from models.ops.layout import channels_last_gradient
 
 WIDE = 15  # pixels, from which on oneDNN has no kernel of its own
 GROUP = 16  # channels of a dense group, one AVX-512 register in float32

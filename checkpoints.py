@@ -1,0 +1,91 @@
+"""State on the disk that survives a crash at any moment, and signals that stop a run after the step at hand."""
+
+import io
+import math
+import os
+import signal
+import time
+import zipfile
+from pathlib import Path
+
+import torch
+
+TIME_IS_UP = 256  # in place of a signal's number
+REPEAT_S = 2.0  # seconds within which a signal may arrive twice
+
+
+def write_atomically(path, content, keep=None):
+    """Writes bytes so that, whenever the machine stops, the file is the old one or the new one.
+
+    keep: a name under which the old file stays. If the disk is full, OSError is raised and the old file is in its place.
+    """
+    path = Path(path)
+    pending = path.with_name(path.name + ".tmp")
+    try:
+        with open(pending, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        pending.unlink(missing_ok=True)
+        raise
+    if keep and path.exists():
+        os.replace(path, keep)
+    os.replace(pending, path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    os.fsync(directory)  # the new name is on the disk, too
+    os.close(directory)
+
+
+def save_checkpoint(path, content):
+    """Saves plain types and tensors. The file that was there becomes <name>.previous."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getbuffer(), keep=f"{path}.previous")
+
+
+def load_checkpoint(path):
+    """Reads what save_checkpoint wrote; runs no pickled code. Raises ValueError for a damaged file and for other files."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch.load itself does not notice a flipped byte
+        if damaged:
+            raise zipfile.BadZipFile(f"{damaged} has a wrong checksum")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # every kind of damage has its own exception
+        raise ValueError(f"{path} is not a readable checkpoint ({' '.join(str(error).split())})") from None
+
+
+# ----------------------------------------------------------------------------------------------------- interruption
+
+
+class StopSignals:
+    """Notes SIGTERM, SIGINT and SIGUSR1, so that training can stop behind a step; a second signal ends the program at once.
+
+    A scheduler may signal all processes, and torchrun then hands its own signal on: the same one again within REPEAT_S is
+    not a second one. received: the signal's number, or TIME_IS_UP after max_s seconds, or 0.
+    """
+
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+    def __init__(self, max_s=math.inf):
+        self.signal, self.deadline = 0, time.monotonic() + max_s
+
+    @property
+    def received(self):
+        return self.signal or (TIME_IS_UP if time.monotonic() > self.deadline else 0)
+
+    def __enter__(self):
+        self.before = {number: signal.signal(number, self.note) for number in self.numbers}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def note(self, number, _):
+        now = time.monotonic()
+        if self.signal and (number != self.signal or now - self.signal_at > REPEAT_S):
+            os._exit(128 + number)
+        if not self.signal:
+            self.signal, self.signal_at = number, now
