@@ -9,6 +9,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from budgets import shared_methods
 from nets import COSTS
+from pictures import pair_charts
 from superclasses import SUPERCLASSES, superclass_table
 from tables import pm
 from widening import not_undercut
@@ -296,22 +297,14 @@ def render(file, draw, *arguments, font=STYLE["font.size"]):
         plt.close(figure)
 
 
-CHARTS = (
-    "differences",
-    "cost_parameters",
-    "cost_macs",
-    "cost_time",
-    "learning",
-    "superclasses",
-    "ablations",
-    "budgets",
-)
+CHARTS = ("differences", "cost_parameters", "cost_macs", "cost_time", "learning", "superclasses", "ablations", "budgets",
+          "confusion", "reliability", "disagreements")  # fmt: skip
 
 
-def draw_charts(results, out, conditions=()):
+def draw_charts(results, out, conditions=(), pair=None):
     """Writes the charts that these results have and removes others of an earlier report: {file's name: title}.
 
-    conditions: of several folders, see budgets.py.
+    conditions: of several folders, see budgets.py. pair: two networks, see pictures.py.
     """
     wanted = {}
     if any(result.seeds for result in results.methods):
@@ -332,4 +325,7 @@ def draw_charts(results, out, conditions=()):
         (out / f"{name}.png").unlink(missing_ok=True)
     for name, (_, draw, arguments) in wanted.items():
         render(out / f"{name}.png", draw, results, *arguments)
-    return {name: title for name, (title, *_) in wanted.items()}
+    of_pair = pair_charts(pair)
+    for name, (_, draw) in of_pair.items():
+        render(out / f"{name}.png", draw, pair)
+    return {name: title for name, (title, *_) in (wanted | of_pair).items()}

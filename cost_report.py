@@ -28,7 +28,7 @@ was allocated on the GPU or, without one, that the process took, of which Python
 
 
 def read_costs(path):
-    """costs.json of models/speed.py; refuses one with a row that lacks something."""
+    """costs.json of speed.py; refuses one with a row that lacks something."""
     costs = read_json(path)
     for row in costs.get("rows") or [{}]:
         wanted = ("image_size",) if "problem" in row else COSTS_MEASURED

@@ -42,11 +42,11 @@ from tables import (
 from team import title_of
 
 
-def report_text(results, charts, folder, team=None, conditions=()):
+def report_text(results, charts, folder, team=None, conditions=(), pair=None):
     """report.md: question, answer, design, methods, results, cost, ablations, limits, and how to repeat every number.
 
     charts: {file's name: title} of those that were drawn. folder: the runs', named in the text. conditions: of several
-    folders, see budgets.py.
+    folders, see budgets.py. pair: two networks, see pictures.py.
     """
 
     def chart(name):
@@ -74,6 +74,7 @@ def report_text(results, charts, folder, team=None, conditions=()):
         folds_text(results),
         learning_text(results, chart("learning")),
         superclasses_text(results, chart("superclasses")),
+        pair_text(pair, [chart(name) for name in ("confusion", "reliability", "disagreements")]),
         cost_text(results, [chart(name) for name in ("cost_parameters", "cost_macs", "cost_time")]),
         ablations_text(results, chart("ablations")),
         limits_text(results),
@@ -207,6 +208,13 @@ def superclasses_text(results, chart):
     note = f"Points of top-1 over the baseline in superclasses of five classes, on these test images. {found.sentence}"
     table = superclass_table(found)
     return "\n\n".join(["### Superclasses", note, chart, markdown(table)] if table else ["### Superclasses", note])
+
+
+def pair_text(pair, charts):
+    """What two networks do with the test images, of one run each."""
+    if pair is None:
+        return ""
+    return "\n\n".join(["### Two networks on the test images", pair.sentence, *(chart for chart in charts if chart)])
 
 
 def cost_text(results, charts):

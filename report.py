@@ -22,13 +22,15 @@ samples (Bengio and Grandvalet, No Unbiased Estimator of the Variance of K-Fold 
 All runs of a folder share data and budget. Each architecture has one recipe; architectures may differ in theirs, and the
 report says so. --recipes compares recipes instead, on the validation split: see recipe_report.py. Several folders, of
 different budgets or recipes, become the report of the largest budget with a section on what changes. A costs.json (what
-networks cost without training) becomes a table, costs.csv and charts.
+networks cost without training) becomes a table, costs.csv and charts. A pair.npz at the top of the folder (see pair.py) adds
+what two of the networks do with the test images: confusion, confidence, and the images on which they differ most.
 
     rows.py nets.py                     result.json files, read and checked; networks with their runs and costs
     noise.py contrasts.py widening.py   noise over seeds, differences with intervals, the curve of widths
     verdicts.py interactions.py budgets.py superclasses.py      what is compared, and the word for it
     tables.py answer.py provenance.py method.py modules.py      tables, sentences and fixed texts
-    charts.py drawings.py document.py webpage.py slides.py      pictures, report.md, report.html, slides.pptx
+    charts.py drawings.py pictures.py   charts, drawings of the modules, two networks on the test images
+    document.py webpage.py deck.py slides.py                    report.md, report.html, slides.pptx
 """
 
 import argparse
@@ -49,6 +51,7 @@ from cost_report import read_costs, report_costs
 from document import report_text, write_csv
 from drawings import write_drawings
 from modules import modules_of
+from pictures import read_pair
 from recipe_report import report_recipes
 from rows import read_results, refuse
 from slides import write_slides
@@ -96,10 +99,11 @@ def write_report(conditions, out, team):
     """Writes the report of the largest budget, the last condition, with the others beside it."""
     results, folder = conditions[-1].results, conditions[-1].folder.resolve()
     folder = "/".join(folder.parts[-2:] if folder.parent.name in ("runs", "results") else folder.parts[-1:])
+    pair = read_pair(conditions[-1].folder / "pair.npz", results)
     out.mkdir(parents=True, exist_ok=True)
-    charts = draw_charts(results, out, conditions)
+    charts = draw_charts(results, out, conditions, pair)
     write_drawings(modules_of(results.networks), out)
-    text = report_text(results, charts, folder, team, conditions)
+    text = report_text(results, charts, folder, team, conditions, pair)
     (out / "report.md").write_text(text)
     (out / "report.html").write_text(page(text, out))
     write_csv(out / "results.csv", results)
