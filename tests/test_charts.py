@@ -48,7 +48,7 @@ def test_charts_are_written_and_old_ones_removed(campaign, tmp_path):
     (tmp_path / "report" / "superclasses.png").write_text("of an earlier report")
     text = make(campaign, tmp_path, timed(campaign))
     charts = {path.stem for path in (tmp_path / "report").glob("*.png")}
-    assert charts == set(CHARTS) - {"superclasses", "budgets"}
+    assert charts == set(CHARTS) - {"superclasses", "budgets", "confusion", "reliability", "disagreements"}
     assert all(f"({name}.png)" in text for name in charts) and "superclasses.png" not in text
     (tmp_path / "runs" / "cost.json").unlink()
     report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "report")])
