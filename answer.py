@@ -88,8 +88,8 @@ def others_sentence(results):
     for word, one, many in (
         (
             "no better than widening",
-            "gains no more than a wider ResNet would",
-            "gain no more than a wider ResNet would",
+            "is not shown to beat a wider ResNet",
+            "are not shown to beat a wider ResNet",
         ),
         ("hurts", "hurts", "hurt"),
         ("no evidence", "shows no evidence", "show no evidence"),

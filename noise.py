@@ -10,11 +10,11 @@ measured on a few arrays:
 
 Top-1 of network a with seed s is taken as mean_a + block_s + noise, the noise normal with a variance of each network's
 own; those variances come from a scaled inverse chi-squared prior. tests/simulate_verdicts.py measures how often the tests
-err. Departures from the papers, each made because that simulation exceeded its error rate without it:
+err and what they find. Departures from the papers, chosen by that simulation:
 
-- the prior is fitted to quantiles of the log variances, which a few noisy networks hardly move, instead of moments;
-- its degrees of freedom are at most the number of networks;
-- a contrast of several networks has the degrees of freedom of the network that has fewest;
+- the prior is fitted to quantiles of the log variances instead of moments: a few noisy networks hardly move them;
+- its degrees of freedom are at most the number of networks, as few variances tell little of how much they differ;
+- a sum over several networks has the degrees of freedom of the network that has fewest;
 - a network noisier than expected loses the prior gradually, from a tail probability of 0.15 down.
 """
 
@@ -27,7 +27,7 @@ from scipy import optimize, special, stats
 
 ALPHA = 0.05  # of the corrected tests; intervals cover 1 - ALPHA
 POWER = 0.8  # chance to find the smallest detectable difference
-FEWEST_NETWORKS, FEWEST_SEEDS = 8, 3  # below these a prior cannot be estimated: each comparison keeps its own noise
+FEWEST_NETWORKS, FEWEST_SEEDS = 8, 3  # below these each comparison keeps its own noise
 FITTED = 0.15  # the prior is fitted to this quantile of the log variances and to the one as far from the top
 LOSES_PRIOR = 0.15  # tail probability below which a network's noise begins to count as its own
 TRIMMED = 0.2  # part of the networks left out at either end where a seed's effect is estimated

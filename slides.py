@@ -80,7 +80,7 @@ def answer_lines(results):
     counts = []
     for word, one, many in (
         ("hurts", "hurts", "hurt"),
-        ("no better than widening", "is no better than widening", "are no better than widening"),
+        ("no better than widening", "is not shown to beat widening", "are not shown to beat widening"),
         ("no evidence", "shows no evidence", "show no evidence"),
         ("unstable", "is unstable", "are unstable"),
     ):

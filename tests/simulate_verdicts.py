@@ -18,9 +18,9 @@ among reports whose 15 methods all have no effect is given as well.
 import argparse
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
-from noise import ALPHA, against_first, holm
+from noise import ALPHA, against_first, holm, inverse_trigamma, t_test
 
 EFFECTS = (1.0, 2.0, 4.0)  # points
 N_METHODS, USUAL, NOISY, BLOCK = 15, 0.65, 7 * 0.65, 0.5
@@ -61,7 +61,25 @@ def paired_t_tests(top1):
     return of_seeds.mean(-1), stats.ttest_1samp(of_seeds, 0, axis=-1).pvalue
 
 
-RULES = {"paired t-tests": paired_t_tests, "moderated": against_first}
+def plainly_moderated(top1):
+    """Moderation as published by Smyth (2004), prior by moments and not robust; shapes as of paired_t_tests()."""
+    n_nets, n_seeds = top1.shape[-2:]
+    df = n_seeds - 1
+    centred = top1 - top1.mean(-1, keepdims=True)
+    sample = ((centred - centred.mean(-2, keepdims=True)) ** 2).sum(-1) / df * n_nets / (n_nets - 1)
+    logs = np.log(sample)
+    spread = logs.var(-1, ddof=1, keepdims=True) - special.polygamma(1, df / 2)
+    prior_df = np.where(spread > 0, 2 * inverse_trigamma(np.maximum(spread, 1e-4)), 2e4)
+    shift = special.digamma(df / 2) - np.log(df / 2) - special.digamma(prior_df / 2) + np.log(prior_df / 2)
+    prior_variance = np.exp(logs.mean(-1, keepdims=True) - shift)
+    variance = (prior_df * prior_variance + df * sample) / (prior_df + df)
+    means = top1.mean(-1)
+    differences = means[..., 1:] - means[..., :1]
+    total_df = np.minimum(prior_df + df, (n_nets - 1) * df)
+    return differences, t_test(differences, (variance[..., 1:] + variance[..., :1]) / n_seeds, total_df)[0]
+
+
+RULES = {"paired t-tests": paired_t_tests, "plain moderation": plainly_moderated, "this report's": against_first}
 
 
 def simulate(rule, noise, n_seeds, n_reports, effects=EFFECTS, seed=0):

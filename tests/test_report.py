@@ -56,7 +56,7 @@ def test_the_answer_is_computed(campaign, tmp_path):
     answer = text.split("\n\n")[1]
     assert answer.count(". ") == 2 and answer.endswith(".")
     assert answer.startswith("After 10 epochs on shapes100 with 4 seeds, 1 of 4 methods helps: ECA +3.00 ± ")
-    assert "Of the others, 1 gains no more than a wider ResNet would, 1 hurts and 1 shows no evidence." in answer
+    assert "Of the others, 1 is not shown to beat a wider ResNet, 1 hurts and 1 shows no evidence." in answer
     assert "- **helps**: ECA +3.00 ± " in text and "- **no evidence**: GhostNet -0.10 ± " in text
     cost = text.split("\n## Cost\n\n")[1]
     assert cost.startswith(
