@@ -3,13 +3,12 @@
 import json
 import re
 
-import pptx
 import pytest
 
 WITHOUT = "requirements-report.txt is not installed"
-for package in ("matplotlib", "scipy", "pptx"):
-    pytest.importorskip(package, reason=WITHOUT)
-
+pytest.importorskip("matplotlib", reason=WITHOUT)
+pytest.importorskip("scipy", reason=WITHOUT)
+pptx = pytest.importorskip("pptx", reason=WITHOUT)
 
 import report  # noqa: E402
 from tests.report_rows import row, timed, write  # noqa: E402

@@ -1,8 +1,8 @@
-import pytest
-
 from tests.reports import refused_folders  # skips this file where report.py's packages are missing
 
 # isort: split
+import pytest
+
 import report
 from budgets import budget_table, changes, read_conditions, shared_methods
 from tests.report_rows import JITTER, rows_of, write

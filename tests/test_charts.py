@@ -1,9 +1,9 @@
-import numpy as np
-from matplotlib import pyplot as plt
-
 from tests.reports import make, plus_segnext  # skips this file where report.py's packages are missing
 
 # isort: split
+import numpy as np
+from matplotlib import pyplot as plt
+
 import report
 from charts import CHART_SIZE, CHARTS, STYLE, draw_cost, draw_differences, draw_learning
 from models import METHODS

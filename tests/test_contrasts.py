@@ -1,12 +1,12 @@
+import tests.reports  # noqa: F401 -- skips this file where report.py's packages are missing
+
+# isort: split
 import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
-import tests.reports  # noqa: F401 -- skips this file where report.py's packages are missing
-
-# isort: split
 from contrasts import SeedNoise
 from nets import group
 from noise import moderate

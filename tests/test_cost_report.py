@@ -1,11 +1,11 @@
+import tests.reports  # noqa: F401 -- skips this file where report.py's packages are missing
+
+# isort: split
 import csv
 import json
 
 import pytest
 
-import tests.reports  # noqa: F401 -- skips this file where report.py's packages are missing
-
-# isort: split
 import report
 
 

@@ -1,10 +1,10 @@
+import tests.reports  # noqa: F401 -- skips this file where report.py's packages are missing
+
+# isort: split
 from xml.etree import ElementTree
 
 import pytest
 
-import tests.reports  # noqa: F401 -- skips this file where report.py's packages are missing
-
-# isort: split
 from drawings import SIZE, Arrow, Box, drawing, svg, write_drawings
 from models import METHODS
 from modules import MODULES, modules_of

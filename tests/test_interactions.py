@@ -1,12 +1,12 @@
+import tests.reports  # noqa: F401 -- skips this file where report.py's packages are missing
+
+# isort: split
 import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
-import tests.reports  # noqa: F401 -- skips this file where report.py's packages are missing
-
-# isort: split
 from interactions import find_interactions
 from tables import interaction_table
 from tests.report_rows import rows_of

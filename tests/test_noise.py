@@ -1,12 +1,12 @@
+import tests.reports  # noqa: F401 -- skips this file where report.py's packages are missing
+
+# isort: split
 import math
 
 import numpy as np
 import pytest
 from scipy import special, stats
 
-import tests.reports  # noqa: F401 -- skips this file where report.py's packages are missing
-
-# isort: split
 from noise import against_first, detectable_in_errors, fit_prior, holm, inverse_trigamma, moderate, t_interval, t_test
 
 

@@ -1,13 +1,13 @@
 """Two trained networks on the test images: pair.py writes what report.py draws."""
 
+from tests.reports import report  # skips this file where report.py's packages are missing
+
+# isort: split
 import json
 
 import numpy as np
 import pytest
 
-from tests.reports import report  # skips this file where report.py's packages are missing
-
-# isort: split
 import pair
 from pictures import FIELDS, N_BINS, confusion, reliability
 from tests.report_rows import row, write

@@ -1,8 +1,8 @@
-import pytest
-
 import tests.reports  # noqa: F401 -- skips this file where report.py's packages are missing
 
 # isort: split
+import pytest
+
 import report
 from tests.report_rows import row, write
 

@@ -1,11 +1,11 @@
+from tests.reports import make, table_after  # skips this file where report.py's packages are missing
+
+# isort: split
 import csv
 
 import numpy as np
 from scipy import stats
 
-from tests.reports import make, table_after  # skips this file where report.py's packages are missing
-
-# isort: split
 from answer import cost_sentence, opening, power_sentence
 from method import NOISE, RULE, SIMULATED
 from modules import MODULES

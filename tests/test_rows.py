@@ -1,9 +1,3 @@
-import json
-import math
-import re
-
-import pytest
-
 from tests.reports import (  # skips this file where report.py's packages are missing
     comparison,
     make,
@@ -12,6 +6,12 @@ from tests.reports import (  # skips this file where report.py's packages are mi
 )
 
 # isort: split
+import json
+import math
+import re
+
+import pytest
+
 import report
 from models import BACKBONES, knobs
 from rows import NO_SETTINGS, default_width, read_rows

@@ -1,13 +1,13 @@
 """The rule for verdicts keeps its promises, and the report's table of them is what the simulation prints."""
 
+import tests.reports  # noqa: F401 -- skips this file where report.py's packages are missing
+
+# isort: split
 import math
 import re
 
 import pytest
 
-import tests.reports  # noqa: F401 -- skips this file where report.py's packages are missing
-
-# isort: split
 from method import SIMULATED
 from tests.simulate_verdicts import NOISES, RULES, simulate, table
 

@@ -1,10 +1,10 @@
+from tests.reports import make, slide_texts, table_after  # skips this file where report.py's packages are missing
+
+# isort: split
 import numpy as np
 import pptx
 import pytest
 
-from tests.reports import make, slide_texts, table_after  # skips this file where report.py's packages are missing
-
-# isort: split
 from deck import CHARACTER, LARGEST, LINE, font_that_fits
 from tests.report_rows import JITTER, rows_of, timed
 from verdicts import analyse

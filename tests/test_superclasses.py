@@ -1,12 +1,12 @@
+from tests.reports import make, table_after  # skips this file where report.py's packages are missing
+
+# isort: split
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.reports import make, table_after  # skips this file where report.py's packages are missing
-
-# isort: split
 from superclasses import SUPERCLASS_OF, superclass_table
 from tests.report_rows import rows_of
 from verdicts import analyse

@@ -1,8 +1,8 @@
-import pytest
-
 from tests.reports import make, refused_folders, slide_texts  # skips this file where report.py's packages are missing
 
 # isort: split
+import pytest
+
 import report
 from team import read_team
 from tests.report_rows import row, write

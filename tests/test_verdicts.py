@@ -1,8 +1,3 @@
-import math
-
-import numpy as np
-import pytest
-
 from tests.reports import (  # skips this file where report.py's packages are missing
     comparison,
     make,
@@ -11,6 +6,11 @@ from tests.reports import (  # skips this file where report.py's packages are mi
 )
 
 # isort: split
+import math
+
+import numpy as np
+import pytest
+
 from answer import cost_sentence, opening, others_sentence, power_sentence, verdict_lists
 from nets import COSTS
 from noise import detectable_in_errors, t_interval

@@ -1,10 +1,10 @@
+import tests.reports  # noqa: F401 -- skips this file where report.py's packages are missing
+
+# isort: split
 import base64
 import re
 from html.parser import HTMLParser
 
-import tests.reports  # noqa: F401 -- skips this file where report.py's packages are missing
-
-# isort: split
 from tests.report_rows import timed
 from tests.reports import make
 from webpage import page

@@ -1,10 +1,10 @@
+import tests.reports  # noqa: F401 -- skips this file where report.py's packages are missing
+
+# isort: split
 import math
 
 import pytest
 
-import tests.reports  # noqa: F401 -- skips this file where report.py's packages are missing
-
-# isort: split
 from widening import curve_weights
 
 
