@@ -3,6 +3,7 @@ import os
 import pytest
 import torch
 
+from tests.report_rows import campaign  # noqa: F401 -- a fixture
 from tests.runs import write_photos
 
 torch.set_num_threads(1)  # the tests' tensors are so small that a second thread only waits for the first
