@@ -9,7 +9,6 @@ from PIL import Image
 
 import augment
 import data
-import shapes
 from augment import Augment, TrainBatches
 from data import Split
 
@@ -566,30 +565,6 @@ def test_workers_share_the_cores(monkeypatch):
     assert data.n_workers() == 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
     assert data.n_workers() == 1
-
-
-# -------------------------------------------------------------------------------------------------------- shapes100
-
-
-def test_shapes100_is_balanced_and_the_same_every_time():
-    train, test, classes = shapes.draw_shapes100(n_train=1000, n_test=200)
-    again, _, _ = shapes.draw_shapes100(n_train=1000, n_test=200)
-    assert train[0].shape == (1000, 32, 32, 3)
-    assert train[0].dtype == np.uint8
-    assert np.array_equal(train[0], again[0])
-    assert not np.array_equal(train[0][:200], test[0])
-    assert np.bincount(train[1]).tolist() == [10] * 100
-    assert len(set(classes)) == 100
-
-
-def test_shapes100_is_out_of_reach_of_a_linear_classifier():
-    (images, targets), (test_images, test_targets), _ = shapes.draw_shapes100(n_train=10_000, n_test=2000)
-    x, test_x = (torch.from_numpy(i.reshape(len(i), -1)).float() / 128 - 1 for i in (images, test_images))
-    x, test_x = (torch.nn.functional.pad(v, (0, 1), value=1.0) for v in (x, test_x))
-    one_hot = torch.nn.functional.one_hot(torch.from_numpy(targets)).float()
-    weights = torch.linalg.solve(x.T @ x + 1e3 * torch.eye(x.shape[1]), x.T @ one_hot)  # ridge regression
-    accuracy = ((test_x @ weights).argmax(1) == torch.from_numpy(test_targets)).float().mean()
-    assert accuracy < 0.15
 
 
 def test_meta_of_the_cache_is_plain_json(tmp_path):
