@@ -16,20 +16,17 @@ import signal
 import tempfile
 import threading
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from decode import Encoded, UnfitImageError
 from shapes import draw_shapes100
+from sources import HUB_SETS, find, open_folder, open_tables
 
 CACHE_DIR = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "resnet-grafts"
-HUB_SETS = {  # name: (repository on the hub, image column, label column)
-    "cifar100": ("uoft-cs/cifar100", "img", "fine_label"),
-    "cifar10": ("uoft-cs/cifar10", "img", "label"),
-}
-FORMAT = 2  # of the decoded cache: to be raised with every change of what is decoded, resized, drawn or measured
+FORMAT = 3  # of the decoded cache: to be raised with every change of what is decoded, resized, drawn or measured
 DATASETS = (*HUB_SETS, "folder", "shapes100")
 SAMPLE = 50_000  # images that mean and std are of, evenly spread over train: all of CIFAR's
 MAX_WORKERS = 16  # that decode for one process
@@ -67,50 +64,6 @@ class Split:
         """Yields for each tensor of rows (b,) images uint8 (n, 3, H, W), and where among these the b rows are."""
         for rows in batches:
             yield self.images, rows
-
-
-class UnfitImageError(OSError, ValueError):
-    """Images that cannot be used, or not be handed on: the user's mistake when a set is loaded, a failure of the run later."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """The images of a split as they are stored. source[row][column] is a PIL image; image_size None leaves its size."""
-
-    split: str
-    source: object
-    column: int | str
-    targets: np.ndarray
-    image_size: int | None
-
-    def __len__(self):
-        return len(self.source)
-
-    @cached_property
-    def size(self):
-        """The side in pixels that all images must have once they are decoded."""
-        return self.image_size or self.open(0).width
-
-    def open(self, row):
-        """Row -> a PIL image in RGB. Raises UnfitImageError, naming split and row, for what is no image."""
-        try:
-            image = to_rgb(self.source[row][self.column])
-        except Exception as error:  # bytes that are no image raise whatever their decoder met
-            raise UnfitImageError(f"{self.split} split, row {row}: cannot read the image ({error})") from None
-        return resize(image, self.image_size) if self.image_size else image
-
-    def decode(self, rows):
-        """Rows -> uint8 (b, size, size, 3). Raises UnfitImageError as open does, and for an image that is no such square."""
-        images = np.empty((len(rows), self.size, self.size, 3), dtype=np.uint8)
-        for out, row in zip(images, rows, strict=True):
-            image = self.open(row)
-            if image.size != (self.size, self.size):
-                raise UnfitImageError(
-                    f"{self.split} split, row {row}: image of {image.width}x{image.height} pixels where squares of one "
-                    f"size are needed: give --image-size"
-                )
-            out[:] = np.asarray(image)
-        return images
 
 
 @dataclass(frozen=True)
@@ -202,20 +155,26 @@ def n_workers():
 
 @dataclass
 class ImageSet:
-    """Two splits and their classes. mean and std: of the training pixels, three channels each, on the scale 0 to 255."""
+    """Two splits and their classes. mean and std: of the training pixels, three channels each, on the scale 0 to 255.
+
+    content_fingerprint: 16 characters that differ if a label or an image of either split does, as far as measure() looks.
+    notes: what a user should know of how the set was read, a line each.
+    """
 
     train: Split
     test: Split
     classes: list
     mean: list
     std: list
+    content_fingerprint: str
+    notes: tuple = ()
 
     def to(self, device):
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
     @property
     def fingerprint(self):
-        """Eight characters that differ between datasets, though not with every pixel."""
+        """Eight characters that differ between datasets, though neither with every pixel nor with labels or test images."""
         content = [self.classes, self.mean, self.std, len(self.train), len(self.test), self.image_size]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
 
@@ -241,12 +200,12 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf):
         raise ValueError("--dataset folder needs --data-dir, a folder with train/<class>/ and test/<class>/ in it")
     if name == "shapes100" and (data_dir or image_size):
         raise ValueError("--dataset shapes100 is drawn at 32x32: leave out --data-dir and --image-size")
-    files = source_files(name, Path(data_dir)) if data_dir else []
-    stamp = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = hashlib.sha256(json.dumps([FORMAT, name, image_size, stamp]).encode()).hexdigest()[:12]
+    found = find(name, data_dir) if data_dir else None
+    key = hashlib.sha256(json.dumps([FORMAT, name, image_size, found and found.stamp]).encode()).hexdigest()[:12]
     folder = Path(cache_dir or CACHE_DIR) / f"{name}-{key}"
+    notes = found.notes if found else ()
     if (folder / "meta.json").exists():
-        cached = read_cache(folder)
+        cached = read_cache(folder, notes)
         if name == "shapes100" or cached.train.images.nbytes + cached.test.images.nbytes <= room:
             return cached
     streamed = folder.with_name(f"{folder.name}-streamed")
@@ -255,14 +214,13 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf):
     if name == "shapes100":
         write_cache(folder, *draw_shapes100())
         return read_cache(folder)
-    found = folder_images(data_dir, image_size) if name == "folder" else table_images(name, files, image_size)
-    train, test, classes = found
-    check_splits(train, test, classes)
-    if (len(train) + len(test)) * 3 * train.size**2 > room:
-        return stream(streamed, train, test, classes)
-    decoded = [(decode_all(images), images.targets) for images in (train, test)]
+    splits, classes = open_folder(found, image_size) if name == "folder" else open_tables(name, found, image_size)
+    check_splits(splits, classes)
+    if sum(map(len, splits.values())) * 3 * splits["train"].size ** 2 > room:
+        return stream(streamed, splits, classes, notes)
+    decoded = [(decode_all(images), images.targets) for images in splits.values()]
     write_cache(folder, *decoded, classes)
-    return read_cache(folder)
+    return read_cache(folder, notes)
 
 
 def room(device):
@@ -276,125 +234,19 @@ def room(device):
     return (min(free, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free) // 2
 
 
-def source_files(name, data_dir):
-    """The files of a local dataset. Raises ValueError, saying what was found, for a missing folder or split."""
-    pattern = "{}/*/*" if name == "folder" else "{}-*.parquet"
-    layout = "train/<class>/ and test/<class>/" if name == "folder" else "train-*.parquet and test-*.parquet"
-    if not data_dir.is_dir():
-        raise ValueError(f"--data-dir {data_dir}: no such folder")
-    found = {split: sorted(data_dir.glob(pattern.format(split))) for split in ("train", "test")}
-    for split, files in found.items():
-        if not files:
-            there = ", ".join(sorted(os.listdir(data_dir))[:8]) or "nothing"
-            raise ValueError(f"--data-dir {data_dir}: no {split} images; expected {layout}, found {there}")
-    return found["train"] + found["test"]
-
-
-def check_splits(train, test, classes):
+def check_splits(splits, classes):
     """Raises ValueError for what can be seen without decoding all images: labels, and the first image of each split."""
-    for images in (train, test):
+    for split, images in splits.items():
         outside = images.targets[(images.targets < 0) | (images.targets >= len(classes))]
         if len(outside):
             raise ValueError(
-                f"{images.split} split: {len(outside)} labels outside 0..{len(classes) - 1}, such as {outside[0]}"
+                f"{split} split: {len(outside)} labels outside 0..{len(classes) - 1}, such as {outside[0]}"
             )
         images.decode([0])
+    train, test = splits["train"], splits["test"]
     if train.size != test.size:
         sizes = " and ".join(f"{images.size}x{images.size}" for images in (train, test))
         raise ValueError(f"train and test images differ in size ({sizes} pixels): give --image-size")
-
-
-def folder_images(data_dir, image_size):
-    """An image folder as Encoded train and test, and class names; a class may be called anything."""
-    from PIL import Image
-    from torchvision.datasets import ImageFolder
-
-    try:
-        sets = {split: ImageFolder(Path(data_dir) / split, loader=Image.open) for split in ("train", "test")}
-    except FileNotFoundError as error:
-        raise ValueError(f"--data-dir {data_dir}: {str(error).splitlines()[0]}") from None
-    classes = sets["train"].classes
-    unknown = sorted(set(sets["test"].classes) - set(classes))
-    if unknown:
-        raise ValueError(f"--data-dir {data_dir}: test has classes that train has not: {', '.join(unknown[:5])}")
-    encoded = []
-    for split, images in sets.items():
-        number = [classes.index(name) for name in images.classes]
-        targets = np.array([number[target] for target in images.targets], dtype=np.int64)
-        encoded.append(Encoded(split, images, 0, targets, image_size))
-    return *encoded, classes
-
-
-def table_images(name, files, image_size):
-    """CIFAR from parquet files, or from the hub if there are none, in the form of folder_images."""
-    repository, image_column, label_column = HUB_SETS[name]
-    if not files:
-        refuse_unreachable_hub(name, repository)
-    from datasets import Image, disable_progress_bars, load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    disable_progress_bars()
-    by_split = {s: [str(f) for f in files if f.name.startswith(f"{s}-")] for s in ("train", "test")}
-    try:
-        sets = load_dataset("parquet", data_files=by_split) if files else load_dataset(repository)
-    except (ConnectionError, DatasetGenerationError, OSError, ValueError) as error:
-        raise ValueError(
-            f"cannot read {name} from {files[0].parent if files else 'the hub'}: {str(error).splitlines()[0]}"
-        ) from None
-    encoded = []
-    for split in ("train", "test"):
-        table = sets[split]
-        missing = {image_column, label_column} - set(table.column_names)
-        if missing:
-            raise ValueError(
-                f"{split} split of {name}: no column {missing.pop()!r}, found {', '.join(table.column_names)}"
-            )
-        images = table.select_columns([image_column]).cast_column(image_column, Image())
-        try:
-            targets = np.array(table[label_column][:], dtype=np.int64)
-        except (TypeError, ValueError):
-            raise ValueError(f"{split} split of {name}: column {label_column!r} must hold class numbers only") from None
-        encoded.append(Encoded(split, images, image_column, targets, image_size))
-    label = sets["train"].features[label_column]
-    classes = getattr(label, "names", None) or [str(i) for i in range(int(name.removeprefix("cifar")))]
-    return *encoded, classes
-
-
-def refuse_unreachable_hub(name, repository):
-    """Raises ValueError at once, not after the client's 23 s of retries, where neither hub nor its local copy is there."""
-    from huggingface_hub import HfApi, constants
-
-    try:
-        HfApi().dataset_info(repository, timeout=5)
-    except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
-        from datasets import config
-
-        cached = (Path(config.HF_DATASETS_CACHE) / repository.replace("/", "___")).is_dir()
-        if not cached:
-            raise ValueError(
-                f"cannot reach the hub for {repository} ({type(error).__name__}): give --data-dir, a folder with its "
-                f"parquet files, or try --dataset shapes100, which needs no download"
-            ) from None
-        config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
-
-
-def to_rgb(image):
-    """A PIL image of any mode in RGB. Of 16-bit grey the high byte is kept, where PIL would clip."""
-    from PIL import Image
-
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
-
-
-def resize(image, size):
-    """Shorter side to `size` pixels, then the central square."""
-    from PIL import Image
-
-    scale = size / min(image.size)
-    image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
 
 
 def decode_all(images):
@@ -414,7 +266,7 @@ def write_cache(folder, train, test, classes):
     arrays = {}
     for split, (images, targets) in (("train", train), ("test", test)):
         arrays |= {f"{split}_images": images, f"{split}_targets": targets}
-    write_folder(folder, {"classes": classes, **statistics(in_memory(*train))}, arrays)
+    write_folder(folder, {"classes": classes, **measure(in_memory(*train), in_memory(*test))}, arrays)
 
 
 def write_folder(folder, meta, arrays):
@@ -432,14 +284,14 @@ def write_folder(folder, meta, arrays):
             raise
 
 
-def read_cache(folder):
+def read_cache(folder, notes=()):
     """The ImageSet that write_cache wrote."""
     splits = []
     for split in ("train", "test"):
         # copy-on-write: writable as torch wants it, yet the pages are shared by all processes of the node
         parts = (np.load(folder / f"{split}_{part}.npy", mmap_mode="c") for part in ("images", "targets"))
         splits.append(in_memory(*parts))
-    return ImageSet(*splits, **json.loads((folder / "meta.json").read_text()))
+    return ImageSet(*splits, **json.loads((folder / "meta.json").read_text()), notes=notes)
 
 
 def in_memory(images, targets):
@@ -447,27 +299,41 @@ def in_memory(images, targets):
     return Split(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(targets), torch.arange(len(images)))
 
 
-def stream(folder, train, test, classes):
-    """The streamed ImageSet of Encoded splits; its classes, mean and std are cached in the folder's meta.json."""
+def stream(folder, splits, classes, notes):
+    """The streamed ImageSet of Encoded splits; what was measured of it is cached in the folder's meta.json."""
     train, test = (
-        StreamedSplit(images, torch.from_numpy(images.targets), torch.arange(len(images))) for images in (train, test)
+        StreamedSplit(images, torch.from_numpy(images.targets), torch.arange(len(images))) for images in splits.values()
     )
     if not (folder / "meta.json").exists():
-        write_folder(folder, {"classes": classes, **statistics(train)}, {})
-    return ImageSet(train, test, **json.loads((folder / "meta.json").read_text()))
+        write_folder(folder, {"classes": classes, **measure(train, test)}, {})
+    return ImageSet(train, test, **json.loads((folder / "meta.json").read_text()), notes=notes)
 
 
-def statistics(split):
+def measure(train, test):
+    """Mean and std of train, and the fingerprint of what both splits hold: all labels, and the pixels of SAMPLE images of each."""
+    content = hashlib.blake2b(digest_size=8)
+    measured = statistics(train, content)
+    statistics(test, content)
+    for split in (train, test):
+        content.update(split.targets.numpy().astype("<i8").tobytes())
+    return measured | {"content_fingerprint": content.hexdigest()}
+
+
+def statistics(split, content=None):
     """Mean and std of each channel, on the scale 0 to 255, over SAMPLE images that are evenly spread over the split.
 
-    The sums are of whole numbers, and exact, and the rest is Python's arithmetic, so that both ways to read a split and all
-    processors agree to the last bit, and with it on the fingerprint; torch's square root is rounded otherwise on some.
+    content: a hash that takes their pixels, too. The sums are of whole numbers, and exact, and the rest is Python's arithmetic,
+    so that both ways to read a split and all processors agree to the last bit, and with it on the fingerprints; torch's square
+    root is rounded otherwise on some.
     """
     rows = torch.from_numpy(np.linspace(0, len(split) - 1, min(len(split), SAMPLE)).round().astype(np.int64))
     n_pixels = len(rows) * split.image_size**2
     sums, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     for images, i in split.read(rows.split(256)):
-        pixels = images[i].transpose(0, 1).reshape(3, -1).double()
+        images = images[i]
+        if content:
+            content.update(images.permute(0, 2, 3, 1).contiguous().numpy())
+        pixels = images.transpose(0, 1).reshape(3, -1).double()
         sums += pixels.sum(1)
         squares += pixels.square().sum(1)
     mean = [of_channel / n_pixels for of_channel in sums.tolist()]

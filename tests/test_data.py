@@ -301,7 +301,7 @@ def test_image_folder_is_resized(tmp_path):
     images = data.load("folder", root, image_size=16, cache_dir=tmp_path / "cache")
     assert images.train.images.shape == (2, 3, 16, 16)
     assert images.test.targets.tolist() == [1]  # by its name: test lacks the first class
-    with pytest.raises(ValueError, match=r"train split, row 0: image of 20x10 pixels .* give --image-size"):
+    with pytest.raises(ValueError, match=r"train/a/0.png: image of 20x10 pixels .* give --image-size"):
         data.load("folder", root, cache_dir=tmp_path / "cache")
 
 
@@ -320,7 +320,7 @@ def test_decoded_images_are_cached_and_mapped(tmp_path, monkeypatch):
     for split in ("train", "test"):
         write_parquet(tmp_path / "set", split, [picture()] * 2, [0, 1], label="label")
     first = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
-    monkeypatch.setattr(data, "table_images", None)  # would fail if it were called
+    monkeypatch.setattr(data, "open_tables", None)  # would fail if it were called
     second = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
     assert torch.equal(first.train.images, second.train.images)
     assert not list((tmp_path / "cache").glob("*.tmp*"))
@@ -447,6 +447,133 @@ def test_labels_that_are_no_numbers(tmp_path, images, labels, message):
         data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
 
 
+# -------------------------------------------------------------------------------------- what a set is recognized by
+
+
+def small_folder(root, n=4):
+    """Two classes, n training and two test images of each."""
+    for c, name in enumerate(("ant", "bee")):
+        for split, many in (("train", n), ("test", 2)):
+            (root / split / name).mkdir(parents=True)
+            for i in range(many):
+                pixels = np.random.default_rng((c, i, many)).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root
+
+
+def loaded(root, room=1e9):
+    return data.load("folder", root, cache_dir=root.parent / "cache", room=room)
+
+
+@pytest.mark.parametrize("room", [1e9, 0])
+def test_images_however_deep_are_noticed_when_they_come(tmp_path, room):
+    root = small_folder(tmp_path / "set")
+    write_images(root / "train" / "ant" / "session0" / "cam0", ["a.png", "b.png"])
+    assert len(loaded(root, room).train) == 10
+    write_images(root / "train" / "ant" / "session0" / "cam1", ["a.png"])
+    assert len(loaded(root, room).train) == 11
+    (root / "train" / "ant" / "session0" / "cam0" / "b.png").unlink()
+    assert len(loaded(root, room).train) == 10
+
+
+def test_image_that_is_replaced_is_noticed(tmp_path):
+    root = small_folder(tmp_path / "set")
+    before = loaded(root)
+    write_images(tmp_path / "new", ["0.png"])
+    (tmp_path / "new" / "0.png").replace(root / "train" / "ant" / "0.png")
+    assert not torch.equal(before.train.images, loaded(root).train.images)
+
+
+def test_folder_is_one_set_however_it_is_spelled(tmp_path, monkeypatch):
+    root = small_folder(tmp_path / "set")
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for spelled in (root, "set", "./set/", "set/../set", "link", "~/set"):
+        images = data.load("folder", spelled, cache_dir=tmp_path / "cache")
+        assert len(list((tmp_path / "cache").iterdir())) == 1
+        assert len(images.train) == 8
+
+
+def test_names_with_a_leading_dot_are_neither_images_nor_classes(tmp_path):
+    """Nor do they make another set of it: they are counted, and that is all."""
+    root = small_folder(tmp_path / "set")
+    before = loaded(root)
+    for folder in (root / "train", root / "test", root / "train" / "ant"):
+        (folder / ".ipynb_checkpoints").mkdir()
+    (root / "train" / ".ipynb_checkpoints" / "0.png").write_bytes((root / "train" / "ant" / "0.png").read_bytes())
+    (root / "train" / "ant" / "._0.jpg").write_bytes(b"\0\5\x16\7")
+    (root / "test" / "bee" / "Thumbs.db").touch()
+    (root / "test" / "0.png").touch()
+    after = loaded(root)
+    assert after.classes == ["ant", "bee"]
+    assert (after.fingerprint, after.content_fingerprint) == (before.fingerprint, before.content_fingerprint)
+    assert before.notes == ()
+    assert after.notes == (
+        f"left out of {root}: 4 names that begin with a dot and 2 files that are no images by their names",
+    )
+
+
+def swap(a, b):
+    between = a.with_name("between")
+    a.rename(between)
+    b.rename(a)
+    between.rename(b)
+
+
+@pytest.mark.parametrize("room", [1e9, 0])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda root: swap(root / "test" / "ant", root / "test" / "bee"),
+        lambda root: swap(root / "train" / "ant" / "0.png", root / "train" / "bee" / "0.png"),
+        lambda root: swap(root / "test" / "ant" / "0.png", root / "train" / "ant" / "0.png"),
+        lambda root: swap(root / "train" / "ant" / "0.png", root / "train" / "ant" / "1.png"),
+        lambda root: (root / "test" / "ant" / "1.png").rename(root / "test" / "bee" / "9.png"),
+        lambda root: Image.new("RGB", (8, 8)).save(root / "test" / "bee" / "0.png"),
+    ],
+)
+def test_other_labels_and_other_test_images_make_another_content(tmp_path, change, room):
+    root = small_folder(tmp_path / "set")
+    before = loaded(root, room)
+    change(root)
+    assert loaded(root, room).content_fingerprint != before.content_fingerprint
+
+
+def test_content_is_the_same_in_memory_and_streamed_and_from_a_copy(tmp_path):
+    root = small_folder(tmp_path / "set")
+    small_folder(tmp_path / "copy")
+    contents = [loaded(root), loaded(root, room=0), loaded(tmp_path / "copy")]
+    assert len({images.content_fingerprint for images in contents}) == 1
+    assert len(contents[0].content_fingerprint) == 16
+
+
+def test_fingerprint_of_earlier_rows_stays(tmp_path):
+    """By which runs are recognized that were made before there was another."""
+    images = loaded(small_folder(tmp_path / "set"))
+    assert images.fingerprint == "3fc55454"
+
+
+def test_picture_is_the_same_from_a_folder_from_a_table_and_streamed(tmp_path):
+    """Turned for the eye, whatever way the camera was held."""
+    picture = Image.effect_noise((8, 8), 90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for split in ("train", "test"):
+        (tmp_path / "set" / split / "ant").mkdir(parents=True)
+        file = tmp_path / "set" / split / "ant" / "0.png"
+        picture.transpose(Image.Transpose.ROTATE_90).save(file, exif=exif)
+        write_parquet(tmp_path / "table", split, [file.read_bytes()], [0], label="label")
+    sets = [
+        data.load(name, tmp_path / where, cache_dir=tmp_path / "cache", room=room)
+        for name, where in (("folder", "set"), ("cifar10", "table"))
+        for room in (1e9, 0)
+    ]
+    for images in sets:
+        (read, _), *_ = images.train.read([torch.tensor([0])])
+        assert np.array_equal(read[0, 0].numpy(), np.asarray(picture))
+
+
 # --------------------------------------------------------------------------------------------------------- streaming
 
 
@@ -531,13 +658,13 @@ def test_streamed_image_that_is_unfit_is_named(tmp_path):
     write_images(tmp_path / "set" / "test" / "a", ["0.png"])
     images = data.load("folder", tmp_path / "set", None, tmp_path / "cache", 0)
     (tmp_path / "set" / "train" / "a" / "3.png").write_bytes(b"not an image")
-    with pytest.raises(OSError, match=r"^train split, row 3: cannot read the image \(.*\)$"):
+    with pytest.raises(OSError, match=r"train/a/3.png: cannot read the image \([^\n]*\)$"):
         list(batches(images.train, batch_size=5).epoch(0))
-    with pytest.raises(ValueError, match=r"^train split, row 3: cannot read the image \(.*\)$"):
+    with pytest.raises(ValueError, match=r"train/a/3.png: cannot read the image \([^\n]*\)$"):
         data.load("folder", tmp_path / "set", None, tmp_path / "other", 0)
     write_images(tmp_path / "set" / "train" / "b", ["0.png"], size=(9, 9))
     (tmp_path / "set" / "train" / "a" / "3.png").unlink()
-    with pytest.raises(ValueError, match=r"train split, row 4: image of 9x9 pixels .* give --image-size"):
+    with pytest.raises(ValueError, match=r"train/b/0.png: image of 9x9 pixels .* give --image-size"):
         data.load("folder", tmp_path / "set", None, tmp_path / "cache", 0)
 
 
@@ -572,4 +699,4 @@ def test_meta_of_the_cache_is_plain_json(tmp_path):
     write_images(tmp_path / "set" / "test" / "a", ["0.png"])
     data.load("folder", tmp_path / "set", cache_dir=tmp_path / "cache")
     (meta,) = (tmp_path / "cache").glob("*/meta.json")
-    assert set(json.loads(meta.read_text())) == {"classes", "mean", "std"}
+    assert set(json.loads(meta.read_text())) == {"classes", "mean", "std", "content_fingerprint"}
