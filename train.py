@@ -220,6 +220,8 @@ def main(args):
     # Data, decoded by one process of each node and mapped into memory by all; or streamed by all, if it has no room in one.
     (room,) = broadcast_object_list([data.room(device)])
     images = one_first(lambda: data.load(args.dataset, args.data_dir, args.image_size, args.cache_dir, room)).to(device)
+    for note in images.notes:
+        say(f"train.py: {note}")
     if args.crop_scale is None and images.image_size > PADDED_UP_TO:
         args.crop_scale = CROP_SCALE
     args.crop_scale = args.crop_scale or None  # padded crops are one recipe, asked for or not
