@@ -1,27 +1,26 @@
 """Datasets as uint8 tensors, and batches that are augmented on the training device.
 
 Images are decoded once, cached as .npy files that all processes of a node map into memory, and augmented a whole batch at
-a time. A set that would take more than half of the free memory is decoded again in every epoch, by worker processes. The
-order of the samples and everything drawn for them depend on (seed, epoch, position in the epoch) only: any number of
-processes sees the same pixels, whichever way they come, and a resumed run sees what it would have seen.
+a time. A set that would take more than half of the free memory is decoded again in every epoch, by threads. The order
+of the samples and everything drawn for them depend on (seed, epoch, position in the epoch) only: any number of processes sees
+the same pixels, whichever way they come, and a resumed run sees what it would have seen.
 """
 
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import shutil
-import signal
 import tempfile
-import threading
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from decode import Encoded, UnfitImageError
+import machine
+from decode import Encoded, UnfitImageError, decoded
 from shapes import draw_shapes100
 from sources import HUB_SETS, find, open_folder, open_tables
 
@@ -29,10 +28,8 @@ CACHE_DIR = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "re
 FORMAT = 3  # of the decoded cache: to be raised with every change of what is decoded, resized, drawn or measured
 DATASETS = (*HUB_SETS, "folder", "shapes100")
 SAMPLE = 50_000  # images that mean and std are of, evenly spread over train: all of CIFAR's
-MAX_WORKERS = 16  # that decode for one process
-FEW = 5_000  # images, which one process may decode alone
-PARENTS_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # that workers leave to their parent
-DECODED_AT_ONCE = 2**20  # bytes, by one worker: what waits in /dev/shm is a small multiple of it
+MAX_THREADS = 16  # that decode for one process
+DECODED_AT_ONCE = 256  # images
 FOLD_SEED = 0  # the folds of one K must be parts of one partition, whatever the run's seed
 
 # ----------------------------------------------------------------------------------------------------------- splits
@@ -68,7 +65,7 @@ class Split:
 
 @dataclass(frozen=True)
 class StreamedSplit(Split):
-    """A split whose images are decoded, resized and cropped by worker processes as they are needed: images is Encoded."""
+    """A split whose images are decoded, resized and cropped by threads as they are needed: images is Encoded."""
 
     images: Encoded
 
@@ -82,75 +79,18 @@ class StreamedSplit(Split):
         return replace(self, targets=self.targets.to(device), index=self.index.to(device))
 
     def read(self, batches):
-        """As Split.read, in the same order with any number of workers. Raises UnfitImageError."""
+        """As Split.read, in the same order with any number of threads. Raises UnfitImageError."""
         device = self.index.device
-        batches = DecodedBatches(self.images, [rows.tolist() for rows in batches])
-        loader = torch.utils.data.DataLoader(
-            batches,
-            batch_size=None,
-            num_workers=n_workers(),
-            worker_init_fn=leave_signals_to_the_parent,
-            multiprocessing_context="fork",  # no other way hands the signal mask on to the workers
-            pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # or it would draw from the one that weights and dropped paths come from
-        )
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)  # the workers are born with this mask
-        try:
-            decoded = iter(loader)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for images in decoded:
-            if isinstance(images, str):
-                raise UnfitImageError(images)
+        empty = partial(torch.empty, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        for images in decoded(self.images, [rows.tolist() for rows in batches], n_threads(), empty):
+            if isinstance(images, UnfitImageError):
+                raise images
             yield images.to(device, non_blocking=True).permute(0, 3, 1, 2), torch.arange(len(images), device=device)
 
 
-def leave_signals_to_the_parent(_):
-    """In a worker, born with these signals blocked: whoever sends them to all processes wants the run to be saved, which
-    still needs its batches. The parent's own SIGTERM ends the worker, as multiprocessing stops what outlives a failure, and so
-    does the parent's death.
-    """
-    parent = multiprocessing.parent_process().pid
-
-    def take_signals():
-        while os.getppid() == parent:
-            taken = signal.sigtimedwait(PARENTS_SIGNALS, 1)
-            if taken and taken.si_signo == signal.SIGTERM and taken.si_pid == parent:
-                break
-        os._exit(0)
-
-    threading.Thread(target=take_signals, daemon=True).start()
-
-
-@dataclass(frozen=True)
-class DecodedBatches(torch.utils.data.Dataset):
-    """Item i is the i-th of the batches: uint8 (b, size, size, 3), or the words of its error without a worker's traceback.
-
-    It is put into shared memory here, where a full /dev/shm can be told: behind this, the batch would be lost without a word.
-    """
-
-    images: Encoded
-    batches: list
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __getitem__(self, i):
-        try:
-            images = torch.from_numpy(self.images.decode(self.batches[i]))
-        except UnfitImageError as error:
-            return str(error)
-        try:
-            return images.share_memory_()
-        except RuntimeError as error:
-            return f"decoded images cannot be handed on: {error}; a container gets more of /dev/shm with --shm-size"
-
-
-def n_workers():
-    """Processes that decode for this one: its share of the cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    share = cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return max(1, min(share, MAX_WORKERS))
+def n_threads():
+    """Threads that decode for this process: its share of the cores."""
+    return max(1, min(machine.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), MAX_THREADS))
 
 
 @dataclass
@@ -218,19 +158,14 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf):
     check_splits(splits, classes)
     if sum(map(len, splits.values())) * 3 * splits["train"].size ** 2 > room:
         return stream(streamed, splits, classes, notes)
-    decoded = [(decode_all(images), images.targets) for images in splits.values()]
-    write_cache(folder, *decoded, classes)
+    arrays = decode_all(splits.values())
+    write_cache(folder, *[(a, images.targets) for a, images in zip(arrays, splits.values(), strict=True)], classes)
     return read_cache(folder, notes)
 
 
 def room(device):
     """The bytes that decoded images may take: half of what is free in the machine's memory and in the device's."""
-    import psutil  # which comes with accelerate
-
-    free = psutil.virtual_memory().available
-    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
-    if limit.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()))
+    free = machine.free_memory()
     return (min(free, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free) // 2
 
 
@@ -242,23 +177,28 @@ def check_splits(splits, classes):
             raise ValueError(
                 f"{split} split: {len(outside)} labels outside 0..{len(classes) - 1}, such as {outside[0]}"
             )
-        images.decode([0])
+        if problems := images.decode([0], np.empty((1, images.size, images.size, 3), dtype=np.uint8)):
+            raise UnfitImageError(*problems)
     train, test = splits["train"], splits["test"]
     if train.size != test.size:
         sizes = " and ".join(f"{images.size}x{images.size}" for images in (train, test))
         raise ValueError(f"train and test images differ in size ({sizes} pixels): give --image-size")
 
 
-def decode_all(images):
-    """All images of an Encoded split: uint8 (N, size, size, 3); many of them by worker processes. Raises UnfitImageError."""
-    if len(images) <= FEW:
-        return images.decode(range(len(images)))
-    decoded = np.empty((len(images), images.size, images.size, 3), dtype=np.uint8)
-    rows = torch.arange(len(images)).split(max(1, DECODED_AT_ONCE // (3 * images.size**2)))
-    split = StreamedSplit(images, torch.from_numpy(images.targets), torch.arange(len(images)))
-    for here, (batch, _) in zip(rows, split.read(rows), strict=True):
-        decoded[here[0] : here[-1] + 1] = batch.permute(0, 2, 3, 1).numpy()
-    return decoded
+def decode_all(splits):
+    """All images of Encoded splits: [uint8 (N, size, size, 3)]. Raises UnfitImageError, naming all that are unfit."""
+    problems, arrays = [], []
+    for images in splits:
+        pixels = np.empty((len(images), images.size, images.size, 3), dtype=np.uint8)
+        starts = range(0, len(images), DECODED_AT_ONCE)
+        parts = iter([pixels[start : start + DECODED_AT_ONCE] for start in starts])
+        batches = [range(start, min(start + DECODED_AT_ONCE, len(images))) for start in starts]
+        for result in decoded(images, batches, min(machine.cores(), MAX_THREADS), lambda _, parts=parts: next(parts)):
+            problems += result.problems if isinstance(result, UnfitImageError) else []
+        arrays.append(pixels)
+    if problems:
+        raise UnfitImageError(*problems)
+    return arrays
 
 
 def write_cache(folder, train, test, classes):

@@ -1,16 +1,18 @@
 """From files to pixels: the one place where images are found, opened, turned upright, put on the scale 0 to 255 and resized.
 
-Folders, tables, streamed sets and `--predict` all read through here, so that every picture is seen in one way.
+Folders, tables, streamed sets and `--predict` all read through here, so that every picture is seen in one way. Threads decode:
+Pillow lets go of the interpreter's lock while it decodes and resizes a picture.
 """
 
 import io
 import os
-from collections import Counter
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".avif", ".tif", ".tiff",
             ".ppm", ".pgm", ".pbm", ".pnm", ".jp2"}  # fmt: skip
@@ -27,19 +29,23 @@ TURNS = {
 TWELVE_BITS = (
     2**12
 )  # below it, 16-bit values are those of a camera's 12 bits, or of 8, as likely as those of a dark picture
+AT_ONCE = 16  # images that a thread decodes before it looks for more
+SHOWN = 20  # unfit images that a message names
 EIGHT_BITS = "save the image with 8 bits per channel"
 
 
 class UnfitImageError(OSError, ValueError):
     """Images that cannot be used: the user's mistake when a set is loaded, a failure of the run later.
 
-    problems: a line for each of them.
+    problems: a line for each of them. listed: the file that has all of these lines, where they are too many for a message.
     """
 
-    def __init__(self, *problems):
+    def __init__(self, *problems, listed=None):
         self.problems = list(problems)
-        several = f"{len(problems)} images cannot be used: " if len(problems) > 1 else ""
-        super().__init__(several + "; ".join(self.problems))
+        several = f"{len(problems):,} images cannot be used: " if len(problems) > 1 else ""
+        more = f"; and {len(problems) - SHOWN:,} more" if len(problems) > SHOWN else ""
+        all_in = f", all listed in {listed}" if more and listed else ""
+        super().__init__(several + "; ".join(self.problems[:SHOWN]) + more + all_in)
 
 
 # ------------------------------------------------------------------------------------------------------------- finding
@@ -89,24 +95,32 @@ def left_out_in_words(folder, left_out):
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
+def opened(file):
+    """A path, or the bytes of a file, as a PIL image of which only the header has been read. Raises whatever its decoder meets."""
+    try:
+        return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+    except UnidentifiedImageError:
+        raise ValueError("in no format that Pillow knows") from None
+
+
 def read_image(file, image_size=None):
     """An image as every network sees it: a PIL image in RGB, upright, on the scale 0 to 255.
 
     file: a path, the bytes of a file, or pixels uint8 (H, W, 3). image_size: resize and centre-crop to that many pixels.
-    What is no image raises whatever its decoder met; ValueError is for pixels whose range is not known.
+    What is no image raises whatever its decoder met; UnfitImageError is for pixels whose range is not known.
     """
     if isinstance(file, np.ndarray):
         image = Image.fromarray(file)
     else:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
-            image = upright(opened, to_rgb(opened))
+        with opened(file) as stored:
+            image = upright(stored, to_rgb(stored))
     return resize(image, image_size) if image_size else image
 
 
-def upright(opened, image):
+def upright(stored, image):
     """The image, turned as the EXIF data of its file ask for."""
     try:
-        turn = TURNS.get(opened.getexif().get(ORIENTATION))  # of a TIFF it is gone: Pillow has turned it already
+        turn = TURNS.get(stored.getexif().get(ORIENTATION))  # of a TIFF it is gone: Pillow has turned it already
     except Exception:  # damaged EXIF data, which viewers ignore, raise whatever their reader met
         turn = None
     return image if turn is None else image.transpose(turn)
@@ -116,7 +130,7 @@ def to_rgb(image):
     """A PIL image of any mode in RGB, on the scale 0 to 255.
 
     Known are 8 bits; 16 bits of which the highest four are in use, or that Pillow itself has scaled to 16 (PGM, JPEG 2000);
-    TIFF's 12 bits; and floats from 0 to 1. Raises ValueError for all others, which would come out black or wrapped.
+    TIFF's 12 bits; and floats from 0 to 1. Raises UnfitImageError for all others, which would come out black or wrapped.
     """
     stored = str(
         getattr(image, "tile", "")
@@ -129,14 +143,16 @@ def to_rgb(image):
         pixels = np.asarray(image)
         bits = 12 if ";12" in stored else 16
         if bits == 16 and not scaled and 0 < pixels.max() < TWELVE_BITS:
-            raise ValueError(f"16-bit pixels of {pixels.max()} at the most, of a range that is not known: {EIGHT_BITS}")
+            raise UnfitImageError(
+                f"16-bit pixels of {pixels.max()} at the most, of a range that is not known: {EIGHT_BITS}"
+            )
         return Image.fromarray((pixels >> (bits - 8)).astype(np.uint8)).convert("RGB")
     if image.mode == "I":
         lowest, highest = image.getextrema()
-        raise ValueError(f"32-bit pixels of {lowest} to {highest}, a range that is not known: {EIGHT_BITS}")
+        raise UnfitImageError(f"32-bit pixels of {lowest} to {highest}, a range that is not known: {EIGHT_BITS}")
     rgb = image.convert("RGB")
     if ";16" in stored and not scaled and np.asarray(rgb).max() < TWELVE_BITS >> 8:  # Pillow keeps the high bytes alone
-        raise ValueError(f"16-bit colours of less than {TWELVE_BITS}, of a range that is not known: {EIGHT_BITS}")
+        raise UnfitImageError(f"16-bit colours of less than {TWELVE_BITS}, of a range that is not known: {EIGHT_BITS}")
     return rgb
 
 
@@ -144,7 +160,7 @@ def float_to_rgb(image):
     pixels = np.asarray(image)
     lowest, highest = pixels.min(), pixels.max()
     if not (lowest >= 0 and highest <= 1):  # nor for nan
-        raise ValueError(f"float pixels of {lowest:g} to {highest:g}, where 0 to 1 is known: {EIGHT_BITS}")
+        raise UnfitImageError(f"float pixels of {lowest:g} to {highest:g}, where 0 to 1 is known: {EIGHT_BITS}")
     return Image.fromarray((pixels * 255).round().astype(np.uint8)).convert("RGB")
 
 
@@ -159,9 +175,29 @@ def resize(image, size):
 # -------------------------------------------------------------------------------------------------- images of a split
 
 
+def told(name, read, *args):
+    """read(*args). Raises UnfitImageError, in one line that begins with the name, for whatever its decoder has met."""
+    try:
+        return read(*args)
+    except UnfitImageError as error:
+        raise UnfitImageError(f"{name}: {error}") from None
+    except Exception as error:  # bytes that are no image raise whatever their decoder met
+        raise UnfitImageError(f"{name}: cannot read the image ({' '.join(str(error).split())})") from None
+
+
+class Paths(list):
+    """Images that are files of their own, by their paths."""
+
+    def take(self, rows):
+        return [self[row] for row in rows]
+
+
 @dataclass(frozen=True)
 class Encoded:
-    """The images of a split as they are stored. source[row] is what read_image takes; image_size None leaves their size."""
+    """The images of a split as they are stored. image_size None leaves the size that they have.
+
+    source: has a length, and take(rows) gives what read_image takes for each of the rows.
+    """
 
     split: str
     source: object
@@ -173,36 +209,82 @@ class Encoded:
 
     @cached_property
     def size(self):
-        """The side in pixels that all images must have once they are decoded."""
-        return self.image_size or self.open(0).width
+        """The side in pixels that all images must have once they are decoded. Raises UnfitImageError."""
+        (file,) = self.source.take([0])
+        return self.image_size or told(self.name(0, file), read_image, file).width
 
-    def name(self, row):
-        """What an image is called in messages: its path, or its row."""
-        file = self.source[row]
+    def name(self, row, file):
         return file if isinstance(file, str) else f"{self.split} split, row {row}"
 
-    def open(self, row):
-        """Row -> a PIL image in RGB. Raises UnfitImageError, naming the image, for what cannot be read."""
-        try:
-            return read_image(self.source[row], self.image_size)
-        except Exception as error:  # bytes that are no image raise whatever their decoder met
-            raise UnfitImageError(f"{self.name(row)}: cannot read the image ({' '.join(str(error).split())})") from None
+    def decode(self, rows, out):
+        """Decodes rows into out, uint8 (b, size, size, 3). Returns problems, a line for each image that is no such square."""
 
-    def decode(self, rows):
-        """Rows -> uint8 (b, size, size, 3). Raises UnfitImageError, naming all that cannot be read or are no such squares."""
-        images = np.empty((len(rows), self.size, self.size, 3), dtype=np.uint8)
+        def put(i, file):
+            image = read_image(file, self.image_size)
+            self.refuse_other_sizes(image)
+            out[i] = image
+
+        return self.problems(rows, put)
+
+    def look(self, rows):
+        """Reads the headers of rows. Returns problems as decode() does; pixels may still be damaged."""
+        return self.problems(rows, lambda _, file: self.look_at(file))
+
+    def problems(self, rows, use):
         problems = []
-        for out, row in zip(images, rows, strict=True):
+        for i, (row, file) in enumerate(zip(rows, self.source.take(rows), strict=True)):
             try:
-                image = self.open(row)
-                if image.size != (self.size, self.size):
-                    raise UnfitImageError(
-                        f"{self.name(row)}: image of {image.width}x{image.height} pixels where squares of one size are "
-                        f"needed: give --image-size"
-                    )
-                out[:] = np.asarray(image)
+                told(self.name(row, file), use, i, file)
             except UnfitImageError as error:
                 problems += error.problems
-        if problems:
-            raise UnfitImageError(*problems)
-        return images
+        return problems
+
+    def look_at(self, file):
+        if not isinstance(file, np.ndarray):
+            with opened(file) as image:
+                self.refuse_other_sizes(image)
+
+    def refuse_other_sizes(self, image):
+        if not self.image_size and image.size != (self.size, self.size):
+            raise UnfitImageError(
+                f"image of {image.width}x{image.height} pixels where squares of one size are needed: give --image-size"
+            )
+
+
+def decoded(images, batches, n_threads, empty):
+    """Yields for each of the batches of rows of an Encoded, in order, its pixels uint8 (b, size, size, 3), or UnfitImageError.
+
+    empty: called with a shape, in the order of the batches, for what numpy can write to; that is what is yielded. So many
+    batches are decoded ahead that every thread has something to do.
+    """
+    waiting, batches = deque(), iter(batches)
+    size = images.size
+    with ThreadPoolExecutor(n_threads) as pool:
+
+        def start(rows):
+            out = empty((len(rows), size, size, 3))
+            pixels, part = np.asarray(out), max(1, min(AT_ONCE, -(-len(rows) // n_threads)))
+            parts = [slice(k, k + part) for k in range(0, len(rows), part)]
+            waiting.append((out, [pool.submit(images.decode, rows[here], pixels[here]) for here in parts]))
+
+        try:
+            while True:
+                while len(waiting) < 2 or sum(len(parts) for _, parts in waiting) < 2 * n_threads:
+                    rows = next(batches, None)
+                    if rows is None:
+                        break
+                    start(rows)
+                if not waiting:
+                    return
+                out, parts = waiting.popleft()
+                problems = [line for part in parts for line in part.result()]
+                yield UnfitImageError(*problems) if problems else out
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def headers(images, n_threads):
+    """The problems that the headers of all images of an Encoded show, a line each."""
+    with ThreadPoolExecutor(n_threads) as pool:
+        parts = [range(k, min(k + AT_ONCE, len(images))) for k in range(0, len(images), AT_ONCE)]
+        return [problem for problems in pool.map(images.look, parts) for problem in problems]

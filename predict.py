@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from decode import image_files, left_out_in_words, read_image
+from decode import UnfitImageError, image_files, left_out_in_words, read_image, told
 
 BATCH = 64  # images
 TOP = 5  # classes per image
@@ -28,11 +28,8 @@ def files_of(path):
 
 
 def read(file, image_size):
-    """An image as training sees it, but for the augmentation: uint8 (3, image_size, image_size). Raises ValueError."""
-    try:
-        pixels = np.array(read_image(file, image_size))
-    except Exception as error:  # bytes that are no image raise whatever their decoder met
-        raise ValueError(f"{file}: cannot read the image ({' '.join(str(error).split())})") from None
+    """An image as training sees it, but for the augmentation: uint8 (3, image_size, image_size). Raises UnfitImageError."""
+    pixels = np.array(told(file, read_image, file, image_size))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -60,7 +57,7 @@ def predict(model, path, as_json, device):
             try:
                 imgs.append(read(file, model.image_size))
                 names.append(file)
-            except ValueError as error:
+            except UnfitImageError as error:
                 unreadable += 1
                 print(f"train.py: {error}", file=sys.stderr)
         for name, top in zip(names, top_classes(model, torch.stack(imgs).to(device)) if imgs else [], strict=True):

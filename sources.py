@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from decode import Encoded, image_files, left_out_in_words
+from decode import Encoded, Paths, image_files, left_out_in_words
 
 HUB_SETS = {  # name: (repository on the hub, image column, label column)
     "cifar100": ("uoft-cs/cifar100", "img", "fine_label"),
@@ -95,7 +95,7 @@ def open_folder(found, image_size):
     for split, files in found.files.items():
         below = len(os.path.join(found.root, split, ""))
         targets = [number[file[below:].split(os.sep)[0]] for file in files]
-        encoded[split] = Encoded(split, files, np.array(targets, dtype=np.int64), image_size)
+        encoded[split] = Encoded(split, Paths(files), np.array(targets, dtype=np.int64), image_size)
     return encoded, found.classes
 
 
@@ -104,7 +104,7 @@ def open_folder(found, image_size):
 
 @dataclass(frozen=True)
 class TableImages:
-    """The images of a table of the datasets library: row -> the bytes of a file, or the path of one."""
+    """Images in a table of the datasets library: the bytes of files, or their paths."""
 
     table: object
     column: str
@@ -112,9 +112,9 @@ class TableImages:
     def __len__(self):
         return len(self.table)
 
-    def __getitem__(self, row):
-        image = self.table[row][self.column]
-        return image["path"] if image["bytes"] is None else image["bytes"]
+    def take(self, rows):
+        images = self.table[list(rows)][self.column]
+        return [image["path"] if image["bytes"] is None else image["bytes"] for image in images]
 
 
 def find_tables(name, root):

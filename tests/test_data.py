@@ -1,6 +1,5 @@
 import json
 import math
-import os
 
 import numpy as np
 import pytest
@@ -329,27 +328,15 @@ def test_decoded_images_are_cached_and_mapped(tmp_path, monkeypatch):
     assert np.allclose(first.std, pixels.std((0, 2, 3), unbiased=False))
 
 
-def test_many_images_are_decoded_by_workers_in_order(tmp_path, monkeypatch):
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_images_are_decoded_in_order_by_any_number_of_threads(tmp_path, n_threads, monkeypatch):
+    pictures = [picture() for _ in range(23)]
     for split in ("train", "test"):
-        write_parquet(tmp_path / "set", split, [picture() for _ in range(5)], [0, 1, 0, 1, 0], label="label")
-    alone = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "alone")
-    monkeypatch.setattr(data, "FEW", 0)
-    monkeypatch.setattr(data, "DECODED_AT_ONCE", 2 * 3 * 8 * 8)
-    monkeypatch.setattr(data.Encoded, "decode", of_a_worker(data.Encoded.decode))
-    together = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "together")
-    assert torch.equal(alone.train.images, together.train.images) and len(alone.train) == 5
-    assert alone.fingerprint == together.fingerprint
-
-
-def of_a_worker(decode):
-    """decode(), which the parent may call for one image only, as check_splits() does."""
-    parent = os.getpid()
-
-    def watched(images, rows):
-        assert os.getpid() != parent or len(rows) == 1
-        return decode(images, rows)
-
-    return watched
+        write_parquet(tmp_path / "set", split, pictures, [0] * 23, label="label")
+    monkeypatch.setattr("machine.cores", lambda: n_threads)
+    monkeypatch.setattr(data, "DECODED_AT_ONCE", 7)
+    images = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
+    assert np.array_equal(images.test.images.permute(0, 2, 3, 1).numpy(), np.stack(pictures))
 
 
 @pytest.mark.parametrize(
@@ -585,7 +572,7 @@ def both_ways(photos, tmp_path):
 
 @pytest.mark.parametrize("augment", [Augment(), Augment(mixup=0.2, cutmix=1.0, cutout=4, crop_scale=0.2)])
 def test_streamed_batches_are_those_in_memory(both_ways, augment):
-    """Whatever the number of workers and processes, and from the middle of an epoch on."""
+    """Whatever the number of processes, and from the middle of an epoch on."""
     kept, streamed = both_ways
     assert (kept.train.way, streamed.train.way) == ("in memory", "streamed")
     assert kept.fingerprint == streamed.fingerprint  # with the same mean and std, so that either way resumes a run
@@ -604,9 +591,9 @@ def test_streamed_batches_are_those_in_memory(both_ways, augment):
         assert n_steps == 3 - first_step
 
 
-@pytest.mark.parametrize("n_workers", [1, 2])
-def test_streamed_evaluation_sees_each_image_once(both_ways, n_workers, monkeypatch):
-    monkeypatch.setattr(data, "n_workers", lambda: n_workers)
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_streamed_evaluation_sees_each_image_once(both_ways, n_threads, monkeypatch):
+    monkeypatch.setattr(data, "n_threads", lambda: n_threads)
     for rank in range(3):
         parts = [list(augment.eval_batches(images.test, 4, images.mean, images.std, rank, 3)) for images in both_ways]
         for (imgs, targets), (streamed_imgs, streamed_targets) in zip(*parts, strict=True):
@@ -677,21 +664,19 @@ def test_splits_of_different_sizes_are_refused(tmp_path):
 
 
 def test_room_is_half_of_the_free_memory(monkeypatch):
-    from types import SimpleNamespace
-
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
+    monkeypatch.setattr("machine.free_memory", lambda: 1000)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (600, 800))
     assert data.room(torch.device("cpu")) == 500
     assert data.room(torch.device("cuda")) == 300
 
 
-def test_workers_share_the_cores(monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(20))
-    assert data.n_workers() == 16
+def test_processes_share_the_cores(monkeypatch):
+    monkeypatch.setattr("machine.cores", lambda: 20)
+    assert data.n_threads() == 16
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert data.n_workers() == 2
+    assert data.n_threads() == 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
-    assert data.n_workers() == 1
+    assert data.n_threads() == 1
 
 
 def test_meta_of_the_cache_is_plain_json(tmp_path):
