@@ -33,8 +33,10 @@ class Augment:
 class TrainBatches:
     """The augmented batches of a split, as one process of `world_size` sees them.
 
-    batch_size is global: every process takes an equal slice of each batch, and what does not fill a batch is left out of
-    the epoch. Raises ValueError if the processes do not divide the batch or the split does not fill one.
+    begin() puts an epoch's draws into buffers on the device that stay where they are; batch(at) computes the batch of step
+    `at`, a number on the device, from these buffers alone, so that a CUDA graph can replay it. batch_size is global: every
+    process takes an equal slice of each batch, and what does not fill a batch is left out of the epoch. Raises ValueError
+    if the processes do not divide the batch or the split does not fill one.
     """
 
     def __init__(self, split, batch_size, augment, mean, std, n_classes, seed, rank=0, world_size=1):
@@ -46,30 +48,74 @@ class TrainBatches:
             raise ValueError(f"--crop-padding {augment.crop_padding} does not fit images of {split.image_size} pixels")
         self.split, self.batch_size, self.augment = split, batch_size, augment
         self.n_classes, self.seed, self.rank, self.world_size = n_classes, seed, rank, world_size
+        self.b = batch_size // world_size  # images of this process in a batch
+        self.mixes = bool(augment.mixup or augment.cutmix)
         self.steps_per_epoch = len(split) // batch_size
-        device = split.index.device
-        self.mean, self.std = (torch.tensor(v, device=device, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std))
-        self.axis = torch.arange(split.image_size, device=device)  # rows and columns of a square
+        self.device = split.index.device
+        self.mean, self.std = (
+            torch.tensor(v, device=self.device, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std)
+        )
+        self.axis = torch.arange(split.image_size, device=self.device)  # rows and columns of a square
+        self.draws = {}  # name -> (steps, images of a batch), on the device
+        self.prepared = None  # (epoch, its draws on the host), made while the device trains on the one before
+        self.decoded = None  # images of the step at hand, where the split is streamed
+
+    def prepare(self, epoch):
+        """Draws an epoch on the host, in page-locked memory if a GPU is to copy it."""
+        # the partner of the batch's i-th image is its i-th from the end, whichever process holds that one
+        ranks = dict.fromkeys([self.rank, self.world_size - 1 - self.rank] if self.mixes else [self.rank])
+        steps = torch.arange(self.steps_per_epoch)[:, None] * self.batch_size
+        positions = steps + torch.cat([torch.arange(self.b) + rank * self.b for rank in ranks])  # (steps, b or 2 b)
+        draws = {name: values[positions] for name, values in self.draw(epoch).items()}
+        if self.device.type == "cuda":
+            draws = {name: values.pin_memory() for name, values in draws.items()}
+        self.prepared = epoch, draws
+
+    def begin(self, epoch):
+        """Puts the draws of an epoch where batch() reads them."""
+        if self.prepared is None or self.prepared[0] != epoch:
+            self.prepare(epoch)
+        for name, values in self.prepared[1].items():
+            if name not in self.draws:
+                self.draws[name] = torch.empty_like(values, device=self.device)
+            self.draws[name].copy_(values, non_blocking=True)
+
+    def steps(self, epoch, first_step=0):
+        """Yields each step of an epoch in its turn, once batch() can be called for it. Raises UnfitImageError if streamed."""
+        self.begin(epoch)
+        if self.split.way == "in memory":
+            yield from range(first_step, self.steps_per_epoch)
+            return
+        rows = self.prepared[1]["row"][first_step:]
+        for step, (images, _) in enumerate(self.split.read(rows), first_step):
+            if self.decoded is None:
+                self.decoded = torch.empty_like(images)
+            self.decoded.copy_(images, non_blocking=True)
+            yield step
+
+    def batch(self, at):
+        """Step of the epoch, int64 () on the device -> imgs float (b, 3, H, W), and targets: class numbers (b,), or shares
+        (b, n_classes) if they are mixed."""
+        drawn = {name: values.index_select(0, at.view(1))[0] for name, values in self.draws.items()}
+        rows = drawn["row"]
+        if self.decoded is None:
+            imgs = self.augmented(self.split.images, rows, drawn)
+        else:
+            imgs = self.augmented(self.decoded, torch.arange(len(rows), device=self.device), drawn)
+        targets = self.split.targets[rows]
+        if not self.mixes:
+            return imgs, targets
+        b = self.b
+        partners = imgs[-b:].flip(0), targets[-b:].flip(0)
+        return self.mix(imgs[:b], targets[:b], *partners, {name: values[:b] for name, values in drawn.items()})
 
     def epoch(self, epoch, first_step=0):
-        """Yields (imgs float (b, 3, H, W), targets) per step: class numbers (b,), or shares (b, n_classes) if mixed."""
-        b = self.batch_size // self.world_size
-        mixes = self.augment.mixup or self.augment.cutmix
-        # the partner of the batch's i-th image is its i-th from the end, whichever process holds that one
-        ranks = dict.fromkeys([self.rank, self.world_size - 1 - self.rank] if mixes else [self.rank])
-        steps = torch.arange(first_step, self.steps_per_epoch)[:, None] * self.batch_size
-        positions = steps + torch.cat([torch.arange(b) + rank * b for rank in ranks])  # (steps, b or 2 b)
-        draws = {name: values[positions.to(values.device)] for name, values in self.draw(epoch).items()}
-        for step, (images, i) in enumerate(self.split.read(draws["row"])):
-            drawn = {name: values[step] for name, values in draws.items()}
-            imgs, targets = self.augmented(images, i, drawn), self.split.targets[drawn["row"]]
-            if mixes:
-                partners = imgs[-b:].flip(0), targets[-b:].flip(0)
-                imgs, targets = self.mix(imgs[:b], targets[:b], *partners, {k: v[:b] for k, v in drawn.items()})
-            yield imgs, targets
+        """Yields what batch() gives, step by step."""
+        for step in self.steps(epoch, first_step):
+            yield self.batch(torch.tensor(step, device=self.device))
 
     def draw(self, epoch):
-        """Everything random about an epoch, one row for each position in it."""
+        """Everything random about an epoch: name -> (n,) on the host, a value for each position in it."""
         rng = np.random.default_rng((self.seed, epoch))
         n = self.steps_per_epoch * self.batch_size
         size = len(self.axis)
@@ -77,17 +123,17 @@ class TrainBatches:
             "row": self.split.index.cpu().numpy()[rng.permutation(len(self.split))[:n]],
             **(self.draw_resized_crops(rng, n) if self.augment.crop_scale else self.draw_padded_crops(rng, n)),
             "mirror": rng.random(n) < (0.5 if self.augment.flip else 0),
-            "hole_y": rng.integers(0, size, n),
-            "hole_x": rng.integers(0, size, n),
         }
-        if self.augment.mixup or self.augment.cutmix:
+        if self.augment.cutout or self.mixes:
+            draws |= {"hole_y": rng.integers(0, size, n), "hole_x": rng.integers(0, size, n)}
+        if self.mixes:
             p_mixup = bool(self.augment.mixup) / (bool(self.augment.mixup) + bool(self.augment.cutmix))
             blend = np.repeat(rng.random(self.steps_per_epoch) < p_mixup, self.batch_size)
             blended, pasted = (
                 rng.beta(a, a, n) if a else np.ones(n) for a in (self.augment.mixup, self.augment.cutmix)
             )
             draws |= {"blend": blend, "share": np.where(blend, blended, pasted).astype(np.float32)}
-        return {name: torch.from_numpy(values).to(self.axis.device) for name, values in draws.items()}
+        return {name: torch.from_numpy(values) for name, values in draws.items()}
 
     def draw_padded_crops(self, rng, n):
         """Shifts in pixels."""
@@ -120,7 +166,8 @@ class TrainBatches:
         box = self.inside(draws["hole_y"][:, None], draws["hole_x"][:, None], half)
         keep = torch.where(draws["blend"][:, None, None], share[:, :, None], (~box).float())  # (b, H, W)
         share = keep.mean((1, 2))[:, None]  # what is left of the image once the box is cut at the border
-        one_hot, partner_one_hot = (F.one_hot(t, self.n_classes).float() for t in (targets, partner_targets))
+        classes = torch.arange(self.n_classes, device=self.device)  # F.one_hot reads the targets' range on the host
+        one_hot, partner_one_hot = ((t[:, None] == classes).float() for t in (targets, partner_targets))
         keep = keep[:, None]
         return imgs * keep + partner_imgs * (1 - keep), one_hot * share + partner_one_hot * (1 - share)
 

@@ -1,6 +1,7 @@
 """State on the disk that survives a crash at any moment, and signals that stop a run after the step at hand."""
 
 import io
+import math
 import os
 import signal
 import time
@@ -8,10 +9,10 @@ import zipfile
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 import machine
 
+TIME_IS_UP = 256  # in place of a signal's number
 REPEAT_S = 2.0  # seconds within which a signal may arrive twice
 
 
@@ -62,13 +63,17 @@ class StopSignals:
     """Notes the signals that stop a run, so that training can stop after a step; a second one ends the program at once.
 
     A scheduler may signal all processes, and torchrun then hands its own signal on: the same one again within REPEAT_S is
-    not a second one. received: the signal's number, or 0.
+    not a second one. received: the signal's number, or TIME_IS_UP after max_s seconds, or 0.
     """
 
     numbers = machine.STOP_SIGNALS
 
-    def __init__(self):
-        self.received = 0
+    def __init__(self, max_s=math.inf):
+        self.signal, self.deadline = 0, time.monotonic() + max_s
+
+    @property
+    def received(self):
+        return self.signal or (TIME_IS_UP if time.monotonic() > self.deadline else 0)
 
     def __enter__(self):
         self.before = {number: signal.signal(number, self.note) for number in self.numbers}
@@ -80,15 +85,7 @@ class StopSignals:
 
     def note(self, number, _):
         now = time.monotonic()
-        if self.received and (number != self.received or now - self.received_at > REPEAT_S):
+        if self.signal and (number != self.signal or now - self.signal_at > REPEAT_S):
             os._exit(128 + number)
-        if not self.received:
-            self.received, self.received_at = number, now
-
-    def agreed(self, device):
-        """The signal that any process has received, or 0: all processes ask at the same step and get the same answer."""
-        if not (dist.is_initialized() and dist.get_world_size() > 1):
-            return self.received
-        received = torch.tensor(self.received, device=device)
-        dist.all_reduce(received, dist.ReduceOp.MAX)
-        return received.item()
+        if not self.signal:
+            self.signal, self.signal_at = number, now

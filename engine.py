@@ -1,20 +1,25 @@
-"""One epoch of training, exact evaluation, and the state that a resumed run needs.
+"""The training step, an epoch of steps, exact evaluation; optimizers and schedules.
 
+The step is a function of state on the device alone: a counter there reads the draws of the epoch and the learning rate, and
+the host is never asked for a value. A CPU calls it; a GPU warms it up, captures it once as a CUDA graph and replays that.
 `net` is the raw module; `model` is the same network as it is trained: compiled, wrapped in DistributedDataParallel.
 """
 
+import copy
 import time
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from models.ops import bfloat16
 
 MAX_SKIPPED = 20  # updates in a row that fp16 may leave out while its scaler looks for a scale; from 2**16 to 2**-4
 ECE_BINS = 15  # as Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
+WARM_UPS = 3  # steps before a capture, in which libraries choose their kernels
+DDP_WARM_UPS = 11  # those that DistributedDataParallel needs, by PyTorch's notes on CUDA graphs
 
 
 def adafactor(groups, lr, momentum):
@@ -24,14 +29,23 @@ def adafactor(groups, lr, momentum):
     return Adafactor(groups, lr=lr, scale_parameter=False, relative_step=False, warmup_init=False)
 
 
+def adam(kind, groups, lr, momentum):
+    return kind(groups, lr, (momentum, 0.999), fused=True, capturable=on_gpu(groups))
+
+
+def on_gpu(groups):
+    return any(p.device.type == "cuda" for group in groups for p in group["params"])
+
+
 OPTIMIZERS = {  # momentum is beta1 of the Adam family
     "sgd": lambda groups, lr, momentum: torch.optim.SGD(groups, lr, momentum, nesterov=momentum > 0, fused=True),
-    "adamw": lambda groups, lr, momentum: torch.optim.AdamW(groups, lr, (momentum, 0.999), fused=True),
-    "adam": lambda groups, lr, momentum: torch.optim.Adam(groups, lr, (momentum, 0.999), fused=True),
+    "adamw": lambda groups, lr, momentum: adam(torch.optim.AdamW, groups, lr, momentum),
+    "adam": lambda groups, lr, momentum: adam(torch.optim.Adam, groups, lr, momentum),
     "nadam": lambda groups, lr, momentum: torch.optim.NAdam(groups, lr, (momentum, 0.999)),
-    "adagrad": lambda groups, lr, momentum: torch.optim.Adagrad(groups, lr, fused=True),
+    "adagrad": lambda groups, lr, momentum: torch.optim.Adagrad(groups, lr, fused=not on_gpu(groups)),
     "adafactor": adafactor,
 }
+CAPTURABLE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # whose steps read the learning rate on the device
 
 
 def make_optimizer(name, net, lr, momentum, weight_decay):
@@ -51,12 +65,16 @@ def make_optimizer(name, net, lr, momentum, weight_decay):
     return optimizer
 
 
-def make_scheduler(name, optimizer, warmup_steps, total_steps):
-    """transformers' schedule of that name, stepped once per optimizer step. A warm-up begins at 0."""
+def make_schedule(name, lr, warmup_steps, total_steps):
+    """The learning rate of each step, by transformers' schedule of that name: a list of total_steps + 1 numbers, the last of
+    which belongs to no step. A warm-up begins at 0. Raises ValueError for a schedule that these steps do not suit."""
     from transformers.optimization import get_scheduler
 
     extra = {"num_decay_steps": total_steps // 5} if name == "warmup_stable_decay" else {}
-    return get_scheduler(name, optimizer, warmup_steps, total_steps, scheduler_specific_kwargs=extra)
+    stand_in = torch.optim.SGD([torch.zeros(1)], lr)
+    scheduler = get_scheduler(name, stand_in, warmup_steps, total_steps, scheduler_specific_kwargs=extra)
+    (factor,) = scheduler.lr_lambdas
+    return [lr * factor(step) for step in range(total_steps + 1)]
 
 
 def amp_dtype(choice, device):
@@ -69,51 +87,58 @@ def amp_dtype(choice, device):
 
 
 def autocast(device, amp):
-    """The context of forward passes, to be entered as often as needed; amp None is full precision."""
+    """The context of forward passes, to be entered as often as needed; amp None is full precision.
+
+    Casts of weights are not cached: a cache would outlive the capture of a CUDA graph.
+    """
     if device.type == "cpu" and amp is torch.bfloat16 and not bfloat16.is_native():
         return bfloat16.AutocastInFloat32()
-    return torch.autocast(device.type, amp, enabled=amp is not None)
+    return torch.autocast(device.type, amp, enabled=amp is not None, cache_enabled=False)
 
 
-def moving_average(decay):
-    """What AveragedModel calls: averages of parameters and statistics; torch's own also averages indices, and rounds."""
-
-    def update(averages, values, _):
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, values, 1 - decay)
-        else:
-            torch._foreach_copy_(averages, values)
-
-    return update
+# --------------------------------------------------------------------------------------------------------- state
 
 
 class TrainState:
     """Everything that training changes, and so everything that a checkpoint holds.
 
-    step counts optimizer updates from the start of the run, train_s its seconds, epoch_s those of the epoch. losses
-    (2, processes) sums each process's losses over the epoch and since the last log point, so that an interrupted epoch
-    reports what a whole one would. n_bad counts the last steps in a row with a loss or gradient that was not finite.
+    step counts optimizer updates from the start of the run, and t does so on the device; train_s are its seconds, epoch_s
+    those of the epoch. losses (2, processes) sums each process's losses over the epoch and since the last log point, so that
+    an interrupted epoch reports what a whole one would. n_bad counts the last steps in a row with a loss or gradient that was
+    not finite. rates: the learning rate of each step. ema_decay: of the average of the weights; 0 for none.
     """
 
-    def __init__(self, net, optimizer, scheduler, amp, ema_decay=0.0, rank=0, world_size=1):
-        self.net, self.optimizer, self.scheduler, self.amp = net, optimizer, scheduler, amp
+    def __init__(self, net, optimizer, rates, amp, ema_decay=0.0, rank=0, world_size=1):
+        self.net, self.optimizer, self.rates, self.amp, self.ema_decay = net, optimizer, rates, amp, ema_decay
         self.device = next(net.parameters()).device
         # In every precision the scaler leaves out updates that are not finite, on the device; only fp16 needs its scale.
         scaling = {} if amp is torch.float16 else {"init_scale": 1.0, "growth_interval": 2**31 - 1}
         self.scaler = torch.amp.GradScaler(self.device.type, **scaling)
+        self.scaler.scale(torch.zeros((), device=self.device))  # which makes its tensors
         self.tolerance = MAX_SKIPPED if amp is torch.float16 else 0  # bad steps in a row
-        self.ema = AveragedModel(net, multi_avg_fn=moving_average(ema_decay), use_buffers=True) if ema_decay else None
+        self.ema = copy.deepcopy(net).requires_grad_(False) if ema_decay else None
         self.rank = rank
         self.step = 0
+        self.t = torch.zeros((), dtype=torch.int64, device=self.device)
         self.train_s = self.epoch_s = 0.0
         self.losses = torch.zeros(2, world_size, device=self.device)
         self.n_bad = torch.zeros((), dtype=torch.int64, device=self.device)
         self.curve = []  # one row of results per finished epoch
+        self.reads_rate_on_device = isinstance(optimizer, CAPTURABLE)
+        precision = torch.float32 if self.device.type == "cuda" else torch.float64  # of the fused optimizers there
+        self.rate_table = torch.tensor(rates, dtype=precision, device=self.device)
+        self.rate = torch.zeros_like(self.rate_table[0])
+        self.share_rate()
+
+    def share_rate(self):
+        if self.reads_rate_on_device:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate
 
     @property
     def eval_net(self):
         """The network that is evaluated and published: the averaged one if there is one."""
-        return self.ema.module if self.ema else self.net
+        return self.ema or self.net
 
     def state_dict(self):
         """Plain types and tensors. All processes call it together, for it gathers their losses."""
@@ -121,11 +146,21 @@ class TrainState:
         return parts | {name: getattr(self, name) for name in self.counters} | {"losses": summed(self.losses)}
 
     def load_state_dict(self, saved):
+        how = [{name: group.get(name) for name in ("capturable", "fused")} for group in self.optimizer.param_groups]
         for name in self.parts:
             getattr(self, name).load_state_dict(saved[name])
+        for group, here in zip(
+            self.optimizer.param_groups, how, strict=True
+        ):  # the run may have been on another device
+            group.update({name: value for name, value in here.items() if name in group})
+        self.share_rate()
         for name in self.counters:
-            setattr(self, name, saved[name])
-        self.n_bad = self.n_bad.to(self.device)
+            value = saved[name]
+            if name == "n_bad":
+                self.n_bad.copy_(value)
+            else:
+                setattr(self, name, value)
+        self.t.fill_(self.step)
         same_processes = saved["losses"].shape == self.losses.shape
         own = saved["losses"][:, self.rank] if same_processes else saved["losses"].mean(1)
         self.losses.zero_()[:, self.rank] = own.to(self.device)
@@ -134,108 +169,263 @@ class TrainState:
 
     @property
     def parts(self):
-        return ["net", "optimizer", "scheduler", "scaler"] + (["ema"] if self.ema else [])
+        return ["net", "optimizer", "scaler"] + (["ema"] if self.ema else [])
+
+    def tensors(self):
+        """All tensors that a step changes, but for those of the optimizer."""
+        nets = [net for net in (self.net, self.ema) if net]
+        weights = [value for net in nets for value in (*net.parameters(), *net.buffers())]
+        counters = [self.t, self.rate, self.losses, self.n_bad, self.scaler._scale, self.scaler._growth_tracker]
+        return weights + counters
 
     def mean_loss(self, row, n_steps):
         """The mean over processes and steps of the losses summed in this row."""
         return summed(self.losses)[row].mean().item() / max(1, n_steps)
 
     def assert_finite(self):
-        """Raises FloatingPointError, naming the step, if training has met a loss or gradient that is not finite.
+        """As refuse_bad_numbers, of what the state holds now. This waits for the device."""
+        self.refuse_bad_numbers(self.n_bad.item(), self.step)
 
-        Weights and optimizer are then still those in front of that step: see train_step. This waits for the device.
+    def refuse_bad_numbers(self, n_bad, step):
+        """Raises FloatingPointError, naming the step, if n_bad steps up to `step` met a loss or gradient that is not finite.
+
+        Weights and optimizer are then still those from before the first of them: see train_step.
         """
-        n_bad = self.n_bad.item()
         if n_bad > self.tolerance:
             raise FloatingPointError(
-                f"loss or gradient is not finite at step {self.step - n_bad + 1}: lower --lr or set --clip-norm"
+                f"loss or gradient is not finite at step {step - n_bad + 1}: lower --lr or set --clip-norm"
             )
 
 
-# ----------------------------------------------------------------------------------------------- train and evaluate
+class Reading:
+    """Values on their way from the device to the host. read() waits for them, and not for what was queued after them."""
+
+    def __init__(self, *values):
+        self.values = [
+            value.clone() if value.device.type == "cpu" else value.to("cpu", non_blocking=True) for value in values
+        ]
+        self.event = torch.cuda.Event() if values[0].device.type == "cuda" else None
+        if self.event:
+            self.event.record()
+
+    def read(self):
+        if self.event:
+            self.event.synchronize()
+        return self.values
 
 
-def train_step(state, model, imgs, targets, label_smoothing, clip_norm):
-    """One update. Where a loss or gradient is not finite it is left out, and so are all behind it (fp16: after a while).
+def summed(value):
+    """A tensor's sum over the processes."""
+    value = value.clone()
+    if is_parallel():
+        dist.all_reduce(value)
+    return value
 
-    No value leaves the device for this: a bad loss turns the process's gradients to nan, the sum over the processes
-    spreads them to all, and the scaler skips the update.
+
+def is_parallel():
+    return dist.is_initialized() and dist.get_world_size() > 1
+
+
+# --------------------------------------------------------------------------------------------------------- train
+
+
+def train_step(state, model, imgs, targets, label_smoothing=0.0, clip_norm=0.0, accumulate=1):
+    """One update on imgs (B, 3, H, W), whose gradients are summed over `accumulate` parts of the batch.
+
+    Where a loss or gradient is not finite the update is left out, and so are all after it (fp16: after a while). No value
+    leaves the device for this: a bad loss turns the process's gradients to nan, the sum over the processes spreads them to
+    all, and the scaler skips the update.
     """
-    with autocast(state.device, state.amp):
-        logits = model(imgs)
-    loss = F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
-    healthy = loss.isfinite() & (state.n_bad <= state.tolerance)
-    state.scaler.scale(loss * torch.where(healthy, 1.0, torch.nan)).backward()
+    state.rate.copy_(state.rate_table.gather(0, state.t.clamp(max=len(state.rates) - 1).view(1)).view(()))
+    loss = add_gradients(state, model, imgs, targets, label_smoothing, accumulate)
     state.scaler.unscale_(state.optimizer)
     norm = nn.utils.get_total_norm([p.grad for p in state.net.parameters() if p.grad is not None])
     if clip_norm:
         nn.utils.clip_grads_with_norm_(state.net.parameters(), clip_norm, norm)
-    state.n_bad = torch.where(norm.isfinite(), 0, state.n_bad + 1)
+    state.n_bad.add_(1).masked_fill_(norm.isfinite(), 0)
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
-    state.scheduler.step()
     if state.ema:
-        state.ema.update_parameters(state.net)
-    state.losses[:, state.rank] += torch.where(loss.isfinite(), loss.detach(), 0.0)  # counts as 0, as its update does
-    state.step += 1
+        update_average(state.ema, state.net, state.ema_decay, state.t)
+    state.losses[:, state.rank] += loss.nan_to_num(0.0, 0.0, 0.0)  # a bad loss counts as 0, as its update does
+    state.t += 1
 
 
-def train_epoch(state, model, batches, epoch, last_step, label_smoothing=0.0, clip_norm=0.0, after_step=None):
+def add_gradients(state, model, imgs, targets, label_smoothing, parts):
+    """Backward passes of the mean loss of a batch, cut into parts of one size; returns that loss, float ()."""
+    total = torch.zeros((), device=state.device)
+    cut = zip(imgs.chunk(parts), targets.chunk(parts), strict=True)
+    for i, (part, part_targets) in enumerate(cut):
+        with autocast(state.device, state.amp):
+            logits = model(part)
+        loss = F.cross_entropy(logits.float(), part_targets, label_smoothing=label_smoothing) / parts
+        healthy = loss.isfinite() & (state.n_bad <= state.tolerance)
+        loss_or_nan = loss * torch.ones_like(loss).masked_fill(~healthy, torch.nan)
+        with model.no_sync() if i < parts - 1 and hasattr(model, "no_sync") else nullcontext():
+            state.scaler.scale(loss_or_nan).backward()
+        total += loss.detach()
+    return total
+
+
+def update_average(ema, net, decay, n_updates):
+    """Moves the averages of parameters and statistics towards those of the net, after n_updates () earlier moves.
+
+    The decay is min(decay, (1 + n) / (10 + n)), as TensorFlow's ExponentialMovingAverage has it, so that a short run's
+    average does not keep the random weights it began with. Indices are copied.
+    """
+    n = n_updates.float()
+    decay = ((1 + n) / (10 + n)).clamp(max=decay)
+    averages, values = ([*of.parameters(), *of.buffers()] for of in (ema, net))
+    pairs = [(a, v.detach()) for a, v in zip(averages, values, strict=True)]
+    floats = [(a, v) for a, v in pairs if a.is_floating_point()]
+    whole = [(a, v) for a, v in pairs if not a.is_floating_point()]
+    with torch.no_grad():
+        averages, values = map(list, zip(*floats, strict=True))
+        torch._foreach_mul_(averages, decay)
+        torch._foreach_add_(averages, torch._foreach_mul(values, 1 - decay))
+        if whole:
+            torch._foreach_copy_(*map(list, zip(*whole, strict=True)))
+
+
+class Step:
+    """A training step of a run: () -> None. Where `captured`, its first call captures it and later ones replay it.
+
+    What cannot be captured is called, and `say` gets one line that says why.
+    """
+
+    def __init__(
+        self, state, model, batches, label_smoothing=0.0, clip_norm=0.0, accumulate=1, captured=False, say=print
+    ):
+        self.state, self.model, self.batches, self.say = state, model, batches, say
+        self.recipe = label_smoothing, clip_norm, accumulate
+        self.graph, self.generator = None, None
+        self.captured = captured and state.device.type == "cuda"
+        self.n_warm_ups = DDP_WARM_UPS if is_parallel() else WARM_UPS
+        if self.captured and not state.reads_rate_on_device:
+            self.give_up(f"{type(state.optimizer).__name__} asks the host for numbers")
+
+    def give_up(self, reason):
+        self.captured = False
+        self.say(f"the training step is not captured as a CUDA graph, and slower: {reason}")
+
+    def __call__(self):
+        state = self.state
+        if self.captured and self.graph is None:
+            self.capture()
+        # dropped paths differ from step to step and process to process, and a resumed run draws the same ones again
+        seed = hash((self.batches.seed, state.step, state.rank)) % 2**63
+        if self.graph:
+            self.generator.manual_seed(seed)
+            self.graph.replay()
+        else:
+            if not state.reads_rate_on_device:
+                for group in state.optimizer.param_groups:
+                    group["lr"] = state.rates[state.step]
+            torch.manual_seed(seed)
+            self.compute()
+        state.step += 1
+
+    def compute(self):
+        """The whole step, from the counter on the device to the counter on the device."""
+        imgs, targets = self.batches.batch(self.state.t % self.batches.steps_per_epoch)
+        train_step(self.state, self.model, imgs, targets, *self.recipe)
+
+    def capture(self):
+        """Runs the step a few times, as libraries choose their kernels then, captures it, and puts everything back."""
+        state = self.state
+        is_new = not state.optimizer.state  # Adam makes its own in its first step
+        tensors = state.tensors() + ([] if is_new else optimizer_tensors(state.optimizer))
+        before = [value.clone() for value in tensors]
+        self.generator = torch.Generator(state.device)
+        graph = torch.cuda.CUDAGraph()
+        problem = None
+        with drawing_from(self.generator, state.device):
+            for _ in range(self.n_warm_ups):
+                self.compute()
+            torch.cuda.synchronize()
+            try:
+                with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):
+                    self.compute()
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                problem = str(error).splitlines()[0]
+        if is_new:
+            for value in optimizer_tensors(state.optimizer):
+                value.zero_()
+        with torch.no_grad():
+            for value, old in zip(tensors, before, strict=True):
+                value.copy_(old)
+        if problem:
+            state.optimizer.zero_grad(set_to_none=True)
+            self.give_up(problem)
+        else:
+            self.graph = graph
+
+
+def optimizer_tensors(optimizer):
+    return [v for values in optimizer.state.values() for v in values.values() if isinstance(v, torch.Tensor)]
+
+
+@contextmanager
+def drawing_from(generator, device):
+    """Random numbers of the device come from this generator: a graph that is captured here reads its seed at each replay."""
+    default = torch.cuda.default_generators[device.index]
+    before = default.graphsafe_get_state()
+    default.graphsafe_set_state(generator.graphsafe_get_state())
+    try:
+        yield
+    finally:
+        default.graphsafe_set_state(before)
+
+
+def train_epoch(step, epoch, last_step):
     """Trains from state.step to the end of the epoch, or to last_step if that comes first.
 
-    Calls after_step() behind every step and leaves the epoch there if that returns True and steps remain. Returns whether
-    it was left. Raises FloatingPointError as TrainState.assert_finite does.
+    A generator: it yields after each step, whose work may then still be in flight. TrainState.assert_finite tells whether
+    the numbers were good.
     """
-    model.train()
+    state, batches = step.state, step.batches
+    step.model.train()
     if not all(p.requires_grad for p in state.net.parameters()):
         state.net.eval()  # a frozen backbone keeps its batch statistics and drops nothing
     in_epoch = state.step - epoch * batches.steps_per_epoch
     if in_epoch == 0:
         state.losses[0] = 0
         state.epoch_s = 0.0
+    end = min(last_step, (epoch + 1) * batches.steps_per_epoch)
     started = time.perf_counter()
-
-    def stop_clock():
-        nonlocal started
+    for _ in batches.steps(epoch, in_epoch):
+        if state.step == end:
+            break
+        step()
         now = time.perf_counter()
         state.train_s += now - started
         state.epoch_s += now - started
         started = now
-
-    end = min(last_step, (epoch + 1) * batches.steps_per_epoch)
-    for imgs, targets in batches.epoch(epoch, in_epoch):
-        if state.step == end:
-            break
-        # dropped paths differ from step to step and process to process, and a resumed run draws the same ones again
-        torch.manual_seed(hash((batches.seed, state.step, batches.rank)) % 2**63)
-        train_step(state, model, imgs, targets, label_smoothing, clip_norm)
-        stop_clock()
-        if after_step and after_step() and state.step < end:
-            return True
-    state.assert_finite()
-    stop_clock()
-    return False
+        yield
+    if state.step < last_step:
+        batches.prepare(epoch + 1)  # while the device works on what is queued
 
 
-def summed(value):
-    """A tensor's sum over the processes."""
-    value = value.clone()
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(value)
-    return value
+# ------------------------------------------------------------------------------------------------------ evaluate
 
 
-@torch.no_grad()
 def evaluate(net, batches, n, n_classes, amp):
     """Scores a raw module on batches that together, over all processes, hold each of n images once.
 
     Returns top1, top5 and per_class_top1 in percent, the mean loss, the expected calibration error in percent
     (15 equal bins of confidence), the confusion counts (target, prediction) and images per second.
     """
+    return start_evaluation(net, batches, n, n_classes, amp)()
+
+
+@torch.no_grad()
+def start_evaluation(net, batches, n, n_classes, amp):
+    """Queues the work of evaluate() on the device; what it returns, once called, waits for it and gives the scores."""
     started = time.perf_counter()
-    parallel = dist.is_initialized() and dist.get_world_size() > 1
-    if parallel:
+    if is_parallel():
         # batch statistics differ between processes: all score with those of the first, which a checkpoint holds
         for buffer in net.buffers():
             dist.broadcast(buffer, 0)
@@ -252,21 +442,27 @@ def evaluate(net, batches, n, n_classes, amp):
         loss += F.cross_entropy(logits, targets, reduction="sum")
         top5 += (logits.topk(min(5, n_classes)).indices == targets[:, None]).sum()
         confidence, predicted = logits.softmax(1).max(1)
-        confusion += torch.bincount(targets * n_classes + predicted, minlength=n_classes * n_classes)
+        confusion.index_add_(0, targets * n_classes + predicted, torch.ones_like(targets))
         bins = (confidence.nan_to_num() * ECE_BINS).long().clamp_(max=ECE_BINS - 1)
         gap.index_add_(0, bins, confidence.double() - (predicted == targets).double())
-    if parallel:
+    if is_parallel():
         for total in (confusion, top5, loss, gap):
             dist.all_reduce(total)
-    confusion = confusion.view(n_classes, n_classes).cpu()
-    if confusion.sum() != n:
-        raise RuntimeError(f"evaluation scored {confusion.sum()} images of {n}")
-    return {
-        "top1": 100 * confusion.trace().item() / n,
-        "top5": 100 * top5.item() / n,
-        "loss": loss.item() / n,
-        "ece": 100 * gap.abs().sum().item() / n,
-        "per_class_top1": (100 * confusion.diag() / confusion.sum(1).clamp(min=1)).tolist(),
-        "confusion": confusion,
-        "imgs_per_s": n / (time.perf_counter() - started),
-    }
+    reading = Reading(confusion, top5, loss, gap)
+
+    def scores():
+        confusion, top5, loss, gap = reading.read()
+        confusion = confusion.view(n_classes, n_classes)
+        if confusion.sum() != n:
+            raise RuntimeError(f"evaluation scored {confusion.sum()} images of {n}")
+        return {
+            "top1": 100 * confusion.trace().item() / n,
+            "top5": 100 * top5.item() / n,
+            "loss": loss.item() / n,
+            "ece": 100 * gap.abs().sum().item() / n,
+            "per_class_top1": (100 * confusion.diag() / confusion.sum(1).clamp(min=1)).tolist(),
+            "confusion": confusion,
+            "imgs_per_s": n / (time.perf_counter() - started),
+        }
+
+    return scores

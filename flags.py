@@ -39,8 +39,9 @@ AT_LEAST_0 = (
     "max_steps",
     "weight_decay",
     "clip_norm",
-    "seed",
     "save_every",
+    "save_every_s",
+    "max_minutes",
 )
 
 
@@ -82,102 +83,28 @@ def failures_told():
 
 
 def parse_args(argv=None, description=None):
+    """The flags as a namespace: seeds is the list of --seed, seed its first number; settings holds --set."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.error = refuse
 
-    def add(flag, default, help, **kwargs):
-        kind = {} if isinstance(default, bool) or default is None else {"type": type(default)}
-        action = {"action": argparse.BooleanOptionalAction} if isinstance(default, bool) else {}
-        shown = "" if default is None or isinstance(default, bool) else f" (default {default})"
-        parser.add_argument(flag, default=default, help=help + shown, **(kind | action | kwargs))
+    def heading(title):
+        group = parser.add_argument_group(title)
 
-    store = {"action": "store_true"}
-    add("--arch", "resnet", "<method>_..._<backbone>, such as eca_ghostnet_resnet; see --list")
-    add("--set", None, "a knob of the arch, such as eca.kernel_size=5; may be repeated", action="append", metavar="K=V")
-    add("--list", False, "print all methods and backbones with their knobs, and stop", **store)
-    add("--summary", False, "print the arch's parameters, MACs and layers, and stop", **store)
-    add("--eval-only", None, "score a run's last.pt or model/ on the test set, and stop", metavar="PATH")
+        def add(flag, default, help, **kwargs):
+            kind = {} if isinstance(default, bool) or default is None else {"type": type(default)}
+            action = {"action": argparse.BooleanOptionalAction} if isinstance(default, bool) else {}
+            shown = "" if default is None or isinstance(default, bool) else f" (default {default})"
+            group.add_argument(flag, default=default, help=help + shown, **(kind | action | kwargs))
 
-    add(
-        "--init-from",
-        None,
-        "start with a run's weights: its folder or model/, or a hub id; the head only if the classes are the same",
-        metavar="RUN",
-    )
-    add("--pretrained", False, "start with weights published for the arch, and a new head", **store)
-    add("--freeze", None, "train the head only; with --pretrained or --init-from", choices=["backbone"])
-    add(
-        "--predict",
-        None,
-        "print the most probable classes of an image or of a folder's, by the network of --init-from, and stop",
-        metavar="PATH",
-    )
-    add("--json", False, "print what --predict finds as JSON", **store)
+        return add
 
-    add("--dataset", "cifar100", "what to train on", choices=DATASETS)
-    add("--data-dir", None, "local files: CIFAR as train-*.parquet and test-*.parquet, or a folder of train/ and test/")
-    add("--image-size", None, "resize and centre-crop images to this many pixels", type=int)
-    add(
-        "--val-size",
-        None,
-        f"part of train held out: a fraction, or a number of images; 0: watch the test set instead (default {VAL_SIZE})",
-        type=float,
-    )
-    add("--folds", None, "cross-validation: the number of stratified parts of train; the same for every seed", type=int)
-    add("--fold", None, "the one of them, from 0, that is held out in place of --val-size", type=int)
-    add("--cache-dir", None, "where decoded images are kept (default ~/.cache/resnet-grafts)")
-    add("--crop-padding", 4, "pixels by which a random crop may move, unless --crop-scale is in force; 0 for none")
-    add(
-        "--crop-scale",
-        None,
-        "least share of the area that a random crop is resized from; 0 for padded crops (default "
-        f"{CROP_SCALE} for images of more than {PADDED_UP_TO} pixels, else 0)",
-        type=float,
-    )
-    add("--flip", True, "mirror every other image")
-    add("--cutout", 0, "side in pixels of a square that is blanked")
-    add("--mixup", 0.0, "alpha of mixup's Beta distribution; 0 for none")
-    add("--cutmix", 0.0, "alpha of CutMix's Beta distribution; 0 for none")
-
-    add("--epochs", 100, "passes over the training images")
-    add("--max-steps", 0, "end after this many optimizer steps, the schedule with them; 0 for no limit")
-    add("--batch-size", 128, "images per optimizer step, over all processes")
-    add("--optimizer", "sgd", "torch's, and transformers' Adafactor", choices=OPTIMIZERS)
-    add(
-        "--lr",
-        None,
-        f"peak learning rate (default {OPTIMIZERS['sgd'][0]:g} for sgd, and one per optimizer)",
-        type=float,
-    )
-    add("--momentum", 0.9, "of SGD (Nesterov), or beta1 of the Adam family")
-    add("--weight-decay", None, "of the weights of convolutions and linear layers (default per optimizer)", type=float)
-    add("--schedule", "cosine", "of the learning rate, by transformers' name", choices=SCHEDULES)
-    add("--warmup-frac", 0.1, "part of all steps over which the learning rate rises from 0")
-    add("--label-smoothing", 0.0, "share of the target spread over all classes")
-    add("--ema-decay", 0.0, "evaluate and keep an average of the weights with this decay per step; 0 for none")
-    add(
-        "--clip-norm",
-        5.0,
-        "largest norm of the gradient; 0 for no limit. Gates without a sigmoid need one at this --lr",
-    )
-    add("--seed", 0, "of weights, validation split, sample order and augmentation")
-
-    add("--amp", "auto", "autocast type; auto is bf16 where the device computes in it", choices=AMP)
-    add("--compile", False, "torch.compile the network", **store)
-    add("--sync-bn", False, "batch norm over all processes; GPU only", **store)
-    add("--out", "runs", "folder of all runs")
-    add("--name", None, "folder of this run in --out (default from arch, settings, dataset, fold and seed)")
-    add(
-        "--push-to-hub",
-        None,
-        "upload model/ at the end, tagged with the run's name; again, if it failed, by the same command",
-        metavar="USER/NAME",
-    )
-    add("--log-every", 20, "steps between two points of the training curve")
-    add("--save-every", 0, "steps between two checkpoints within an epoch; 0: at the end of each epoch only")
-    add("--timeout-s", 600, "seconds to wait for another process, and its decoding, before this one gives up")
+    add_network(heading("network"))
+    add_data(heading("data"))
+    add_recipe(heading("recipe"))
+    add_run(heading("run"))
+    add_other(heading("instead of a run"))
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         near = difflib.get_close_matches(unknown[0].split("=")[0], parser._option_string_actions, 1)
@@ -186,33 +113,9 @@ def parse_args(argv=None, description=None):
     lr, weight_decay = OPTIMIZERS[args.optimizer]
     args.lr = lr if args.lr is None else args.lr
     args.weight_decay = weight_decay if args.weight_decay is None else args.weight_decay
-    if args.image_size is not None and args.image_size < 1:
-        refuse(f"--image-size must be more than 0, got {args.image_size}")
-    if args.folds is None and args.fold is None:
-        args.val_size = VAL_SIZE if args.val_size is None else args.val_size
-    else:
-        refuse_folds(args.folds, args.fold, args.val_size)
-    for name in AT_LEAST_0:
-        if not 0 <= (getattr(args, name) or 0) < 2**32:  # also refuses nan
-            refuse(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(args, name)}")
-    for name in ("epochs", "batch_size", "lr", "log_every", "timeout_s"):
-        if not 0 < getattr(args, name) < float("inf"):
-            refuse(f"--{name.replace('_', '-')} must be more than 0, got {getattr(args, name)}")
-    for name in ("warmup_frac", "label_smoothing", "ema_decay", "momentum"):
-        if not 0 <= getattr(args, name) < 1:
-            refuse(f"--{name.replace('_', '-')} must be in [0, 1), got {getattr(args, name)}")
-    if not 0 <= (args.crop_scale or 0) <= 1:
-        refuse(f"--crop-scale must be in [0, 1], got {args.crop_scale}")
-    if args.pretrained and args.init_from:
-        refuse("--pretrained and --init-from are two sets of weights: give one of them")
-    if args.freeze and not (args.pretrained or args.init_from):
-        refuse("--freeze would keep random weights: give --pretrained or --init-from, too")
-    if args.predict and not args.init_from:
-        refuse("--predict needs --init-from, the run whose network is to be used")
-    if args.json and not args.predict:
-        refuse("--json is the form of what --predict prints: give --predict, too")
-    if args.push_to_hub and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", args.push_to_hub):
-        refuse(f"--push-to-hub takes USER/NAME, got {args.push_to_hub!r}")
+    args.seeds, args.seed = args.seed, args.seed[0]
+    check_numbers(args)
+    check_combinations(args)
     args.settings = {}
     for item in args.set or []:
         knob, equals, value = item.partition("=")
@@ -223,6 +126,134 @@ def parse_args(argv=None, description=None):
         args.settings[knob] = value
     del args.set
     return args
+
+
+STORE = {"action": "store_true"}
+
+
+def add_network(add):
+    add("--arch", "resnet", "<method>_..._<backbone>, such as eca_ghostnet_resnet; see --list")
+    add("--set", None, "a knob of the arch, such as eca.kernel_size=5; may be repeated", action="append", metavar="K=V")
+    add("--pretrained", False, "start with weights published for the arch, and a new head", **STORE)
+    init = "start with a run's weights: its folder or model/, or a hub id; the head only if the classes are the same"
+    add("--init-from", None, init, metavar="RUN")
+    add("--freeze", None, "train the head only; with --pretrained or --init-from", choices=["backbone"])
+
+
+def add_data(add):
+    add("--dataset", "cifar100", "what to train on", choices=DATASETS)
+    add("--data-dir", None, "local files: CIFAR as train-*.parquet and test-*.parquet, or a folder of train/ and test/")
+    add("--image-size", None, "resize and centre-crop images to this many pixels", type=int)
+    held_out = "part of train held out: a fraction, or a number of images; 0: watch the test set instead"
+    add("--val-size", None, f"{held_out} (default {VAL_SIZE})", type=float)
+    add("--folds", None, "cross-validation: the number of stratified parts of train; the same for every seed", type=int)
+    add("--fold", None, "the one of them, from 0, that is held out in place of --val-size", type=int)
+    add("--cache-dir", None, "where decoded images are kept (default ~/.cache/resnet-grafts)")
+    add("--crop-padding", 4, "pixels by which a random crop may move, unless --crop-scale is in force; 0 for none")
+    default = f"(default {CROP_SCALE} for images of more than {PADDED_UP_TO} pixels, else 0)"
+    least = "least share of the area that a random crop is resized from; 0 for padded crops"
+    add("--crop-scale", None, f"{least} {default}", type=float)
+    add("--flip", True, "mirror every other image")
+    add("--cutout", 0, "side in pixels of a square that is blanked")
+    add("--mixup", 0.0, "alpha of mixup's Beta distribution; 0 for none")
+    add("--cutmix", 0.0, "alpha of CutMix's Beta distribution; 0 for none")
+
+
+def add_recipe(add):
+    add("--epochs", 100, "passes over the training images")
+    add("--max-steps", 0, "end after this many optimizer steps, the schedule with them; 0 for no limit")
+    add("--batch-size", 128, "images per optimizer step, over all processes")
+    add("--accumulate", 1, "parts of a batch whose gradients are summed, where a whole one does not fit into memory")
+    add("--optimizer", "sgd", "torch's, and transformers' Adafactor", choices=OPTIMIZERS)
+    default = f"(default {OPTIMIZERS['sgd'][0]:g} for sgd, and one per optimizer)"
+    add("--lr", None, f"peak learning rate {default}", type=float)
+    add("--momentum", 0.9, "of SGD (Nesterov), or beta1 of the Adam family")
+    add("--weight-decay", None, "of the weights of convolutions and linear layers (default per optimizer)", type=float)
+    add("--schedule", "cosine", "of the learning rate, by transformers' name", choices=SCHEDULES)
+    add("--warmup-frac", 0.1, "part of all steps over which the learning rate rises from 0")
+    add("--label-smoothing", 0.0, "share of the target spread over all classes")
+    average = (
+        "evaluate and keep an average of the weights with this decay per step, less in the first steps; 0 for none"
+    )
+    add("--ema-decay", 0.0, average)
+    add(
+        "--clip-norm",
+        5.0,
+        "largest norm of the gradient; 0 for no limit. Gates without a sigmoid need one at this --lr",
+    )
+    seeds = (
+        "of weights, validation split, sample order and augmentation; several for as many runs, side by side on a GPU"
+    )
+    add("--seed", [0], seeds, type=int, nargs="+")
+    add("--amp", "auto", "autocast type; auto is bf16 where the device computes in it", choices=AMP)
+    add("--compile", False, "torch.compile the network", **STORE)
+    add("--sync-bn", False, "batch norm over all processes; GPU only", **STORE)
+
+
+def add_run(add):
+    add("--out", "runs", "folder of all runs")
+    add("--name", None, "folder of this run in --out (default from arch, settings, dataset, fold and seed)")
+    upload = "upload model/ at the end, tagged with the run's name; again, if it failed, by the same command"
+    add("--push-to-hub", None, upload, metavar="USER/NAME")
+    add("--log-every", 20, "steps between two points of the training curve")
+    every = "seconds between two checkpoints, made at an epoch's end or, in a long epoch, at a point of the curve; 0: at each"
+    add("--save-every-s", 60.0, f"{every} epoch's end")
+    add("--save-every", 0, "steps between two checkpoints within an epoch, besides those; 0 for none")
+    add("--max-minutes", 0.0, "stop and save after this time, as SIGTERM does, with exit code 75; 0 for no limit")
+    graph = "whether a GPU replays the training step as one CUDA graph, where it can, or runs it kernel by kernel"
+    add("--graph", None, f"{graph} (default auto)", choices=["auto", "off"])
+    add("--timeout-s", 600, "seconds to wait for another process, and its decoding, before this one gives up")
+
+
+def add_other(add):
+    add("--list", False, "print all methods and backbones with their knobs", **STORE)
+    add("--summary", False, "print the arch's parameters, MACs and layers", **STORE)
+    add("--eval-only", None, "score a run's last.pt or model/ on the test set", metavar="PATH")
+    classes = "print the most probable classes of an image or of a folder's, by the network of --init-from"
+    add("--predict", None, classes, metavar="PATH")
+    add("--json", False, "print what --predict finds as JSON", **STORE)
+
+
+def check_numbers(args):
+    """Ends the program for a number outside its range."""
+    if args.image_size is not None and args.image_size < 1:
+        refuse(f"--image-size must be more than 0, got {args.image_size}")
+    if args.folds is None and args.fold is None:
+        args.val_size = VAL_SIZE if args.val_size is None else args.val_size
+    else:
+        refuse_folds(args.folds, args.fold, args.val_size)
+    for seed in args.seeds:
+        if not 0 <= seed < 2**32:
+            refuse(f"--seed must be 0 or more, and less than 2**32, got {seed}")
+    for name in AT_LEAST_0:
+        if not 0 <= (getattr(args, name) or 0) < 2**32:  # also refuses nan
+            refuse(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(args, name)}")
+    for name in ("epochs", "batch_size", "accumulate", "lr", "log_every", "timeout_s"):
+        if not 0 < getattr(args, name) < float("inf"):
+            refuse(f"--{name.replace('_', '-')} must be more than 0, got {getattr(args, name)}")
+    for name in ("warmup_frac", "label_smoothing", "ema_decay", "momentum"):
+        if not 0 <= getattr(args, name) < 1:
+            refuse(f"--{name.replace('_', '-')} must be in [0, 1), got {getattr(args, name)}")
+    if not 0 <= (args.crop_scale or 0) <= 1:
+        refuse(f"--crop-scale must be in [0, 1], got {args.crop_scale}")
+
+
+def check_combinations(args):
+    """Ends the program for flags that exclude or need each other."""
+    if len(set(args.seeds)) < len(args.seeds):
+        refuse(f"--seed has a number twice: {' '.join(map(str, args.seeds))}")
+    if len(args.seeds) > 1 and args.name and "{seed}" not in args.name:
+        refuse(f"--name {args.name} is the folder of one run: leave it out with several seeds, or put {{seed}} into it")
+    if args.pretrained and args.init_from:
+        refuse("--pretrained and --init-from are two sets of weights: give one of them")
+    if args.freeze and not (args.pretrained or args.init_from):
+        refuse("--freeze would keep random weights: give --pretrained or --init-from, too")
+    if args.predict and not args.init_from:
+        refuse("--predict needs --init-from, the run whose network is to be used")
+    if args.json and not args.predict:
+        refuse("--json is the form of what --predict prints: give --predict, too")
+    if args.push_to_hub and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", args.push_to_hub):
+        refuse(f"--push-to-hub takes USER/NAME, got {args.push_to_hub!r}")
 
 
 def refuse_folds(folds, fold, val_size):

@@ -19,12 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 import checkpoints
 import engine
 import machine
+from augment import Augment, TrainBatches, normalize
 from cost import cost
+from data import Split
 from flags import mistakes_refused, parse_args
 from models import build, canonical, parse_settings
 
@@ -46,30 +47,33 @@ def parse_run(run):
 
 
 class Stepper:
-    """Training steps and evaluations of one network on a fixed batch of noise."""
+    """Training steps, as train.py does them, and evaluations of one network on a batch of noise."""
 
     def __init__(self, arch, settings, num_classes, image_size, batch_size, amp, compiled, device):
         self.net = build(arch, num_classes, settings, image_size).to(device, memory_format=torch.channels_last)
-        self.model = torch.compile(self.net) if compiled else self.net
-        self.optimizer = engine.make_optimizer("sgd", self.net, 0.01, 0.9, 5e-4)
-        imgs = torch.randn(batch_size, 3, image_size, image_size, device=device)
-        self.imgs = imgs.contiguous(memory_format=torch.channels_last)
-        self.targets = torch.randint(num_classes, (batch_size,), device=device)
-        self.autocast = engine.autocast(device, amp)
+        optimizer = engine.make_optimizer("sgd", self.net, 0.01, 0.9, 5e-4)
+        state = engine.TrainState(self.net, optimizer, [0.01, 0.01], amp)
+        images = torch.randint(256, (batch_size, image_size, image_size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+        split = Split(images, torch.randint(num_classes, (batch_size,)), torch.arange(batch_size)).to(device)
+        drawn = Augment(crop_padding=min(4, image_size - 1))
+        self.batches = TrainBatches(split, batch_size, drawn, [128.0] * 3, [64.0] * 3, num_classes, seed=0)
+        self.batches.begin(0)
+        model = torch.compile(self.net) if compiled else self.net
+        self.step = engine.Step(state, model, self.batches, clip_norm=5.0, captured=True)
+        self.imgs = normalize(split.images, self.batches.mean, self.batches.std)
+        self.amp = amp
+        self.stream = torch.cuda.Stream() if device.type == "cuda" else None
 
     def train(self):
-        self.model.train()
-        with self.autocast:
-            logits = self.model(self.imgs)
-        F.cross_entropy(logits.float(), self.targets).backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        with torch.cuda.stream(self.stream):
+            self.net.train()
+            self.step()
 
     @torch.no_grad()
     def evaluate(self):
-        self.model.eval()
-        with self.autocast:
-            self.model(self.imgs)
+        with torch.cuda.stream(self.stream), engine.autocast(self.imgs.device, self.amp):
+            self.net.eval()
+            self.net(self.imgs)
 
 
 def imgs_per_s(call, batch_size, at_most, device):

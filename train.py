@@ -1,14 +1,15 @@
-"""Trains one architecture once, evaluates it, and leaves a folder with everything about the run.
+"""Trains one architecture, once for each seed, and leaves a folder with everything about each run.
 
     python train.py --arch eca_resnet --dataset shapes100 --epochs 5
+    python train.py --arch eca_resnet --seed 0 1 2 3
     torchrun --standalone --nproc_per_node 8 train.py --arch hornet_resnet
 
 The same command again resumes an unfinished run and leaves a finished one alone. SIGTERM, SIGINT and SIGUSR1 stop a run
-behind the step at hand, to be resumed. A run leaves in runs/<name>/: TensorBoard events, last.pt (to resume), model/ (weights
-in the hub's format) and result.json.
+after the step at hand, to be resumed. A run leaves in runs/<name>/: TensorBoard events, last.pt (to resume), model/ (weights
+in the hub's format) and result.json. On a GPU the runs of several seeds train side by side, on a CPU one after the other.
 
 `--list` shows the architectures and their knobs, `--summary` one architecture's layers. `--predict IMAGE_OR_FOLDER
---init-from RUN` applies what was trained; it ends with exit code 1 if an image could not be read, behind the predictions for
+--init-from RUN` applies what was trained; it ends with exit code 1 if an image could not be read, after the predictions for
 the others.
 """
 
@@ -17,6 +18,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from argparse import Namespace
+from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,105 +28,445 @@ from flags import CROP_SCALE, PADDED_UP_TO, failures_told, mistakes_refused, par
 
 # torch, and all that imports it, is imported after the flags are read: a mistyped one is refused within a second
 EVAL_BATCH, EVAL_PIXELS = 512, 512 * 64**2  # images and pixels per process at most
-NOT_THE_RUN = (
-    "list",
-    "summary",
-    "eval_only",
-    "predict",
-    "json",
-    "push_to_hub",
-    "data_dir",
-    "cache_dir",
-    "out",
-    "name",
-    "log_every",
-    "save_every",
-    "timeout_s",
-)  # see run_config
+EVAL_BATCH_GPU = 2500  # images of 32 pixels, in which a GPU is busy
+TIME_IS_UP_CODE = 75  # exit code of --max-minutes: "try again", as in sysexits.h
 
 
-# ------------------------------------------------------------------------------------------------- what a run leaves
+class Team:
+    """The processes that train one run together, as this one sees them: rank of world_size, on a device."""
 
+    def __init__(self, args):
+        import torch
+        from accelerate import PartialState
 
-def run_config(args, amp, data):
-    """What makes a run this run and no other: a folder that holds other values belongs to another run.
+        # without cpu= every process of a machine without GPUs would take itself for the only one
+        self.state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=args.timeout_s))
+        self.rank, self.world_size = self.state.process_index, self.state.num_processes
+        self.device = self.state.device
+        if self.device.type == "cuda" and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > torch.cuda.device_count():
+            refuse(f"--nproc_per_node is more than the {torch.cuda.device_count()} GPUs of this machine")
+        if self.device.type == "cpu":
+            self.device = torch.device("cpu")  # not cpu:0, to which tensors of "cpu" would be copied
 
-    data: the dataset's fingerprint, because its path may change and what is there may change, too.
-    """
-    config = {name: value for name, value in vars(args).items() if name not in NOT_THE_RUN}
-    return json.loads(
-        json.dumps(config | {"amp": str(amp or "off").removeprefix("torch."), "data": data})
-    )  # as result.json will hold it
+    def say(self, line):
+        if self.rank == 0:
+            print(line, flush=True)
 
+    def one_first(self, call):
+        """call() by one process of each node, which may download and decode, then by the others, which find that done."""
+        from accelerate.utils import gather_object
 
-def run_name(args):
-    """The default name of a run's folder: arch, settings, where its weights come from, dataset, fold and seed."""
-    from describe import shown
-
-    settings = [f"{knob}={shown(value)}" for knob, value in args.settings.items()]
-    start = [flag.replace("_", "-") for flag in ("pretrained", "init_from", "freeze") if getattr(args, flag)]
-    fold = [f"fold{args.fold}of{args.folds}"] if args.folds else []
-    return "-".join([args.arch, *settings, *start, args.dataset, *fold, f"seed{args.seed}"])
-
-
-def look_at_folder(folder, config):
-    """What is already in the run's folder: (its result if it is finished, its checkpoint if there is one).
-
-    Raises ValueError if that belongs to another run, or if no checkpoint in it can be read.
-    """
-    from checkpoints import load_checkpoint
-
-    result = None
-    if (folder / "result.json").exists():
-        try:
-            result = json.loads((folder / "result.json").read_text())
-        except ValueError:
-            raise ValueError(f"{folder}/result.json is damaged: remove it, and the run goes on") from None
-    saved, problem = None, None
-    for path in (folder / "last.pt", folder / "last.pt.previous"):
-        if path.exists() and not result and not saved:
+        done, problem = None, None
+        with self.state.local_main_process_first():
             try:
-                saved = load_checkpoint(path)
+                done = call()
+            except (OSError, ValueError) as error:
+                problem = str(error)  # said after the barrier, or the others would wait there
+        problems = [problem for problem in gather_object([problem]) if problem]
+        if problems:  # on whichever machine
+            refuse(problems[0])
+        return done
+
+    def first_decides(self, call):
+        """What call() returns in the first process. Its ValueError is refused by all."""
+        from accelerate.utils import broadcast_object_list
+
+        found = [None, None]
+        if self.rank == 0:
+            try:
+                found[0] = call()
             except ValueError as error:
-                problem = error
-                print(f"train.py: {error}; looking for the one before it", file=sys.stderr)
-    if saved and problem:
-        (folder / "last.pt").rename(folder / "last.pt.damaged")  # or the next save would move it over the good one
-    if problem and not saved:
-        raise ValueError(
-            f"no readable checkpoint in {folder}: remove the folder to start afresh, or give another --name"
+                found[1] = str(error)
+        answer, problem = broadcast_object_list(found)
+        if problem:
+            refuse(problem)
+        return answer
+
+    def largest(self, *numbers):
+        """The largest of each number over the processes, which all ask at the same step."""
+        import torch
+        import torch.distributed as dist
+
+        if self.world_size == 1:
+            return numbers
+        together = torch.tensor(numbers, device=self.device)
+        dist.all_reduce(together, dist.ReduceOp.MAX)
+        return together.tolist()
+
+
+class Run:
+    """One network trained with one seed. args: the flags, with its seed; images: the dataset on the device."""
+
+    def __init__(self, args, team, images, amp, stop):
+        import runfolder
+
+        self.args, self.team, self.images, self.amp, self.stop = args, team, images, amp, stop
+        name = args.name.replace("{seed}", str(args.seed)) if args.name else runfolder.run_name(args)
+        self.folder = Path(args.out) / name
+        self.config = runfolder.run_config(args, amp, images.fingerprint)
+        self.lock = self.log = self.stream = None
+        self.stamp = runfolder.stamp(self.folder)
+        self.result, self.saved = team.first_decides(lambda: runfolder.look_at_folder(self.folder, self.config))
+        self.prefix = f"seed {args.seed}: " if len(args.seeds) > 1 else ""
+
+    def say(self, line):
+        self.team.say(self.prefix + line)
+
+    # ------------------------------------------------------------------------------------------------- build
+
+    def build(self):
+        """Network, data, optimizer, saved state, step: what train() needs. Its order holds for every library."""
+        import torch
+        from accelerate.utils import set_seed
+
+        import engine
+        from models import build
+
+        args, team = self.args, self.team
+        if team.device.type == "cuda":
+            self.stream = torch.cuda.Stream(team.device)
+        with self.on_its_stream():
+            set_seed(args.seed)
+            with mistakes_refused():
+                net = build(args.arch, len(self.images.classes), args.settings, self.images.image_size)
+            self.statistics = self.start_weights(net)
+            self.batches = self.make_batches()
+            self.refuse_single_values(net)
+            if args.sync_bn:
+                net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
+            net = net.to(team.device, memory_format=torch.channels_last)
+            self.last_step = min(args.max_steps or sys.maxsize, args.epochs * self.batches.steps_per_epoch)
+            optimizer = engine.make_optimizer(args.optimizer, net, args.lr, args.momentum, args.weight_decay)
+            with mistakes_refused():
+                warmup_steps = round(args.warmup_frac * self.last_step)
+                rates = engine.make_schedule(args.schedule, args.lr, warmup_steps, self.last_step)
+            state = engine.TrainState(net, optimizer, rates, self.amp, args.ema_decay, team.rank, team.world_size)
+            if self.saved:
+                self.resume(state)
+            model = torch.compile(net) if args.compile else net
+            if team.world_size > 1:
+                on = [team.device.index] if team.device.type == "cuda" else None
+                model = torch.nn.parallel.DistributedDataParallel(model, device_ids=on, gradient_as_bucket_view=True)
+            self.state = state
+            recipe = args.label_smoothing, args.clip_norm, args.accumulate
+            self.step = engine.Step(state, model, self.batches, *recipe, captured=args.graph != "off", say=self.say)
+            self.own_folder()
+            self.begin_log()
+
+    def on_its_stream(self):
+        """Work that is queued in here does not wait for that of other runs on the same GPU."""
+        import torch
+
+        return torch.cuda.stream(self.stream) if self.stream else nullcontext()
+
+    def own_folder(self):
+        """Takes the lock of the folder, and removes what a run that was killed while it saved has left there."""
+        import runfolder
+
+        def take():
+            self.lock = runfolder.Lock(self.folder)
+            if runfolder.stamp(self.folder) != self.stamp:
+                raise ValueError(f"{self.folder} was written by another process just now: start again")
+            for stale in self.folder.glob("*.tmp"):
+                stale.unlink(missing_ok=True)
+            (self.folder / "status").unlink(missing_ok=True)
+            return self.lock.taken_over
+
+        with failures_told():
+            gone = self.team.first_decides(take)
+        if gone:
+            self.say(f"{self.folder}: {gone} is gone; this process goes on in its place")
+
+    def start_weights(self, net):
+        """Puts the weights that training starts with into the net, and freezes what is to stay. Returns (mean, std) of the
+        pixels that these weights were trained on, or of the training set."""
+        args, team, saved = self.args, self.team, self.saved
+        statistics = self.images.mean, self.images.std
+        if args.pretrained or args.init_from:
+            import hub
+            from pretrained import head_names, load_pretrained
+
+            head = head_names(net)
+            if args.pretrained and not saved:
+                statistics = team.one_first(lambda: load_pretrained(args.arch, net, self.images.image_size))
+                self.say(f"{args.arch}: published weights, but for a new head")
+            if args.init_from and not saved:
+                model = team.one_first(lambda: hub.load(args.init_from))
+                with mistakes_refused():
+                    same = hub.start_from(model, net, head, args.arch, args.settings, self.images.classes)
+                statistics = model.mean, model.std
+                self.say(
+                    f"weights of {args.init_from}, {'head included' if same else 'but for a new head: other classes'}"
+                )
+            if args.freeze:
+                for name, parameter in net.named_parameters():
+                    parameter.requires_grad_(name in head)
+        return (saved["model"]["mean"], saved["model"]["std"]) if saved else statistics
+
+    def make_batches(self):
+        """The augmented batches to train on; the held-out part, and what is watched after each epoch, are set here, too."""
+        import augment
+        import data
+
+        args, images = self.args, self.images
+        with mistakes_refused():
+            if args.folds:
+                train, self.val = data.hold_out_fold(images.train, args.folds, args.fold)
+            else:
+                train, self.val = data.hold_out(images.train, args.val_size, args.seed)
+            self.watched = self.val or images.test
+            parts = args.crop_padding, args.flip, args.cutout, args.mixup, args.cutmix, args.crop_scale or 0.0
+            return augment.TrainBatches(
+                train,
+                args.batch_size,
+                augment.Augment(*parts),
+                *self.statistics,
+                len(images.classes),
+                args.seed,
+                self.team.rank,
+                self.team.world_size,
+            )
+
+    def refuse_single_values(self, net):
+        """Refuses parts of a batch that cannot be: of unequal size, or of one image where batch norm then has one value."""
+        import torch
+
+        args, b = self.args, self.batches.b
+        if b % args.accumulate:
+            refuse(f"--accumulate {args.accumulate} does not divide the {b} images of each process")
+        if b // args.accumulate == 1:
+            values = {name: v.to("meta") for name, v in [*net.named_parameters(), *net.named_buffers()]}
+            try:
+                with torch.device("meta"), torch.no_grad():
+                    one = torch.empty(1, 3, self.images.image_size, self.images.image_size)
+                    torch.func.functional_call(net, values, one)
+            except ValueError:
+                refuse(f"{args.arch} cannot be trained on one image at a time, of which batch norm has no statistics: "
+                       "raise --batch-size, or lower --accumulate")  # fmt: skip
+
+    def resume(self, state):
+        state.load_state_dict(self.saved["state"])
+        before, now = self.saved["world_size"], self.team.world_size
+        change = "" if before == now else f", with {now} processes instead of {before}"
+        self.say(f"resuming {self.folder} at step {state.step} of {self.last_step}{change}")
+
+    def begin_log(self):
+        """The first line of the run, its events and its progress bar."""
+        from accelerate.utils import tqdm
+
+        import log
+        import machine
+        from cost import cost
+
+        args, images, team, state = self.args, self.images, self.team, self.state
+        self.params, self.macs = cost(args.arch, len(images.classes), args.settings, images.image_size)
+        self.started = self.saved["started"] if self.saved else datetime.now(UTC).isoformat(timespec="seconds")
+        self.published = {"arch": args.arch, "classes": images.classes, "settings": args.settings,
+                          "image_size": images.image_size, "mean": self.statistics[0], "std": self.statistics[1]}  # fmt: skip
+        train = self.batches.split
+        held_out = f"{len(self.val):,} for validation" if self.val else "none for validation"
+        self.say(
+            f"{args.arch}: {self.params:,} parameters, {self.macs:,} MACs; {args.dataset}: {len(train):,} images to train "
+            f"on, {held_out}, {len(images.test):,} to test, {train.way}; {team.world_size} x "
+            f"{machine.device_name(team.device)}, {self.config['amp']}; writing {self.folder}"
         )
-    there = result or (saved and saved["run"]) or config
-    others = [
-        f"{name} {there.get(name)} there, {value} here"
-        for name, value in config.items()
-        if (there.get(name) or None) != (value or None)  # a flag that is younger than that run was off in it
-    ]
-    if others:
-        raise ValueError(f"{folder} holds another run ({'; '.join(others[:3])}): give --name, or remove it")
-    return result, saved
+        if team.rank == 0:
+            with failures_told():
+                costs = {"params": self.params, "macs": self.macs}
+                self.log = log.Log(self.folder, self.config | costs, state.step if self.saved else None)
+                if not self.saved:
+                    imgs, _ = next(self.batches.epoch(0))
+                    self.log.first_batch(imgs, self.batches.mean, self.batches.std)
+        hidden = not sys.stderr.isatty() or len(args.seeds) > 1
+        self.bar = tqdm(total=self.last_step * args.batch_size, initial=state.step * args.batch_size, unit="img",
+                        unit_scale=True, leave=False, disable=hidden, main_process_only=True)  # fmt: skip
+        self.unread = []  # points of the training curve that the device has not reached yet
+        self.saved_at = time.monotonic()
+
+    # ------------------------------------------------------------------------------------------------- train
+
+    def train(self):
+        """Trains to the last step and writes the result. A generator: it yields where its work is in flight, so that other
+        runs can queue theirs before this one waits for a value."""
+        import engine
+
+        state, scores = self.state, None
+        while state.step < self.last_step:
+            epoch = state.step // self.batches.steps_per_epoch
+            for _ in engine.train_epoch(self.step, epoch, self.last_step):
+                at_point = state.step % self.args.log_every == 0 or state.step == self.last_step
+                if at_point:
+                    self.queue_point()
+                    yield
+                    self.read_points(leave=1 if self.stream else 0)
+                self.stop_or_save(at_point)
+            scores = yield from self.end_epoch(epoch)
+        self.bar.close()
+        if (
+            self.val or scores is None
+        ):  # the test set is scored here for the only time, or was watched and never chosen on
+            scores = yield from self.score(self.images.test)
+        if self.team.rank == 0:
+            self.finish(scores)
+
+    def queue_point(self):
+        """Sends a point of the training curve on its way to the host."""
+        import engine
+
+        state = self.state
+        n_steps = (state.step - 1) % self.args.log_every + 1
+        self.unread.append((state.step, n_steps, engine.Reading(engine.summed(state.losses), state.n_bad)))
+        state.losses[1] = 0
+
+    def read_points(self, leave=0):
+        """Logs the points, but for the newest `leave` of them. Raises FloatingPointError if the numbers went bad."""
+        while len(self.unread) > leave:
+            step, n_steps, reading = self.unread.pop(0)
+            losses, n_bad = reading.read()
+            self.state.refuse_bad_numbers(n_bad.item(), step)
+            self.bar.update(step * self.args.batch_size - self.bar.n)
+            if self.log:
+                loss = losses[1].mean().item() / n_steps
+                self.log.scalars({"train/loss": loss, "train/lr": self.state.rates[step]}, step)
+
+    def stop_or_save(self, at_point):
+        """Ends the program if it was told to stop, with all saved; saves if it is time. After every step, but where several
+        GPUs would have to wait for each other."""
+        state, args = self.state, self.args
+        ends_epoch = state.step % self.batches.steps_per_epoch == 0 or state.step == self.last_step
+        if not ends_epoch and args.save_every and state.step % args.save_every == 0:
+            self.save()
+        asks = self.team.device.type == "cpu" or self.team.world_size == 1 or at_point
+        if state.step == self.last_step or not asks:
+            return
+        due = (
+            at_point and not ends_epoch and args.save_every_s and time.monotonic() - self.saved_at >= args.save_every_s
+        )
+        told, due = self.team.largest(self.stop.received, int(due and self.team.rank == 0))
+        if told:
+            self.save()
+            self.leave(told)
+        elif due:
+            self.save()
+
+    def leave(self, told):
+        """Ends the program after an interruption, with a line, a status and an exit code."""
+        import checkpoints
+
+        time_is_up = told == checkpoints.TIME_IS_UP
+        name = "--max-minutes" if time_is_up else signal.Signals(told).name
+        if self.team.rank == 0:
+            status = f"interrupted by {name} at step {self.state.step}\n"
+            checkpoints.write_atomically(self.folder / "status", status.encode())
+        self.say(f"{name}: stopped at step {self.state.step} of {self.last_step}; the same command resumes the run")
+        raise SystemExit(TIME_IS_UP_CODE if time_is_up else 128 + told)
+
+    def save(self):
+        import checkpoints
+
+        self.read_points()
+        self.state.assert_finite()
+        content = {"run": self.config, "model": self.published, "started": self.started}
+        content |= {"world_size": self.team.world_size, "state": self.state.state_dict()}  # by all processes together
+        if self.team.rank == 0:
+            self.log.flush()  # what is logged up to here will not be logged again
+            checkpoints.save_checkpoint(self.folder / "last.pt", content)
+        self.saved_at = time.monotonic()
+
+    def end_epoch(self, epoch):
+        """Scores what is watched, logs the epoch, and saves if it is time. Returns the scores."""
+        import engine
+
+        state, args = self.state, self.args
+        reading = engine.Reading(engine.summed(state.losses), state.n_bad)
+        waiting = time.perf_counter()
+        yield
+        losses, n_bad = reading.read()
+        waited = time.perf_counter() - waiting  # for the last steps of the epoch
+        state.train_s += waited
+        state.epoch_s += waited
+        self.read_points()
+        state.refuse_bad_numbers(n_bad.item(), state.step)
+        n_steps = state.step - epoch * self.batches.steps_per_epoch
+        loss, imgs_per_s = losses[0].mean().item() / n_steps, n_steps * args.batch_size / state.epoch_s
+        scores = yield from self.score(self.watched, state.eval_net)
+        state.curve.append({
+            "epoch": epoch, "step": state.step, "lr": state.rates[state.step], "train_loss": loss,
+            "train_imgs_per_s": imgs_per_s, "eval_imgs_per_s": scores["imgs_per_s"],
+            "top1": scores["top1"], "top5": scores["top5"], "loss": scores["loss"],
+        })  # fmt: skip
+        if self.log:
+            kind = "val" if self.val else "test"
+            left = timedelta(seconds=round(state.train_s / state.step * (self.last_step - state.step)))
+            self.bar.clear()
+            self.say(f"epoch {epoch + 1:3d}/{args.epochs}  train loss {loss:.4f}  {kind} {in_words(scores)}  "
+                     f"{imgs_per_s:,.0f} img/s  {state.train_s:,.0f} s, {left} left")  # fmt: skip
+            names = ("top1", "top5", "loss", "eval_imgs_per_s")
+            points = {f"{kind}/{name}": state.curve[-1][name] for name in names}
+            self.log.scalars({"train/imgs_per_s": imgs_per_s, **points}, state.step)
+        due = time.monotonic() - self.saved_at >= args.save_every_s or state.step == self.last_step
+        if self.team.largest(int(due and self.team.rank == 0))[0]:
+            self.save()
+        return scores
+
+    def score(self, split, net=None):
+        """The scores of a split by the network as it is evaluated. A generator, as train() is."""
+        return (yield from score(net or self.state.eval_net, split, *self.statistics, self.images, self.amp, self.team))
+
+    # ------------------------------------------------------------------------------------------------ finish
+
+    def finish(self, scores):
+        """Writes result.json, the last events and model/, and uploads that if asked to."""
+        import torch
+
+        import checkpoints
+        import hub
+        import machine
+
+        args, state, team, val = self.args, self.state, self.team, self.val
+        watched_top1 = [row["top1"] for row in state.curve]
+        result = self.config | {
+            "classes": len(self.images.classes), "n_train": len(self.batches.split), "n_val": len(val) if val else 0,
+            "n_test": len(self.images.test), "world_size": team.world_size, "device": machine.device_name(team.device),
+            "graph": bool(self.step.graph), "side_by_side": len(args.seeds) if self.stream else 1,
+            "torch": str(torch.__version__), "commit": commit(), "started": self.started, "params": self.params,
+            "macs": self.macs, "train_imgs_per_s": self.last_step * args.batch_size / state.train_s,
+            "eval_imgs_per_s": scores["imgs_per_s"], "train_s": state.train_s,
+            "peak_memory_mb": machine.peak_memory_mb(team.device),
+            "top1": scores["top1"], "top5": scores["top5"], "loss": scores["loss"], "ece": scores["ece"],
+            "val_top1": watched_top1[-1] if val else None,
+            "best_on_test_minus_last": None if val else max(watched_top1) - watched_top1[-1],
+            "per_class_top1": scores["per_class_top1"], "curve": state.curve, "status": "finished",
+        }  # fmt: skip
+        self.log.finish(result, scores["confusion"], state.step)
+        model = hub.Classifier(**self.published)
+        model.net.load_state_dict(state.eval_net.state_dict())
+        hub.save(model, self.folder / "model", self.config, result)
+        checkpoints.write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode())
+        self.say(f"test {in_words(scores)}, in {self.folder}/result.json")
+        if args.push_to_hub:
+            push(self.folder, args.push_to_hub)
+
+    def close(self):
+        if self.lock:
+            self.lock.release()
+
+
+def score(net, split, mean, std, images, amp, team):
+    """Scores a split; a generator that yields while the device works and returns what engine.evaluate does."""
+    import augment
+    import engine
+
+    most = EVAL_BATCH_GPU if team.device.type == "cuda" else EVAL_BATCH
+    batch_size = min(most, max(1, EVAL_PIXELS // split.image_size**2))
+    batches = augment.eval_batches(split, batch_size, mean, std, team.rank, team.world_size)
+    scores = engine.start_evaluation(net, batches, len(split), len(images.classes), amp)
+    yield
+    return scores()
 
 
 def in_words(scores):
     return f"top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %, loss {scores['loss']:.4f}"
-
-
-def hparams_summaries(config, metrics):
-    """TensorBoard's hparams records: (experiment, session start, session end).
-
-    Names are the same in every run, or the HPARAMS tab drops columns; lists and None are no hparams, so they are text.
-    """
-    from torch.utils.tensorboard.summary import hparams
-
-    plain = {k: v if isinstance(v, (int, float)) and not isinstance(v, bool) else str(v) for k, v in config.items()}
-    return hparams(plain, dict.fromkeys(metrics, 0.0))
-
-
-def confusion_image(confusion):
-    """Confusion counts (target, prediction) -> a grey image uint8 (3, H, W), four pixels a cell, rows scaled to their sum."""
-    share = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-    grey = (255 * (1 - share)).byte().repeat_interleave(4, 0).repeat_interleave(4, 1)
-    return grey.expand(3, *grey.shape)
 
 
 def push(folder, repo_id):
@@ -150,6 +494,60 @@ def commit():
 # -------------------------------------------------------------------------------------------------------------- main
 
 
+def score_only(args, team, images, amp):
+    """--eval-only: scores a trained network on the test set."""
+    import torch
+
+    import hub
+
+    model = team.one_first(lambda: hub.load(args.eval_only))
+    with mistakes_refused():
+        if (model.classes, model.image_size) != (images.classes, images.image_size):
+            raise ValueError(
+                f"{args.eval_only} is for {len(model.classes)} classes in images of {model.image_size} pixels, --dataset "
+                f"{args.dataset} has {len(images.classes)}, or others, in images of {images.image_size}"
+            )
+    net = model.net.to(team.device, memory_format=torch.channels_last)
+    (scores,) = in_turns([score(net, images.test, model.mean, model.std, images, amp, team)])
+    if isinstance(scores, SystemExit):
+        raise scores
+    team.say(f"{args.eval_only} on {len(images.test):,} test images of {args.dataset}: {in_words(scores)}")
+
+
+def in_turns(generators, contexts=None):
+    """Runs generators to their ends, each for a step in its turn, and returns what they return; or, for one that ended the
+    program, its SystemExit."""
+    ended = {}
+    while len(ended) < len(generators):
+        for i, generator in enumerate(generators):
+            if i not in ended:
+                try:
+                    with contexts[i]() if contexts else nullcontext(), failures_told():
+                        next(generator)
+                except StopIteration as end:
+                    ended[i] = end.value
+                except SystemExit as end:
+                    ended[i] = end
+    return [ended[i] for i in range(len(generators))]
+
+
+def train_all(runs, together):
+    """Trains the runs, all of them together or one after the other. Ends the program with the largest of their exit codes
+    if one did not finish; after an interruption no other is begun."""
+    codes = []
+    for group in [runs] if together else [[run] for run in runs]:
+        with ExitStack() as stack:
+            for run in group:
+                stack.callback(run.close)
+                run.build()
+            ends = in_turns([run.train() for run in group], [run.on_its_stream for run in group])
+        codes += [end.code for end in ends if isinstance(end, SystemExit)]
+        if any(code != 1 for code in codes):
+            break
+    if codes:
+        raise SystemExit(max(codes))
+
+
 def main(args):
     if args.list:
         from describe import listing
@@ -157,20 +555,14 @@ def main(args):
         return print(listing())
 
     import torch
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list, gather_object, set_seed, tqdm
-    from torch.nn.parallel import DistributedDataParallel
-    from torch.utils.tensorboard import SummaryWriter
 
-    import augment
     import checkpoints
     import data
     import engine
     import hub
     import machine
-    from cost import cost
     from describe import summary
-    from models import build, canonical, parse_settings
+    from models import canonical, parse_settings
     from predict import predict
 
     with mistakes_refused():
@@ -179,268 +571,39 @@ def main(args):
             n_classes = 10 if args.dataset == "cifar10" else 100
             return print(summary(args.arch, args.settings, n_classes, args.image_size or 32))
 
-    # Processes. Without cpu= every process of a machine without GPUs would take itself for the only one.
-    processes = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=args.timeout_s))
-    rank, world_size, device = processes.process_index, processes.num_processes, processes.device
-    if device.type == "cuda" and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > torch.cuda.device_count():
-        refuse(f"--nproc_per_node is more than the {torch.cuda.device_count()} GPUs of this machine")
-    if device.type == "cpu":
-        device = torch.device("cpu")  # not cpu:0, to which tensors of "cpu" would be copied
-
-    def say(line):
-        if rank == 0:
-            print(line, flush=True)
-
+    # Prepare: processes, device, data. Images are decoded by one process of each node and mapped into memory by all.
+    stop = checkpoints.StopSignals(60 * args.max_minutes or float("inf"))
+    team = Team(args)
     torch.backends.cudnn.benchmark = True
     machine.keep_freed_memory()
-    set_seed(args.seed)
-    amp = engine.amp_dtype(args.amp, device)
-    if args.sync_bn and device.type == "cpu":
-        refuse("--sync-bn works on GPUs only: leave it out")
-
+    amp = engine.amp_dtype(args.amp, team.device)
+    if team.device.type == "cpu" and (args.sync_bn or args.graph):
+        refuse(f"{'--sync-bn' if args.sync_bn else '--graph'} works on GPUs only: leave it out")
     if args.predict:
-        if rank > 0:
-            return
-        with mistakes_refused():
-            raise SystemExit(predict(hub.load(args.init_from), args.predict, args.json, device))
-
-    def one_first(call):
-        """call() by one process of each node, which may download and decode, then by the others, which find that done."""
-        done, problem = None, None
-        with processes.local_main_process_first():
-            try:
-                done = call()
-            except (OSError, ValueError) as error:
-                problem = str(error)  # told behind the barrier, or the others would wait there
-        problems = [problem for problem in gather_object([problem]) if problem]
-        if problems:  # on whichever machine
-            refuse(problems[0])
-        return done
-
-    # Data, decoded by one process of each node and mapped into memory by all; or streamed by all, if it has no room in one.
-    (room,) = broadcast_object_list([data.room(device)])
-    images = one_first(lambda: data.load(args.dataset, args.data_dir, args.image_size, args.cache_dir, room)).to(device)
+        if team.rank == 0:
+            with mistakes_refused():
+                raise SystemExit(predict(hub.load(args.init_from), args.predict, args.json, team.device))
+        return
+    room = team.first_decides(lambda: data.room(team.device))
+    load = lambda: data.load(args.dataset, args.data_dir, args.image_size, args.cache_dir, room)  # noqa: E731
+    images = team.one_first(load).to(team.device)
     for note in images.notes:
-        say(f"train.py: {note}")
+        team.say(f"train.py: {note}")
     if args.crop_scale is None and images.image_size > PADDED_UP_TO:
         args.crop_scale = CROP_SCALE
     args.crop_scale = args.crop_scale or None  # padded crops are one recipe, asked for or not
-    config = run_config(args, amp, images.fingerprint)
-    n_classes, test, statistics = len(images.classes), images.test, (images.mean, images.std)
-
-    def score(net, split, mean, std):
-        batch_size = min(EVAL_BATCH, max(1, EVAL_PIXELS // split.image_size**2))
-        batches = augment.eval_batches(split, batch_size, mean, std, rank, world_size)
-        return engine.evaluate(net, batches, len(split), n_classes, amp)
-
     if args.eval_only:
-        model = one_first(lambda: hub.load(args.eval_only))
-        with mistakes_refused():
-            if (model.classes, model.image_size) != (images.classes, images.image_size):
-                raise ValueError(
-                    f"{args.eval_only} is for {len(model.classes)} classes in images of {model.image_size} pixels, "
-                    f"--dataset {args.dataset} has {n_classes}, or others, in images of {images.image_size}"
-                )
-        with failures_told():
-            scores = score(model.net.to(device, memory_format=torch.channels_last), test, model.mean, model.std)
-        return say(f"{args.eval_only} on {len(test):,} test images of {args.dataset}: {in_words(scores)}")
+        return score_only(args, team, images, amp)
 
-    # The run's folder. The first process looks and tells the others, so that all do the same.
-    folder = Path(args.out) / (args.name or run_name(args))
-    found = [None, None, None]
-    if rank == 0:
-        try:
-            found[:2] = look_at_folder(folder, config)
-        except ValueError as error:
-            found[2] = str(error)
-    result, saved, problem = broadcast_object_list(found)
-    if problem:
-        refuse(problem)
-    if result:
-        say(f"{folder} is finished, top-1 {result['top1']:.2f} %: nothing to do")
-        if args.push_to_hub and rank == 0:
-            push(folder, args.push_to_hub)
-        return
-
-    # The network, and the weights it starts with: normalized pixels are then what these were trained on.
-    with mistakes_refused():
-        net = build(args.arch, n_classes, args.settings, images.image_size)
-    if args.pretrained or args.init_from:
-        from pretrained import head_names, load_pretrained
-
-        head = head_names(net)
-        if args.pretrained and not saved:
-            statistics = one_first(lambda: load_pretrained(args.arch, net, images.image_size))
-            say(f"{args.arch}: published weights, but for a new head")
-        if args.init_from and not saved:
-            model = one_first(lambda: hub.load(args.init_from))
-            with mistakes_refused():
-                with_head = hub.start_from(model, net, head, args.arch, args.settings, images.classes)
-            statistics = model.mean, model.std
-            say(f"weights of {args.init_from}, {'head included' if with_head else 'but for a new head: other classes'}")
-        if args.freeze:
-            for name, parameter in net.named_parameters():
-                parameter.requires_grad_(name in head)
-    if saved:
-        statistics = saved["model"]["mean"], saved["model"]["std"]
-
-    with mistakes_refused():
-        if args.folds:
-            train, val = data.hold_out_fold(images.train, args.folds, args.fold)
-        else:
-            train, val = data.hold_out(images.train, args.val_size, args.seed)
-        crop_scale = args.crop_scale or 0.0
-        drawn = augment.Augment(args.crop_padding, args.flip, args.cutout, args.mixup, args.cutmix, crop_scale)
-        batches = augment.TrainBatches(
-            train, args.batch_size, drawn, *statistics, n_classes, args.seed, rank, world_size
-        )
-        watched = val or test
-
-    # To the device, then optimizer and schedule, then the saved state, then DDP: an order that holds for every library.
-    if args.sync_bn:
-        net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
-    net = net.to(device, memory_format=torch.channels_last)
-    last_step = min(args.max_steps or sys.maxsize, args.epochs * batches.steps_per_epoch)
-    optimizer = engine.make_optimizer(args.optimizer, net, args.lr, args.momentum, args.weight_decay)
-    with mistakes_refused():
-        scheduler = engine.make_scheduler(args.schedule, optimizer, round(args.warmup_frac * last_step), last_step)
-    state = engine.TrainState(net, optimizer, scheduler, amp, args.ema_decay, rank, world_size)
-
-    if saved:
-        state.load_state_dict(saved["state"])
-        before = saved["world_size"]
-        change = "" if before == world_size else f", with {world_size} processes instead of {before}"
-        say(f"resuming {folder} at step {state.step} of {last_step}{change}")
-
-    model = torch.compile(net) if args.compile else net
-    if world_size > 1:
-        on = [device.index] if device.type == "cuda" else None
-        model = DistributedDataParallel(model, device_ids=on, gradient_as_bucket_view=True)
-
-    # The run's folder and its TensorBoard, written by the first process alone.
-    params, macs = cost(args.arch, n_classes, args.settings, images.image_size)
-    started = saved["started"] if saved else datetime.now(UTC).isoformat(timespec="seconds")
-    published = {"arch": args.arch, "classes": images.classes, "settings": args.settings,
-                 "image_size": images.image_size, "mean": statistics[0], "std": statistics[1]}  # fmt: skip
-    held_out = f"{len(val):,} for validation" if val else "none for validation"
-    say(
-        f"{args.arch}: {params:,} parameters, {macs:,} MACs; {args.dataset}: {len(train):,} images to train on, {held_out}, "
-        f"{len(test):,} to test, {train.way}; {world_size} x {machine.device_name(device)}, {config['amp']}; writing {folder}"
-    )
-    writer = None
-    if rank == 0:
-        with failures_told():
-            folder.mkdir(parents=True, exist_ok=True)
-            # what an interrupted run logged behind its checkpoint is hidden, for it will be logged again
-            writer = SummaryWriter(folder, purge_step=state.step + 1 if saved else None)
-            metrics = ["test/top1", "test/top5", "test/loss", "test/ece"]
-            experiment, session, session_end = hparams_summaries(config, metrics)
-            writer.file_writer.add_summary(experiment)
-            writer.file_writer.add_summary(session)
-            if not saved:
-                first_imgs, _ = next(batches.epoch(0))
-                shown = (first_imgs[:64] * batches.std + batches.mean).round().clamp(0, 255).byte()
-                writer.add_images("train/first_batch", shown, 0)
-
-    for stale in folder.glob("*.tmp"):  # left by a run that was killed while it saved
-        stale.unlink(missing_ok=True)
-    bar = tqdm(total=last_step * args.batch_size, initial=state.step * args.batch_size, unit="img", unit_scale=True,
-               leave=False, disable=not sys.stderr.isatty(), main_process_only=True)  # fmt: skip
-
-    def save():
-        state.assert_finite()
-        content = {"run": config, "model": published, "started": started, "world_size": world_size}
-        content["state"] = state.state_dict()  # by all processes together
-        if rank == 0:
-            writer.flush()  # what is logged up to here will not be logged again
-            checkpoints.save_checkpoint(folder / "last.pt", content)
-
-    def after_step():
-        """Logs and saves where it is time to; true if the run was told to stop."""
-        if state.step % args.log_every == 0 or state.step == last_step:
-            state.assert_finite()
-            loss = state.mean_loss(1, (state.step - 1) % args.log_every + 1)
-            state.losses[1] = 0
-            bar.update(state.step * args.batch_size - bar.n)
-            if writer:
-                writer.add_scalar("train/loss", loss, state.step)
-                writer.add_scalar("train/lr", scheduler.get_last_lr()[0], state.step)
-        ends_epoch = state.step % batches.steps_per_epoch == 0 or state.step == last_step  # which is saved once scored
-        if args.save_every and state.step % args.save_every == 0 and not ends_epoch:
-            save()
-        # several GPUs ask each other less often, because the answer makes the host wait for the device
-        asks = device.type == "cpu" or world_size == 1 or state.step % args.log_every == 0
-        return asks and stop.agreed(device)
-
-    # Epochs: train, evaluate, log, save.
-    scores = None
-    stop = checkpoints.StopSignals()
-    with stop, failures_told():
-        while state.step < last_step:
-            epoch = state.step // batches.steps_per_epoch
-            left = engine.train_epoch(
-                state, model, batches, epoch, last_step, args.label_smoothing, args.clip_norm, after_step
-            )
-            if left:
-                save()
-                name = signal.Signals(stop.agreed(device)).name
-                if rank == 0:
-                    checkpoints.write_atomically(
-                        folder / "status", f"interrupted by {name} at step {state.step}\n".encode()
-                    )
-                say(f"{name}: stopped at step {state.step} of {last_step}; the same command resumes the run")
-                raise SystemExit(128 + signal.Signals[name])
-            n_steps = state.step - epoch * batches.steps_per_epoch
-            imgs_per_s = n_steps * args.batch_size / state.epoch_s
-            loss = state.mean_loss(0, n_steps)
-            scores = score(state.eval_net, watched, *statistics)
-            state.curve.append({
-                "epoch": epoch, "step": state.step, "lr": scheduler.get_last_lr()[0], "train_loss": loss,
-                "train_imgs_per_s": imgs_per_s, "eval_imgs_per_s": scores["imgs_per_s"],
-                "top1": scores["top1"], "top5": scores["top5"], "loss": scores["loss"],
-            })  # fmt: skip
-            if rank == 0:
-                kind = "val" if val else "test"
-                bar.clear()
-                print(f"epoch {epoch + 1:3d}/{args.epochs}  train loss {loss:.4f}  {kind} {in_words(scores)}  "
-                      f"{imgs_per_s:,.0f} img/s  {state.train_s:,.0f} s", flush=True)  # fmt: skip
-                writer.add_scalar("train/imgs_per_s", imgs_per_s, state.step)
-                for name in ("top1", "top5", "loss", "eval_imgs_per_s"):
-                    writer.add_scalar(f"{kind}/{name}", state.curve[-1][name], state.step)
-            save()
-    bar.close()
-
-    # Result. The test set is scored here for the only time, or was watched (--val-size 0) and never chosen on.
-    if val or scores is None:
-        with failures_told():
-            scores = score(state.eval_net, test, *statistics)
-    if rank > 0:
-        return
-    watched_top1 = [row["top1"] for row in state.curve]
-    result = config | {
-        "classes": n_classes, "n_train": len(train), "n_val": len(val) if val else 0, "n_test": len(test),
-        "world_size": world_size, "device": machine.device_name(device), "torch": str(torch.__version__), "commit": commit(),
-        "started": started, "params": params, "macs": macs, "train_imgs_per_s": last_step * args.batch_size / state.train_s,
-        "eval_imgs_per_s": scores["imgs_per_s"], "train_s": state.train_s, "peak_memory_mb": machine.peak_memory_mb(device),
-        "top1": scores["top1"], "top5": scores["top5"], "loss": scores["loss"], "ece": scores["ece"],
-        "val_top1": watched_top1[-1] if val else None,
-        "best_on_test_minus_last": None if val else max(watched_top1) - watched_top1[-1],
-        "per_class_top1": scores["per_class_top1"], "curve": state.curve, "status": "finished",
-    }  # fmt: skip
-    for name in ("top1", "top5", "loss", "ece"):
-        writer.add_scalar(f"test/{name}", result[name], state.step)
-    writer.add_image("test/confusion", confusion_image(scores["confusion"]), state.step)
-    writer.file_writer.add_summary(session_end)
-    writer.close()
-    model = hub.Classifier(**published)
-    model.net.load_state_dict(state.eval_net.state_dict())
-    with failures_told():
-        hub.save(model, folder / "model", config, result)
-        checkpoints.write_atomically(folder / "result.json", json.dumps(result, indent=1).encode())
-    (folder / "status").unlink(missing_ok=True)
-    print(f"test {in_words(scores)}, in {folder}/result.json")
-    if args.push_to_hub:
-        push(folder, args.push_to_hub)
+    # Build, train and finish: a run for each seed. What is finished stays as it is.
+    runs = [Run(Namespace(**vars(args) | {"seed": seed}), team, images, amp, stop) for seed in args.seeds]
+    for run in runs:
+        if run.result:
+            team.say(f"{run.folder} is finished, top-1 {run.result['top1']:.2f} %: nothing to do")
+            if args.push_to_hub and team.rank == 0:
+                push(run.folder, args.push_to_hub)
+    with stop:
+        train_all([run for run in runs if not run.result], together=team.device.type == "cuda" and team.world_size == 1)
 
 
 if __name__ == "__main__":
@@ -451,5 +614,5 @@ if __name__ == "__main__":
     from torch.distributed.elastic.multiprocessing.errors import record
 
     record(main)(args)  # torchrun then shows the traceback of the process that failed first
-    if dist.is_initialized():  # behind a failure NCCL would wait here for processes that wait elsewhere
+    if dist.is_initialized():  # after a failure NCCL would wait here for processes that wait elsewhere
         dist.destroy_process_group()

@@ -2,7 +2,9 @@
 
     python tests/bench.py                                   # everything: under ten minutes on two CPU cores
     python tests/bench.py --arch resnet hornet_resnet --json bench.json
-    python tests/bench.py --compile                         # networks compiled; on a GPU both are measured anyway
+    python tests/bench.py --compile                         # networks compiled
+
+A GPU is measured by tests/bench_gpu.py.
 
 Everything that is compared is measured in turns within one process, in rounds, and given as medians: speeds of a shared
 machine drift by more than what is looked for here. The data is noise; no dataset is needed.
@@ -69,8 +71,7 @@ class Training:
         self.net = build(arch, CLASSES).to(device, memory_format=torch.channels_last)
         self.model = torch.compile(self.net) if compiled else self.net
         optimizer = engine.make_optimizer("sgd", self.net, 0.01, 0.9, 5e-4)
-        scheduler = engine.make_scheduler("cosine", optimizer, 100, 1_000_000)
-        self.state = engine.TrainState(self.net, optimizer, scheduler, amp)
+        self.state = engine.TrainState(self.net, optimizer, [0.01, 0.01], amp)
         self.n_steps = n_steps
         noise = np.random.default_rng(0).integers(0, 256, (n_steps * BATCH, 32, 32, 3), dtype=np.uint8)
         targets = torch.arange(len(noise)) % CLASSES
@@ -79,6 +80,7 @@ class Training:
         statistics = ([127.5] * 3, [70.0] * 3)
         self.batches = augment.TrainBatches(self.split, BATCH, augment.Augment(), *statistics, CLASSES, seed=0)
         self.fixed_batch = next(self.batches.epoch(0))
+        self.step = engine.Step(self.state, self.model, self.batches, 0.0, 5.0)
         self.eval_batches = lambda: augment.eval_batches(self.split, 512, *statistics)
 
     def bare_steps(self):
@@ -90,16 +92,15 @@ class Training:
 
     def loop(self, writer, epochs):
         """An epoch with everything that train.py does in one: batches, augmentation, signals, log points."""
-
-        def after_step():
+        epoch = next(epochs)
+        self.state.step = epoch * self.n_steps
+        self.state.t.fill_(self.state.step)
+        for _ in engine.train_epoch(self.step, epoch, 10**9):
             if self.state.step % 20 == 0:
                 self.state.assert_finite()
                 writer.add_scalar("train/loss", self.state.mean_loss(1, 20), self.state.step)
                 self.state.losses[1] = 0
-
-        epoch = next(epochs)
-        self.state.step = epoch * self.n_steps
-        engine.train_epoch(self.state, self.model, self.batches, epoch, 10**9, 0.0, 5.0, after_step)
+        self.state.assert_finite()
 
     def batches_only(self, epochs):
         for _ in self.batches.epoch(next(epochs)):
@@ -323,14 +324,14 @@ def in_new_process(function, *args):
 
 FIRST_STEP = """
 import time; started = time.perf_counter()
-import sys, engine, train
+import sys, engine, flags, train
 step = engine.train_step
 def first_step(*args):
     step(*args)
     print(time.perf_counter() - started, flush=True)
     __import__("os")._exit(0)
 engine.train_step = first_step
-train.main(train.parse_args(sys.argv[1:]))
+train.main(flags.parse_args(sys.argv[1:]))
 """
 
 
@@ -413,17 +414,15 @@ def table(rows, columns):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", default=ARCHS)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write all rows here")
     args = parser.parse_args()
-    device = torch.device(args.device)
+    device = torch.device("cpu")
     torch.backends.cudnn.benchmark = True
     machine.keep_freed_memory()
     amp = engine.amp_dtype("auto", device)
-    on_gpu = device.type == "cuda"
-    n_steps = 50 if on_gpu else 4
+    n_steps = 4
     result = {"device": machine.device_name(device), "torch": str(torch.__version__)}
     compiled = ", compiled" if args.compile else ""
     print(
@@ -431,8 +430,6 @@ def main():
     )
 
     variants = [(amp, args.compile)]
-    if on_gpu:
-        variants = [(amp, False), (amp, True), (torch.float16, False)]
     writer = SummaryWriter(tempfile.mkdtemp())
     peak = matrix_product_gflops(device, amp)
     result["matrix_product_gflops"] = peak
@@ -475,16 +472,15 @@ def main():
             "loop_per_popular": ("ratio", ".2f"),
         },
     )
-    if not on_gpu:
-        result["processes"] = processes_row(amp)
-        table(
-            [result["processes"]],
-            {
-                "one_process_imgs_per_s": ("one process of two cores, images/s", ",.0f"),
-                "two_processes_imgs_per_s": ("two processes of one core", ",.0f"),
-                "two_per_one": ("ratio", ".2f"),
-            },
-        )
+    result["processes"] = processes_row(amp)
+    table(
+        [result["processes"]],
+        {
+            "one_process_imgs_per_s": ("one process of two cores, images/s", ",.0f"),
+            "two_processes_imgs_per_s": ("two processes of one core", ",.0f"),
+            "two_per_one": ("ratio", ".2f"),
+        },
+    )
     result["start_up"] = start_up_row()
     table(
         [result["start_up"]],

@@ -26,6 +26,7 @@ def command(photos, tmp_path):
 
     def flags(*more):
         fixed = ["--dataset", "folder", "--data-dir", str(photos), "--cache-dir", str(tmp_path / "cache")]
-        return [*fixed, "--out", str(tmp_path / "runs"), "--name", "run", "--batch-size", "20", "--epochs", "2", *more]
+        fixed += ["--out", str(tmp_path / "runs"), "--batch-size", "20", "--epochs", "2", "--save-every-s", "0"]
+        return [*fixed, "--name", "run", *more]
 
     return flags

@@ -1,6 +1,7 @@
-"""Kills a real two-process training at random moments, again and again, and compares it with an uninterrupted one.
+"""Kills real trainings at random moments, again and again, and compares each with one that nobody interrupted.
 
-    python tests/soak.py --kills 50
+    python tests/soak.py --kills 50             # one run of two processes
+    python tests/soak.py --kills 50 --seeds 2   # two runs of one process
 
 Prints kills, resumes, steps that were trained twice, and differences of the final state and of the log; exit code 1 if
 there is a difference. A minute or two on two cores for every ten kills.
@@ -39,8 +40,8 @@ def run_and_count(flags, counter):
     run(*flags)
 
 
-def start(flags, counter):
-    """Two training processes in a process group of their own; returns the group's number."""
+def start(n_processes, flags, counter):
+    """A training in a process group of its own; returns the group's number."""
     group = os.fork()
     if group == 0:
         os.setsid()
@@ -48,7 +49,7 @@ def start(flags, counter):
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
         try:
-            processes.run(run_and_count, 2, flags, counter)
+            processes.run(run_and_count, n_processes, flags, counter)
         except BaseException:
             os._exit(1)
         os._exit(0)
@@ -69,7 +70,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of one process, in place of one run of two")
     args = parser.parse_args()
+    n_processes, seeds = (2 if args.seeds == 1 else 1), [str(seed) for seed in range(args.seeds)]
     rng = np.random.default_rng(args.seed)
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -78,8 +81,9 @@ def main():
         flags = ["--dataset", "folder", "--data-dir", str(photos), "--cache-dir", str(scratch / "cache")]
         flags += ["--out", str(scratch / "runs"), "--batch-size", "20", "--epochs", str(EPOCHS), "--lr", "0.01"]
         flags += ["--mixup", "0.2", "--ema-decay", "0.9", "--set", "resnet.drop_path=0.3"]
-        flags += ["--save-every", "3", "--log-every", "2", "--set", "resnet.depth=8"]
-        os.waitpid(start([*flags, "--name", "whole"], scratch / "whole"), 0)
+        flags += ["--save-every", "3", "--save-every-s", "0", "--log-every", "2", "--set", "resnet.depth=8"]
+        flags += ["--seed", *seeds]
+        os.waitpid(start(n_processes, [*flags, "--name", "whole-{seed}"], scratch / "whole"), 0)
 
         kills = resumes = repeated = n_runs = 0
         different = []
@@ -88,8 +92,9 @@ def main():
             name, counter = f"killed{n_runs}", scratch / f"count{n_runs}"
             finished = False
             while not finished:
-                resumes += (scratch / "runs" / name / "last.pt").exists()
-                group = start([*flags, "--name", name], counter)
+                folders = [scratch / "runs" / f"{name}-{seed}" for seed in seeds]
+                resumes += any((folder / "last.pt").exists() for folder in folders)
+                group = start(n_processes, [*flags, "--name", f"{name}-{{seed}}"], counter)
                 if kills < args.kills:
                     time.sleep(rng.uniform(0.5, 4.0))
                     finished = os.waitpid(group, os.WNOHANG)[0] != 0
@@ -99,9 +104,10 @@ def main():
                         kills += 1
                 else:
                     finished = os.waitpid(group, 0)[0] != 0
-            repeated += counter.stat().st_size - STEPS_PER_EPOCH * EPOCHS
-            difference = differences(scratch / "runs" / "whole", scratch / "runs" / name)
-            different += [difference] if difference else []
+            repeated += counter.stat().st_size - STEPS_PER_EPOCH * EPOCHS * len(seeds)
+            for seed, folder in zip(seeds, folders, strict=True):
+                difference = differences(scratch / "runs" / f"whole-{seed}", folder)
+                different += [difference] if difference else []
             print(f"{kills} kills, {resumes} resumes, {repeated} steps trained twice, {n_runs} runs finished, "
                   f"{len(different)} differ from the uninterrupted one", flush=True)  # fmt: skip
         print("\n".join(different))

@@ -115,6 +115,11 @@ def test_resized_crops_agree_with_a_loop():
     assert 0 < draws["mirror"].sum() < len(draws["mirror"])
 
 
+def test_every_other_image_is_mirrored():
+    mirror = batches(random_split(n=40_000), Augment()).draw(0)["mirror"]
+    assert mirror.float().mean() == pytest.approx(0.5, abs=0.01)  # four standard deviations
+
+
 def test_resized_crops_keep_to_their_ranges():
     draws = batches(random_split(n=4000), Augment(crop_scale=0.08)).draw(0)
     top, left, height, width = (draws[k].double() for k in ("top", "left", "height", "width"))

@@ -1,3 +1,4 @@
+import copy
 import math
 import os
 import pickle
@@ -15,6 +16,7 @@ import machine
 from augment import Augment, TrainBatches, eval_batches
 from data import Split
 from models import build
+from models.resnet import DropPath
 from tests import processes
 
 AS_IS = ([0.0] * 3, [1.0] * 3)
@@ -91,6 +93,32 @@ def test_evaluation_is_exact_for_any_number_of_processes(n, world_size):
     processes.run(check_parallel_evaluation, world_size, n, expected)
 
 
+class Confident(nn.Module):
+    """Answers with given confidences, all for class 0 of two; its parameter says where it is."""
+
+    def __init__(self, confidences):
+        super().__init__()
+        p = torch.tensor(confidences)
+        self.logits = nn.Parameter(torch.stack([(p / (1 - p)).log(), torch.zeros(len(p))], 1))
+
+    def forward(self, imgs):
+        return self.logits
+
+
+def test_calibration_error_has_fifteen_bins():
+    """0.65 and 0.68 lie in the bins from 9/15 and from 10/15, but in one of ten; the first is right, the second wrong."""
+    net, imgs = Confident([0.65, 0.68]), torch.zeros(2, 3, 4, 4)
+    scores = engine.evaluate(net, [(imgs, torch.tensor([0, 1]))], 2, 2, None)
+    assert scores["ece"] == pytest.approx(100 * ((1 - 0.65) + 0.68) / 2, abs=1e-3)
+
+
+def test_speed_of_evaluation_is_in_images_per_second(monkeypatch):
+    clock = iter([10.0, 12.5])
+    monkeypatch.setattr(engine.time, "perf_counter", lambda: next(clock))
+    scores = engine.evaluate(tiny_net(), eval_batches(random_split(10), 4, *AS_IS), 10, 7, None)
+    assert scores["imgs_per_s"] == 4.0
+
+
 def test_image_that_was_not_scored_is_noticed():
     with pytest.raises(RuntimeError, match="scored 10 images of 11"):
         engine.evaluate(tiny_net(), eval_batches(random_split(10), 4, *AS_IS), 11, 7, None)
@@ -138,17 +166,12 @@ def test_projections_of_torchs_attention_decay():
 
 
 def test_cosine_rises_to_the_peak_and_ends_at_zero():
-    optimizer = engine.make_optimizer("sgd", tiny_net(), 0.5, 0.9, 0.0)
-    scheduler = engine.make_scheduler("cosine", optimizer, 10, 100)
-    rates = []
-    for _ in range(100):
-        rates.append(scheduler.get_last_lr()[0])
-        optimizer.step()
-        scheduler.step()
+    rates = engine.make_schedule("cosine", 0.5, 10, 100)
+    assert len(rates) == 101
     assert rates[:11] == pytest.approx([0.05 * i for i in range(11)])
     assert max(rates) == 0.5
     assert rates[99] < 0.001
-    assert scheduler.get_last_lr()[0] == pytest.approx(0)
+    assert rates[100] == pytest.approx(0)
 
 
 # ----------------------------------------------------------------------------------------------------------- training
@@ -157,19 +180,25 @@ def test_cosine_rises_to_the_peak_and_ends_at_zero():
 def new_state(ema_decay=0.0, amp=None, optimizer="sgd"):
     net = tiny_net()
     optimizer = engine.make_optimizer(optimizer, net, 0.05, 0.9, 5e-4)
-    scheduler = engine.make_scheduler("cosine", optimizer, 2, 20)
-    return engine.TrainState(net, optimizer, scheduler, amp, ema_decay)
+    return engine.TrainState(net, optimizer, engine.make_schedule("cosine", 0.05, 2, 20), amp, ema_decay)
 
 
 def new_batches(n=40):
     return TrainBatches(random_split(n), 8, Augment(1), [128.0] * 3, [64.0] * 3, 7, seed=0)
 
 
+def train(state, made, epoch=0, *recipe):
+    """The rest of an epoch, to its end."""
+    for _ in engine.train_epoch(engine.Step(state, state.net, made, *recipe), epoch, 20):
+        pass
+
+
 def test_training_agrees_with_a_plain_loop():
-    state, made = new_state(ema_decay=0.5), new_batches()
+    """The average's decay rises with the steps, (1 + n) / (10 + n), to 0.3 here."""
+    state, made = new_state(ema_decay=0.3), new_batches()
     losses = []
     for epoch in range(4):
-        assert engine.train_epoch(state, state.net, made, epoch, 20, 0.1, clip_norm=1.0) is False
+        train(state, made, epoch, 0.1, 1.0)
         losses.append(state.mean_loss(0, 5))
 
     net = tiny_net()
@@ -178,7 +207,7 @@ def test_training_agrees_with_a_plain_loop():
     optimizer = torch.optim.SGD(
         [{"params": weights, "weight_decay": 5e-4}, {"params": others}], 0.05, momentum=0.9, nesterov=True
     )
-    average, expected, step = None, [], 0
+    average, expected, step = [p.detach().clone() for p in net.parameters()], [], 0
     for epoch in range(4):
         total = 0.0
         for imgs, targets in made.epoch(epoch):
@@ -191,7 +220,8 @@ def test_training_agrees_with_a_plain_loop():
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
             optimizer.step()
             now = [p.detach().clone() for p in net.parameters()]
-            average = now if average is None else [(a + p) / 2 for a, p in zip(average, now, strict=True)]
+            decay = min(0.3, (1 + step) / (10 + step))
+            average = [decay * a + (1 - decay) * p for a, p in zip(average, now, strict=True)]
             total += loss.item()
             step += 1
         expected.append(total / 5)
@@ -202,29 +232,58 @@ def test_training_agrees_with_a_plain_loop():
         torch.testing.assert_close(p.data, q, rtol=1e-4, atol=1e-5)
 
 
-def test_epoch_can_be_left_behind_a_step_and_taken_up_again():
+def test_epoch_can_be_left_after_a_step_and_taken_up_again():
     whole, parts, made = new_state(), new_state(), new_batches()
-    engine.train_epoch(whole, whole.net, made, 0, 20)
-    assert engine.train_epoch(parts, parts.net, made, 0, 20, after_step=lambda: parts.step == 2) is True
-    assert parts.step == 2
-    assert (
-        engine.train_epoch(parts, parts.net, made, 0, 20, after_step=lambda: parts.step == 5) is False
-    )  # it is the last
+    train(whole, made)
+    for _ in engine.train_epoch(engine.Step(parts, parts.net, made), 0, 20):
+        if parts.step == 2:
+            break
+    train(parts, made)
+    assert parts.step == parts.t == 5
     assert whole.mean_loss(0, 5) == parts.mean_loss(0, 5)
     for p, q in zip(whole.net.parameters(), parts.net.parameters(), strict=True):
         assert torch.equal(p, q)
 
 
+def test_accumulated_gradients_are_those_of_the_whole_batch():
+    """But for batch norm, whose statistics are of a part: here it is frozen."""
+    losses = []
+    for accumulate in (1, 4):
+        state, made = new_state(), new_batches()
+        made.augment = Augment(0, False)
+        step = engine.Step(state, state.net.eval(), made, 0.1, 0.0, accumulate)
+        made.begin(0)
+        for _ in range(3):
+            step()
+        losses.append((state.mean_loss(0, 3), [p.detach().clone() for p in state.net.parameters()]))
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-6)
+    for p, q in zip(losses[0][1], losses[1][1], strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7)
+
+
+def test_dropped_paths_differ_from_step_to_step_and_are_drawn_again_after_a_resume():
+    seen = {}
+    for start in (0, 2):
+        state, made = new_state(), new_batches()
+        state.net.insert(3, DropPath(0.5))
+        kept = []
+        state.net[3].register_forward_hook(lambda module, args, out, kept=kept: kept.append(out.flatten(1).any(1)))
+        state.step = start
+        train(state, made)
+        seen[start] = kept
+    assert len({tuple(mask.tolist()) for mask in seen[0]}) > 1
+    assert all(map(torch.equal, seen[0][2:], seen[2]))
+
+
 def test_average_of_weights_keeps_indices_whole():
     """CoAtNet has an integer buffer, which an average would round."""
     net = build("coatnet_resnet", settings={"resnet.depth": 8})
-    optimizer = engine.make_optimizer("sgd", net, 0.1, 0.9, 0)
-    state = engine.TrainState(net, optimizer, engine.make_scheduler("cosine", optimizer, 0, 10), None, ema_decay=0.9)
+    average = copy.deepcopy(net)
     before = {name: value.clone() for name, value in net.named_buffers()}
-    for _ in range(5):
-        state.ema.update_parameters(net)
-    for name, value in state.eval_net.named_buffers():
-        assert torch.equal(value, before[name])
+    for n in range(5):
+        engine.update_average(average, net, 0.9, torch.tensor(n))
+    for name, value in average.named_buffers():
+        torch.testing.assert_close(value, before[name])
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
@@ -234,16 +293,15 @@ def test_update_that_is_not_finite_leaves_the_weights_alone(where, optimizer):
     state, made = new_state(optimizer=optimizer), new_batches()
     seen = {}
 
-    def break_step_three():
+    for _ in engine.train_epoch(engine.Step(state, state.net, made), 0, 20):
         if state.step == 2:
             seen["weights"] = [p.detach().clone() for p in state.net.parameters()]
             if where == "gradient":
                 state.net[0].weight.register_hook(lambda grad: grad * torch.inf)
             else:
                 state.net[4].register_forward_hook(lambda module, args, out: out * torch.nan)
-
     with pytest.raises(FloatingPointError, match="loss or gradient is not finite at step 3: lower --lr"):
-        engine.train_epoch(state, state.net, made, 0, 20, after_step=break_step_three)
+        state.assert_finite()
     assert state.step == 5
     for p, before in zip(state.net.parameters(), seen["weights"], strict=True):
         assert torch.equal(p, before)
@@ -259,7 +317,7 @@ def test_fp16_may_skip_some_updates_while_it_looks_for_a_scale():
     scale = state.scaler.get_scale()
     state.net[0].weight.register_hook(lambda grad: grad * torch.inf)
     state.n_bad.zero_()
-    engine.train_epoch(state, state.net, new_batches(), 0, 20)
+    train(state, new_batches())
     assert state.n_bad == 5
     assert state.scaler.get_scale() == scale / 2**5
     buffers = [values["momentum_buffer"] for values in state.optimizer.state.values()]

@@ -141,7 +141,7 @@ def test_kill_within_an_epoch(command, tmp_path, n_processes, n_saves):
     assert logged(runs / "whole") == logged(runs / "killed")
 
 
-@pytest.mark.parametrize("part", ["optimizer", "scheduler", "ema", "step", "losses", "net", "curve"])
+@pytest.mark.parametrize("part", ["optimizer", "ema", "step", "losses", "net", "curve"])
 def test_forgetting_a_part_of_the_state_would_show(command, tmp_path, part):
     """A resumed run that lost this part of its checkpoint does not end as the whole run does."""
     flags = command(*ALL_STATE, "--epochs", "2")
@@ -167,7 +167,7 @@ def test_scaler_and_count_of_skips_come_back():
 
     def state():
         optimizer = engine.make_optimizer("sgd", net, 0.1, 0.9, 0)
-        return engine.TrainState(net, optimizer, engine.make_scheduler("cosine", optimizer, 0, 10), torch.float16)
+        return engine.TrainState(net, optimizer, engine.make_schedule("cosine", 0.1, 0, 10), torch.float16)
 
     first, second = state(), state()
     first.scaler.scale(torch.ones(()))

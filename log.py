@@ -1,0 +1,66 @@
+"""What a run writes for TensorBoard: curves, its first batch, its confusion matrix, and HPARAMS with the final scores."""
+
+import json
+
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+SHOWN = (  # HPARAMS' columns, in this order: what tells runs apart
+    "arch",
+    "settings",
+    "seed",
+    "epochs",
+    "optimizer",
+    "lr",
+    "weight_decay",
+    "batch_size",
+    "params",
+    "macs",
+)
+METRICS = ("top1", "top5", "loss", "ece")
+
+
+def hparams_summaries(config):
+    """TensorBoard's hparams records: (experiment, session start, session end).
+
+    Names are the same in every run, or the HPARAMS tab drops columns; settings are no hparam, so they are text.
+    """
+    shown = {name: config[name] for name in SHOWN} | {"settings": str(config["settings"])}
+    return hparams(shown, {f"test/{name}": 0.0 for name in METRICS})
+
+
+def confusion_image(confusion):
+    """Confusion counts (target, prediction) -> a grey image uint8 (3, H, W), four pixels a cell, rows scaled to their sum."""
+    share = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
+    grey = (255 * (1 - share)).byte().repeat_interleave(4, 0).repeat_interleave(4, 1)
+    return grey.expand(3, *grey.shape)
+
+
+class Log:
+    """The events of one run in its folder. config: its flags, and params and macs. resumed_at: a step, or None."""
+
+    def __init__(self, folder, config, resumed_at):
+        # what an interrupted run logged after its checkpoint is hidden, for it will be logged again
+        self.writer = SummaryWriter(folder, purge_step=None if resumed_at is None else resumed_at + 1)
+        experiment, session, self.session_end = hparams_summaries(config)
+        self.writer.file_writer.add_summary(experiment)
+        self.writer.file_writer.add_summary(session)
+        if resumed_at is None:
+            self.writer.add_text("config", f"```json\n{json.dumps(config, indent=1)}\n```", 0)
+
+    def first_batch(self, imgs, mean, std):
+        """The first 64 of normalized images (B, 3, H, W), as they go into the network."""
+        self.writer.add_images("train/first_batch", (imgs[:64] * std + mean).round().clamp(0, 255).byte(), 0)
+
+    def scalars(self, values, step):
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def flush(self):
+        self.writer.flush()
+
+    def finish(self, result, confusion, step):
+        self.scalars({f"test/{name}": result[name] for name in METRICS}, step)
+        self.writer.add_image("test/confusion", confusion_image(confusion), step)
+        self.writer.file_writer.add_summary(self.session_end)
+        self.writer.close()

@@ -1,0 +1,133 @@
+"""Several seeds in one call, limits of time, checkpoints by time, and parts of a batch."""
+
+import signal
+
+import pytest
+
+import train
+from checkpoints import TIME_IS_UP, StopSignals
+from tests import processes
+from tests.runs import assert_same, logged, result_of, run, saved_state
+from tests.test_faults import start, wait_for_step
+
+SMALL = ["--set", "resnet.depth=8", "--set", "resnet.width=4"]
+
+
+def named(flags, name):
+    flags = list(flags)
+    flags[flags.index("--name") + 1] = name
+    return flags
+
+
+def test_seeds_of_one_call_are_the_runs_of_as_many(command, tmp_path):
+    """Files but for times, to the last bit; the second seed draws nothing that the first one left."""
+    flags = named(command(*SMALL, "--mixup", "0.2", "--set", "resnet.drop_path=0.3"), "run{seed}")
+    processes.run(run, 1, *flags, "--seed", "1", "2")
+    runs = tmp_path / "runs"
+    for seed in ("1", "2"):
+        processes.run(run, 1, *flags, "--seed", seed, "--out", str(tmp_path / "alone"))
+        together, alone = runs / f"run{seed}", tmp_path / "alone" / f"run{seed}"
+        assert_same(saved_state(together), saved_state(alone))
+        assert logged(together) == logged(alone)
+        a, b = result_of(together), result_of(alone)
+        assert a["seed"] == int(seed)
+        differing = {name for name in a if a[name] != b[name]} - {"curve"}
+        assert differing <= {"started", "train_s", "train_imgs_per_s", "eval_imgs_per_s", "peak_memory_mb"}
+        assert {f.name.split(".")[0] for f in together.iterdir()} == {f.name.split(".")[0] for f in alone.iterdir()}
+
+
+def test_seed_that_fails_ends_alone(command, tmp_path, capsys):
+    flags = named(command(*SMALL), "run{seed}")
+    blocked = tmp_path / "runs" / "run1"
+    build = train.Run.train
+
+    def broken(self):
+        if self.args.seed == 1:
+            raise FloatingPointError("loss or gradient is not finite at step 1")
+        return build(self)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit:
+        patch.setattr(train.Run, "train", lambda self: (yield from broken(self)))
+        run(*flags, "--seed", "0", "1", "2")
+    assert exit.value.code == 1
+    assert "not finite at step 1" in capsys.readouterr().err
+    assert not (blocked / "result.json").exists()
+    assert all((tmp_path / "runs" / f"run{seed}" / "result.json").exists() for seed in (0, 2))
+    run(*flags, "--seed", "0", "1", "2")
+    assert (blocked / "result.json").exists()
+    assert capsys.readouterr().out.count("is finished") == 2
+
+
+def test_signal_stops_the_seed_at_hand_and_begins_no_other(command, tmp_path):
+    flags = [*named(command(*SMALL, "--epochs", "200"), "run{seed}"), "--seed", "0", "1"]
+    with start(1, *flags) as running:
+        wait_for_step(tmp_path / "runs" / "run0", running)
+        running.send_signal(signal.SIGTERM)
+        out, err = running.communicate(timeout=120)
+    assert running.returncode == 128 + signal.SIGTERM, err
+    assert "seed 0: SIGTERM: stopped at step" in out
+    assert not (tmp_path / "runs" / "run1").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--seed", "1", "2", "1"], "--seed has a number twice: 1 2 1"),
+        (["--seed", "1", "2"], "--name run is the folder of one run: leave it out with several seeds, or put {seed} into it"),
+        (["--graph", "auto"], "--graph works on GPUs only"),
+        (["--accumulate", "3"], "--accumulate 3 does not divide the 20 images"),
+        (["--batch-size", "1", "--arch", "resnest_resnet"], "resnest_resnet cannot be trained on one image at a time"),
+        (["--accumulate", "20", "--arch", "resnest_resnet"], "or lower --accumulate"),
+        (["--max-minutes", "-1"], "--max-minutes must be 0 or more, got -1"),
+    ],
+)  # fmt: skip
+def test_mistake_is_one_line(flags, message, command, capsys, tmp_path):
+    with pytest.raises(SystemExit) as exit:
+        run(*command(*flags))
+    assert exit.value.code == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_image_at_a_time_trains_where_it_can(command, tmp_path):
+    run(*command(*SMALL, "--batch-size", "1", "--max-steps", "2"))
+    assert (tmp_path / "runs" / "run" / "result.json").exists()
+
+
+def test_limit_of_time_stops_and_saves(command, tmp_path, capsys):
+    flags = command(*SMALL, "--epochs", "100")
+    with pytest.raises(SystemExit) as exit:
+        run(*flags, "--max-minutes", "0.02")
+    assert exit.value.code == train.TIME_IS_UP_CODE
+    folder = tmp_path / "runs" / "run"
+    step = saved_state(folder)["step"]
+    assert 0 < step < 400
+    assert (folder / "status").read_text() == f"interrupted by --max-minutes at step {step}\n"
+    assert f"--max-minutes: stopped at step {step} of 400" in capsys.readouterr().out
+
+
+def test_time_is_up_after_the_limit_and_a_signal_comes_first():
+    assert StopSignals().received == 0
+    over = StopSignals(-1.0)
+    assert over.received == TIME_IS_UP
+    over.note(signal.SIGTERM, None)
+    assert over.received == signal.SIGTERM
+
+
+@pytest.mark.parametrize(("seconds", "n_saves"), [("0", 3), ("1000", 1)])
+def test_checkpoints_come_by_time(command, monkeypatch, seconds, n_saves):
+    """0: at each epoch's end. Long ones: at the end of the run only."""
+    saves = []
+    save = train.Run.save
+    monkeypatch.setattr(train.Run, "save", lambda self: (saves.append(self.state.step), save(self)))
+    run(*command(*SMALL, "--epochs", "3", "--save-every-s", seconds))
+    assert len(saves) == n_saves and saves[-1] == 12
+
+
+def test_checkpoint_within_a_long_epoch(command, monkeypatch):
+    saves = []
+    save = train.Run.save
+    monkeypatch.setattr(train.Run, "save", lambda self: (saves.append(self.state.step), save(self)))
+    run(*command(*SMALL, "--epochs", "1", "--save-every-s", "1e-9", "--log-every", "3"))
+    assert saves == [3, 4]
