@@ -30,22 +30,35 @@ TWELVE_BITS = (
     2**12
 )  # below it, 16-bit values are those of a camera's 12 bits, or of 8, as likely as those of a dark picture
 AT_ONCE = 16  # images that a thread decodes before it looks for more
-SHOWN = 20  # unfit images that a message names
+SHOWN = 10  # unfit images that a message names
+NO_SQUARE = "image of {}x{} pixels where squares of one size are needed: give --image-size"
 EIGHT_BITS = "save the image with 8 bits per channel"
 
 
 class UnfitImageError(OSError, ValueError):
     """Images that cannot be used: the user's mistake when a set is loaded, a failure of the run later.
 
-    problems: a line for each of them. listed: the file that has all of these lines, where they are too many for a message.
+    problems: a line for each of them.
     """
 
     def __init__(self, *problems, listed=None):
         self.problems = list(problems)
         several = f"{len(problems):,} images cannot be used: " if len(problems) > 1 else ""
         more = f"; and {len(problems) - SHOWN:,} more" if len(problems) > SHOWN else ""
-        all_in = f", all listed in {listed}" if more and listed else ""
-        super().__init__(several + "; ".join(self.problems[:SHOWN]) + more + all_in)
+        super().__init__(
+            several + "; ".join(self.problems[:SHOWN]) + more + (f", all of them in {listed}" * bool(listed))
+        )
+
+    def listed_in(self, file):
+        """This error, or one that also names the file, which now has a line for each image, where they are too many to be told."""
+        if len(self.problems) <= SHOWN:
+            return self
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("".join(f"{problem}\n" for problem in self.problems))
+        except OSError:
+            return self
+        return UnfitImageError(*self.problems, listed=file)
 
 
 # ------------------------------------------------------------------------------------------------------------- finding
@@ -115,6 +128,14 @@ def read_image(file, image_size=None):
         with opened(file) as stored:
             image = upright(stored, to_rgb(stored))
     return resize(image, image_size) if image_size else image
+
+
+def size_of(file):
+    """Width and height by the header of a file, or of what else read_image takes, before it is turned upright."""
+    if isinstance(file, np.ndarray):
+        return file.shape[1], file.shape[0]
+    with opened(file) as stored:
+        return stored.size
 
 
 def upright(stored, image):
@@ -193,6 +214,19 @@ class Paths(list):
 
 
 @dataclass(frozen=True)
+class Pixels:
+    """Images that are not encoded at all: uint8 (N, H, W, 3)."""
+
+    images: np.ndarray
+
+    def __len__(self):
+        return len(self.images)
+
+    def take(self, rows):
+        return [self.images[row] for row in rows]
+
+
+@dataclass(frozen=True)
 class Encoded:
     """The images of a split as they are stored. image_size None leaves the size that they have.
 
@@ -209,9 +243,22 @@ class Encoded:
 
     @cached_property
     def size(self):
-        """The side in pixels that all images must have once they are decoded. Raises UnfitImageError."""
-        (file,) = self.source.take([0])
-        return self.image_size or told(self.name(0, file), read_image, file).width
+        """The side in pixels that all images must have once they are decoded: that of the first, or of the first that can be
+        read. Raises UnfitImageError if it is no square."""
+        if self.image_size:
+            return self.image_size
+        problems = []
+        for row in range(len(self)):
+            (file,) = self.source.take([row])
+            try:
+                width, height = told(self.name(row, file), size_of, file)
+            except UnfitImageError as error:
+                problems += error.problems
+                continue
+            if width != height:
+                raise UnfitImageError(f"{self.name(row, file)}: {NO_SQUARE.format(width, height)}")
+            return width
+        raise UnfitImageError(*problems)
 
     def name(self, row, file):
         return file if isinstance(file, str) else f"{self.split} split, row {row}"
@@ -221,14 +268,14 @@ class Encoded:
 
         def put(i, file):
             image = read_image(file, self.image_size)
-            self.refuse_other_sizes(image)
+            self.refuse_other_sizes(image.size)
             out[i] = image
 
         return self.problems(rows, put)
 
     def look(self, rows):
         """Reads the headers of rows. Returns problems as decode() does; pixels may still be damaged."""
-        return self.problems(rows, lambda _, file: self.look_at(file))
+        return self.problems(rows, lambda _, file: self.refuse_other_sizes(size_of(file)))
 
     def problems(self, rows, use):
         problems = []
@@ -239,16 +286,9 @@ class Encoded:
                 problems += error.problems
         return problems
 
-    def look_at(self, file):
-        if not isinstance(file, np.ndarray):
-            with opened(file) as image:
-                self.refuse_other_sizes(image)
-
-    def refuse_other_sizes(self, image):
-        if not self.image_size and image.size != (self.size, self.size):
-            raise UnfitImageError(
-                f"image of {image.width}x{image.height} pixels where squares of one size are needed: give --image-size"
-            )
+    def refuse_other_sizes(self, size):
+        if not self.image_size and size != (self.size, self.size):
+            raise UnfitImageError(NO_SQUARE.format(*size))
 
 
 def decoded(images, batches, n_threads, empty):

@@ -1,8 +1,9 @@
-"""Where images come from: folders of classes, CIFAR's parquet files, and the hub.
+"""Where images come from: folders of classes, CIFAR's parquet files and original archives, and the hub.
 
 What is found is listed first, cheaply, so that a decoded set can be recognized by its files; it is opened only to be decoded.
 """
 
+import glob
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from decode import Encoded, Paths, image_files, left_out_in_words
+from archives import find_archive, read_archive
+from decode import Encoded, Paths, Pixels, image_files, left_out_in_words
 
 HUB_SETS = {  # name: (repository on the hub, image column, label column)
     "cifar100": ("uoft-cs/cifar100", "img", "fine_label"),
@@ -18,8 +20,8 @@ HUB_SETS = {  # name: (repository on the hub, image column, label column)
 }
 LAYOUTS = {
     "folder": "train/<class>/ and test/<class>/",
-    "cifar100": "train-*.parquet and test-*.parquet",
-    "cifar10": "train-*.parquet and test-*.parquet",
+    "cifar100": "train-*.parquet and test-*.parquet, or cifar-100-python",
+    "cifar10": "train-*.parquet and test-*.parquet, or cifar-10-batches-py",
 }
 
 
@@ -27,16 +29,17 @@ LAYOUTS = {
 class Found:
     """What lies in a folder for a dataset: files, their paths by split; classes of an image folder; notes for the user."""
 
-    name: str
     root: str
     files: dict
+    open: object
     classes: list | None = None
     notes: tuple = ()
 
     @property
     def stamp(self):
         """What changes whenever a file that is read changes, comes or goes: names below the root, sizes and times."""
-        return [self.root, [stamp_of(file, self.root) for files in self.files.values() for file in files]]
+        files = [stamp_of(file, self.root) for files in self.files.values() for file in files]
+        return [self.root, list(self.files), self.classes, files]
 
 
 def stamp_of(file, root):
@@ -47,49 +50,68 @@ def stamp_of(file, root):
     return file[len(root) :], there.st_size, there.st_mtime_ns
 
 
-def find(name, data_dir):
-    """The files of a local dataset, as Found. Raises ValueError, saying what was found, for a missing folder or split."""
-    root = Path(os.path.realpath(os.path.expanduser(data_dir)))  # one folder, however it is spelled
-    if not root.is_dir():
+def find(name, data_dir, classes=None):
+    """The files of a local dataset, as Found. classes: of a trained network that is only to be tested on test/<class>/.
+
+    Raises ValueError, saying what was found, for a missing folder or split.
+    """
+    root = os.path.realpath(os.path.expanduser(data_dir))  # one folder, however it is spelled
+    if not os.path.isdir(root):
         raise ValueError(f"--data-dir {data_dir}: no such folder")
-    found = find_folder(root, data_dir) if name == "folder" else find_tables(name, root)
-    for split in ("train", "test"):
-        if not found.files[split]:
+    found = find_folder(root, data_dir, classes) if name == "folder" else find_cifar(name, root)
+    for split, files in found.files.items():
+        if not files:
             there = ", ".join(sorted(os.listdir(root))[:8]) or "nothing"
             raise ValueError(f"--data-dir {data_dir}: no {split} images; expected {LAYOUTS[name]}, found {there}")
     return found
 
 
+def open_found(name, found, image_size):
+    """What was found, or the hub's set where nothing was looked for: {split: Encoded} and class names. Raises ValueError."""
+    return (found.open if found else open_tables)(name, found, image_size)
+
+
 # ------------------------------------------------------------------------------------------------------ image folders
 
 
-def find_folder(root, data_dir):
-    """An image folder: a class is a folder in train/ and may be called anything, but for names with a leading dot."""
-    files, classes, left_out = {}, {}, Counter()
-    for split in ("train", "test"):
-        here = root / split
-        names = sorted(os.listdir(here)) if here.is_dir() else []
-        dotted = [name for name in names if name.startswith(".")]
-        classes[split] = [name for name in names if name not in dotted and (here / name).is_dir()]
-        left_out["dotted"] += len(dotted)
-        left_out["others"] += len(names) - len(dotted) - len(classes[split])
+def find_folder(root, data_dir, known=None):
+    """An image folder: a class is a folder in train/ and may be called anything, but for names with a leading dot.
+
+    known: the classes, if there is to be no train/.
+    """
+    splits = ["test"] if known else ["train", *["val"] * os.path.isdir(os.path.join(root, "val")), "test"]
+    files, classes, left_out = {}, known, Counter()
+    for split in splits:
+        names, others = class_folders(os.path.join(root, split))
+        left_out += others
         files[split] = []
-        for name in classes[split]:
-            images, others = image_files(here / name)
+        for name in names:
+            images, others = image_files(os.path.join(root, split, name))
             files[split] += images
             left_out += others
             if not images:
                 raise ValueError(
                     f"--data-dir {data_dir}: no image for class {name} in {split}/: add some, or remove it"
                 )
-    unknown = sorted(set(classes["test"]) - set(classes["train"]))
-    if classes["train"] and unknown:
-        raise ValueError(f"--data-dir {data_dir}: test has classes that train has not: {', '.join(unknown[:5])}")
+        classes = classes or names
+        unknown = [name for name in names if name not in classes]
+        if unknown:
+            of = "the network" if known else "train"
+            raise ValueError(f"--data-dir {data_dir}: {split} has classes that {of} has not: {', '.join(unknown[:5])}")
+    notes = [f"{data_dir}: val/ is watched in place of a part of train/ (--val-size)"] * ("val" in splits)
     note = left_out_in_words(data_dir, left_out)
-    return Found("folder", str(root), files, classes["train"], (note,) if note else ())
+    return Found(root, files, open_folder, classes, (*notes, *[note] * bool(note)))
 
 
-def open_folder(found, image_size):
+def class_folders(folder):
+    """Names of the classes in a folder, sorted, and how many others there are, as image_files counts them."""
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    dotted = sum(name.startswith(".") for name in names)
+    classes = [name for name in names if not name.startswith(".") and os.path.isdir(os.path.join(folder, name))]
+    return classes, Counter(dotted=dotted, others=len(names) - dotted - len(classes))
+
+
+def open_folder(_, found, image_size):
     """The splits of an image folder as {name: Encoded}, and class names."""
     encoded, number = {}, {name: c for c, name in enumerate(found.classes)}
     for split, files in found.files.items():
@@ -117,9 +139,21 @@ class TableImages:
         return [image["path"] if image["bytes"] is None else image["bytes"] for image in images]
 
 
-def find_tables(name, root):
-    files = {split: sorted(str(file) for file in root.glob(f"{split}-*.parquet")) for split in ("train", "test")}
-    return Found(name, str(root), files)
+def find_cifar(name, root):
+    """CIFAR's parquet files, or its original archive."""
+    files = {
+        split: sorted(glob.glob(os.path.join(glob.escape(root), f"{split}-*.parquet"))) for split in ("train", "test")
+    }
+    archive = {} if any(files.values()) else find_archive(name, root)
+    return Found(root, archive, open_archive) if archive else Found(root, files, open_tables)
+
+
+def open_archive(name, found, image_size):
+    """CIFAR from its original archive, in the form of open_folder."""
+    read, classes = read_archive(name, found.files)
+    return {
+        split: Encoded(split, Pixels(pixels), targets, image_size) for split, (pixels, targets) in read.items()
+    }, classes
 
 
 def open_tables(name, found, image_size):

@@ -1,5 +1,8 @@
 import json
 import math
+import os
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,7 +10,9 @@ import torch
 from PIL import Image
 
 import augment
+import cache
 import data
+import splits
 from augment import Augment, TrainBatches
 from data import Split
 
@@ -324,7 +329,7 @@ def test_decoded_images_are_cached_and_mapped(tmp_path, monkeypatch):
     for split in ("train", "test"):
         write_parquet(tmp_path / "set", split, [picture()] * 2, [0, 1], label="label")
     first = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
-    monkeypatch.setattr(data, "open_tables", None)  # would fail if it were called
+    monkeypatch.setattr(data, "open_found", None)  # would fail if it were called
     second = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
     assert torch.equal(first.train.images, second.train.images)
     assert not list((tmp_path / "cache").glob("*.tmp*"))
@@ -339,7 +344,7 @@ def test_images_are_decoded_in_order_by_any_number_of_threads(tmp_path, n_thread
     for split in ("train", "test"):
         write_parquet(tmp_path / "set", split, pictures, [0] * 23, label="label")
     monkeypatch.setattr("machine.cores", lambda: n_threads)
-    monkeypatch.setattr(data, "DECODED_AT_ONCE", 7)
+    monkeypatch.setattr(cache, "DECODED_AT_ONCE", 7)
     images = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
     assert np.array_equal(images.test.images.permute(0, 2, 3, 1).numpy(), np.stack(pictures))
 
@@ -566,6 +571,151 @@ def test_picture_is_the_same_from_a_folder_from_a_table_and_streamed(tmp_path):
         assert np.array_equal(read[0, 0].numpy(), np.asarray(picture))
 
 
+# ------------------------------------------------------------------------------------------------ checks and messages
+
+
+def truncate(*files):
+    for file in files:
+        file.write_bytes(file.read_bytes()[:60])
+
+
+@pytest.mark.parametrize("room", [1e9, 0])
+def test_all_damaged_images_are_told_at_once_by_their_paths(tmp_path, room):
+    """Wherever they are, the first image of a split among them."""
+    root = small_folder(tmp_path / "set")
+    bad = [root / name for name in ("train/ant/0.png", "train/bee/2.png", "test/bee/1.png")]
+    truncate(*bad)
+    with pytest.raises(ValueError, match=r"^3 images cannot be used: [^\n]*$") as error:
+        loaded(root, room)
+    assert [line.split(": ")[0] for line in error.value.problems] == list(map(str, bad))
+
+
+def test_many_damaged_images_are_listed_in_a_file(tmp_path, monkeypatch):
+    root = small_folder(tmp_path / "set", n=20)
+    truncate(*(root / "train" / "ant").glob("*.png"))
+    with pytest.raises(
+        ValueError, match=r"^20 images cannot be used: .*; and 10 more, all of them in (.*-unfit\.txt)$"
+    ) as error:
+        loaded(root)
+    (file,) = (tmp_path / "cache").glob("*-unfit.txt")
+    assert str(error.value).endswith(str(file))
+    assert file.read_text().splitlines() == error.value.problems
+
+
+def test_headers_of_a_streamed_set_are_read_before_it_is_used(tmp_path, monkeypatch):
+    """Also of images that are not measured."""
+    monkeypatch.setattr(cache, "SAMPLE", 2)
+    root = small_folder(tmp_path / "set", n=9)
+    (root / "test" / "ant" / "1.png").write_bytes(b"not an image")
+    write_images(root / "train" / "cat", ["0.png", "1.png"], size=(9, 8))
+    with pytest.raises(ValueError) as error:
+        loaded(root, room=0)
+    assert [line.replace(str(root), "D") for line in error.value.problems] == [
+        *(
+            f"D/train/cat/{i}.png: image of 9x8 pixels where squares of one size are needed: give --image-size"
+            for i in (0, 1)
+        ),
+        "D/test/ant/1.png: cannot read the image (in no format that Pillow knows)",
+    ]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_class_without_an_image_is_named_with_its_split(tmp_path, split):
+    root = small_folder(tmp_path / "set")
+    for file in (root / split / "bee").iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match=f"no image for class bee in {split}/: add some, or remove it"):
+        loaded(root)
+
+
+def full_disk(*_):
+    raise OSError("1105920 requested and 102272 written")  # numpy's words, in which there is no folder
+
+
+def test_full_disk_names_the_folder_and_leaves_nothing(tmp_path, monkeypatch):
+    root = small_folder(tmp_path / "set")
+    monkeypatch.setattr("numpy.save", full_disk)
+    with pytest.raises(
+        ValueError, match=rf"^cannot write 0 MB of decoded images to {tmp_path}/cache \(1105920 .*--cache-dir$"
+    ):
+        loaded(root)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_disk_that_will_be_full_is_told_before_anything_is_decoded(tmp_path, monkeypatch):
+    root = small_folder(tmp_path / "set")
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    monkeypatch.setattr(cache, "decode_all", None)
+    with pytest.raises(ValueError, match=rf"{tmp_path}/cache.*: make room there, or give another --cache-dir"):
+        loaded(root)
+
+
+def test_leftovers_of_a_process_that_was_killed_are_removed(tmp_path):
+    root = small_folder(tmp_path / "set")
+    loaded(root)
+    (whole,) = (tmp_path / "cache").iterdir()
+    for name, age_s in (("killed", 3 * 24 * 3600), ("at work", 3600)):
+        folder = whole.with_name(f"{whole.name}.tmp{name}")
+        folder.mkdir()
+        os.utime(folder, (time.time() - age_s,) * 2)
+    (whole / "meta.json").unlink()
+    (tmp_path / "cache" / whole.name).rename(tmp_path / "away")
+    loaded(root)
+    assert sorted(file.name for file in (tmp_path / "cache").iterdir()) == [whole.name, f"{whole.name}.tmpat work"]
+
+
+# -------------------------------------------------------------------------------------------- val/ and only test/
+
+
+@pytest.mark.parametrize("room", [1e9, 0])
+def test_folder_of_validation_images_is_watched(tmp_path, room):
+    root = small_folder(tmp_path / "set")
+    without = loaded(root, room)
+    assert without.val is None
+    write_images(root / "val" / "bee", ["0.png", "1.png", "2.png"])
+    images = loaded(root, room)
+    assert images.notes == (f"{root}: val/ is watched in place of a part of train/ (--val-size)",)
+    train, val = data.held_out(images, val_size=0.5, folds=None, fold=None, seed=0)
+    assert (len(train), len(val)) == (8, 3)
+    assert val.targets[val.index].tolist() == [1, 1, 1]
+    assert images.fingerprint == without.fingerprint
+    assert images.content_fingerprint != without.content_fingerprint
+    with pytest.raises(ValueError, match="--folds divides train/, but there is a folder val/, too"):
+        data.held_out(images, val_size=None, folds=4, fold=0, seed=0)
+    (root / "val" / "cat").mkdir()
+    write_images(root / "val" / "cat" / "below", ["0.png"])
+    with pytest.raises(ValueError, match="val has classes that train has not: cat"):
+        loaded(root, room)
+
+
+def test_parts_are_held_out_as_the_flags_say():
+    images = data.ImageSet(random_split(), random_split(8), [*"abcd"], [0] * 3, [1] * 3, "")
+    for arguments, expected in (
+        ((0.25, None, None, 3), data.hold_out(images.train, 0.25, 3)),
+        ((None, 5, 2, 3), data.hold_out_fold(images.train, 5, 2)),
+    ):
+        for part, other in zip(data.held_out(images, *arguments), expected, strict=True):
+            assert torch.equal(part.index, other.index)
+    assert data.held_out(images, 0, None, None, 3) == (images.train, None)
+
+
+@pytest.mark.parametrize("room", [1e9, 0])
+def test_test_images_alone_are_numbered_as_a_network_knows_them(tmp_path, room):
+    root = small_folder(tmp_path / "set")
+    whole = loaded(root)
+    (root / "train").rename(tmp_path / "away")
+    with pytest.raises(ValueError, match="no train images"):
+        loaded(root)
+    images = data.load("folder", root, None, tmp_path / "cache", room, classes=["bee", "cat", "ant"])
+    assert images.to("cpu").train is None
+    assert (images.classes, images.image_size) == (["bee", "cat", "ant"], 8)
+    assert images.test.targets.tolist() == [2, 2, 0, 0]
+    (pixels, i), *_ = images.test.read([torch.arange(4)])
+    assert torch.equal(pixels[i], whole.test.images)
+    with pytest.raises(ValueError, match="test has classes that the network has not: bee"):
+        data.load("folder", root, None, tmp_path / "cache", room, classes=["ant", "cat"])
+
+
 # --------------------------------------------------------------------------------------------------------- streaming
 
 
@@ -598,7 +748,7 @@ def test_streamed_batches_are_those_in_memory(both_ways, augment):
 
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_streamed_evaluation_sees_each_image_once(both_ways, n_threads, monkeypatch):
-    monkeypatch.setattr(data, "n_threads", lambda: n_threads)
+    monkeypatch.setattr(splits, "n_threads", lambda: n_threads)
     for rank in range(3):
         parts = [list(augment.eval_batches(images.test, 4, images.mean, images.std, rank, 3)) for images in both_ways]
         for (imgs, targets), (streamed_imgs, streamed_targets) in zip(*parts, strict=True):
@@ -619,16 +769,16 @@ def test_parquet_is_streamed_too(tmp_path):
 
 def test_streamed_set_is_measured_once(both_ways, photos, tmp_path, monkeypatch):
     _, streamed = both_ways
-    monkeypatch.setattr(data, "statistics", None)  # would fail if it were called
+    monkeypatch.setattr(cache, "statistics", None)  # would fail if it were called
     again = data.load("folder", photos, 12, tmp_path / "cache", 0)
     assert (again.mean, again.std, again.classes) == (streamed.mean, streamed.std, streamed.classes)
 
 
 def test_statistics_are_of_a_sample_spread_over_the_split(monkeypatch):
     split = random_split(n=41)
-    monkeypatch.setattr(data, "SAMPLE", 5)
+    monkeypatch.setattr(cache, "SAMPLE", 5)
     pixels = split.images[[0, 10, 20, 30, 40]].double()
-    measured = data.statistics(split)
+    measured = cache.statistics(split)
     assert np.allclose(measured["mean"], pixels.mean((0, 2, 3)))
     assert np.allclose(measured["std"], pixels.std((0, 2, 3), unbiased=False))
 
@@ -641,7 +791,7 @@ def test_statistics_are_rounded_alike_on_every_processor():
         means = [sum(of) / len(of) for of in pixels]
         squares = [sum(x * x for x in of) / len(of) for of in pixels]
         stds = [math.sqrt(square - mean * mean) for square, mean in zip(squares, means, strict=True)]
-        assert data.statistics(split) == {"mean": means, "std": stds}
+        assert cache.statistics(split) == {"mean": means, "std": stds}
 
 
 def test_streamed_image_that_is_unfit_is_named(tmp_path):
@@ -677,11 +827,11 @@ def test_room_is_half_of_the_free_memory(monkeypatch):
 
 def test_processes_share_the_cores(monkeypatch):
     monkeypatch.setattr("machine.cores", lambda: 20)
-    assert data.n_threads() == 16
+    assert splits.n_threads() == 16
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert data.n_threads() == 2
+    assert splits.n_threads() == 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
-    assert data.n_threads() == 1
+    assert splits.n_threads() == 1
 
 
 def test_meta_of_the_cache_is_plain_json(tmp_path):
@@ -689,4 +839,4 @@ def test_meta_of_the_cache_is_plain_json(tmp_path):
     write_images(tmp_path / "set" / "test" / "a", ["0.png"])
     data.load("folder", tmp_path / "set", cache_dir=tmp_path / "cache")
     (meta,) = (tmp_path / "cache").glob("*/meta.json")
-    assert set(json.loads(meta.read_text())) == {"classes", "mean", "std", "content_fingerprint"}
+    assert set(json.loads(meta.read_text())) == {"classes", "splits", "mean", "std", "content_fingerprint"}

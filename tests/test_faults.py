@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 
+import cache
 import checkpoints
 import data
 import engine
@@ -410,6 +411,32 @@ def test_nan_on_one_process_stops_all(command, tmp_path, capfd):
 # --------------------------------------------------------------------------------------------------------------- data
 
 
+def decode_slowly(flags):
+    decode_all = cache.decode_all
+
+    def slow(splits):
+        time.sleep(6)
+        return decode_all(splits)
+
+    cache.decode_all = slow
+    run(*flags)
+
+
+def test_decoding_may_take_longer_than_the_processes_wait_for_each_other(command, tmp_path):
+    processes.run(decode_slowly, 2, command("--timeout-s", "3", "--max-steps", "2"))
+    assert result_of(tmp_path / "runs" / "run")["world_size"] == 2
+
+
+def test_mistake_in_the_data_is_told_once_by_several_processes(command, photos, tmp_path, capfd):
+    shutil.copytree(photos, tmp_path / "photos")
+    for name in ("train/class0/0.png", "test/class3/1.png"):
+        (tmp_path / "photos" / name).write_bytes(b"not an image")
+    with pytest.raises(Exception, match="exit code 2"):
+        processes.run(run, 2, *command("--data-dir", str(tmp_path / "photos")))
+    err = capfd.readouterr().err
+    assert re.fullmatch(r"train.py: 2 images cannot be used: .*/0.png: .*; .*/1.png: .*\n", err)
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_empty_split(tmp_path, split):
     for name in ("train", "test"):
@@ -453,7 +480,8 @@ def test_image_that_turns_bad_ends_a_streamed_run_in_one_line(command, photos, t
         processes.run(stream_until_an_image_is_gone, 1, tmp_path / "photos", flags)
     err = capfd.readouterr().err
     assert re.fullmatch(
-        r"train.py: .*/train/class\d/\d+.png: cannot read the image \(.*\); the last checkpoint is kept\n", err
+        r"train.py: 20 images cannot be used: .*/train/class\d/\d+.png: .*; and 10 more; the last checkpoint is kept\n",
+        err,
     )
 
 
