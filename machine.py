@@ -12,7 +12,6 @@ import signal
 import sys
 from pathlib import Path
 
-import psutil  # which comes with accelerate
 import torch
 
 from models.ops import bfloat16
@@ -58,10 +57,12 @@ def keep_freed_memory():
 
     Training steps on a CPU are 10 to 30 % faster for it. Other C libraries are left as they are.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            mallopt(parameter, 2**31 - 1)
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (AttributeError, OSError):
+        return
+    for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+        mallopt(parameter, 2**31 - 1)
 
 
 def peak_memory_mb(device):
@@ -75,13 +76,21 @@ def peak_memory_mb(device):
         )
     if resource:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    import psutil  # which comes with accelerate
+
     there = psutil.Process().memory_info()
     return getattr(there, "peak_wset", there.rss) / 2**20  # peak_wset: on Windows
 
 
 def free_memory():
     """Bytes that this process may still take: of the machine, and of the containers and jobs that it runs in."""
-    free = psutil.virtual_memory().available
+    free = re.search(r"^MemAvailable: *(\d+) kB$", text_of(PROC / "meminfo"), re.MULTILINE)
+    if free:
+        free = 1024 * int(free[1])
+    else:
+        import psutil
+
+        free = psutil.virtual_memory().available
     for folder in control_groups("memory"):
         for limit, usage, reclaimable in (
             ("memory.max", "memory.current", "inactive_file"),
@@ -107,6 +116,19 @@ def cores():
             if quota.isdecimal() and period.isdecimal():  # no limit is "max", and -1 in the first version
                 n = min(n, math.ceil(int(quota) / int(period)))
     return max(1, n)
+
+
+def process_started(pid):
+    """When a process of this machine began, in seconds since some time in the past, or None if none of this number runs."""
+    if PROC.exists():
+        state, *fields = text_of(PROC / str(pid) / "stat").rpartition(")")[2].split() or "X"
+        return None if state in "ZX" else int(fields[18]) / os.sysconf("SC_CLK_TCK")
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return None
 
 
 # ------------------------------------------------------------------------------------------------------ control groups

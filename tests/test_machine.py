@@ -2,7 +2,9 @@
 
 import os
 import signal
+import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +20,8 @@ def files(tmp_path, monkeypatch):
     """Writes files in place of /proc and /sys/fs/cgroup, on a machine of 8 GiB free and 16 cores."""
     monkeypatch.setattr(machine, "PROC", tmp_path / "proc")
     monkeypatch.setattr(machine, "CGROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=8 * GIB))
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "meminfo").write_text(f"MemTotal: 99999999 kB\nMemAvailable:    {8 * 2**20} kB\n")
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(16)), raising=False)
 
     def write(contents):
@@ -84,6 +87,29 @@ def test_limits_below_nothing(files):
     files({"proc/self/cgroup": "0::/", "cgroup/memory.max": GIB, "cgroup/memory.current": 2 * GIB})
     files({"cgroup/cpu.max": "1000 100000"})
     assert (machine.free_memory(), machine.cores()) == (0, 1)
+
+
+def test_free_memory_without_proc(files, tmp_path, monkeypatch):
+    (tmp_path / "proc" / "meminfo").unlink()
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=7 * GIB))
+    assert machine.free_memory() == 7 * GIB
+
+
+@pytest.mark.parametrize("has_proc", [True, False])
+def test_process_is_known_by_its_start(tmp_path, monkeypatch, has_proc):
+    if not has_proc:
+        monkeypatch.setattr(machine, "PROC", tmp_path / "proc")
+    own = machine.process_started(os.getpid())
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as later:
+        assert 0 <= machine.process_started(later.pid) - own < 24 * 3600
+        assert machine.process_started(later.pid) == machine.process_started(later.pid)
+        later.stdin.close()
+        deadline = time.monotonic() + 30
+        while has_proc and machine.process_started(later.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not has_proc or machine.process_started(later.pid) is None  # gone, though its parent has not asked yet
+        later.wait()
+    assert machine.process_started(later.pid) is None
 
 
 def test_cores_without_affinity(files, monkeypatch):
