@@ -125,8 +125,8 @@ class Run:
         self.folder = Path(args.out) / name
         self.config = runfolder.run_config(args, amp, images.fingerprint)
         self.lock = self.log = self.stream = None
-        self.stamp = runfolder.stamp(self.folder)
         self.result, self.saved = team.first_decides(lambda: runfolder.look_at_folder(self.folder, self.config))
+        self.stamp = runfolder.stamp(self.folder)
         self.prefix = f"seed {args.seed}: " if len(args.seeds) > 1 else ""
 
     def say(self, line):

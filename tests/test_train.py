@@ -633,7 +633,7 @@ def test_ways_to_train_on_a_gpu(command, tmp_path, flags):
 # ------------------------------------------------------------------------------------------------- folders of images
 
 
-SMALL = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "2"]
+BRIEF = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "2"]
 
 
 def test_folder_of_images_is_recognized(command, photos, tmp_path):
@@ -649,7 +649,7 @@ def test_folder_of_images_is_recognized(command, photos, tmp_path):
 def test_validation_folder_is_watched_and_said_so(command, photos, tmp_path, capsys):
     shutil.copytree(photos, tmp_path / "photos")
     shutil.copytree(photos / "test", tmp_path / "photos" / "val")
-    run(*command("--data-dir", str(tmp_path / "photos"), *SMALL))
+    run(*command("--data-dir", str(tmp_path / "photos"), *BRIEF))
     result = result_of(tmp_path / "runs" / "run")
     assert (result["n_train"], result["n_val"], result["n_test"], result["val_size"]) == (96, 20, 20, None)
     assert result["val_top1"] == result["top1"]  # the same images
@@ -659,7 +659,7 @@ def test_validation_folder_is_watched_and_said_so(command, photos, tmp_path, cap
 @pytest.mark.parametrize("flags", [[], ["--image-size", "16"]])
 def test_network_is_scored_on_a_folder_of_test_images_alone(command, photos, tmp_path, capsys, flags):
     """Which says neither all classes nor the size of images: the network knows them."""
-    run(*command(*SMALL, "--image-size", "12"))
+    run(*command(*BRIEF, "--image-size", "12"))
     trained = str(tmp_path / "runs" / "run")
     for c in range(1, 4):
         shutil.copytree(photos / "test" / f"class{c}", tmp_path / "photos" / "test" / f"class{c}")
