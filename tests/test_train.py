@@ -7,6 +7,7 @@ import sys
 import time
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def all_cores():
 
 
 def test_every_flag_is_read():
-    body = (ROOT / "train.py").read_text()
+    body = "".join((ROOT / file).read_text() for file in ("train.py", "training.py", "processes.py", "runfolder.py"))
     for name in vars(parse_args([])):
         assert f"args.{name}" in body, f"--{name.replace('_', '-')} is declared and read nowhere"
 
@@ -311,7 +312,9 @@ def test_hparams_have_the_same_names_in_every_run(command):
     names = []
     for flags in (["--amp", "off"], ["--arch", "eca_resnet", "--set", "eca.kernel_size=5", "--seed", "3"]):
         args = parse_args(command(*flags))
-        config = runfolder.run_config(args, torch.bfloat16, "0123abcd") | {"params": 1, "macs": 2}
+        config = runfolder.run_config(
+            args, torch.bfloat16, SimpleNamespace(fingerprint="0123abcd", content_fingerprint="0")
+        ) | {"params": 1, "macs": 2}
         experiment, _, _ = log.hparams_summaries(config)
         content = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
         names.append([info.name for info in content.experiment.hparam_infos])
