@@ -60,6 +60,12 @@ def read_conditions(folders):
     return found
 
 
+def what_differs(conditions):
+    """'budget', 'recipe' or 'budget and recipe': what tells the conditions apart."""
+    differs = [("budget", "epochs"), ("recipe", "recipe")]
+    return in_list([name for name, of in differs if len({getattr(each, of) for each in conditions}) > 1])
+
+
 def shared_methods(conditions):
     """The methods that were compared in two of the conditions at least, in the order of the last condition."""
     names = dict.fromkeys(name for each in reversed(conditions) for name in each.methods)

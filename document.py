@@ -11,7 +11,7 @@ from answer import (
     readable,
     verdict_lists,
 )
-from budgets import budget_table, changes
+from budgets import budget_table, changes, what_differs
 from method import DETECTABLE, EQUAL_COST, NO_CURVE, NOISE, RULE, SIMULATION
 from modules import modules_of
 from provenance import (
@@ -150,7 +150,16 @@ def budgets_text(conditions, chart):
         "All else in this report is of the last column."
     )
     heading = "What changes:" if told else ""
-    return "\n\n".join(["### Effect of the budget", intro, markdown(budget_table(conditions)), heading, changed, chart])
+    return "\n\n".join(
+        [
+            f"### Effect of the {what_differs(conditions)}",
+            intro,
+            markdown(budget_table(conditions)),
+            heading,
+            changed,
+            chart,
+        ]
+    )
 
 
 def interactions_text(results):

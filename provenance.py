@@ -32,7 +32,7 @@ def design_table(results):
         ["part", "value"],
         ["data", f"{dataset_of(row)}: {row['classes']} classes; {row['n_train']:,} images to train on, {row['n_val']:,} held out, "
                  f"{row['n_test']:,} to test"],
-        ["budget", f"{row['epochs']} epochs, {row['batch_size']} images a step"],
+        ["budget", f"{row['epochs']} epochs" + f", {row['batch_size']} images a step" * ("batch_size" in recipe)],
     ]  # fmt: skip
     told = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "warmup_frac", "label_smoothing", "amp")
     table.append(["recipe", in_words({name: recipe[name] for name in told if name in recipe})])

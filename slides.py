@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from answer import ablation_sentence, cost_sentence, epochs_of, opening, power_sentence, readable, verdict_lists
-from budgets import budget_table, changes
+from budgets import budget_table, changes, what_differs
 from charts import chart_of, draw_ablations, draw_budgets, draw_cost, draw_differences, told_ablations
 from deck import Deck
 from drawings import around_a_stage, residual_block, stages
@@ -59,7 +59,13 @@ def write_slides(path, results, charts, team=None, conditions=()):
     if cost and results.methods:
         deck.chart(f"Accuracy against {cost}", draw_cost, results, cost, notes=cost_notes(results))
     if len(conditions) > 1:
-        deck.chart("What the budget changes", draw_budgets, results, conditions, notes=budget_notes(conditions))
+        deck.chart(
+            f"What the {what_differs(conditions)} changes",
+            draw_budgets,
+            results,
+            conditions,
+            notes=budget_notes(conditions),
+        )
     if told_ablations(results):
         deck.chart("Ablations", draw_ablations, results, notes=ablation_notes(results))
     if results.judged:

@@ -174,7 +174,11 @@ def test_each_architecture_may_have_a_recipe_of_its_own(tmp_path):
     assert recipes["resnet, eca_resnet"] == ["sgd", "0.2"]
     assert recipes["convnext_resnet convnext.layer_scale=1e-06"] == ["adamw", "0.002"]
     assert table_after(text, "### Verdicts")["convnext_resnet"][-1] == "helps"
-    assert "## Ablations" not in text and "| recipe | amp off" in text
+    assert (
+        "## Ablations" not in text
+        and "| recipe | amp off" in text
+        and "| budget | 10 epochs, 128 images a step |" in text
+    )
     assert "### Recipes" not in make(rows[:8], tmp_path / "one")
 
 
