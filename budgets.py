@@ -1,4 +1,4 @@
-"""One comparison at several budgets, or with several recipes: how each method's difference to the baseline changes."""
+"""One comparison at several budgets, or with several recipes: how each method's difference from the baseline changes."""
 
 from dataclasses import dataclass
 from itertools import groupby, pairwise

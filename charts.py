@@ -41,7 +41,7 @@ def short(net):
 
 
 def draw_differences(figure, results):
-    """Forest plot: a row per method, its difference to the baseline with the 95% interval, and the word.
+    """Forest plot: a row per method, its difference from the baseline with the 95% interval, and the word.
 
     An unstable method has its seeds instead, which do not stretch the axis.
     """
@@ -238,7 +238,7 @@ def draw_superclasses(figure, results):
 
 
 def draw_budgets(figure, results, conditions):
-    """Forest plot: a row per method with a point for each condition, its difference to the baseline there and interval."""
+    """Forest plot: a row per method with a point for each condition, its difference from the baseline there and interval."""
     ax = figure.subplots()
     names = shared_methods(conditions)[::-1]
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.75, len(conditions)))
@@ -267,7 +267,7 @@ def told_ablations(results):
 
 
 def draw_ablations(figure, results):
-    """Forest plots side by side: an architecture's settings with their differences to its default."""
+    """Forest plots side by side: an architecture's settings with their differences from its default."""
     looks = {"better": LOOKS["helps"], "worse": LOOKS["hurts"], "no evidence": LOOKS["no evidence"]}
     archs = told_ablations(results)
     for ax, arch in zip(figure.subplots(1, len(archs), squeeze=False).flat, archs, strict=True):
@@ -308,7 +308,7 @@ def draw_charts(results, out, conditions=(), pair=None):
     """
     wanted = {}
     if any(result.seeds for result in results.methods):
-        wanted["differences"] = ("Differences to the baseline", draw_differences, ())
+        wanted["differences"] = ("Differences from the baseline", draw_differences, ())
     for cost in COSTS:
         if not any(net.can_compare(cost) for curve in results.curves.values() for net in curve):
             continue
@@ -321,7 +321,7 @@ def draw_charts(results, out, conditions=(), pair=None):
         wanted["ablations"] = ("Ablations that differ from their default", draw_ablations, ())
     if len(conditions) > 1:
         wanted["budgets"] = (
-            f"Differences to the baseline at each {what_differs(conditions)}",
+            f"Differences from the baseline at each {what_differs(conditions)}",
             draw_budgets,
             (conditions,),
         )

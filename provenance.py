@@ -66,7 +66,7 @@ def speed_text(results):
     of_trainings = [net.name for net in results.networks if not net.cost_pass]
     if not timed:
         return ("Speeds are those of the trainings themselves, medians over the seeds; whatever else ran on the machine slowed "
-                "them, so that they are not compared. A cost pass (cost.json, see compare.sh) measures all networks side by side.")  # fmt: skip
+                "them, so they are not compared. A cost pass (cost.json, see compare.sh) measures all networks side by side.")  # fmt: skip
     about = ", ".join(f"{k} {v}" for k, v in results.cost_pass.items() if k != "rows")
     text = f"Speeds are medians of interleaved rounds of the cost pass ({about})"
     if of_trainings:

@@ -54,7 +54,7 @@ def write_slides(path, results, charts, team=None, conditions=()):
     methods_slide(deck, results)
     deck.text("How it was compared fairly", fair_lines(results, seeds), notes=fair_notes(results))
     if "differences" in charts:
-        deck.chart("Differences to the baseline", draw_differences, results, notes="\n".join(word_lines(results)))
+        deck.chart("Differences from the baseline", draw_differences, results, notes="\n".join(word_lines(results)))
     cost = best_cost(results)
     if cost and results.methods:
         deck.chart(f"Accuracy against {cost}", draw_cost, results, cost, notes=cost_notes(results))
@@ -132,7 +132,7 @@ def resnet_slide(deck, results):
 
 
 def methods_slide(deck, results):
-    """Where the methods stand: a drawing for each slot with the names of those that fill it."""
+    """Where each method goes: a drawing for each slot with the names of those that fill it."""
     modules = modules_of(results.networks)
     parts = []
     for slot, (heading, shapes) in SLOTS.items():
@@ -141,7 +141,7 @@ def methods_slide(deck, results):
             parts.append((shapes, heading, ", ".join(names)))
     if parts:
         notes = "\n".join(f"{module.name} ({module.paper}): {' '.join(module.lines)}" for module in modules.values())
-        deck.drawings("Where the methods stand", parts, notes=notes)
+        deck.drawings("Where each method goes", parts, notes=notes)
 
 
 def fair_lines(results, seeds):
