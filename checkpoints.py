@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+import machine
+
 TIME_IS_UP = 256  # in place of a signal's number
 REPEAT_S = 2.0  # seconds within which a signal may arrive twice
 
@@ -32,9 +34,7 @@ def write_atomically(path, content, keep=None):
     if keep and path.exists():
         os.replace(path, keep)
     os.replace(pending, path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    os.fsync(directory)  # the new name is on the disk, too
-    os.close(directory)
+    machine.sync_folder(path.parent)  # the new name is on the disk, too
 
 
 def save_checkpoint(path, content):
@@ -60,13 +60,13 @@ def load_checkpoint(path):
 
 
 class StopSignals:
-    """Notes SIGTERM, SIGINT and SIGUSR1, so that training can stop behind a step; a second signal ends the program at once.
+    """Notes the signals that stop a run, so that training can stop after a step; a second one ends the program at once.
 
     A scheduler may signal all processes, and torchrun then hands its own signal on: the same one again within REPEAT_S is
     not a second one. received: the signal's number, or TIME_IS_UP after max_s seconds, or 0.
     """
 
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    numbers = machine.STOP_SIGNALS
 
     def __init__(self, max_s=math.inf):
         self.signal, self.deadline = 0, time.monotonic() + max_s

@@ -1,239 +1,73 @@
 """Datasets as uint8 tensors, and batches that are augmented on the training device.
 
 Images are decoded once, cached as .npy files that all processes of a node map into memory, and augmented a whole batch at
-a time. A set that would take more than half of the free memory is decoded again in every epoch, by worker processes. The
-order of the samples and everything drawn for them depend on (seed, epoch, position in the epoch) only: any number of
-processes sees the same pixels, whichever way they come, and a resumed run sees what it would have seen.
+a time. A set that would take more than half of the free memory is decoded again in every epoch, by threads. The order
+of the samples and everything drawn for them depend on (seed, epoch, position in the epoch) only: any number of processes sees
+the same pixels, whichever way they come, and a resumed run sees what it would have seen.
 """
 
 import hashlib
 import json
 import math
-import multiprocessing
 import os
-import shutil
-import signal
-import tempfile
-import threading
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 
+import cache
+import machine
+from decode import UnfitImageError
 from shapes import draw_shapes100
+from sources import HUB_SETS, find, open_found
+from splits import Split, hold_out, hold_out_fold
 
 CACHE_DIR = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "resnet-grafts"
-HUB_SETS = {  # name: (repository on the hub, image column, label column)
-    "cifar100": ("uoft-cs/cifar100", "img", "fine_label"),
-    "cifar10": ("uoft-cs/cifar10", "img", "label"),
-}
-FORMAT = 2  # of the decoded cache: to be raised with every change of what is decoded, resized, drawn or measured
+FORMAT = 3  # of the decoded cache: to be raised with every change of what is decoded, resized, drawn or measured
 DATASETS = (*HUB_SETS, "folder", "shapes100")
-SAMPLE = 50_000  # images that mean and std are of, evenly spread over train: all of CIFAR's
-MAX_WORKERS = 16  # that decode for one process
-FEW = 5_000  # images, which one process may decode alone
-PARENTS_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # that workers leave to their parent
-DECODED_AT_ONCE = 2**20  # bytes, by one worker: what waits in /dev/shm is a small multiple of it
-FOLD_SEED = 0  # the folds of one K must be parts of one partition, whatever the run's seed
-
-# ----------------------------------------------------------------------------------------------------------- splits
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images uint8 (N, 3, H, W) in channels-last order, targets int64 (N,), and the rows that belong to the split."""
-
-    images: torch.Tensor
-    targets: torch.Tensor
-    index: torch.Tensor
-
-    way = "in memory"
-
-    def __len__(self):
-        return len(self.index)
-
-    @property
-    def image_size(self):
-        return self.images.shape[-1]
-
-    def to(self, device):
-        return replace(
-            self, images=self.images.to(device), targets=self.targets.to(device), index=self.index.to(device)
-        )
-
-    def read(self, batches):
-        """Yields for each tensor of rows (b,) images uint8 (n, 3, H, W), and where among these the b rows are."""
-        for rows in batches:
-            yield self.images, rows
-
-
-class UnfitImageError(OSError, ValueError):
-    """Images that cannot be used, or not be handed on: the user's mistake when a set is loaded, a failure of the run later."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """The images of a split as they are stored. source[row][column] is a PIL image; image_size None leaves its size."""
-
-    split: str
-    source: object
-    column: int | str
-    targets: np.ndarray
-    image_size: int | None
-
-    def __len__(self):
-        return len(self.source)
-
-    @cached_property
-    def size(self):
-        """The side in pixels that all images must have once they are decoded."""
-        return self.image_size or self.open(0).width
-
-    def open(self, row):
-        """Row -> a PIL image in RGB. Raises UnfitImageError, naming split and row, for what is no image."""
-        try:
-            image = to_rgb(self.source[row][self.column])
-        except Exception as error:  # bytes that are no image raise whatever their decoder met
-            raise UnfitImageError(f"{self.split} split, row {row}: cannot read the image ({error})") from None
-        return resize(image, self.image_size) if self.image_size else image
-
-    def decode(self, rows):
-        """Rows -> uint8 (b, size, size, 3). Raises UnfitImageError as open does, and for an image that is no such square."""
-        images = np.empty((len(rows), self.size, self.size, 3), dtype=np.uint8)
-        for out, row in zip(images, rows, strict=True):
-            image = self.open(row)
-            if image.size != (self.size, self.size):
-                raise UnfitImageError(
-                    f"{self.split} split, row {row}: image of {image.width}x{image.height} pixels where squares of one "
-                    f"size are needed: give --image-size"
-                )
-            out[:] = np.asarray(image)
-        return images
-
-
-@dataclass(frozen=True)
-class StreamedSplit(Split):
-    """A split whose images are decoded, resized and cropped by worker processes as they are needed: images is Encoded."""
-
-    images: Encoded
-
-    way = "streamed"
-
-    @property
-    def image_size(self):
-        return self.images.size
-
-    def to(self, device):
-        return replace(self, targets=self.targets.to(device), index=self.index.to(device))
-
-    def read(self, batches):
-        """As Split.read, in the same order with any number of workers. Raises UnfitImageError."""
-        device = self.index.device
-        batches = DecodedBatches(self.images, [rows.tolist() for rows in batches])
-        loader = torch.utils.data.DataLoader(
-            batches,
-            batch_size=None,
-            num_workers=n_workers(),
-            worker_init_fn=leave_signals_to_the_parent,
-            multiprocessing_context="fork",  # no other way hands the signal mask on to the workers
-            pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # or it would draw from the one that weights and dropped paths come from
-        )
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)  # the workers are born with this mask
-        try:
-            decoded = iter(loader)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for images in decoded:
-            if isinstance(images, str):
-                raise UnfitImageError(images)
-            yield images.to(device, non_blocking=True).permute(0, 3, 1, 2), torch.arange(len(images), device=device)
-
-
-def leave_signals_to_the_parent(_):
-    """In a worker, born with these signals blocked: whoever sends them to all processes wants the run to be saved, which
-    still needs its batches. The parent's own SIGTERM ends the worker, as multiprocessing stops what outlives a failure, and so
-    does the parent's death.
-    """
-    parent = multiprocessing.parent_process().pid
-
-    def take_signals():
-        while os.getppid() == parent:
-            taken = signal.sigtimedwait(PARENTS_SIGNALS, 1)
-            if taken and taken.si_signo == signal.SIGTERM and taken.si_pid == parent:
-                break
-        os._exit(0)
-
-    threading.Thread(target=take_signals, daemon=True).start()
-
-
-@dataclass(frozen=True)
-class DecodedBatches(torch.utils.data.Dataset):
-    """Item i is the i-th of the batches: uint8 (b, size, size, 3), or the words of its error without a worker's traceback.
-
-    It is put into shared memory here, where a full /dev/shm can be told: behind this, the batch would be lost without a word.
-    """
-
-    images: Encoded
-    batches: list
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __getitem__(self, i):
-        try:
-            images = torch.from_numpy(self.images.decode(self.batches[i]))
-        except UnfitImageError as error:
-            return str(error)
-        try:
-            return images.share_memory_()
-        except RuntimeError as error:
-            return f"decoded images cannot be handed on: {error}; a container gets more of /dev/shm with --shm-size"
-
-
-def n_workers():
-    """Processes that decode for this one: its share of the cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    share = cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return max(1, min(share, MAX_WORKERS))
 
 
 @dataclass
 class ImageSet:
-    """Two splits and their classes. mean and std: of the training pixels, three channels each, on the scale 0 to 255."""
+    """Splits and their classes. mean and std: of the training pixels, three channels each, on the scale 0 to 255.
+
+    content_fingerprint: 16 characters that differ if a label or an image of any split does, as far as cache.measure() looks.
+    val: the images of a folder val/, if there is one. train is None where a trained network is only to be tested. notes: what
+    a user should know of how the set was read, a line each.
+    """
 
     train: Split
     test: Split
     classes: list
     mean: list
     std: list
+    content_fingerprint: str
+    val: Split | None = None
+    notes: tuple = ()
 
     def to(self, device):
-        return replace(self, train=self.train.to(device), test=self.test.to(device))
+        splits = {name: getattr(self, name) for name in ("train", "val", "test")}
+        return replace(self, **{name: split and split.to(device) for name, split in splits.items()})
 
     @property
     def fingerprint(self):
-        """Eight characters that differ between datasets, though not with every pixel."""
+        """Eight characters that differ between datasets, though neither with every pixel nor with labels or test images."""
         content = [self.classes, self.mean, self.std, len(self.train), len(self.test), self.image_size]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
 
     @property
     def image_size(self):
-        return self.train.image_size
+        return self.test.image_size
 
 
-# ---------------------------------------------------------------------------------------------- loading and decoding
-
-
-def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf):
+def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, classes=None):
     """Loads a dataset by name, from its decoded cache where there is one.
 
-    data_dir: for cifar100 and cifar10 a folder of train-*.parquet and test-*.parquet in the hub's columns; for folder a
-    directory with train/<class>/ and test/<class>/. image_size: resize and centre-crop to that many pixels; without it
-    all images must be squares of one size. room: bytes that decoded images may take; a larger set is streamed. Raises
-    ValueError, in one line, for whatever is missing or unfit.
+    data_dir: for cifar100 and cifar10 a folder of train-*.parquet and test-*.parquet in the hub's columns, or of the original
+    archive; for folder a directory with train/<class>/ and test/<class>/, and val/<class>/ if you like. image_size: resize and
+    centre-crop to that many pixels; without it all images must be squares of one size. room: bytes that decoded images may
+    take; a larger set is streamed. classes: the names that a trained network knows; then only the test images of a folder are
+    read, and numbered by them. Raises ValueError, in one line, for whatever is missing or unfit.
     """
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}: choose from {', '.join(DATASETS)}")
@@ -241,279 +75,75 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf):
         raise ValueError("--dataset folder needs --data-dir, a folder with train/<class>/ and test/<class>/ in it")
     if name == "shapes100" and (data_dir or image_size):
         raise ValueError("--dataset shapes100 is drawn at 32x32: leave out --data-dir and --image-size")
-    files = source_files(name, Path(data_dir)) if data_dir else []
-    stamp = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = hashlib.sha256(json.dumps([FORMAT, name, image_size, stamp]).encode()).hexdigest()[:12]
+    found = find(name, data_dir, classes) if data_dir else None
+    key = hashlib.sha256(json.dumps([FORMAT, name, image_size, found and found.stamp]).encode()).hexdigest()[:12]
     folder = Path(cache_dir or CACHE_DIR) / f"{name}-{key}"
+    notes = found.notes if found else ()
     if (folder / "meta.json").exists():
-        cached = read_cache(folder)
-        if name == "shapes100" or cached.train.images.nbytes + cached.test.images.nbytes <= room:
-            return cached
+        splits, meta = cache.read(folder)
+        if name == "shapes100" or sum(split.images.nbytes for split in splits.values()) <= room:
+            return image_set(splits, meta, notes)
     streamed = folder.with_name(f"{folder.name}-streamed")
     if not (streamed / "meta.json").exists() and not os.access(next(p for p in folder.parents if p.exists()), os.W_OK):
         raise ValueError(f"cannot write decoded images to {folder.parent}: give another --cache-dir")
     if name == "shapes100":
-        write_cache(folder, *draw_shapes100())
-        return read_cache(folder)
-    found = folder_images(data_dir, image_size) if name == "folder" else table_images(name, files, image_size)
-    train, test, classes = found
-    check_splits(train, test, classes)
-    if (len(train) + len(test)) * 3 * train.size**2 > room:
-        return stream(streamed, train, test, classes)
-    decoded = [(decode_all(images), images.targets) for images in (train, test)]
-    write_cache(folder, *decoded, classes)
-    return read_cache(folder)
+        train, test, classes = draw_shapes100()
+        cache.write(folder, classes, {"train": train, "test": test})
+        return image_set(*cache.read(folder), notes)
+    splits, classes = open_found(name, found, image_size)
+    check_splits(splits, classes)
+    try:
+        n_bytes = sum(len(images) * 3 * images.size**2 for images in splits.values())
+        if n_bytes > room:
+            return image_set(*cache.stream(streamed, classes, splits), notes)
+        cache.refuse_full_disk(folder, n_bytes)
+        cache.write(folder, classes, cache.decode_all(splits))
+    except UnfitImageError as error:
+        raise error.listed_in(folder.with_name(f"{folder.name}-unfit.txt")) from None
+    return image_set(*cache.read(folder), notes)
+
+
+def n_classes(name, data_dir=None):
+    """The number of classes of a dataset, of which no image is read. Raises ValueError for a folder that is not given or found."""
+    if name != "folder":
+        return 10 if name == "cifar10" else 100
+    if not data_dir:
+        raise ValueError("--dataset folder needs --data-dir, a folder with train/<class>/ and test/<class>/ in it")
+    return len(find(name, data_dir).classes)
+
+
+def image_set(splits, meta, notes):
+    return ImageSet(**{"train": None} | splits | meta, notes=notes)
 
 
 def room(device):
     """The bytes that decoded images may take: half of what is free in the machine's memory and in the device's."""
-    import psutil  # which comes with accelerate
-
-    free = psutil.virtual_memory().available
-    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
-    if limit.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()))
+    free = machine.free_memory()
     return (min(free, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free) // 2
 
 
-def source_files(name, data_dir):
-    """The files of a local dataset. Raises ValueError, saying what was found, for a missing folder or split."""
-    pattern = "{}/*/*" if name == "folder" else "{}-*.parquet"
-    layout = "train/<class>/ and test/<class>/" if name == "folder" else "train-*.parquet and test-*.parquet"
-    if not data_dir.is_dir():
-        raise ValueError(f"--data-dir {data_dir}: no such folder")
-    found = {split: sorted(data_dir.glob(pattern.format(split))) for split in ("train", "test")}
-    for split, files in found.items():
-        if not files:
-            there = ", ".join(sorted(os.listdir(data_dir))[:8]) or "nothing"
-            raise ValueError(f"--data-dir {data_dir}: no {split} images; expected {layout}, found {there}")
-    return found["train"] + found["test"]
-
-
-def check_splits(train, test, classes):
-    """Raises ValueError for what can be seen without decoding all images: labels, and the first image of each split."""
-    for images in (train, test):
+def check_splits(splits, classes):
+    """Raises ValueError for what can be seen without decoding all images: labels, and the sizes that they begin with."""
+    for split, images in splits.items():
         outside = images.targets[(images.targets < 0) | (images.targets >= len(classes))]
         if len(outside):
             raise ValueError(
-                f"{images.split} split: {len(outside)} labels outside 0..{len(classes) - 1}, such as {outside[0]}"
+                f"{split} split: {len(outside)} labels outside 0..{len(classes) - 1}, such as {outside[0]}"
             )
-        images.decode([0])
-    if train.size != test.size:
-        sizes = " and ".join(f"{images.size}x{images.size}" for images in (train, test))
-        raise ValueError(f"train and test images differ in size ({sizes} pixels): give --image-size")
+    sizes = {split: images.size for split, images in splits.items()}
+    if len(set(sizes.values())) > 1:
+        names, pixels = " and ".join(sizes), " and ".join(f"{size}x{size}" for size in sizes.values())
+        raise ValueError(f"{names} images differ in size ({pixels} pixels): give --image-size")
 
 
-def folder_images(data_dir, image_size):
-    """An image folder as Encoded train and test, and class names; a class may be called anything."""
-    from PIL import Image
-    from torchvision.datasets import ImageFolder
-
-    try:
-        sets = {split: ImageFolder(Path(data_dir) / split, loader=Image.open) for split in ("train", "test")}
-    except FileNotFoundError as error:
-        raise ValueError(f"--data-dir {data_dir}: {str(error).splitlines()[0]}") from None
-    classes = sets["train"].classes
-    unknown = sorted(set(sets["test"].classes) - set(classes))
-    if unknown:
-        raise ValueError(f"--data-dir {data_dir}: test has classes that train has not: {', '.join(unknown[:5])}")
-    encoded = []
-    for split, images in sets.items():
-        number = [classes.index(name) for name in images.classes]
-        targets = np.array([number[target] for target in images.targets], dtype=np.int64)
-        encoded.append(Encoded(split, images, 0, targets, image_size))
-    return *encoded, classes
-
-
-def table_images(name, files, image_size):
-    """CIFAR from parquet files, or from the hub if there are none, in the form of folder_images."""
-    repository, image_column, label_column = HUB_SETS[name]
-    if not files:
-        refuse_unreachable_hub(name, repository)
-    from datasets import Image, disable_progress_bars, load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    disable_progress_bars()
-    by_split = {s: [str(f) for f in files if f.name.startswith(f"{s}-")] for s in ("train", "test")}
-    try:
-        sets = load_dataset("parquet", data_files=by_split) if files else load_dataset(repository)
-    except (ConnectionError, DatasetGenerationError, OSError, ValueError) as error:
+def held_out(images, val_size, folds, fold, seed):
+    """What to train on and what to watch: (train, val or None). A folder val/ comes before val_size. Raises ValueError."""
+    if folds and images.val:
         raise ValueError(
-            f"cannot read {name} from {files[0].parent if files else 'the hub'}: {str(error).splitlines()[0]}"
-        ) from None
-    encoded = []
-    for split in ("train", "test"):
-        table = sets[split]
-        missing = {image_column, label_column} - set(table.column_names)
-        if missing:
-            raise ValueError(
-                f"{split} split of {name}: no column {missing.pop()!r}, found {', '.join(table.column_names)}"
-            )
-        images = table.select_columns([image_column]).cast_column(image_column, Image())
-        try:
-            targets = np.array(table[label_column][:], dtype=np.int64)
-        except (TypeError, ValueError):
-            raise ValueError(f"{split} split of {name}: column {label_column!r} must hold class numbers only") from None
-        encoded.append(Encoded(split, images, image_column, targets, image_size))
-    label = sets["train"].features[label_column]
-    classes = getattr(label, "names", None) or [str(i) for i in range(int(name.removeprefix("cifar")))]
-    return *encoded, classes
-
-
-def refuse_unreachable_hub(name, repository):
-    """Raises ValueError at once, not after the client's 23 s of retries, where neither hub nor its local copy is there."""
-    from huggingface_hub import HfApi, constants
-
-    try:
-        HfApi().dataset_info(repository, timeout=5)
-    except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
-        from datasets import config
-
-        cached = (Path(config.HF_DATASETS_CACHE) / repository.replace("/", "___")).is_dir()
-        if not cached:
-            raise ValueError(
-                f"cannot reach the hub for {repository} ({type(error).__name__}): give --data-dir, a folder with its "
-                f"parquet files, or try --dataset shapes100, which needs no download"
-            ) from None
-        config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
-
-
-def to_rgb(image):
-    """A PIL image of any mode in RGB. Of 16-bit grey the high byte is kept, where PIL would clip."""
-    from PIL import Image
-
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
-
-
-def resize(image, size):
-    """Shorter side to `size` pixels, then the central square."""
-    from PIL import Image
-
-    scale = size / min(image.size)
-    image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
-
-
-def decode_all(images):
-    """All images of an Encoded split: uint8 (N, size, size, 3); many of them by worker processes. Raises UnfitImageError."""
-    if len(images) <= FEW:
-        return images.decode(range(len(images)))
-    decoded = np.empty((len(images), images.size, images.size, 3), dtype=np.uint8)
-    rows = torch.arange(len(images)).split(max(1, DECODED_AT_ONCE // (3 * images.size**2)))
-    split = StreamedSplit(images, torch.from_numpy(images.targets), torch.arange(len(images)))
-    for here, (batch, _) in zip(rows, split.read(rows), strict=True):
-        decoded[here[0] : here[-1] + 1] = batch.permute(0, 2, 3, 1).numpy()
-    return decoded
-
-
-def write_cache(folder, train, test, classes):
-    """Writes a decoded dataset: images uint8 (N, H, W, 3) and targets (N,) of each split, and its meta.json."""
-    arrays = {}
-    for split, (images, targets) in (("train", train), ("test", test)):
-        arrays |= {f"{split}_images": images, f"{split}_targets": targets}
-    write_folder(folder, {"classes": classes, **statistics(in_memory(*train))}, arrays)
-
-
-def write_folder(folder, meta, arrays):
-    """Writes meta.json and the arrays as .npy files; the folder appears only when it is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    pending = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.tmp"))
-    for name, array in arrays.items():
-        np.save(pending / f"{name}.npy", array)
-    (pending / "meta.json").write_text(json.dumps(meta))
-    try:
-        pending.rename(folder)
-    except OSError:
-        shutil.rmtree(pending)
-        if not (folder / "meta.json").exists():  # or else another process was first
-            raise
-
-
-def read_cache(folder):
-    """The ImageSet that write_cache wrote."""
-    splits = []
-    for split in ("train", "test"):
-        # copy-on-write: writable as torch wants it, yet the pages are shared by all processes of the node
-        parts = (np.load(folder / f"{split}_{part}.npy", mmap_mode="c") for part in ("images", "targets"))
-        splits.append(in_memory(*parts))
-    return ImageSet(*splits, **json.loads((folder / "meta.json").read_text()))
-
-
-def in_memory(images, targets):
-    """Arrays (N, H, W, 3) and (N,) -> Split."""
-    return Split(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(targets), torch.arange(len(images)))
-
-
-def stream(folder, train, test, classes):
-    """The streamed ImageSet of Encoded splits; its classes, mean and std are cached in the folder's meta.json."""
-    train, test = (
-        StreamedSplit(images, torch.from_numpy(images.targets), torch.arange(len(images))) for images in (train, test)
-    )
-    if not (folder / "meta.json").exists():
-        write_folder(folder, {"classes": classes, **statistics(train)}, {})
-    return ImageSet(train, test, **json.loads((folder / "meta.json").read_text()))
-
-
-def statistics(split):
-    """Mean and std of each channel, on the scale 0 to 255, over SAMPLE images that are evenly spread over the split.
-
-    The sums are of whole numbers, and exact, and the rest is Python's arithmetic, so that both ways to read a split and all
-    processors agree to the last bit, and with it on the fingerprint; torch's square root is rounded otherwise on some.
-    """
-    rows = torch.from_numpy(np.linspace(0, len(split) - 1, min(len(split), SAMPLE)).round().astype(np.int64))
-    n_pixels = len(rows) * split.image_size**2
-    sums, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    for images, i in split.read(rows.split(256)):
-        pixels = images[i].transpose(0, 1).reshape(3, -1).double()
-        sums += pixels.sum(1)
-        squares += pixels.square().sum(1)
-    mean = [of_channel / n_pixels for of_channel in sums.tolist()]
-    variance = [square / n_pixels - m * m for square, m in zip(squares.tolist(), mean, strict=True)]
-    return {"mean": mean, "std": [math.sqrt(max(1.0, v)) for v in variance]}
-
-
-def hold_out(split, val_size, seed):
-    """Splits off a stratified part: (the rest, the part). val_size: a fraction below 1, or a number of images; 0 for none.
-
-    Raises ValueError where a part would be empty.
-    """
-    if val_size == 0:
-        return split, None
-    n_held = round(val_size * len(split)) if val_size < 1 else int(val_size)
-    if not 0 < n_held < len(split):
-        raise ValueError(f"--val-size {val_size:g} leaves no image on one side of {len(split)} training images")
-    index = split.index.cpu().numpy()
-    shuffled = np.random.default_rng(seed).permutation(len(index))
-    label = split.targets.cpu().numpy()[index][shuffled]
-    turn = np.empty(len(index))  # when an image is taken: all classes are used up at the same rate
-    for c in np.unique(label):
-        members = label == c
-        turn[members] = (np.arange(members.sum()) + 0.5) / members.sum()
-    held = np.zeros(len(index), dtype=bool)
-    held[shuffled[np.argsort(turn, kind="stable")[:n_held]]] = True
-    return divide(split, held)
-
-
-def hold_out_fold(split, folds, fold):
-    """Splits off one of `folds` stratified parts, numbered from 0: (the rest, the part).
-
-    The parts are disjoint and cover the split, their sizes and their shares of each class differ by one image at the most.
-    Raises ValueError where there are fewer images than parts.
-    """
-    if len(split) < folds:
-        raise ValueError(f"--folds {folds} leaves folds of no image: there are {len(split)} training images")
-    label = split.targets.cpu().numpy()[split.index.cpu().numpy()]
-    shuffled = np.random.default_rng(FOLD_SEED).permutation(len(label))
-    by_class = shuffled[np.argsort(label[shuffled], kind="stable")]
-    fold_of = np.empty(len(label), dtype=np.int64)
-    fold_of[by_class] = np.arange(len(label)) % folds  # dealt like cards, class after class
-    return divide(split, fold_of == fold)
-
-
-def divide(split, held):
-    """A split in two by a mask (n,): (the rest, what is held out)."""
-    sides = (split.index[torch.from_numpy(side).to(split.index.device)] for side in (~held, held))
-    return tuple(replace(split, index=side) for side in sides)
+            "--folds divides train/, but there is a folder val/, too: leave out --folds, or move val/ away"
+        )
+    if images.val:
+        return images.train, images.val
+    if folds:
+        return hold_out_fold(images.train, folds, fold)
+    return hold_out(images.train, val_size, seed)

@@ -110,6 +110,7 @@ def parse_args(argv=None, description=None):
         near = difflib.get_close_matches(unknown[0].split("=")[0], parser._option_string_actions, 1)
         refuse(f"unknown flag {unknown[0]}: {f'did you mean {near[0]}? ' if near else ''}--help lists all")
 
+    args.dataset = args.dataset or dataset_in(args.data_dir)
     lr, weight_decay = OPTIMIZERS[args.optimizer]
     args.lr = lr if args.lr is None else args.lr
     args.weight_decay = weight_decay if args.weight_decay is None else args.weight_decay
@@ -141,8 +142,12 @@ def add_network(add):
 
 
 def add_data(add):
-    add("--dataset", "cifar100", "what to train on", choices=DATASETS)
-    add("--data-dir", None, "local files: CIFAR as train-*.parquet and test-*.parquet, or a folder of train/ and test/")
+    add("--dataset", None, "what to train on (default cifar100, or what --data-dir is seen to hold)", choices=DATASETS)
+    add(
+        "--data-dir",
+        None,
+        "local files: CIFAR as parquet or its original archive, or a folder of train/ and test/, and val/ if you like",
+    )
     add("--image-size", None, "resize and centre-crop images to this many pixels", type=int)
     held_out = "part of train held out: a fraction, or a number of images; 0: watch the test set instead"
     add("--val-size", None, f"{held_out} (default {VAL_SIZE})", type=float)
@@ -254,6 +259,19 @@ def check_combinations(args):
         refuse("--json is the form of what --predict prints: give --predict, too")
     if args.push_to_hub and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", args.push_to_hub):
         refuse(f"--push-to-hub takes USER/NAME, got {args.push_to_hub!r}")
+
+
+def dataset_in(data_dir):
+    """The dataset that a folder holds: classes of images in train/ or test/, CIFAR-10's archive, or else CIFAR-100."""
+    data_dir = os.path.expanduser(data_dir or "")
+    there = set(os.listdir(data_dir)) if os.path.isdir(data_dir) else set()
+    if there & {"cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1"}:
+        return "cifar10"
+    return (
+        "folder"
+        if any(os.path.isdir(os.path.join(data_dir, name)) for name in there & {"train", "test"})
+        else "cifar100"
+    )
 
 
 def refuse_folds(folds, fold, val_size):

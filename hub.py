@@ -34,7 +34,8 @@ Trained on {n_train:,} images, scored on {n_test:,} test images that took no par
 
 ## Load it
 
-In a checkout of the code, with uint8 images `(B, 3, {image_size}, {image_size})`; the network normalizes them itself:
+In a checkout of the code, with images `(B, 3, {image_size}, {image_size})`, uint8 or floats from 0 to 1; the network normalizes
+them itself:
 
 ```python
 import hub
@@ -51,10 +52,11 @@ On {world_size} x {device}, torch {torch}, commit {commit}.
 
 
 class Classifier(nn.Module, PyTorchModelHubMixin, library_name="pytorch", tags=[*TAGS], license="mit"):
-    """A network with the preprocessing it was trained with: uint8 images (B, 3, image_size, image_size) -> (B, classes) logits.
+    """A network with the preprocessing it was trained with: images (B, 3, image_size, image_size) -> (B, classes) logits.
 
-    Load one with hub.load(), not with the mixin's from_pretrained(): that loads a file with missing weights and says
-    nothing, and falls back to pickles. mean and std: of the pixels, on the scale 0 to 255.
+    Images are uint8, or floats from 0 to 1; others raise ValueError. mean and std: of the pixels, on the scale 0 to 255.
+    Load one with hub.load(), not with the mixin's from_pretrained(): that loads a file with missing weights and says nothing,
+    and falls back to pickles.
     """
 
     def __init__(self, arch: str, classes: list, settings: dict, image_size: int, mean: list, std: list):
@@ -65,7 +67,22 @@ class Classifier(nn.Module, PyTorchModelHubMixin, library_name="pytorch", tags=[
 
     def forward(self, imgs):
         mean, std = (torch.tensor(v, device=imgs.device).view(-1, 1, 1) for v in (self.mean, self.std))
-        return self.net((imgs.float() - mean) / std)
+        return self.net((on_scale_of_bytes(imgs) - mean) / std)
+
+
+def on_scale_of_bytes(imgs):
+    """Images of bytes 0 to 255, or of floats 0 to 1, as floats 0 to 255. Raises ValueError for others, as of normalized ones."""
+    if imgs.dtype == torch.uint8:
+        return imgs.float()
+    highest_known = 1 if imgs.is_floating_point() else 255
+    if not torch.compiler.is_compiling():  # which cannot look at values
+        lowest, highest = (value.item() for value in imgs.aminmax())
+        if not 0 <= lowest <= highest <= highest_known:  # nor for nan
+            raise ValueError(
+                f"images are {imgs.dtype} of {lowest:g} to {highest:g}: give uint8 of 0 to 255, or floats of 0 to 1, not "
+                f"normalized"
+            )
+    return imgs.float() * (255 / highest_known)
 
 
 # --------------------------------------------------------------------------------------------------------------- save

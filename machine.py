@@ -1,8 +1,14 @@
-"""What this machine is and has: the names of its processors, the memory of a run."""
+"""What this machine is and has, and all that only some systems have: what is done without it stands here, too.
+
+Linux has it all. Windows has no SIGUSR1, no file handles of folders and no module `resource`; neither Windows nor a Mac has
+control groups, /proc or glibc.
+"""
 
 import ctypes
+import math
+import os
 import re
-import resource
+import signal
 import sys
 from pathlib import Path
 
@@ -10,13 +16,23 @@ import torch
 
 from models.ops import bfloat16
 
+try:
+    import resource
+except ImportError:
+    resource = None
+
+# what schedulers and users stop a run with; SIGBREAK is Ctrl-Break on Windows
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGBREAK") if hasattr(signal, name)
+)
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def device_name(device):
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
+    cpuinfo = PROC / "cpuinfo"
     name = cpu_name(cpuinfo.read_text() if cpuinfo.exists() else "")
     without = "" if bfloat16.is_native() else " without bfloat16"
     return f"{name}{without}, {torch.get_num_threads()} threads per process"
@@ -33,24 +49,125 @@ def cpu_name(cpuinfo):
     return " ".join([known.get("model name", "CPU"), *numbers])
 
 
+# -------------------------------------------------------------------------------------------------------------- memory
+
+
 def keep_freed_memory():
     """Makes glibc keep large freed blocks, which each step would otherwise have to be given anew, page by page.
 
     Training steps on a CPU are 10 to 30 % faster for it. Other C libraries are left as they are.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if sys.platform == "linux" and mallopt:
-        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            mallopt(parameter, 2**31 - 1)
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (AttributeError, OSError):
+        return
+    for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+        mallopt(parameter, 2**31 - 1)
 
 
 def peak_memory_mb(device):
     """Most memory the run took, its images and evaluation included: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")
+    status = PROC / "self" / "status"
     if status.exists():  # ru_maxrss begins, in a child process, with what its parent had
         return (
             next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**10
         )
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    if resource:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    import psutil  # which comes with accelerate
+
+    there = psutil.Process().memory_info()
+    return getattr(there, "peak_wset", there.rss) / 2**20  # peak_wset: on Windows
+
+
+def free_memory():
+    """Bytes that this process may still take: of the machine, and of the containers and jobs that it runs in."""
+    free = re.search(r"^MemAvailable: *(\d+) kB$", text_of(PROC / "meminfo"), re.MULTILINE)
+    if free:
+        free = 1024 * int(free[1])
+    else:
+        import psutil
+
+        free = psutil.virtual_memory().available
+    for folder in control_groups("memory"):
+        for limit, usage, reclaimable in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            limit, usage = number_in(folder / limit), number_in(folder / usage)
+            if limit is not None:
+                cached = re.search(rf"^{reclaimable} (\d+)$", text_of(folder / "memory.stat"), re.MULTILINE)
+                free = min(free, limit - (usage or 0) + int(cached[1] if cached else 0))
+    return max(0, free)
+
+
+# --------------------------------------------------------------------------------------------------------------- cores
+
+
+def cores():
+    """Cores that this process may use: those it is bound to, or fewer where its container or job is given their time in parts."""
+    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for folder in control_groups("cpu"):
+        first = text_of(folder / "cpu.cfs_quota_us"), text_of(folder / "cpu.cfs_period_us")
+        second = text_of(folder / "cpu.max").split() or ("", "")  # such as 150000 100000, or max 100000
+        for quota, period in (first, second):
+            if quota.isdecimal() and period.isdecimal():  # no limit is "max", and -1 in the first version
+                n = min(n, math.ceil(int(quota) / int(period)))
+    return max(1, n)
+
+
+def process_started(pid):
+    """When a process of this machine began, in seconds since some time in the past, or None if none of this number runs."""
+    if PROC.exists():
+        state, *fields = text_of(PROC / str(pid) / "stat").rpartition(")")[2].split() or "X"
+        return None if state in "ZX" else int(fields[18]) / os.sysconf("SC_CLK_TCK")
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return None
+
+
+# ------------------------------------------------------------------------------------------------------ control groups
+
+
+def control_groups(controller):
+    """Folders of the control groups that this process is in, the innermost first; in both versions, none where there are none."""
+    folders = []
+    for line in text_of(PROC / "self" / "cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = CGROUPS / controller if controllers else CGROUPS
+        here = root / path.strip("/") if ".." not in path else root  # a container may not see where its own group is
+        folders += [here, *(parent for parent in here.parents if parent.is_relative_to(root))]
+    return folders
+
+
+def text_of(file):
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
+
+
+def number_in(file):
+    """The number in a file, or None where there is no file, or no limit."""
+    text = text_of(file)
+    return int(text) if text.isdecimal() else None
+
+
+# ---------------------------------------------------------------------------------------------------------------- disk
+
+
+def sync_folder(folder):
+    """Sees that new names in a folder are on the disk. Windows opens no folders, and keeps names by itself."""
+    try:
+        directory = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
+    os.fsync(directory)
+    os.close(directory)

@@ -6,35 +6,30 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
-from data import resize, to_rgb
+from decode import UnfitImageError, image_files, left_out_in_words, read_image, told
 
 BATCH = 64  # images
 TOP = 5  # classes per image
 
 
-def image_files(path):
-    """An image file by itself, or the image files below a folder, sorted. Raises ValueError if there is none."""
-    path = Path(path)
-    if path.is_file():
-        return [path]
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+def files_of(path):
+    """An image file by itself, or the images below a folder, sorted. Raises ValueError if there is none."""
+    if Path(path).is_file():
+        return [str(path)]
+    files, left_out = image_files(path)
     if not files:
         raise ValueError(
-            f"--predict {path}: {'no image in this folder' if path.is_dir() else 'no such file or folder'}"
+            f"--predict {path}: {'no image in this folder' if Path(path).is_dir() else 'no such file or folder'}"
         )
-    return files
+    if note := left_out_in_words(path, left_out):
+        print(f"train.py: {note}", file=sys.stderr)
+    return sorted(files, key=Path)  # folder by folder
 
 
 def read(file, image_size):
-    """An image as training sees it, but for the augmentation: uint8 (3, image_size, image_size). Raises ValueError."""
-    try:
-        with Image.open(file) as image:
-            pixels = np.array(resize(to_rgb(image), image_size))
-    except Exception as error:  # bytes that are no image raise whatever their decoder met
-        raise ValueError(f"{file}: cannot read the image ({' '.join(str(error).split())})") from None
+    """An image as training sees it, but for the augmentation: uint8 (3, image_size, image_size). Raises UnfitImageError."""
+    pixels = np.array(told(file, read_image, file, image_size))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -53,7 +48,7 @@ def predict(model, path, as_json, device):
 
     Returns the exit code: 1 if an image could not be read, else 0. Raises ValueError where there is no image at all.
     """
-    files = image_files(path)
+    files = files_of(path)
     model.to(device)
     unreadable, rows = 0, []
     for start in range(0, len(files), BATCH):
@@ -61,8 +56,8 @@ def predict(model, path, as_json, device):
         for file in files[start : start + BATCH]:
             try:
                 imgs.append(read(file, model.image_size))
-                names.append(str(file))
-            except ValueError as error:
+                names.append(file)
+            except UnfitImageError as error:
                 unreadable += 1
                 print(f"train.py: {error}", file=sys.stderr)
         for name, top in zip(names, top_classes(model, torch.stack(imgs).to(device)) if imgs else [], strict=True):

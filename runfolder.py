@@ -10,8 +10,7 @@ import time
 import uuid
 from pathlib import Path
 
-import psutil
-
+import machine
 from checkpoints import load_checkpoint
 
 NOT_THE_RUN = (  # flags that do not change what a run computes
@@ -125,7 +124,7 @@ class Lock:
         own = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "process_started": psutil.Process().create_time(),
+            "process_started": machine.process_started(os.getpid()),
             "job": os.environ.get("SLURM_JOB_ID"),
             "time": time.strftime("%Y-%m-%d %H:%M:%S"),
             "token": uuid.uuid4().hex,
@@ -186,10 +185,8 @@ def in_words(holder):
 def is_alive(holder, path):
     """Whether the holder of a lock still runs, by its process, by its job, or by its heartbeat."""
     if holder["host"] == socket.gethostname():
-        try:
-            return abs(psutil.Process(holder["pid"]).create_time() - holder["process_started"]) < 1
-        except psutil.Error:
-            return False
+        started = machine.process_started(holder["pid"])
+        return started is not None and abs(started - holder["process_started"]) < 1
     if holder.get("job") and (running := slurm_jobs()) is not None:
         return holder["job"] in running
     before = path.stat().st_mtime_ns

@@ -18,6 +18,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from argparse import Namespace
 from contextlib import ExitStack, nullcontext
@@ -29,6 +30,7 @@ from flags import CROP_SCALE, PADDED_UP_TO, failures_told, mistakes_refused, par
 # torch, and all that imports it, is imported after the flags are read: a mistyped one is refused within a second
 EVAL_BATCH, EVAL_PIXELS = 512, 512 * 64**2  # images and pixels per process at most
 EVAL_BATCH_GPU = 2500  # images of 32 pixels, in which a GPU is busy
+POLL_S = 1.0  # in which processes ask each other whether one has decoded the images
 TIME_IS_UP_CODE = 75  # exit code of --max-minutes: "try again", as in sysexits.h
 
 
@@ -53,19 +55,37 @@ class Team:
             print(line, flush=True)
 
     def one_first(self, call):
-        """call() by one process of each node, which may download and decode, then by the others, which find that done."""
+        """call() by one process of each node, which may download and decode, then by the others, which find that done.
+
+        However long it takes: it runs in a thread, and all processes ask each other every POLL_S whether it is done, so that
+        --timeout-s, in which they must answer, is for processes that died or hang.
+        """
         from accelerate.utils import gather_object
 
-        done, problem = None, None
-        with self.state.local_main_process_first():
+        ended = {}
+
+        def run():
             try:
-                done = call()
+                ended["value"] = call()
             except (OSError, ValueError) as error:
-                problem = str(error)  # said after the barrier, or the others would wait there
-        problems = [problem for problem in gather_object([problem]) if problem]
+                ended["problem"] = str(error)  # said after the others have been told, or they would wait
+            except BaseException as error:
+                ended["failure"] = error
+
+        for turn in (self.state.is_local_main_process, not self.state.is_local_main_process):
+            thread = threading.Thread(target=run, daemon=True)
+            if turn:
+                thread.start()
+                thread.join(POLL_S)
+            while self.largest(int(thread.is_alive()))[0]:
+                if turn:
+                    thread.join(POLL_S)
+            if "failure" in ended:
+                raise ended["failure"]
+        problems = [problem for problem in gather_object([ended.get("problem")]) if problem]
         if problems:  # on whichever machine
             refuse(problems[0])
-        return done
+        return ended["value"]
 
     def first_decides(self, call):
         """What call() returns in the first process. Its ValueError is refused by all."""
@@ -105,8 +125,8 @@ class Run:
         self.folder = Path(args.out) / name
         self.config = runfolder.run_config(args, amp, images.fingerprint)
         self.lock = self.log = self.stream = None
-        self.stamp = runfolder.stamp(self.folder)
         self.result, self.saved = team.first_decides(lambda: runfolder.look_at_folder(self.folder, self.config))
+        self.stamp = runfolder.stamp(self.folder)
         self.prefix = f"seed {args.seed}: " if len(args.seeds) > 1 else ""
 
     def say(self, line):
@@ -210,10 +230,7 @@ class Run:
 
         args, images = self.args, self.images
         with mistakes_refused():
-            if args.folds:
-                train, self.val = data.hold_out_fold(images.train, args.folds, args.fold)
-            else:
-                train, self.val = data.hold_out(images.train, args.val_size, args.seed)
+            train, self.val = data.held_out(images, args.val_size, args.folds, args.fold, args.seed)
             self.watched = self.val or images.test
             parts = args.crop_padding, args.flip, args.cutout, args.mixup, args.cutmix, args.crop_scale or 0.0
             return augment.TrainBatches(
@@ -494,13 +511,10 @@ def commit():
 # -------------------------------------------------------------------------------------------------------------- main
 
 
-def score_only(args, team, images, amp):
+def score_only(args, team, model, images, amp):
     """--eval-only: scores a trained network on the test set."""
     import torch
 
-    import hub
-
-    model = team.one_first(lambda: hub.load(args.eval_only))
     with mistakes_refused():
         if (model.classes, model.image_size) != (images.classes, images.image_size):
             raise ValueError(
@@ -568,7 +582,7 @@ def main(args):
     with mistakes_refused():
         args.arch, args.settings = canonical(args.arch), parse_settings(args.arch, args.settings)
         if args.summary:
-            n_classes = 10 if args.dataset == "cifar10" else 100
+            n_classes = data.n_classes(args.dataset, args.data_dir)
             return print(summary(args.arch, args.settings, n_classes, args.image_size or 32))
 
     # Prepare: processes, device, data. Images are decoded by one process of each node and mapped into memory by all.
@@ -585,13 +599,21 @@ def main(args):
                 raise SystemExit(predict(hub.load(args.init_from), args.predict, args.json, team.device))
         return
     room = team.first_decides(lambda: data.room(team.device))
-    load = lambda: data.load(args.dataset, args.data_dir, args.image_size, args.cache_dir, room)  # noqa: E731
+    model = team.one_first(lambda: hub.load(args.eval_only)) if args.eval_only else None
+    known = None
+    if model and args.dataset == "folder":  # of which only test/ is then needed
+        known, args.image_size = model.classes, args.image_size or model.image_size
+    load = lambda: data.load(args.dataset, args.data_dir, args.image_size, args.cache_dir, room, known)  # noqa: E731
     images = team.one_first(load).to(team.device)
+    for note in images.notes:
+        team.say(f"train.py: {note}")
     if args.crop_scale is None and images.image_size > PADDED_UP_TO:
         args.crop_scale = CROP_SCALE
     args.crop_scale = args.crop_scale or None  # padded crops are one recipe, asked for or not
     if args.eval_only:
-        return score_only(args, team, images, amp)
+        return score_only(args, team, model, images, amp)
+    if images.val:
+        args.val_size = None
 
     # Build, train and finish: a run for each seed. What is finished stays as it is.
     runs = [Run(Namespace(**vars(args) | {"seed": seed}), team, images, amp, stop) for seed in args.seeds]

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.ops.channels import Pointwise
 from models.ops.depthwise import Depthwise
 from models.ops.layout import mean_of_pixels
 from models.prenorm import ChannelNorm, Downsample
@@ -139,10 +140,10 @@ class TransformerBlock(nn.Module):
             DropPath(drop_path),
         )
         self.mlp = nn.Sequential(
-            ChannelNorm(out_ch),
-            nn.Conv2d(out_ch, expansion * out_ch, 1),
+            ChannelNorm(out_ch, before_linear=True),
+            Pointwise(out_ch, expansion * out_ch),
             nn.GELU(),
-            nn.Conv2d(expansion * out_ch, out_ch, 1),
+            Pointwise(expansion * out_ch, out_ch),
             DropPath(drop_path),
         )
 

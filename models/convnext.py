@@ -10,15 +10,18 @@ carry its scale as a factor: Adam divides by their size, SGD does not, and behin
 learns.
 """
 
+from functools import partial
 from typing import Literal
 
 from torch import nn
 
+from models.ops.channels import Pointwise
 from models.ops.depthwise import Depthwise
 from models.prenorm import ChannelNorm, Downsample, Init, LayerScale, PreNormFamily, initialized
 from models.resnet import DropPath
 
 NORMS = {"layer": ChannelNorm, "batch": nn.BatchNorm2d}
+NORMS_BEFORE_CONV = {"layer": partial(ChannelNorm, before_linear=True), "batch": nn.BatchNorm2d}
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 
@@ -29,10 +32,10 @@ class ConvNeXtBlock(nn.Module):
         super().__init__()
         branch = nn.Sequential(
             Depthwise(ch, kernel_size),
-            NORMS[norm](ch),
-            nn.Conv2d(ch, expansion * ch, 1),
+            NORMS_BEFORE_CONV[norm](ch),
+            Pointwise(ch, expansion * ch),
             ACTIVATIONS[act](),
-            nn.Conv2d(expansion * ch, ch, 1),
+            Pointwise(expansion * ch, ch),
         )
         self.branch = initialized(branch, init).extend(
             [attention(ch), LayerScale(ch, layer_scale), DropPath(drop_path)]
@@ -74,7 +77,8 @@ class ConvNeXt(PreNormFamily):
         return initialized(nn.Sequential(conv, NORMS[self.norm](out_ch)), self.init)
 
     def downsample(self, in_ch, out_ch, stride):
-        return initialized(nn.Sequential(NORMS[self.norm](in_ch), nn.Conv2d(in_ch, out_ch, stride, stride)), self.init)
+        norm = NORMS_BEFORE_CONV[self.norm](in_ch)
+        return initialized(nn.Sequential(norm, nn.Conv2d(in_ch, out_ch, stride, stride)), self.init)
 
     def block(self, ch, place, attention, drop_path):
         knobs = (self.kernel_size, self.norm, self.act, self.expansion, self.layer_scale, self.init)

@@ -12,6 +12,7 @@ from typing import Literal
 
 from torch import nn
 
+from models.ops.channels import Pointwise
 from models.prenorm import ChannelNorm
 from models.resnet import BlockFamily, DropPath
 
@@ -30,7 +31,7 @@ class SpatialGatingUnit(nn.Module):
         super().__init__()
         self.size, self.gate = size, gate
         self.out_ch = ch // 2 if gate == "split" else ch
-        self.norm = ChannelNorm(self.out_ch)
+        self.norm = ChannelNorm(self.out_ch, before_linear=True)
         self.spatial = nn.Linear(size**2, size**2)
         nn.init.normal_(self.spatial.weight, std=spatial_std)
         nn.init.constant_(self.spatial.bias, spatial_bias)
@@ -53,11 +54,11 @@ class GMLPBlock(nn.Module):
         super().__init__()
         sgu = SpatialGatingUnit(ratio * ch, size, gate, spatial_std, spatial_bias)
         self.branch = nn.Sequential(
-            ChannelNorm(ch),
-            nn.Conv2d(ch, ratio * ch, 1),
+            ChannelNorm(ch, before_linear=True),
+            Pointwise(ch, ratio * ch),
             nn.GELU(),
             sgu,
-            nn.Conv2d(sgu.out_ch, ch, 1),
+            Pointwise(sgu.out_ch, ch),
             attention(ch),
             DropPath(drop_path),
         )

@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from models.ops.channels import Pointwise
 from models.ops.depthwise import Depthwise
 from models.prenorm import ChannelNorm, Downsample, Init, LayerScale, PreNormFamily, initialized
 from models.resnet import DropPath
@@ -70,10 +71,10 @@ class GnConv(nn.Module):
             )
         self.widths = [ch // 2**i for i in reversed(range(order))]
         self.scale = scale
-        self.proj_in = nn.Conv2d(ch, 2 * ch, 1)
+        self.proj_in = Pointwise(ch, 2 * ch)
         self.gate = gate(sum(self.widths))
-        self.widen = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(self.widths[:-1], self.widths[1:], strict=True))
-        self.proj_out = nn.Conv2d(ch, ch, 1)
+        self.widen = nn.ModuleList(Pointwise(a, b) for a, b in zip(self.widths[:-1], self.widths[1:], strict=True))
+        self.proj_out = Pointwise(ch, ch)
 
     def forward(self, x):
         p, q = self.proj_in(x).split([self.widths[0], sum(self.widths)], dim=1)
@@ -89,16 +90,19 @@ class HorNetBlock(nn.Module):
 
     def __init__(self, ch, gnconv, attention, drop_path, layer_scale, init):
         super().__init__()
-        mlp = nn.Sequential(nn.Conv2d(ch, 4 * ch, 1), nn.GELU(), nn.Conv2d(4 * ch, ch, 1))
+        mlp = nn.Sequential(Pointwise(ch, 4 * ch), nn.GELU(), Pointwise(4 * ch, ch))
         self.spatial = nn.Sequential(
-            ChannelNorm(ch),
+            ChannelNorm(ch, before_linear=True),
             initialized(gnconv, init),
             attention(ch),
             LayerScale(ch, layer_scale),
             DropPath(drop_path),
         )
         self.channel = nn.Sequential(
-            ChannelNorm(ch), initialized(mlp, init), LayerScale(ch, layer_scale), DropPath(drop_path)
+            ChannelNorm(ch, before_linear=True),
+            initialized(mlp, init),
+            LayerScale(ch, layer_scale),
+            DropPath(drop_path),
         )
 
     def forward(self, x):
@@ -140,7 +144,8 @@ class HorNet(PreNormFamily):
         return initialized(nn.Sequential(conv, ChannelNorm(out_ch)), self.init)
 
     def downsample(self, in_ch, out_ch, stride):
-        return initialized(nn.Sequential(ChannelNorm(in_ch), nn.Conv2d(in_ch, out_ch, stride, stride)), self.init)
+        norm = ChannelNorm(in_ch, before_linear=True)
+        return initialized(nn.Sequential(norm, nn.Conv2d(in_ch, out_ch, stride, stride)), self.init)
 
     def block(self, ch, place, attention, drop_path):
         if place.stage > len(self.orders):

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from models.ops.channels import Pointwise
 from models.ops.depthwise import Depthwise
 from models.prenorm import Downsample
 from models.van import Init, VANFamily
@@ -65,7 +66,7 @@ class LSK(nn.Module):
         if selection == "none" and (pooling, gate) != ("both", "sigmoid"):
             raise ValueError(f"{method}.pooling and {method}.gate are not read with {method}.selection=none")
         self.kernels = nn.ModuleList(Depthwise(ch, k, dilation=d) for k, d in zip(kernel_sizes, dilations, strict=True))
-        self.reduce = nn.ModuleList(nn.Conv2d(ch, part_ch, 1) for _ in kernel_sizes)
+        self.reduce = nn.ModuleList(Pointwise(ch, part_ch) for _ in kernel_sizes)
         self.n_kernels, self.pooling, self.gate = n_kernels, pooling, gate
         n_pools = 2 if pooling == "both" else 1
         if selection == "spatial":
@@ -75,7 +76,7 @@ class LSK(nn.Module):
             self.squeeze = nn.Conv2d(n_pools * n_kernels * part_ch, n_kernels * part_ch, 1)
         else:
             self.squeeze = None
-        self.mix = nn.Conv2d(part_ch, ch, 1)
+        self.mix = Pointwise(part_ch, ch)
 
     def masks(self, parts):
         """(B, n C/2, H, W) -> (B, n, 1, H, W), or (B, n, C/2, 1, 1) of channel selection, in (0, 1)."""

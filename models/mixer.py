@@ -10,6 +10,7 @@ PyTorch's default.
 
 from torch import nn
 
+from models.ops.channels import Pointwise
 from models.prenorm import ChannelNorm
 from models.resnet import BlockFamily, DropPath
 
@@ -35,16 +36,16 @@ class MixerBlock(nn.Module):
     def __init__(self, ch, size, attention, drop_path, token_hidden, channel_hidden):
         super().__init__()
         self.mix_tokens = nn.Sequential(
-            ChannelNorm(ch),
+            ChannelNorm(ch, before_linear=True),
             TokenMLP(size, token_hidden),
             attention(ch),
             DropPath(drop_path),
         )
         self.mix_channels = nn.Sequential(
-            ChannelNorm(ch),
-            nn.Conv2d(ch, channel_hidden, 1),
+            ChannelNorm(ch, before_linear=True),
+            Pointwise(ch, channel_hidden),
             nn.GELU(),
-            nn.Conv2d(channel_hidden, ch, 1),
+            Pointwise(channel_hidden, ch),
             DropPath(drop_path),
         )
 

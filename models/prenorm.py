@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from models.ops.channels import channel_scale
+from models.ops.layernorm import channel_norm
 from models.resnet import BlockFamily
 
 Downsample = Literal["native", "resnet"]
@@ -27,13 +29,18 @@ def initialized(module, init):
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of each pixel: (B, C, H, W) -> (B, C, H, W). On channels-last maps no copy is made."""
+    """Layer norm over the channels of each pixel: (B, C, H, W) -> (B, C, H, W). On channels-last maps no copy is made.
 
-    def __init__(self, ch):
+    before_linear: only convolutions and linear layers read the result, which saves a GPU the copy that autocast makes for
+    them.
+    """
+
+    def __init__(self, ch, before_linear=False):
         super().__init__(ch, eps=1e-6)
+        self.before_linear = before_linear
 
     def forward(self, x):
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return channel_norm(x, self.weight, self.bias, self.eps, self.before_linear)
 
 
 class LayerScale(nn.Module):
@@ -44,7 +51,7 @@ class LayerScale(nn.Module):
         self.gamma = nn.Parameter(torch.full((ch, 1, 1), float(init))) if init else None
 
     def forward(self, x):
-        return x if self.gamma is None else x * self.gamma
+        return x if self.gamma is None else channel_scale(x, self.gamma)
 
 
 class PreNormFamily(BlockFamily):

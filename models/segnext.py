@@ -14,6 +14,7 @@ from typing import Literal
 
 from torch import nn
 
+from models.ops.channels import Pointwise
 from models.ops.depthwise import Depthwise
 from models.prenorm import Downsample
 from models.van import Init, VANFamily
@@ -59,7 +60,7 @@ class MSCA(nn.Module):
             self.branches.extend(Depthwise(ch, k) for k in kernel_sizes)
         else:
             self.branches.extend(nn.Sequential(Depthwise(ch, (1, k)), Depthwise(ch, (k, 1))) for k in kernel_sizes)
-        self.mix = nn.Conv2d(ch, ch, 1) if pointwise else nn.Identity()
+        self.mix = Pointwise(ch, ch) if pointwise else nn.Identity()
         if init == "identity":
             nn.init.zeros_(self.mix.weight)
             nn.init.constant_(self.mix.bias, float(self.multiplies))

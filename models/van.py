@@ -15,6 +15,7 @@ from typing import Literal
 
 from torch import nn
 
+from models.ops.channels import Pointwise
 from models.ops.depthwise import Depthwise
 from models.prenorm import Downsample, LayerScale, PreNormFamily
 from models.resnet import DropPath
@@ -38,7 +39,7 @@ class AttentionUnit(nn.Module):
 
     def __init__(self, ch, gate):
         super().__init__()
-        self.branch = nn.Sequential(nn.Conv2d(ch, ch, 1), nn.GELU(), gate(ch), nn.Conv2d(ch, ch, 1))
+        self.branch = nn.Sequential(Pointwise(ch, ch), nn.GELU(), gate(ch), Pointwise(ch, ch))
 
     def forward(self, x):
         return x + self.branch(x)
@@ -51,10 +52,10 @@ class VANBlock(nn.Module):
         super().__init__()
         hidden = expansion * ch
         mlp = nn.Sequential(
-            nn.Conv2d(ch, hidden, 1),
+            Pointwise(ch, hidden),
             Depthwise(hidden, 3),
             nn.GELU(),
-            nn.Conv2d(hidden, ch, 1),
+            Pointwise(hidden, ch),
         )
         self.spatial = nn.Sequential(
             nn.BatchNorm2d(ch),

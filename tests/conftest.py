@@ -3,6 +3,7 @@ import os
 import pytest
 import torch
 
+import data
 from tests.report_rows import campaign  # noqa: F401 -- a fixture
 from tests.runs import write_photos
 
@@ -31,3 +32,9 @@ def command(photos, tmp_path):
         return [*fixed, "--name", "run", *more]
 
     return flags
+
+
+@pytest.fixture
+def both_ways(photos, tmp_path):
+    """One image folder, resized to 12 pixels: in memory and streamed."""
+    return [data.load("folder", photos, 12, tmp_path / "cache", room) for room in (1e9, 0)]

@@ -1,7 +1,3 @@
-import json
-import math
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +5,6 @@ from PIL import Image
 
 import augment
 import data
-import shapes
 from augment import Augment, TrainBatches
 from data import Split
 
@@ -185,7 +180,7 @@ def test_mixed_targets_are_the_shares_of_the_pixels(mixed):
     assert changed > 10
 
 
-# ----------------------------------------------------------------------------------- order, processes, held-out part
+# ----------------------------------------------------------------------------------- --------- order, processes
 
 
 @pytest.mark.parametrize(
@@ -231,49 +226,6 @@ def test_evaluation_sees_each_image_once(n, world_size):
     assert sorted(seen) == list(range(n))
 
 
-def test_held_out_part_is_stratified_and_fixed_by_the_seed():
-    split = random_split(n=80)
-    rest, held = data.hold_out(split, 0.2, seed=0)
-    assert sorted(torch.cat([rest.index, held.index]).tolist()) == list(range(80))
-    assert split.targets[held.index].bincount().tolist() == [4, 4, 4, 4]
-    assert torch.equal(held.index, data.hold_out(split, 0.2, seed=0)[1].index)
-    assert not torch.equal(held.index, data.hold_out(split, 0.2, seed=1)[1].index)
-    for n in (1, 3, 40, 41, 79):
-        part = data.hold_out(split, n, seed=0)[1]
-        assert len(part) == n
-        shares = split.targets[part.index].bincount(minlength=4)
-        assert shares.max() - shares.min() <= 1
-    assert data.hold_out(split, 0, seed=0) == (split, None)
-    rows = batches(rest).draw(0)["row"]
-    assert not set(rows.tolist()) & set(held.index.tolist())
-
-
-@pytest.mark.parametrize(("n", "folds"), [(80, 5), (83, 4), (7, 7)])
-def test_folds_divide_the_images_evenly(n, folds):
-    split = random_split(n=n)
-    parts = [data.hold_out_fold(split, folds, fold) for fold in range(folds)]
-    assert sorted(torch.cat([held.index for _, held in parts]).tolist()) == list(range(n))
-    sizes = [len(held) for _, held in parts]
-    assert max(sizes) - min(sizes) <= 1
-    for rest, held in parts:
-        assert sorted(torch.cat([rest.index, held.index]).tolist()) == list(range(n))
-        shares = split.targets[held.index].bincount(minlength=4) - split.targets.bincount() / folds
-        assert shares.abs().max() < 1
-    in_order = split.targets[parts[0][1].index] * n + parts[0][1].index  # classes do not decide who is beside whom
-    assert folds == n or len(set(in_order.diff().tolist())) > 2
-
-
-def test_more_folds_than_images_are_refused():
-    with pytest.raises(ValueError, match="--folds 81 leaves folds of no image: there are 80 training images"):
-        data.hold_out_fold(random_split(n=80), 81, 0)
-
-
-@pytest.mark.parametrize("val_size", [0.001, 80, 100, 0.999])
-def test_empty_side_is_refused(val_size):
-    with pytest.raises(ValueError, match="leaves no image on one side"):
-        data.hold_out(random_split(n=80), val_size, seed=0)
-
-
 def test_batches_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="not a multiple of the 3 processes"):
         batches(random_split(), world_size=3)
@@ -286,19 +238,6 @@ def test_batches_that_cannot_be_are_refused():
 # ------------------------------------------------------------------------------------------------------------ loading
 
 
-def test_image_folder_with_a_class_named_train(tmp_path):
-    root = tmp_path / "photos"
-    for split, n in (("train", 3), ("test", 2)):
-        for name in ("apple", "test", "train"):
-            write_images(root / split / name, [f"{split}{i}.png" for i in range(n)])
-    images = data.load("folder", root, cache_dir=tmp_path / "cache")
-    assert images.classes == ["apple", "test", "train"]
-    assert images.train.targets.tolist() == [0] * 3 + [1] * 3 + [2] * 3
-    assert images.test.targets.tolist() == [0] * 2 + [1] * 2 + [2] * 2
-    assert images.train.images.shape == (9, 3, 8, 8)
-    assert images.train.images.is_contiguous(memory_format=torch.channels_last)
-
-
 def test_image_folder_is_resized(tmp_path):
     root = tmp_path / "photos"
     write_images(root / "train" / "a", ["0.png"], size=(20, 10))
@@ -307,55 +246,8 @@ def test_image_folder_is_resized(tmp_path):
     images = data.load("folder", root, image_size=16, cache_dir=tmp_path / "cache")
     assert images.train.images.shape == (2, 3, 16, 16)
     assert images.test.targets.tolist() == [1]  # by its name: test lacks the first class
-    with pytest.raises(ValueError, match=r"train split, row 0: image of 20x10 pixels .* give --image-size"):
+    with pytest.raises(ValueError, match=r"train/a/0.png: image of 20x10 pixels .* give --image-size"):
         data.load("folder", root, cache_dir=tmp_path / "cache")
-
-
-def test_parquet_of_all_modes(tmp_path):
-    modes = [picture(mode) for mode in ("RGB", "L", "RGBA", "P", "1")]
-    for split in ("train", "test"):
-        write_parquet(tmp_path / "set", split, modes, [0, 1, 2, 98, 99])
-    images = data.load("cifar100", tmp_path / "set", cache_dir=tmp_path / "cache")
-    assert images.train.images.shape == (5, 3, 8, 8)
-    assert images.train.targets.tolist() == [0, 1, 2, 98, 99]
-    assert len(images.classes) == 100
-    assert torch.equal(images.train.images[0], torch.from_numpy(np.array(modes[0])).permute(2, 0, 1))
-
-
-def test_decoded_images_are_cached_and_mapped(tmp_path, monkeypatch):
-    for split in ("train", "test"):
-        write_parquet(tmp_path / "set", split, [picture()] * 2, [0, 1], label="label")
-    first = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
-    monkeypatch.setattr(data, "table_images", None)  # would fail if it were called
-    second = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
-    assert torch.equal(first.train.images, second.train.images)
-    assert not list((tmp_path / "cache").glob("*.tmp*"))
-    pixels = first.train.images.double()
-    assert np.allclose(first.mean, pixels.mean((0, 2, 3)))
-    assert np.allclose(first.std, pixels.std((0, 2, 3), unbiased=False))
-
-
-def test_many_images_are_decoded_by_workers_in_order(tmp_path, monkeypatch):
-    for split in ("train", "test"):
-        write_parquet(tmp_path / "set", split, [picture() for _ in range(5)], [0, 1, 0, 1, 0], label="label")
-    alone = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "alone")
-    monkeypatch.setattr(data, "FEW", 0)
-    monkeypatch.setattr(data, "DECODED_AT_ONCE", 2 * 3 * 8 * 8)
-    monkeypatch.setattr(data.Encoded, "decode", of_a_worker(data.Encoded.decode))
-    together = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "together")
-    assert torch.equal(alone.train.images, together.train.images) and len(alone.train) == 5
-    assert alone.fingerprint == together.fingerprint
-
-
-def of_a_worker(decode):
-    """decode(), which the parent may call for one image only, as check_splits() does."""
-    parent = os.getpid()
-
-    def watched(images, rows):
-        assert os.getpid() != parent or len(rows) == 1
-        return decode(images, rows)
-
-    return watched
 
 
 @pytest.mark.parametrize(
@@ -386,111 +278,51 @@ def test_truncated_image_is_named(tmp_path):
         data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
 
 
-def test_missing_files_are_named(tmp_path):
-    with pytest.raises(ValueError, match="no such folder"):
-        data.load("cifar100", tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"no train images; expected train-\*\.parquet .* found nothing"):
-        data.load("cifar100", tmp_path)
-    write_parquet(tmp_path, "train", [picture()], [0], label="coarse_label")
-    with pytest.raises(ValueError, match=r"no test images; .* found train-00000-of-00001\.parquet"):
-        data.load("cifar100", tmp_path)
-    write_parquet(tmp_path, "test", [picture()], [0], label="coarse_label")
-    with pytest.raises(ValueError, match="no column 'fine_label', found img, coarse_label"):
-        data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache")
-    with pytest.raises(ValueError, match="--dataset folder needs --data-dir"):
-        data.load("folder")
-    with pytest.raises(ValueError, match=r"train/<class>/ and test/<class>/"):
-        data.load("folder", tmp_path)
+# -------------------------------------------------------------------------------------- what a set is recognized by
 
 
-def test_classes_that_only_test_has_are_refused(tmp_path):
-    write_images(tmp_path / "set" / "train" / "a", ["0.png"])
-    write_images(tmp_path / "set" / "test" / "b", ["0.png"])
-    with pytest.raises(ValueError, match="test has classes that train has not: b"):
-        data.load("folder", tmp_path / "set", cache_dir=tmp_path / "cache")
+def small_folder(root, n=4):
+    """Two classes, n training and two test images of each."""
+    for c, name in enumerate(("ant", "bee")):
+        for split, many in (("train", n), ("test", 2)):
+            (root / split / name).mkdir(parents=True)
+            for i in range(many):
+                pixels = np.random.default_rng((c, i, many)).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root
 
 
-def unreachable(*args, **kwargs):
-    raise RuntimeError("no route")  # as little an OSError as the errors of the hub's client
+def loaded(root, room=1e9):
+    return data.load("folder", root, cache_dir=root.parent / "cache", room=room)
 
 
-def test_unreachable_hub_is_said_at_once(tmp_path, monkeypatch):
-    """Before load_dataset, which would try for 23 seconds, is called at all."""
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
-    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", unreachable)
-    monkeypatch.setattr("datasets.load_dataset", None)
-    with pytest.raises(ValueError, match=r"cannot reach the hub for uoft-cs/cifar100 .*--data-dir.*shapes100"):
-        data.load("cifar100", cache_dir=tmp_path / "cache")
+def test_fingerprint_of_earlier_rows_stays(tmp_path):
+    """By which runs are recognized that were made before there was another."""
+    images = loaded(small_folder(tmp_path / "set"))
+    assert images.fingerprint == "3fc55454"
 
 
-def test_unreachable_hub_with_a_local_copy(tmp_path, monkeypatch):
+def test_picture_is_the_same_from_a_folder_from_a_table_and_streamed(tmp_path):
+    """Turned for the eye, whatever way the camera was held."""
+    picture = Image.effect_noise((8, 8), 90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
     for split in ("train", "test"):
-        write_parquet(tmp_path / "copy", split, [picture()], [0], label="label")
-    from datasets import load_dataset
-
-    files = {split: str(tmp_path / "copy" / f"{split}-00000-of-00001.parquet") for split in ("train", "test")}
-    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", unreachable)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("datasets.load_dataset", lambda name: load_dataset("parquet", data_files=files))
-    (tmp_path / "uoft-cs___cifar10").mkdir()
-    images = data.load("cifar10", cache_dir=tmp_path / "cache")
-    assert len(images.train) == 1
-
-
-@pytest.mark.parametrize(
-    ("images", "labels", "message"),
-    [
-        ([picture(), picture()], ["a", "b"], "column 'label' must hold class numbers only"),
-        ([picture(), picture()], [0, None], "column 'label' must hold class numbers only"),
-    ],
-)
-def test_labels_that_are_no_numbers(tmp_path, images, labels, message):
-    for split in ("train", "test"):
-        write_parquet(tmp_path / "set", split, images, labels, label="label")
-    with pytest.raises(ValueError, match=message):
-        data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
+        (tmp_path / "set" / split / "ant").mkdir(parents=True)
+        file = tmp_path / "set" / split / "ant" / "0.png"
+        picture.transpose(Image.Transpose.ROTATE_90).save(file, exif=exif)
+        write_parquet(tmp_path / "table", split, [file.read_bytes()], [0], label="label")
+    sets = [
+        data.load(name, tmp_path / where, cache_dir=tmp_path / "cache", room=room)
+        for name, where in (("folder", "set"), ("cifar10", "table"))
+        for room in (1e9, 0)
+    ]
+    for images in sets:
+        (read, _), *_ = images.train.read([torch.tensor([0])])
+        assert np.array_equal(read[0, 0].numpy(), np.asarray(picture))
 
 
 # --------------------------------------------------------------------------------------------------------- streaming
-
-
-@pytest.fixture
-def both_ways(photos, tmp_path):
-    """One image folder, resized to 12 pixels: in memory and streamed."""
-    return [data.load("folder", photos, 12, tmp_path / "cache", room) for room in (1e9, 0)]
-
-
-@pytest.mark.parametrize("augment", [Augment(), Augment(mixup=0.2, cutmix=1.0, cutout=4, crop_scale=0.2)])
-def test_streamed_batches_are_those_in_memory(both_ways, augment):
-    """Whatever the number of workers and processes, and from the middle of an epoch on."""
-    kept, streamed = both_ways
-    assert (kept.train.way, streamed.train.way) == ("in memory", "streamed")
-    assert kept.fingerprint == streamed.fingerprint  # with the same mean and std, so that either way resumes a run
-    for rank, world_size, first_step in ((0, 1, 0), (0, 2, 1), (1, 2, 1)):
-        same = [
-            TrainBatches(data.hold_out_fold(images.train, 4, 1)[0], 20, augment, images.mean, images.std, 4, seed=3,
-                         rank=rank, world_size=world_size).epoch(2, first_step)
-            for images in both_ways
-        ]  # fmt: skip
-        n_steps = 0
-        for (imgs, targets), (streamed_imgs, streamed_targets) in zip(*same, strict=True):
-            assert torch.equal(imgs, streamed_imgs)
-            assert torch.equal(targets, streamed_targets)
-            assert streamed_imgs.is_contiguous(memory_format=torch.channels_last)
-            n_steps += 1
-        assert n_steps == 3 - first_step
-
-
-@pytest.mark.parametrize("n_workers", [1, 2])
-def test_streamed_evaluation_sees_each_image_once(both_ways, n_workers, monkeypatch):
-    monkeypatch.setattr(data, "n_workers", lambda: n_workers)
-    for rank in range(3):
-        parts = [list(augment.eval_batches(images.test, 4, images.mean, images.std, rank, 3)) for images in both_ways]
-        for (imgs, targets), (streamed_imgs, streamed_targets) in zip(*parts, strict=True):
-            assert torch.equal(imgs, streamed_imgs)
-            assert torch.equal(targets, streamed_targets)
 
 
 def test_parquet_is_streamed_too(tmp_path):
@@ -504,46 +336,19 @@ def test_parquet_is_streamed_too(tmp_path):
         assert torch.equal(targets, streamed_targets)
 
 
-def test_streamed_set_is_measured_once(both_ways, photos, tmp_path, monkeypatch):
-    _, streamed = both_ways
-    monkeypatch.setattr(data, "statistics", None)  # would fail if it were called
-    again = data.load("folder", photos, 12, tmp_path / "cache", 0)
-    assert (again.mean, again.std, again.classes) == (streamed.mean, streamed.std, streamed.classes)
-
-
-def test_statistics_are_of_a_sample_spread_over_the_split(monkeypatch):
-    split = random_split(n=41)
-    monkeypatch.setattr(data, "SAMPLE", 5)
-    pixels = split.images[[0, 10, 20, 30, 40]].double()
-    measured = data.statistics(split)
-    assert np.allclose(measured["mean"], pixels.mean((0, 2, 3)))
-    assert np.allclose(measured["std"], pixels.std((0, 2, 3), unbiased=False))
-
-
-def test_statistics_are_rounded_alike_on_every_processor():
-    """Which torch's square root is not; a run goes on, and its row is compared, wherever the same statistics are found."""
-    for n in range(1, 300):  # of about 100 square roots one is
-        split = random_split(n, size=2)
-        pixels = split.images.transpose(0, 1).reshape(3, -1).tolist()
-        means = [sum(of) / len(of) for of in pixels]
-        squares = [sum(x * x for x in of) / len(of) for of in pixels]
-        stds = [math.sqrt(square - mean * mean) for square, mean in zip(squares, means, strict=True)]
-        assert data.statistics(split) == {"mean": means, "std": stds}
-
-
 def test_streamed_image_that_is_unfit_is_named(tmp_path):
     """When the set is loaded, which is the user's mistake, and where it is met later, which ends the run."""
     write_images(tmp_path / "set" / "train" / "a", [f"{i}.png" for i in range(5)])
     write_images(tmp_path / "set" / "test" / "a", ["0.png"])
     images = data.load("folder", tmp_path / "set", None, tmp_path / "cache", 0)
     (tmp_path / "set" / "train" / "a" / "3.png").write_bytes(b"not an image")
-    with pytest.raises(OSError, match=r"^train split, row 3: cannot read the image \(.*\)$"):
+    with pytest.raises(OSError, match=r"train/a/3.png: cannot read the image \([^\n]*\)$"):
         list(batches(images.train, batch_size=5).epoch(0))
-    with pytest.raises(ValueError, match=r"^train split, row 3: cannot read the image \(.*\)$"):
+    with pytest.raises(ValueError, match=r"train/a/3.png: cannot read the image \([^\n]*\)$"):
         data.load("folder", tmp_path / "set", None, tmp_path / "other", 0)
     write_images(tmp_path / "set" / "train" / "b", ["0.png"], size=(9, 9))
     (tmp_path / "set" / "train" / "a" / "3.png").unlink()
-    with pytest.raises(ValueError, match=r"train split, row 4: image of 9x9 pixels .* give --image-size"):
+    with pytest.raises(ValueError, match=r"train/b/0.png: image of 9x9 pixels .* give --image-size"):
         data.load("folder", tmp_path / "set", None, tmp_path / "cache", 0)
 
 
@@ -556,50 +361,7 @@ def test_splits_of_different_sizes_are_refused(tmp_path):
 
 
 def test_room_is_half_of_the_free_memory(monkeypatch):
-    from types import SimpleNamespace
-
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
+    monkeypatch.setattr("machine.free_memory", lambda: 1000)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (600, 800))
     assert data.room(torch.device("cpu")) == 500
     assert data.room(torch.device("cuda")) == 300
-
-
-def test_workers_share_the_cores(monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(20))
-    assert data.n_workers() == 16
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert data.n_workers() == 2
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
-    assert data.n_workers() == 1
-
-
-# -------------------------------------------------------------------------------------------------------- shapes100
-
-
-def test_shapes100_is_balanced_and_the_same_every_time():
-    train, test, classes = shapes.draw_shapes100(n_train=1000, n_test=200)
-    again, _, _ = shapes.draw_shapes100(n_train=1000, n_test=200)
-    assert train[0].shape == (1000, 32, 32, 3)
-    assert train[0].dtype == np.uint8
-    assert np.array_equal(train[0], again[0])
-    assert not np.array_equal(train[0][:200], test[0])
-    assert np.bincount(train[1]).tolist() == [10] * 100
-    assert len(set(classes)) == 100
-
-
-def test_shapes100_is_out_of_reach_of_a_linear_classifier():
-    (images, targets), (test_images, test_targets), _ = shapes.draw_shapes100(n_train=10_000, n_test=2000)
-    x, test_x = (torch.from_numpy(i.reshape(len(i), -1)).float() / 128 - 1 for i in (images, test_images))
-    x, test_x = (torch.nn.functional.pad(v, (0, 1), value=1.0) for v in (x, test_x))
-    one_hot = torch.nn.functional.one_hot(torch.from_numpy(targets)).float()
-    weights = torch.linalg.solve(x.T @ x + 1e3 * torch.eye(x.shape[1]), x.T @ one_hot)  # ridge regression
-    accuracy = ((test_x @ weights).argmax(1) == torch.from_numpy(test_targets)).float().mean()
-    assert accuracy < 0.15
-
-
-def test_meta_of_the_cache_is_plain_json(tmp_path):
-    write_images(tmp_path / "set" / "train" / "a", ["0.png"])
-    write_images(tmp_path / "set" / "test" / "a", ["0.png"])
-    data.load("folder", tmp_path / "set", cache_dir=tmp_path / "cache")
-    (meta,) = (tmp_path / "cache").glob("*/meta.json")
-    assert set(json.loads(meta.read_text())) == {"classes", "mean", "std"}

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+import cache
 import checkpoints
 import data
 import engine
@@ -262,7 +262,7 @@ def test_a_signal_delivered_twice_is_one_signal():
 
 
 def read_through_a_signal(split):
-    """Reads a streamed split; behind the first batch another process signals this one and its workers, as torchrun does."""
+    """Reads a streamed split; after the first batch another process signals this one, as torchrun does."""
     os.setpgrp()
     batches = torch.arange(40).split(2)
     with checkpoints.StopSignals() as stop:
@@ -273,61 +273,15 @@ def read_through_a_signal(split):
     assert n_read == len(batches) - 1
 
 
-def test_signal_leaves_the_workers_of_a_streamed_set_alone(photos, tmp_path):
-    """Even if it comes while they start."""
+def test_signal_lets_a_streamed_set_be_read_on(photos, tmp_path):
+    """So that the step at hand can end, and be saved."""
     images = data.load("folder", photos, None, tmp_path, room=0)
     assert images.train.way == "streamed"
-    for _ in range(10):
-        processes.run(read_through_a_signal, 1, images.train)
-
-
-def read_with_full_shared_memory(split):
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # of files in /dev/shm too
-    with pytest.raises(
-        data.UnfitImageError, match=r"^decoded images cannot be handed on: .*File too large.*--shm-size$"
-    ):
-        next(split.read(torch.arange(40).split(20)))
-
-
-def test_full_shared_memory_is_an_error_in_one_line(photos, tmp_path):
-    images = data.load("folder", photos, None, tmp_path, room=0)
-    processes.run(read_with_full_shared_memory, 1, images.train)
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
-def test_workers_of_a_streamed_set_end_with_their_parent(photos, tmp_path, monkeypatch):
-    """Even in the middle of an image, and if the parent is killed."""
-
-    def decode_for_ever(*_):
-        (tmp_path / f"{os.getpid()}.worker").touch()
-        time.sleep(120)
-
-    images = data.load("folder", photos, None, tmp_path, room=0)
-    monkeypatch.setattr(data.Encoded, "decode", decode_for_ever)
-    parent = os.fork()
-    if parent == 0:
-        with never_returning():
-            next(images.train.read(torch.arange(40).split(2)))
-    while len(workers := [int(path.stem) for path in tmp_path.glob("*.worker")]) < data.n_workers():
-        time.sleep(0.05)
-    assert all(map(alive, workers))
-    os.kill(parent, signal.SIGKILL)
-    os.waitpid(parent, 0)
-    deadline = time.monotonic() + 60
-    while any(map(alive, workers)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    processes.run(read_through_a_signal, 1, images.train)
 
 
 def test_failure_ends_a_program_that_reads_a_streamed_set(photos, tmp_path):
-    """Its workers, deaf to signals of others, do not keep it from ending."""
+    """Its threads do not keep it from ending."""
     script = (
         "import data, torch\n"
         f"images = data.load('folder', {str(photos)!r}, None, {str(tmp_path)!r}, room=0)\n"
@@ -457,10 +411,30 @@ def test_nan_on_one_process_stops_all(command, tmp_path, capfd):
 # --------------------------------------------------------------------------------------------------------------- data
 
 
-def test_16_bit_grey_keeps_its_high_byte():
-    pixels = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
-    rgb = np.asarray(data.to_rgb(Image.fromarray(pixels)))
-    assert np.array_equal(rgb, np.repeat((pixels >> 8).astype(np.uint8)[..., None], 3, axis=2))
+def decode_slowly(flags):
+    decode_all = cache.decode_all
+
+    def slow(splits):
+        time.sleep(6)
+        return decode_all(splits)
+
+    cache.decode_all = slow
+    run(*flags)
+
+
+def test_decoding_may_take_longer_than_the_processes_wait_for_each_other(command, tmp_path):
+    processes.run(decode_slowly, 2, command("--timeout-s", "3", "--max-steps", "2"))
+    assert result_of(tmp_path / "runs" / "run")["world_size"] == 2
+
+
+def test_mistake_in_the_data_is_told_once_by_several_processes(command, photos, tmp_path, capfd):
+    shutil.copytree(photos, tmp_path / "photos")
+    for name in ("train/class0/0.png", "test/class3/1.png"):
+        (tmp_path / "photos" / name).write_bytes(b"not an image")
+    with pytest.raises(Exception, match="exit code 2"):
+        processes.run(run, 2, *command("--data-dir", str(tmp_path / "photos")))
+    err = capfd.readouterr().err
+    assert re.fullmatch(r"train.py: 2 images cannot be used: .*/0.png: .*; .*/1.png: .*\n", err)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -506,7 +480,8 @@ def test_image_that_turns_bad_ends_a_streamed_run_in_one_line(command, photos, t
         processes.run(stream_until_an_image_is_gone, 1, tmp_path / "photos", flags)
     err = capfd.readouterr().err
     assert re.fullmatch(
-        r"train.py: train split, row \d+: cannot read the image \(.*\); the last checkpoint is kept\n", err
+        r"train.py: 20 images cannot be used: .*/train/class\d/\d+.png: .*; and 10 more; the last checkpoint is kept\n",
+        err,
     )
 
 

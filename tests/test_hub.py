@@ -38,6 +38,27 @@ def assert_same_weights(a, b):
 # ------------------------------------------------------------------------------------------------------ save and load
 
 
+def test_floats_from_0_to_1_are_the_same_images_as_bytes():
+    model = classifier()
+    imgs = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model(imgs / 255), model(imgs), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(imgs.long()), model(imgs))
+
+
+@pytest.mark.parametrize(
+    ("imgs", "message"),
+    [
+        (torch.full((1, 3, 16, 16), 255.0), "torch.float32 of 255 to 255"),
+        (torch.full((1, 3, 16, 16), -1.0), "torch.float32 of -1 to -1"),
+        (torch.full((1, 3, 16, 16), torch.nan), "torch.float32 of nan to nan"),
+        (torch.full((1, 3, 16, 16), 256), "torch.int64 of 256 to 256"),
+    ],
+)
+def test_images_of_another_range_are_refused(imgs, message):
+    with pytest.raises(ValueError, match=f"images are {message}: give uint8 of 0 to 255, or floats of 0 to 1"):
+        classifier()(imgs)
+
+
 @pytest.mark.parametrize("folder", ["run/model", "run"])
 def test_saved_network_gives_the_same_logits(tmp_path, folder):
     model = classifier("hornet_resnet", **{"hornet.orders": "2,2,3"})

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-import data
+import decode
 import hub
 from tests.runs import run
 
@@ -45,7 +45,7 @@ def predicted(tmp_path, path, *flags):
 def test_prediction_is_that_of_the_network_on_the_pixels_of_training(model, images, tmp_path, capsys):
     assert predicted(tmp_path, images / "below" / "wide.png", "--json") == 0
     (row,) = json.loads(capsys.readouterr().out)
-    pixels = np.array(data.resize(data.to_rgb(Image.open(images / "below" / "wide.png")), 16))
+    pixels = np.array(decode.resize(Image.open(images / "below" / "wide.png"), 16))
     with torch.no_grad():
         expected = model(torch.from_numpy(pixels).permute(2, 0, 1)[None]).softmax(1)[0]
     assert [entry["class"] for entry in row["top"]] == [CLASSES[i] for i in expected.argsort(descending=True)[:5]]
@@ -59,8 +59,9 @@ def test_unreadable_image_costs_a_line_and_not_the_others(model, images, tmp_pat
     names = [str(images / name) for name in ("below/wide.png", "grey.JPG", "small.png")]
     assert [line.split(": ")[0] for line in out.splitlines()] == names
     assert all(line.count(" %") == 5 for line in out.splitlines())
-    assert err.startswith(f"train.py: {images}/damaged.png: cannot read the image (")
-    assert err.count("\n") == 1
+    left_out, unreadable = err.splitlines()
+    assert left_out == f"train.py: left out of {images}: 1 file that is no image by its name"
+    assert unreadable.startswith(f"train.py: {images}/damaged.png: cannot read the image (")
     assert predicted(tmp_path, images, "--json") == 1
     assert [row["image"] for row in json.loads(capsys.readouterr().out)] == names
 
@@ -89,3 +90,29 @@ def test_two_classes_have_a_top_two(tmp_path):
     (top,) = top_classes(hub.load(tmp_path), torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
     assert sum(p for _, p in top) == pytest.approx(1)
     assert top[0][1] >= top[1][1]
+
+
+def test_names_with_a_leading_dot_are_no_images(model, images, tmp_path, capsys):
+    (images / "damaged.png").unlink()
+    (images / "notes.txt").unlink()
+    (images / "._small.png").write_bytes(b"\0\5\x16\7")  # as macOS leaves them on foreign disks
+    (images / ".ipynb_checkpoints").mkdir()
+    (images / ".ipynb_checkpoints" / "small.png").write_bytes((images / "small.png").read_bytes())
+    assert predicted(tmp_path, images) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 3
+    assert err == f"train.py: left out of {images}: 2 names that begin with a dot\n"
+
+
+def test_picture_is_predicted_as_it_is_seen(model, images, tmp_path, capsys):
+    """The same picture, stored upright, and stored upside down with a word of it in its EXIF data."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    picture = Image.open(images / "small.png")
+    picture.save(tmp_path / "upright.png")
+    picture.rotate(180).save(tmp_path / "turned.png", exif=exif)
+    tops = []
+    for name in ("upright.png", "turned.png"):
+        assert predicted(tmp_path, tmp_path / name, "--json") == 0
+        tops.append(json.loads(capsys.readouterr().out)[0]["top"])
+    assert tops[0] == tops[1]

@@ -628,3 +628,52 @@ def test_ways_to_train_on_a_gpu(command, tmp_path, flags):
     result = result_of(tmp_path / "runs" / "run")
     assert result["status"] == "finished"
     assert result["peak_memory_mb"] > 0
+
+
+# ------------------------------------------------------------------------------------------------- folders of images
+
+
+BRIEF = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "2"]
+
+
+def test_folder_of_images_is_recognized(command, photos, tmp_path):
+    assert parse_args(["--data-dir", str(photos)]).dataset == "folder"
+    assert parse_args([]).dataset == parse_args(["--data-dir", str(tmp_path)]).dataset == "cifar100"
+    assert parse_args(["--data-dir", str(photos), "--dataset", "cifar10"]).dataset == "cifar10"
+    for name in ("cifar-10-batches-py", "cifar-100-python"):
+        (tmp_path / name / name).mkdir(parents=True)
+    assert parse_args(["--data-dir", str(tmp_path / "cifar-10-batches-py")]).dataset == "cifar10"
+    assert parse_args(["--data-dir", str(tmp_path / "cifar-100-python")]).dataset == "cifar100"
+
+
+def test_validation_folder_is_watched_and_said_so(command, photos, tmp_path, capsys):
+    shutil.copytree(photos, tmp_path / "photos")
+    shutil.copytree(photos / "test", tmp_path / "photos" / "val")
+    run(*command("--data-dir", str(tmp_path / "photos"), *BRIEF))
+    result = result_of(tmp_path / "runs" / "run")
+    assert (result["n_train"], result["n_val"], result["n_test"], result["val_size"]) == (96, 20, 20, None)
+    assert result["val_top1"] == result["top1"]  # the same images
+    assert f"{tmp_path}/photos: val/ is watched in place of a part of train/ (--val-size)\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [[], ["--image-size", "16"]])
+def test_network_is_scored_on_a_folder_of_test_images_alone(command, photos, tmp_path, capsys, flags):
+    """Which says neither all classes nor the size of images: the network knows them."""
+    run(*command(*BRIEF, "--image-size", "12"))
+    trained = str(tmp_path / "runs" / "run")
+    for c in range(1, 4):
+        shutil.copytree(photos / "test" / f"class{c}", tmp_path / "photos" / "test" / f"class{c}")
+    flags = ["--data-dir", str(tmp_path / "photos"), "--cache-dir", str(tmp_path / "cache"), *flags]
+    if flags[-1] == "16":
+        with pytest.raises(SystemExit):
+            run("--eval-only", trained, *flags)
+        assert "in images of 12 pixels" in capsys.readouterr().err
+        return
+    run("--eval-only", trained, *flags)
+    per_class = result_of(tmp_path / "runs" / "run")["per_class_top1"][1:]
+    assert f"on 15 test images of folder: top-1 {sum(per_class) / 3:.2f} %" in capsys.readouterr().out
+
+
+def test_summary_is_of_the_classes_there_are(photos, capsys):
+    run("--summary", "--dataset", "folder", "--data-dir", str(photos))
+    assert "269,332 parameters" in capsys.readouterr().out

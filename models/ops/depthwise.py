@@ -1,7 +1,8 @@
-"""Depthwise convolution in the forms that a CPU computes fast.
+"""Depthwise convolution in the forms that a device computes fast.
 
-The numbers are those of nn.Conv2d, which it is on a GPU. On a CPU oneDNN 3.13 has weak spots; times are of 128 maps of 16
-channels and 32x32 pixels, bfloat16, channels-last, on one core:
+The numbers are those of nn.Conv2d, up to rounding. On a GPU the kernels are those of models/ops/depthwise_cuda.py, where
+Triton is installed. On a CPU oneDNN 3.13 has weak spots; times are of 128 maps of 16 channels and 32x32 pixels, bfloat16,
+channels-last, on one core:
 
 - the gradient of a 7x7 kernel takes 74 ms, that of a dense convolution of 16 channels 9 ms: so channels are taken in
   groups of 16, and of the dense kernel's gradient only the diagonal is kept;
@@ -12,6 +13,7 @@ channels and 32x32 pixels, bfloat16, channels-last, on one core:
 - it never returns from 1x21: so wide strips are computed upright, and other kernels of 15 and more in float32.
 """
 
+import importlib.util
 import math
 
 import torch
@@ -21,6 +23,11 @@ from torch.autograd.function import once_differentiable
 
 from models.ops import bfloat16
 from models.ops.layout import channels_last_gradient
+
+if importlib.util.find_spec("triton"):
+    from models.ops import depthwise_cuda, kernels
+else:
+    kernels = None
 
 WIDE = 15  # pixels, from which on oneDNN has no kernel of its own
 GROUP = 16  # channels of a dense group, one AVX-512 register in float32
@@ -87,19 +94,28 @@ class Depthwise(nn.Conv2d):
         padding = [dilation * (k // 2) for k in sizes]
         super().__init__(ch, multiplier * ch, sizes, stride, padding, dilation, groups=ch, bias=bias)
         self.has_fast_form = multiplier == 1 and (stride == 1 or dilation == 1)
+        self.has_kernel = multiplier == 1 and stride == 1
 
     def forward(self, x):
-        if x.device.type != "cpu" or not self.has_fast_form:
-            return super().forward(x)
+        if x.device.type == "cpu" and self.has_fast_form:
+            return self.on_cpu(x)
+        if self.has_kernel and kernels is not None and kernels.takes(x):
+            is_cast = torch.is_autocast_enabled("cuda")
+            if is_cast or x.dtype == self.weight.dtype:
+                x = x.to(torch.get_autocast_dtype("cuda")) if is_cast else x
+                return depthwise_cuda.depthwise(x, self.weight, self.bias, self.dilation[0])
+        return super().forward(x)
+
+    def on_cpu(self, x):
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         wide = min(self.kernel_size) > 1 and max(self.kernel_size) >= WIDE
         slow = dtype == torch.bfloat16 and not bfloat16.is_native()
         computed = torch.float32 if wide or slow else dtype
         with torch.autocast("cpu", enabled=False):
             bias = None if self.bias is None else self.bias.to(dtype).to(computed)
-            return self.on_cpu(x.to(dtype).to(computed), self.weight.to(dtype).to(computed), bias).to(dtype)
+            return self.fast_form(x.to(dtype).to(computed), self.weight.to(dtype).to(computed), bias).to(dtype)
 
-    def on_cpu(self, x, weight, bias):
+    def fast_form(self, x, weight, bias):
         (kh, kw), (d, _), (s, _) = self.kernel_size, self.dilation, self.stride
         if d > 1:
             return put_together(FastGradients.apply(take_apart(x, d), weight, bias, s), d, *x.shape[2:])

@@ -1,0 +1,153 @@
+"""CIFAR's original archives, as its authors publish them: pickled dictionaries, read without running what is pickled.
+
+Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; https://www.cs.toronto.edu/~kriz/cifar.html.
+A pickle can name any function of Python to be called. This reader knows the four names that arrays and bytes need, and puts
+harmless classes of its own in their places; any other name is refused.
+"""
+
+import io
+import os
+import pickle
+import tarfile
+
+import numpy as np
+
+ARCHIVES = {  # dataset: (folder, tar file, {split: files}, file of names, key of labels, key of names)
+    "cifar100": (
+        "cifar-100-python",
+        "cifar-100-python.tar.gz",
+        {"train": ["train"], "test": ["test"]},
+        "meta",
+        "fine_labels",
+        "fine_label_names",
+    ),
+    "cifar10": (
+        "cifar-10-batches-py",
+        "cifar-10-python.tar.gz",
+        {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]},
+        "batches.meta",
+        "labels",
+        "label_names",
+    ),
+}
+
+
+class PickledArray:
+    """Stands for numpy.ndarray: keeps what describes the array."""
+
+    def __setstate__(self, state):
+        _, self.shape, self.dtype, self.by_columns, self.content = state
+
+
+class PickledType:
+    """Stands for numpy.dtype: keeps its name."""
+
+    def __init__(self, name, *_):
+        self.name = name
+
+    def __setstate__(self, state):
+        pass
+
+
+def new_array(*_):
+    """Stands for numpy's _reconstruct."""
+    return PickledArray()
+
+
+class Unpickler(pickle.Unpickler):
+    """Reads dictionaries, lists, bytes, str, numbers and arrays of bytes. Raises UnpicklingError for anything else."""
+
+    def find_class(self, module, name):
+        match module, name:
+            case (("numpy.core.multiarray" | "numpy._core.multiarray"), "_reconstruct"):
+                return new_array
+            case "numpy", "ndarray":
+                return PickledArray
+            case "numpy", "dtype":
+                return PickledType
+            case "_codecs", "encode":  # how Python 3 writes bytes for Python 2
+                return lambda text, _: text.encode("latin1")
+        raise pickle.UnpicklingError(f"it would call {module}.{name}")
+
+
+def unpickled(content, name):
+    """The dictionary in the bytes of a file, its keys and text as str. Raises ValueError for what is no such file."""
+    try:
+        read = Unpickler(io.BytesIO(content), encoding="latin1").load()
+        return {as_text(key): value for key, value in read.items()}
+    except Exception as error:  # a damaged pickle raises whatever its reader met
+        raise ValueError(f"{name} is no file of the CIFAR archives ({' '.join(str(error).split())})") from None
+
+
+def as_text(value):
+    return value.decode("latin1") if isinstance(value, bytes) else value
+
+
+def pixels_of(array, name):
+    """A PickledArray of CIFAR as uint8 (N, 32, 32, 3). Raises ValueError."""
+    try:
+        content = array.content.encode("latin1") if isinstance(array.content, str) else array.content
+        n, values = array.shape
+        if array.dtype.name not in ("u1", "uint8") or values != 3 * 32 * 32:
+            raise ValueError(f"{values} values of type {array.dtype.name} in a row")
+        pixels = np.frombuffer(content, dtype=np.uint8).reshape(n, values, order="F" if array.by_columns else "C")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{name} holds no images of 32x32 pixels ({error})") from None
+    return np.ascontiguousarray(pixels.reshape(n, 3, 32, 32).transpose(0, 2, 3, 1))  # they are plane by plane
+
+
+def members(splits, names):
+    return [file for files in splits.values() for file in files] + [names]
+
+
+def find_archive(dataset, root):
+    """{split: files} of an archive that is a folder, or packed or not in one, and the file of "names"; {} if there is none."""
+    folder, tar, splits, names, _, _ = ARCHIVES[dataset]
+    for here in (root, os.path.join(root, folder)):
+        if all(os.path.isfile(os.path.join(here, file)) for file in members(splits, names)):
+            found = splits | {"names": [names]}
+            return {part: [os.path.join(here, file) for file in files] for part, files in found.items()}
+    tar = os.path.join(root, tar)
+    return {split: [tar] for split in splits} if os.path.isfile(tar) else {}
+
+
+def read_archive(dataset, files):
+    """Files as find_archive gives them -> ({split: (pixels uint8 (N, 32, 32, 3), targets (N,))}, class names). Raises ValueError."""
+    folder, tar, splits, names, label_key, names_key = ARCHIVES[dataset]
+    path = files["train"][0]
+    if path.endswith(tar):
+        contents = read_tar(path, folder, members(splits, names))
+    else:
+        here = os.path.dirname(path)
+        contents = {}
+        for name in members(splits, names):
+            with open(os.path.join(here, name), "rb") as file:
+                contents[name] = file.read()
+    dictionaries = {name: unpickled(content, f"{path}: {name}") for name, content in contents.items()}
+    read = {}
+    for split, parts in splits.items():
+        pixels, labels = [], []
+        for name in parts:
+            part = dictionaries[name]
+            if "data" not in part or label_key not in part:
+                raise ValueError(f"{path}: {name} has no {label_key!r}: is it of {dataset}?")
+            pixels.append(pixels_of(part["data"], f"{path}: {name}"))
+            labels += part[label_key]
+        pixels = np.concatenate(pixels)
+        if len(pixels) != len(labels) or not all(isinstance(label, int) for label in labels):
+            raise ValueError(
+                f"{path}: {len(labels)} labels of {len(pixels)} {split} images, or labels that are no numbers"
+            )
+        read[split] = pixels, np.array(labels, dtype=np.int64)
+    if names_key not in dictionaries[names]:
+        raise ValueError(f"{path}: {names} has no {names_key!r}: is it of {dataset}?")
+    return read, [as_text(name) for name in dictionaries[names][names_key]]
+
+
+def read_tar(path, folder, names):
+    """{name: bytes} of files in a tar file; nothing is unpacked on the disk. Raises ValueError."""
+    try:
+        with tarfile.open(path) as tar:
+            return {name: tar.extractfile(f"{folder}/{name}").read() for name in names}
+    except (KeyError, OSError, EOFError, tarfile.TarError, AttributeError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from None

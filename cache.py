@@ -1,0 +1,174 @@
+"""Decoded sets on the disk: a folder of .npy files, which all processes of a node map into memory, and meta.json.
+
+Of a streamed set only meta.json is kept: what was measured of it.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import machine
+from decode import UnfitImageError, decoded, headers
+from splits import MAX_THREADS, in_memory, streamed
+
+SAMPLE = 50_000  # images that mean and std are of, evenly spread over train: all of CIFAR's
+DECODED_AT_ONCE = 256  # images
+LEFTOVER_S = 24 * 3600  # after which a folder that was never completed is of a process that was killed
+
+
+# -------------------------------------------------------------------------------------------------------------- decoding
+
+
+def decode_all(splits):
+    """All images of {name: Encoded}: {name: (uint8 (N, size, size, 3), targets)}. Raises UnfitImageError, naming all unfit ones."""
+    problems, arrays = [], {}
+    for name, images in splits.items():
+        pixels = np.empty((len(images), images.size, images.size, 3), dtype=np.uint8)
+        starts = range(0, len(images), DECODED_AT_ONCE)
+        parts = iter([pixels[start : start + DECODED_AT_ONCE] for start in starts])
+        problems += unfit(images, lambda _, parts=parts: next(parts))
+        arrays[name] = pixels, images.targets
+    if problems:
+        raise UnfitImageError(*problems)
+    return arrays
+
+
+def unfit(images, empty):
+    """Decodes all images of an Encoded, in order, into what empty(shape) gives for each DECODED_AT_ONCE. Returns the problems."""
+    n = len(images)
+    batches = [range(start, min(start + DECODED_AT_ONCE, n)) for start in range(0, n, DECODED_AT_ONCE)]
+    results = decoded(images, batches, n_threads(), empty)
+    return [problem for result in results if isinstance(result, UnfitImageError) for problem in result.problems]
+
+
+def n_threads():
+    """All cores: the other processes wait for what is decoded here."""
+    return min(machine.cores(), MAX_THREADS)
+
+
+# --------------------------------------------------------------------------------------------------------- write and read
+
+
+def refuse_full_disk(folder, n_bytes):
+    """Raises ValueError, before the work of decoding, if there is no room for what will be written."""
+    if shutil.disk_usage(next(parent for parent in folder.parents if parent.exists())).free < n_bytes:
+        raise ValueError(no_room(folder, n_bytes, "it is full"))
+
+
+def no_room(folder, n_bytes, why):
+    return (
+        f"cannot write {n_bytes / 2**20:,.0f} MB of decoded images to {folder.parent} ({' '.join(str(why).split())}): make room "
+        f"there, or give another --cache-dir"
+    )
+
+
+def write(folder, classes, arrays):
+    """Writes decoded splits {name: (images uint8 (N, H, W, 3), targets (N,))} and what was measured of them."""
+    splits = {name: in_memory(*parts) for name, parts in arrays.items()}
+    files = {f"{name}_{part}": array for name, parts in arrays.items()
+             for part, array in zip(("images", "targets"), parts, strict=True)}  # fmt: skip
+    write_folder(folder, {"classes": classes, "splits": list(splits), **measure(splits)}, files)
+
+
+def read(folder):
+    """What write() wrote: {name: Split} and the rest of meta.json."""
+    meta = json.loads((folder / "meta.json").read_text())
+    splits = {}
+    for name in meta.pop("splits"):
+        # copy-on-write: writable as torch wants it, yet the pages are shared by all processes of the node
+        parts = (np.load(folder / f"{name}_{part}.npy", mmap_mode="c") for part in ("images", "targets"))
+        splits[name] = in_memory(*parts)
+    return splits, meta
+
+
+def stream(folder, classes, encoded):
+    """As read(), of splits {name: Encoded} that are decoded as they are needed. What is measured of them is written at the
+    first time, when all headers are read, too, and the images that are measured are decoded. Raises UnfitImageError."""
+    splits = {name: streamed(images) for name, images in encoded.items()}
+    if not (folder / "meta.json").exists():
+        problems = [problem for images in encoded.values() for problem in headers(images, n_threads())]
+        if problems:
+            raise UnfitImageError(*problems)
+        try:
+            measured = measure(splits)
+        except UnfitImageError:  # there may be more, and the user wants to know of all
+            everything = [unfit(images, lambda shape: np.empty(shape, dtype=np.uint8)) for images in encoded.values()]
+            raise UnfitImageError(*[problem for problems in everything for problem in problems]) from None
+        write_folder(folder, {"classes": classes, **measured}, {})
+    return splits, json.loads((folder / "meta.json").read_text())
+
+
+def write_folder(folder, meta, arrays):
+    """Writes meta.json and the arrays as .npy files; the folder appears only when it is complete. Raises ValueError if it
+    cannot be written, and leaves nothing."""
+    pending = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        pending = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.tmp"))
+        for name, array in arrays.items():
+            np.save(pending / f"{name}.npy", array)
+        (pending / "meta.json").write_text(json.dumps(meta))
+        try:
+            pending.rename(folder)
+        except OSError:
+            if not (folder / "meta.json").exists():  # or else another process was first
+                raise
+    except OSError as error:
+        raise ValueError(no_room(folder, sum(array.nbytes for array in arrays.values()), error)) from None
+    finally:
+        if pending:
+            shutil.rmtree(pending, ignore_errors=True)
+
+
+def remove_leftovers(folder):
+    """Removes what processes that were killed while they wrote this folder have left."""
+    for leftover in folder.parent.glob(f"{folder.name}.tmp*"):
+        if time.time() - leftover.stat().st_mtime > LEFTOVER_S:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- measuring
+
+
+def measure(splits):
+    """What is known of splits {name: Split}: mean and std of train, and content_fingerprint.
+
+    The latter is of all labels and of the pixels of SAMPLE images of each split, in the order of the splits.
+    """
+    content, measured = hashlib.blake2b(digest_size=8), {"mean": None, "std": None}
+    for name, split in splits.items():
+        content.update(f"{name} {len(split)} {split.image_size}".encode())
+        content.update(split.targets.numpy().astype("<i8").tobytes())
+        of_split = statistics(split, content)
+        measured = of_split if name == "train" else measured
+    return measured | {"content_fingerprint": content.hexdigest()}
+
+
+def statistics(split, content=None):
+    """Mean and std of each channel, on the scale 0 to 255, over SAMPLE images that are evenly spread over the split.
+
+    content: a hash that takes their pixels, too. The sums are of whole numbers, and exact, and the rest is Python's arithmetic,
+    so that both ways to read a split and all processors agree to the last bit, and with it on the fingerprints; torch's square
+    root is rounded otherwise on some.
+    """
+    rows = torch.from_numpy(np.linspace(0, len(split) - 1, min(len(split), SAMPLE)).round().astype(np.int64))
+    n_pixels = len(rows) * split.image_size**2
+    sums, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for images, i in split.read(rows.split(256)):
+        images = images[i]
+        if content:
+            content.update(images.permute(0, 2, 3, 1).contiguous().numpy())
+        pixels = images.transpose(0, 1).reshape(3, -1).double()
+        sums += pixels.sum(1)
+        squares += pixels.square().sum(1)
+    mean = [of_channel / n_pixels for of_channel in sums.tolist()]
+    variance = [square / n_pixels - m * m for square, m in zip(squares.tolist(), mean, strict=True)]
+    return {"mean": mean, "std": [math.sqrt(max(1.0, v)) for v in variance]}

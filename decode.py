@@ -1,0 +1,330 @@
+"""From files to pixels: the one place where images are found, opened, turned upright, put on the scale 0 to 255 and resized.
+
+Folders, tables, streamed sets and `--predict` all read through here, so that every picture is seen in one way. Threads decode:
+Pillow lets go of the interpreter's lock while it decodes and resizes a picture.
+"""
+
+import io
+import os
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".avif", ".tif", ".tiff",
+            ".ppm", ".pgm", ".pbm", ".pnm", ".jp2"}  # fmt: skip
+ORIENTATION = 0x0112  # the EXIF tag, and how an image that bears its value is turned for the eye
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+TWELVE_BITS = (
+    2**12
+)  # below it, 16-bit values are those of a camera's 12 bits, or of 8, as likely as those of a dark picture
+AT_ONCE = 16  # images that a thread decodes before it looks for more
+SHOWN = 10  # unfit images that a message names
+NO_SQUARE = "image of {}x{} pixels where squares of one size are needed: give --image-size"
+EIGHT_BITS = "save the image with 8 bits per channel"
+
+
+class UnfitImageError(OSError, ValueError):
+    """Images that cannot be used: the user's mistake when a set is loaded, a failure of the run later.
+
+    problems: a line for each of them.
+    """
+
+    def __init__(self, *problems, listed=None):
+        self.problems = list(problems)
+        several = f"{len(problems):,} images cannot be used: " if len(problems) > 1 else ""
+        more = f"; and {len(problems) - SHOWN:,} more" if len(problems) > SHOWN else ""
+        super().__init__(
+            several + "; ".join(self.problems[:SHOWN]) + more + (f", all of them in {listed}" * bool(listed))
+        )
+
+    def listed_in(self, file):
+        """This error, or one that also names the file, which now has a line for each image, where they are too many to be told."""
+        if len(self.problems) <= SHOWN:
+            return self
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("".join(f"{problem}\n" for problem in self.problems))
+        except OSError:
+            return self
+        return UnfitImageError(*self.problems, listed=file)
+
+
+# ------------------------------------------------------------------------------------------------------------- finding
+
+
+def image_files(folder):
+    """The images below a folder, as sorted paths, and how many other names there are: ([str], Counter).
+
+    A name is that of an image by its suffix. Names with a leading dot are left out, and folders of such a name as a whole:
+    what editors, desktops and archivers leave beside images. Links are followed, but for those to a folder above them.
+    """
+    found, left_out = [], Counter()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        dotted = [name for name in [*folders, *names] if name.startswith(".")]
+        left_out["dotted"] += len(dotted)
+        folders[:] = [name for name in folders if not name.startswith(".") and not leads_up(root, name)]
+        images = [name for name in names if not name.startswith(".") and is_image(name)]
+        left_out["others"] += len(names) - len(images) - sum(name.startswith(".") for name in names)
+        found.append((root, sorted(images)))
+    return [os.path.join(root, name) for root, images in sorted(found) for name in images], left_out
+
+
+def is_image(name):
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def leads_up(root, name):
+    """Whether a folder is a link to one that it is in, which would have no end."""
+    path = os.path.join(root, name)
+    if not os.path.islink(path):
+        return False
+    target, here = os.path.realpath(path), os.path.realpath(root)
+    return os.path.commonpath([target, here]) == target
+
+
+def left_out_in_words(folder, left_out):
+    """One line that counts what image_files left out of a folder, or None where it left out nothing."""
+    counts = {
+        "name that begins with a dot": "names that begin with a dot",
+        "file that is no image by its name": "files that are no images by their names",
+    }
+    n = left_out["dotted"], left_out["others"]
+    parts = [f"{k:,} {one if k == 1 else many}" for k, (one, many) in zip(n, counts.items(), strict=True) if k]
+    return f"left out of {folder}: {' and '.join(parts)}" if parts else None
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def opened(file):
+    """A path, or the bytes of a file, as a PIL image of which only the header has been read. Raises whatever its decoder meets."""
+    try:
+        return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+    except UnidentifiedImageError:
+        raise ValueError("in no format that Pillow knows") from None
+
+
+def read_image(file, image_size=None):
+    """An image as every network sees it: a PIL image in RGB, upright, on the scale 0 to 255.
+
+    file: a path, the bytes of a file, or pixels uint8 (H, W, 3). image_size: resize and centre-crop to that many pixels.
+    What is no image raises whatever its decoder met; UnfitImageError is for pixels whose range is not known.
+    """
+    if isinstance(file, np.ndarray):
+        image = Image.fromarray(file)
+    else:
+        with opened(file) as stored:
+            image = upright(stored, to_rgb(stored))
+    return resize(image, image_size) if image_size else image
+
+
+def size_of(file):
+    """Width and height by the header of a file, or of what else read_image takes, before it is turned upright."""
+    if isinstance(file, np.ndarray):
+        return file.shape[1], file.shape[0]
+    with opened(file) as stored:
+        return stored.size
+
+
+def upright(stored, image):
+    """The image, turned as the EXIF data of its file ask for."""
+    try:
+        turn = TURNS.get(stored.getexif().get(ORIENTATION))  # of a TIFF it is gone: Pillow has turned it already
+    except Exception:  # damaged EXIF data, which viewers ignore, raise whatever their reader met
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def to_rgb(image):
+    """A PIL image of any mode in RGB, on the scale 0 to 255.
+
+    Known are 8 bits; 16 bits of which the highest four are in use, or that Pillow itself has scaled to 16 (PGM, JPEG 2000);
+    TIFF's 12 bits; and floats from 0 to 1. Raises UnfitImageError for all others, which would come out black or wrapped.
+    """
+    stored = str(
+        getattr(image, "tile", "")
+    )  # names, until the pixels are loaded, the form in which the file holds them
+    image.load()
+    if image.mode == "F":
+        return float_to_rgb(image)
+    scaled = image.format in ("PPM", "JPEG2000")
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        pixels = np.asarray(image)
+        bits = 12 if ";12" in stored else 16
+        if bits == 16 and not scaled and 0 < pixels.max() < TWELVE_BITS:
+            raise UnfitImageError(
+                f"16-bit pixels of {pixels.max()} at the most, of a range that is not known: {EIGHT_BITS}"
+            )
+        return Image.fromarray((pixels >> (bits - 8)).astype(np.uint8)).convert("RGB")
+    if image.mode == "I":
+        lowest, highest = image.getextrema()
+        raise UnfitImageError(f"32-bit pixels of {lowest} to {highest}, a range that is not known: {EIGHT_BITS}")
+    rgb = image.convert("RGB")
+    if ";16" in stored and not scaled and np.asarray(rgb).max() < TWELVE_BITS >> 8:  # Pillow keeps the high bytes alone
+        raise UnfitImageError(f"16-bit colours of less than {TWELVE_BITS}, of a range that is not known: {EIGHT_BITS}")
+    return rgb
+
+
+def float_to_rgb(image):
+    pixels = np.asarray(image)
+    lowest, highest = pixels.min(), pixels.max()
+    if not (lowest >= 0 and highest <= 1):  # nor for nan
+        raise UnfitImageError(f"float pixels of {lowest:g} to {highest:g}, where 0 to 1 is known: {EIGHT_BITS}")
+    return Image.fromarray((pixels * 255).round().astype(np.uint8)).convert("RGB")
+
+
+def resize(image, size):
+    """Shorter side to `size` pixels, then the central square."""
+    scale = size / min(image.size)
+    image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+# -------------------------------------------------------------------------------------------------- images of a split
+
+
+def told(name, read, *args):
+    """read(*args). Raises UnfitImageError, in one line that begins with the name, for whatever its decoder has met."""
+    try:
+        return read(*args)
+    except UnfitImageError as error:
+        raise UnfitImageError(f"{name}: {error}") from None
+    except Exception as error:  # bytes that are no image raise whatever their decoder met
+        raise UnfitImageError(f"{name}: cannot read the image ({' '.join(str(error).split())})") from None
+
+
+class Paths(list):
+    """Images that are files of their own, by their paths."""
+
+    def take(self, rows):
+        return [self[row] for row in rows]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images that are not encoded at all: uint8 (N, H, W, 3)."""
+
+    images: np.ndarray
+
+    def __len__(self):
+        return len(self.images)
+
+    def take(self, rows):
+        return [self.images[row] for row in rows]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The images of a split as they are stored. image_size None leaves the size that they have.
+
+    source: has a length, and take(rows) gives what read_image takes for each of the rows.
+    """
+
+    split: str
+    source: object
+    targets: np.ndarray
+    image_size: int | None
+
+    def __len__(self):
+        return len(self.source)
+
+    @cached_property
+    def size(self):
+        """The side in pixels that all images must have once they are decoded: that of the first, or of the first that can be
+        read. Raises UnfitImageError if it is no square."""
+        if self.image_size:
+            return self.image_size
+        problems = []
+        for row in range(len(self)):
+            (file,) = self.source.take([row])
+            try:
+                width, height = told(self.name(row, file), size_of, file)
+            except UnfitImageError as error:
+                problems += error.problems
+                continue
+            if width != height:
+                raise UnfitImageError(f"{self.name(row, file)}: {NO_SQUARE.format(width, height)}")
+            return width
+        raise UnfitImageError(*problems)
+
+    def name(self, row, file):
+        return file if isinstance(file, str) else f"{self.split} split, row {row}"
+
+    def decode(self, rows, out):
+        """Decodes rows into out, uint8 (b, size, size, 3). Returns problems, a line for each image that is no such square."""
+
+        def put(i, file):
+            image = read_image(file, self.image_size)
+            self.refuse_other_sizes(image.size)
+            out[i] = image
+
+        return self.problems(rows, put)
+
+    def look(self, rows):
+        """Reads the headers of rows. Returns problems as decode() does; pixels may still be damaged."""
+        return self.problems(rows, lambda _, file: self.refuse_other_sizes(size_of(file)))
+
+    def problems(self, rows, use):
+        problems = []
+        for i, (row, file) in enumerate(zip(rows, self.source.take(rows), strict=True)):
+            try:
+                told(self.name(row, file), use, i, file)
+            except UnfitImageError as error:
+                problems += error.problems
+        return problems
+
+    def refuse_other_sizes(self, size):
+        if not self.image_size and size != (self.size, self.size):
+            raise UnfitImageError(NO_SQUARE.format(*size))
+
+
+def decoded(images, batches, n_threads, empty):
+    """Yields for each of the batches of rows of an Encoded, in order, its pixels uint8 (b, size, size, 3), or UnfitImageError.
+
+    empty: called with a shape, in the order of the batches, for what numpy can write to; that is what is yielded. So many
+    batches are decoded ahead that every thread has something to do.
+    """
+    waiting, batches = deque(), iter(batches)
+    size = images.size
+    with ThreadPoolExecutor(n_threads) as pool:
+
+        def start(rows):
+            out = empty((len(rows), size, size, 3))
+            pixels, part = np.asarray(out), max(1, min(AT_ONCE, -(-len(rows) // n_threads)))
+            parts = [slice(k, k + part) for k in range(0, len(rows), part)]
+            waiting.append((out, [pool.submit(images.decode, rows[here], pixels[here]) for here in parts]))
+
+        try:
+            while True:
+                while len(waiting) < 2 or sum(len(parts) for _, parts in waiting) < 2 * n_threads:
+                    rows = next(batches, None)
+                    if rows is None:
+                        break
+                    start(rows)
+                if not waiting:
+                    return
+                out, parts = waiting.popleft()
+                problems = [line for part in parts for line in part.result()]
+                yield UnfitImageError(*problems) if problems else out
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def headers(images, n_threads):
+    """The problems that the headers of all images of an Encoded show, a line each."""
+    with ThreadPoolExecutor(n_threads) as pool:
+        parts = [range(k, min(k + AT_ONCE, len(images))) for k in range(0, len(images), AT_ONCE)]
+        return [problem for problems in pool.map(images.look, parts) for problem in problems]

@@ -1,0 +1,38 @@
+"""What treats each pixel's channels alike, in the form that is fast on the device: 1x1 convolutions and factors.
+
+On a CPU they are PyTorch's. On CUDA a 1x1 convolution of a channels-last map is a matrix product, whose kernels add the bias
+in passing, where cuDNN's convolution leaves it to another kernel; and gradients of biases and factors are summed by Triton.
+"""
+
+import importlib.util
+
+import torch.nn.functional as F
+from torch import nn
+
+if importlib.util.find_spec("triton"):
+    from models.ops import kernels, sums_cuda
+else:
+    kernels = None
+
+
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution: (B, in_ch, H, W) -> (B, out_ch, H, W)."""
+
+    def __init__(self, in_ch, out_ch, bias=True):
+        super().__init__(in_ch, out_ch, 1, bias=bias)
+
+    def forward(self, x):
+        if kernels is None or not kernels.takes(x):
+            return super().forward(x)
+        rows = x.permute(0, 2, 3, 1)  # (B, H, W, in_ch)
+        if self.bias is None:
+            return F.linear(rows, self.weight.flatten(1)).permute(0, 3, 1, 2)
+        out = F.linear(rows, self.weight.flatten(1), self.bias.detach()).permute(0, 3, 1, 2)
+        return sums_cuda.BiasGradient.apply(out, self.bias)
+
+
+def channel_scale(x, factor):
+    """x * factor: (B, C, H, W), (C, 1, 1) -> (B, C, H, W)."""
+    if kernels is None or not kernels.takes(x) or factor.dtype not in kernels.DTYPES:
+        return x * factor
+    return sums_cuda.ChannelScale.apply(x, factor)

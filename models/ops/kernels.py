@@ -1,0 +1,118 @@
+"""What the Triton kernels share: where they run, how they are launched, and the sum of partial sums.
+
+A gradient of a parameter is a sum over all pixels. Programs that add to one number in the order in which they happen to
+finish give another rounding each time. So each program sums a chunk of pixels of its own, and one more kernel adds up the
+chunks in their order: two runs agree to the last bit.
+"""
+
+import functools
+import os
+import shutil
+
+import torch
+import triton
+import triton.language as tl
+from torch.library import wrap_triton
+from triton.runtime.jit import JITFunction
+
+MAX_NUMEL = 2**31  # elements: kernels compute offsets in 32 bits
+MAX_ALIGNMENT = 8  # elements: 16 bytes of half precision, the widest access of a thread
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+SUM_CHUNKS, SUM_NUMBERS, SUM_WARPS = 32, 32, 4  # chunks and numbers of a tile of sum_chunks
+
+
+@functools.cache
+def can_build(device_index):
+    """Whether Triton can build kernels for this GPU: it needs compute capability 7.0 and a C compiler for its launcher."""
+    compiler = os.environ.get("CC") or shutil.which("clang") or shutil.which("gcc") or shutil.which("cc")
+    return compiler is not None and torch.cuda.get_device_capability(device_index) >= (7, 0)
+
+
+@torch.compiler.assume_constant_result
+def is_usable(device_index):
+    """can_build, as a constant for torch.compile."""
+    return can_build(device_index)
+
+
+def takes(x):
+    """Whether the kernels compute maps like x: on a GPU, in a precision of DTYPES, with offsets of 32 bits."""
+    return x.is_cuda and x.dtype in DTYPES and 0 < x.numel() < MAX_NUMEL and is_usable(x.device.index)
+
+
+def launcher(kernel):
+    """The kernel, to be launched by [grid](...) where torch.compile and make_fx see it; as it is in Triton's interpreter."""
+    return wrap_triton(kernel) if isinstance(kernel, JITFunction) else kernel
+
+
+def pixel_rows(x):
+    """The map (B, C, H, W) laid out as rows of pixels, each with its channels side by side; copied if it is not.
+
+    A slice of the channels of such a map stays as it is: its rows are longer than C, by x.stride(3) elements.
+    """
+    B, C, H, W = x.shape
+    B_stride, C_stride, H_stride, W_stride = x.stride()
+    is_laid_out = C_stride == 1 and W_stride >= C and H_stride == W * W_stride and B_stride == H * H_stride
+    return (
+        x
+        if is_laid_out
+        else x.contiguous(memory_format=torch.channels_last).as_strided((B, C, H, W), (H * W * C, 1, W * C, C))
+    )
+
+
+def alignment(*counts):
+    """The largest power of 2, up to MAX_ALIGNMENT, that divides all counts: what a thread can read at once."""
+    n = MAX_ALIGNMENT
+    while any(count % n for count in counts):
+        n //= 2
+    return n
+
+
+def power_of_2(n):
+    """The smallest power of 2 that is at least n."""
+    return 1 << (n - 1).bit_length()
+
+
+@triton.jit(do_not_specialize=["n_chunks", "n_taps", "C"])
+def sum_chunks_kernel(
+    Partial,  # (n_chunks, n_taps + HAS_BIAS, C), float32
+    Out,  # (C, n_taps)
+    Bias,  # (C,), only written if HAS_BIAS
+    n_chunks,
+    n_taps,
+    C,
+    HAS_BIAS: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    NUMBERS: tl.constexpr,
+):
+    k = tl.program_id(0) * NUMBERS + tl.arange(0, NUMBERS)
+    n_numbers = (n_taps + HAS_BIAS) * C
+    acc = tl.zeros([CHUNKS, NUMBERS], tl.float32)
+    for start in range(0, n_chunks, CHUNKS):
+        chunk = start + tl.arange(0, CHUNKS)
+        mask = (chunk < n_chunks)[:, None] & (k < n_numbers)[None, :]
+        acc += tl.load(Partial + chunk[:, None] * n_numbers + k[None, :], mask=mask, other=0.0)
+    total = tl.sum(acc, axis=0)
+    tap = k // C
+    c = k % C
+    tl.store(Out + c * n_taps + tap, total.to(Out.dtype.element_ty), mask=tap < n_taps)
+    if HAS_BIAS:
+        tl.store(Bias + c, total.to(Bias.dtype.element_ty), mask=tap == n_taps)
+
+
+def sum_chunks(partial, out, bias):
+    """Sums partial (chunks, T or T + 1, C), float32, into out (C, T) and, of the last row, into bias (C,) unless None."""
+    n_chunks, n_rows, C = partial.shape
+    grid = (triton.cdiv(n_rows * C, SUM_NUMBERS),)
+    launcher(sum_chunks_kernel)[grid](
+        partial,
+        out,
+        partial if bias is None else bias,
+        n_chunks,
+        n_rows - (bias is not None),
+        C,
+        HAS_BIAS=bias is not None,
+        CHUNKS=SUM_CHUNKS,
+        NUMBERS=SUM_NUMBERS,
+        num_warps=SUM_WARPS,
+    )

@@ -1,0 +1,207 @@
+"""Where images come from: folders of classes, CIFAR's parquet files and original archives, and the hub.
+
+What is found is listed first, cheaply, so that a decoded set can be recognized by its files; it is opened only to be decoded.
+"""
+
+import glob
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from archives import find_archive, read_archive
+from decode import Encoded, Paths, Pixels, image_files, left_out_in_words
+
+HUB_SETS = {  # name: (repository on the hub, image column, label column)
+    "cifar100": ("uoft-cs/cifar100", "img", "fine_label"),
+    "cifar10": ("uoft-cs/cifar10", "img", "label"),
+}
+LAYOUTS = {
+    "folder": "train/<class>/ and test/<class>/",
+    "cifar100": "train-*.parquet and test-*.parquet, or cifar-100-python",
+    "cifar10": "train-*.parquet and test-*.parquet, or cifar-10-batches-py",
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies in a folder for a dataset: files, their paths by split; classes of an image folder; notes for the user."""
+
+    root: str
+    files: dict
+    open: object
+    classes: list | None = None
+    notes: tuple = ()
+
+    @property
+    def stamp(self):
+        """What changes whenever a file that is read changes, comes or goes: names below the root, sizes and times."""
+        files = [stamp_of(file, self.root) for files in self.files.values() for file in files]
+        return [self.root, list(self.files), self.classes, files]
+
+
+def stamp_of(file, root):
+    try:
+        there = os.stat(file)
+    except OSError:  # a link that leads nowhere, which will be told when it is read
+        return file[len(root) :], None, None
+    return file[len(root) :], there.st_size, there.st_mtime_ns
+
+
+def find(name, data_dir, classes=None):
+    """The files of a local dataset, as Found. classes: of a trained network that is only to be tested on test/<class>/.
+
+    Raises ValueError, saying what was found, for a missing folder or split.
+    """
+    root = os.path.realpath(os.path.expanduser(data_dir))  # one folder, however it is spelled
+    if not os.path.isdir(root):
+        raise ValueError(f"--data-dir {data_dir}: no such folder")
+    found = find_folder(root, data_dir, classes) if name == "folder" else find_cifar(name, root)
+    for split, files in found.files.items():
+        if not files:
+            there = ", ".join(sorted(os.listdir(root))[:8]) or "nothing"
+            raise ValueError(f"--data-dir {data_dir}: no {split} images; expected {LAYOUTS[name]}, found {there}")
+    return found
+
+
+def open_found(name, found, image_size):
+    """What was found, or the hub's set where nothing was looked for: {split: Encoded} and class names. Raises ValueError."""
+    return (found.open if found else open_tables)(name, found, image_size)
+
+
+# ------------------------------------------------------------------------------------------------------ image folders
+
+
+def find_folder(root, data_dir, known=None):
+    """An image folder: a class is a folder in train/ and may be called anything, but for names with a leading dot.
+
+    known: the classes, if there is to be no train/.
+    """
+    splits = ["test"] if known else ["train", *["val"] * os.path.isdir(os.path.join(root, "val")), "test"]
+    files, classes, left_out = {}, known, Counter()
+    for split in splits:
+        names, others = class_folders(os.path.join(root, split))
+        left_out += others
+        files[split] = []
+        for name in names:
+            images, others = image_files(os.path.join(root, split, name))
+            files[split] += images
+            left_out += others
+            if not images:
+                raise ValueError(
+                    f"--data-dir {data_dir}: no image for class {name} in {split}/: add some, or remove it"
+                )
+        classes = classes or names
+        unknown = [name for name in names if name not in classes]
+        if unknown:
+            of = "the network" if known else "train"
+            raise ValueError(f"--data-dir {data_dir}: {split} has classes that {of} has not: {', '.join(unknown[:5])}")
+    notes = [f"{data_dir}: val/ is watched in place of a part of train/ (--val-size)"] * ("val" in splits)
+    note = left_out_in_words(data_dir, left_out)
+    return Found(root, files, open_folder, classes, (*notes, *[note] * bool(note)))
+
+
+def class_folders(folder):
+    """Names of the classes in a folder, sorted, and how many others there are, as image_files counts them."""
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    dotted = sum(name.startswith(".") for name in names)
+    classes = [name for name in names if not name.startswith(".") and os.path.isdir(os.path.join(folder, name))]
+    return classes, Counter(dotted=dotted, others=len(names) - dotted - len(classes))
+
+
+def open_folder(_, found, image_size):
+    """The splits of an image folder as {name: Encoded}, and class names."""
+    encoded, number = {}, {name: c for c, name in enumerate(found.classes)}
+    for split, files in found.files.items():
+        below = len(os.path.join(found.root, split, ""))
+        targets = [number[file[below:].split(os.sep)[0]] for file in files]
+        encoded[split] = Encoded(split, Paths(files), np.array(targets, dtype=np.int64), image_size)
+    return encoded, found.classes
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+@dataclass(frozen=True)
+class TableImages:
+    """Images in a table of the datasets library: the bytes of files, or their paths."""
+
+    table: object
+    column: str
+
+    def __len__(self):
+        return len(self.table)
+
+    def take(self, rows):
+        images = self.table[list(rows)][self.column]
+        return [image["path"] if image["bytes"] is None else image["bytes"] for image in images]
+
+
+def find_cifar(name, root):
+    """CIFAR's parquet files, or its original archive."""
+    files = {
+        split: sorted(glob.glob(os.path.join(glob.escape(root), f"{split}-*.parquet"))) for split in ("train", "test")
+    }
+    archive = {} if any(files.values()) else find_archive(name, root)
+    return Found(root, archive, open_archive) if archive else Found(root, files, open_tables)
+
+
+def open_archive(name, found, image_size):
+    """CIFAR from its original archive, in the form of open_folder."""
+    read, classes = read_archive(name, found.files)
+    return {
+        split: Encoded(split, Pixels(pixels), targets, image_size) for split, (pixels, targets) in read.items()
+    }, classes
+
+
+def open_tables(name, found, image_size):
+    """CIFAR from parquet files, or from the hub if there are none, in the form of open_folder."""
+    repository, image_column, label_column = HUB_SETS[name]
+    if not found:
+        refuse_unreachable_hub(name, repository)
+    from datasets import Image, disable_progress_bars, load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    disable_progress_bars()
+    try:
+        sets = load_dataset("parquet", data_files=found.files) if found else load_dataset(repository)
+    except (ConnectionError, DatasetGenerationError, OSError, ValueError) as error:
+        where = found.root if found else "the hub"
+        raise ValueError(f"cannot read {name} from {where}: {str(error).splitlines()[0]}") from None
+    encoded = {}
+    for split in ("train", "test"):
+        table = sets[split]
+        missing = {image_column, label_column} - set(table.column_names)
+        if missing:
+            raise ValueError(
+                f"{split} split of {name}: no column {missing.pop()!r}, found {', '.join(table.column_names)}"
+            )
+        images = table.select_columns([image_column]).cast_column(image_column, Image(decode=False))
+        try:
+            targets = np.array(table[label_column][:], dtype=np.int64)
+        except (TypeError, ValueError):
+            raise ValueError(f"{split} split of {name}: column {label_column!r} must hold class numbers only") from None
+        encoded[split] = Encoded(split, TableImages(images, image_column), targets, image_size)
+    label = sets["train"].features[label_column]
+    classes = getattr(label, "names", None) or [str(i) for i in range(int(name.removeprefix("cifar")))]
+    return encoded, classes
+
+
+def refuse_unreachable_hub(name, repository):
+    """Raises ValueError at once, not after the client's 23 s of retries, where neither hub nor its local copy is there."""
+    from huggingface_hub import HfApi, constants
+
+    try:
+        HfApi().dataset_info(repository, timeout=5)
+    except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
+        from datasets import config
+
+        cached = (Path(config.HF_DATASETS_CACHE) / repository.replace("/", "___")).is_dir()
+        if not cached:
+            raise ValueError(
+                f"cannot reach the hub for {repository} ({type(error).__name__}): give --data-dir, a folder with its "
+                f"parquet files, or try --dataset shapes100, which needs no download"
+            ) from None
+        config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True

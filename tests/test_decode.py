@@ -1,0 +1,176 @@
+"""decode.py: what counts as an image, and what pixels it has."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from decode import UnfitImageError, image_files, left_out_in_words, read_image, resize
+
+RAMP = np.arange(256).reshape(16, 16)  # the value of each pixel says where it is
+
+
+def stored(pixels, format="tiff", **options):
+    """The bytes of a file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def read(file):
+    image = read_image(file)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def grey(pixels):
+    return np.repeat(np.asarray(pixels, dtype=np.uint8)[..., None], 3, axis=2)
+
+
+# ------------------------------------------------------------------------------------------------------------ orientation
+
+
+@pytest.mark.parametrize("format", ["png", "tiff", "webp"])
+@pytest.mark.parametrize("value", range(1, 9))
+def test_picture_is_read_as_it_is_shown(value, format):
+    """By the table of the EXIF standard: which sides of the picture are the stored pixels' first row and first column."""
+    picture = RAMP.astype(np.uint8)
+    as_stored = {
+        1: picture,  # top, left
+        2: picture[:, ::-1],  # top, right
+        3: picture[::-1, ::-1],  # bottom, right
+        4: picture[::-1],  # bottom, left
+        5: picture.T,  # left, top
+        6: picture.T[::-1],  # right, top: rows of the file are columns of the picture, from the right
+        7: picture.T[::-1, ::-1],  # right, bottom
+        8: picture.T[:, ::-1],  # left, bottom
+    }[value]
+    exif = Image.Exif()
+    exif[0x0112] = value
+    options = {"lossless": True} if format == "webp" else {}
+    file = stored(grey(as_stored) if format == "webp" else as_stored, format, exif=exif, **options)
+    assert np.array_equal(read(file), grey(picture))
+
+
+def test_damaged_exif_data_do_not_matter():
+    file = stored(RAMP.astype(np.uint8), "png", exif=b"Exif\0\0not a directory of tags")
+    assert np.array_equal(read(file), grey(RAMP))
+
+
+# ------------------------------------------------------------------------------------------------------------------ range
+
+
+def test_eight_bits_stay():
+    for pixels in (RAMP, RAMP // 2):
+        assert np.array_equal(read(stored(pixels.astype(np.uint8), "png")), grey(pixels))
+
+
+@pytest.mark.parametrize("format", ["png", "tiff", "ppm"])
+def test_sixteen_bits_keep_the_highest_eight(format):
+    pixels = (RAMP * 257).astype(np.uint16)
+    assert np.array_equal(read(stored(pixels, format)), grey(RAMP))
+
+
+def test_grey_values_that_a_file_gives_the_range_of_are_scaled():
+    """PGM names its largest value: here 12 bits, in 16."""
+    file = b"P5 16 16 4095\n" + (RAMP * 16 + 15).astype(">u2").tobytes()
+    assert np.abs(read(file).astype(int) - grey(RAMP)).max() <= 1
+
+
+def test_floats_from_0_to_1_are_shares_of_white():
+    assert np.array_equal(read(stored((RAMP / 255).astype(np.float32))), grey(RAMP))
+    assert np.array_equal(read(stored(np.zeros((2, 2), np.float32))), grey(np.zeros((2, 2))))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        ((RAMP * 2**20).astype(np.int32), "32-bit pixels of 0 to 267386880, a range that is not known"),
+        (RAMP.astype(np.int32), "32-bit pixels of 0 to 255, a range"),
+        (RAMP.astype(np.uint16), "16-bit pixels of 255 at the most, of a range that is not known"),
+        ((RAMP * 16 + 15).astype(np.uint16), "16-bit pixels of 4095 at the most, of a range"),
+        (RAMP.astype(np.float32), "float pixels of 0 to 255, where 0 to 1 is known"),
+        ((RAMP / 255 - 0.5).astype(np.float32), "float pixels of -0.5 to 0.5, where"),
+        (np.full((2, 2), np.nan, np.float32), "float pixels of nan to nan, where"),
+    ],
+)
+def test_range_that_is_not_known_is_refused(pixels, message):
+    with pytest.raises(ValueError, match=f"^{message}.*: save the image with 8 bits per channel$"):
+        read_image(stored(pixels))
+
+
+def png_of_16_bit_colours(pixels):
+    """Pillow reads these files, and does not write them. pixels: uint16 (H, W, 3)."""
+    import struct
+    import zlib
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    H, W, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", W, H, 16, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bit_colours():
+    pixels = grey(RAMP).astype(np.uint16)
+    assert np.array_equal(read(png_of_16_bit_colours(pixels * 257)), grey(RAMP))
+    for scale in (1, 15):  # of 8 bits, and of 12
+        with pytest.raises(ValueError, match=r"^16-bit colours of less than 4096, of a range that is not known"):
+            read_image(png_of_16_bit_colours(pixels * scale))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_modes_of_eight_bits_are_converted(mode):
+    black_and_white = np.where(RAMP < 128, 0, 255)
+    file = io.BytesIO()
+    Image.fromarray(grey(black_and_white)).convert(mode).save(file, "tiff")
+    assert np.abs(read(file.getvalue()).astype(int) - grey(black_and_white)).max() <= 2
+
+
+# ---------------------------------------------------------------------------------------------------------------- resizing
+
+
+@pytest.mark.parametrize(("size", "box"), [((20, 10), (5, 0)), ((10, 30), (0, 10)), ((7, 7), (0, 0))])
+def test_central_square_of_the_shorter_side(size, box):
+    image = Image.effect_noise(size, 90).convert("RGB")
+    side = min(size)
+    expected = image.crop((*box, box[0] + side, box[1] + side))
+    assert np.array_equal(np.asarray(resize(image, side)), np.asarray(expected))
+    assert resize(image, 5).size == (5, 5)
+
+
+# ----------------------------------------------------------------------------------------------------------------- finding
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def test_images_are_found_by_their_names(tmp_path):
+    images = ["a.JPEG", "below/a.tif", "below/deeper/b.png", "c.webp"]
+    touch(tmp_path, *images, "._a.JPEG", ".hidden/d.png", ".hidden/e.png", "below/.DS_Store", "Thumbs.db", "png")
+    found, left_out = image_files(tmp_path)
+    assert sorted(os.path.relpath(file, tmp_path) for file in found) == images
+    assert left_out_in_words("D", left_out) == (
+        "left out of D: 3 names that begin with a dot and 2 files that are no images by their names"
+    )
+    assert left_out_in_words("D", image_files(tmp_path / "below" / "deeper")[1]) is None
+
+
+def test_links_are_followed_unless_they_lead_up(tmp_path):
+    touch(tmp_path, "set/a/0.png", "elsewhere/1.png")
+    (tmp_path / "set" / "a" / "there").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / "a" / "back").symlink_to(tmp_path / "set")
+    found, _ = image_files(tmp_path / "set")
+    assert [os.path.relpath(file, tmp_path / "set") for file in found] == ["a/0.png", "a/there/1.png"]
+
+
+def test_several_unfit_images_are_told_in_one_line():
+    assert str(UnfitImageError("a: bad")) == "a: bad"
+    assert str(UnfitImageError("a: bad", "b: worse")) == "2 images cannot be used: a: bad; b: worse"

@@ -1,0 +1,150 @@
+"""machine.py: what it finds of control groups, in both versions, and what it does where a system lacks something."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import machine
+
+GIB = 2**30
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Writes files in place of /proc and /sys/fs/cgroup, on a machine of 8 GiB free and 16 cores."""
+    monkeypatch.setattr(machine, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "cgroup")
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "meminfo").write_text(f"MemTotal: 99999999 kB\nMemAvailable:    {8 * 2**20} kB\n")
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(16)), raising=False)
+
+    def write(contents):
+        for name, content in contents.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(f"{content}\n")
+
+    return write
+
+
+def test_machine_without_control_groups(files):
+    assert (machine.free_memory(), machine.cores()) == (8 * GIB, 16)
+
+
+def test_container_of_the_second_version(files):
+    files({
+        "proc/self/cgroup": "0::/",
+        "cgroup/memory.max": 6 * GIB,
+        "cgroup/memory.current": 4 * GIB,
+        "cgroup/memory.stat": f"anon 5\ninactive_file {GIB}\nactive_file 7",  # which goes when memory is needed
+        "cgroup/cpu.max": "250000 100000",
+    })  # fmt: skip
+    assert (machine.free_memory(), machine.cores()) == (3 * GIB, 3)
+
+
+@pytest.mark.parametrize("tightest", ["", "/jobs", "/jobs/17"])
+def test_tightest_of_nested_groups(files, tightest):
+    files({"proc/self/cgroup": "0::/jobs/17/step"})
+    for folder in ("/jobs", "/jobs/17", "/jobs/17/step"):
+        files({f"cgroup{folder}/memory.max": "max", f"cgroup{folder}/cpu.max": "max 100000"})
+    files({f"cgroup{tightest}/memory.max": 5 * GIB, f"cgroup{tightest}/memory.current": 2 * GIB})
+    files({f"cgroup{tightest}/cpu.max": "400000 200000"})
+    assert (machine.free_memory(), machine.cores()) == (3 * GIB, 2)
+
+
+@pytest.mark.parametrize("seen_from_inside", [False, True])
+def test_container_of_the_first_version(files, seen_from_inside):
+    """A container names its group as the host does, and may find itself at the root."""
+    here = "" if seen_from_inside else "/docker/abc"
+    files({
+        "proc/self/cgroup": "5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n1:name=systemd:/docker/abc",
+        f"cgroup/memory{here}/memory.limit_in_bytes": 4 * GIB,
+        f"cgroup/memory{here}/memory.usage_in_bytes": 3 * GIB,
+        f"cgroup/memory{here}/memory.stat": f"inactive_file 5\ntotal_inactive_file {GIB}",
+        f"cgroup/cpu{here}/cpu.cfs_quota_us": 150_000,
+        f"cgroup/cpu{here}/cpu.cfs_period_us": 100_000,
+    })  # fmt: skip
+    assert (machine.free_memory(), machine.cores()) == (2 * GIB, 2)
+
+
+def test_first_version_without_limits(files):
+    files({
+        "proc/self/cgroup": "5:cpu,cpuacct:/\n4:memory:/",
+        "cgroup/memory/memory.limit_in_bytes": 9223372036854771712,
+        "cgroup/memory/memory.usage_in_bytes": 3 * GIB,
+        "cgroup/cpu/cpu.cfs_quota_us": -1,
+        "cgroup/cpu/cpu.cfs_period_us": 100_000,
+    })  # fmt: skip
+    assert (machine.free_memory(), machine.cores()) == (8 * GIB, 16)
+
+
+def test_limits_below_nothing(files):
+    files({"proc/self/cgroup": "0::/", "cgroup/memory.max": GIB, "cgroup/memory.current": 2 * GIB})
+    files({"cgroup/cpu.max": "1000 100000"})
+    assert (machine.free_memory(), machine.cores()) == (0, 1)
+
+
+def test_free_memory_without_proc(files, tmp_path, monkeypatch):
+    (tmp_path / "proc" / "meminfo").unlink()
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=7 * GIB))
+    assert machine.free_memory() == 7 * GIB
+
+
+@pytest.mark.parametrize("has_proc", [True, False])
+def test_process_is_known_by_its_start(tmp_path, monkeypatch, has_proc):
+    if not has_proc:
+        monkeypatch.setattr(machine, "PROC", tmp_path / "proc")
+    own = machine.process_started(os.getpid())
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as later:
+        assert 0 <= machine.process_started(later.pid) - own < 24 * 3600
+        assert machine.process_started(later.pid) == machine.process_started(later.pid)
+        later.stdin.close()
+        deadline = time.monotonic() + 30
+        while has_proc and machine.process_started(later.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not has_proc or machine.process_started(later.pid) is None  # gone, though its parent has not asked yet
+        later.wait()
+    assert machine.process_started(later.pid) is None
+
+
+def test_cores_without_affinity(files, monkeypatch):
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    assert machine.cores() == 12
+
+
+def test_peak_memory_grows_with_what_is_taken():
+    cpu = torch.device("cpu")
+    before = machine.peak_memory_mb(cpu)
+    taken = torch.ones(int(before) * 2**20 // 4 + 50 * 2**20 // 4)  # beyond all that earlier tests took
+    assert machine.peak_memory_mb(cpu) > before
+    assert taken.sum() > 0
+
+
+@pytest.mark.parametrize("has_resource", [True, False])
+def test_peak_memory_without_proc(files, monkeypatch, has_resource):
+    if not has_resource:
+        monkeypatch.setattr(machine, "resource", None)
+    import psutil
+
+    assert machine.peak_memory_mb(torch.device("cpu")) * 1.01 > psutil.Process().memory_info().rss / 2**20 > 100
+
+
+def test_names_are_kept_where_folders_cannot_be_opened(tmp_path, monkeypatch):
+    machine.sync_folder(tmp_path)
+
+    def refuse(path, *args):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "open", refuse)
+    machine.sync_folder(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="not there")
+def test_signals_that_stop_a_run():
+    assert machine.STOP_SIGNALS == (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)

@@ -1,0 +1,195 @@
+"""sources.py: what is found in folders, tables and on the hub, and what a set is recognized by."""
+
+import numpy as np
+import pytest
+import torch
+
+import data
+from tests.test_data import loaded, picture, small_folder, write_images, write_parquet
+
+
+def test_image_folder_with_a_class_named_train(tmp_path):
+    root = tmp_path / "photos"
+    for split, n in (("train", 3), ("test", 2)):
+        for name in ("apple", "test", "train"):
+            write_images(root / split / name, [f"{split}{i}.png" for i in range(n)])
+    images = data.load("folder", root, cache_dir=tmp_path / "cache")
+    assert images.classes == ["apple", "test", "train"]
+    assert images.train.targets.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert images.test.targets.tolist() == [0] * 2 + [1] * 2 + [2] * 2
+    assert images.train.images.shape == (9, 3, 8, 8)
+    assert images.train.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_parquet_of_all_modes(tmp_path):
+    modes = [picture(mode) for mode in ("RGB", "L", "RGBA", "P", "1")]
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "set", split, modes, [0, 1, 2, 98, 99])
+    images = data.load("cifar100", tmp_path / "set", cache_dir=tmp_path / "cache")
+    assert images.train.images.shape == (5, 3, 8, 8)
+    assert images.train.targets.tolist() == [0, 1, 2, 98, 99]
+    assert len(images.classes) == 100
+    assert torch.equal(images.train.images[0], torch.from_numpy(np.array(modes[0])).permute(2, 0, 1))
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        data.load("cifar100", tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"no train images; expected train-\*\.parquet .* found nothing"):
+        data.load("cifar100", tmp_path)
+    write_parquet(tmp_path, "train", [picture()], [0], label="coarse_label")
+    with pytest.raises(ValueError, match=r"no test images; .* found train-00000-of-00001\.parquet"):
+        data.load("cifar100", tmp_path)
+    write_parquet(tmp_path, "test", [picture()], [0], label="coarse_label")
+    with pytest.raises(ValueError, match="no column 'fine_label', found img, coarse_label"):
+        data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache")
+    with pytest.raises(ValueError, match="--dataset folder needs --data-dir"):
+        data.load("folder")
+    with pytest.raises(ValueError, match=r"train/<class>/ and test/<class>/"):
+        data.load("folder", tmp_path)
+
+
+def test_classes_that_only_test_has_are_refused(tmp_path):
+    write_images(tmp_path / "set" / "train" / "a", ["0.png"])
+    write_images(tmp_path / "set" / "test" / "b", ["0.png"])
+    with pytest.raises(ValueError, match="test has classes that train has not: b"):
+        data.load("folder", tmp_path / "set", cache_dir=tmp_path / "cache")
+
+
+def unreachable(*args, **kwargs):
+    raise RuntimeError("no route")  # as little an OSError as the errors of the hub's client
+
+
+def test_unreachable_hub_is_said_at_once(tmp_path, monkeypatch):
+    """Before load_dataset, which would try for 23 seconds, is called at all."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", unreachable)
+    monkeypatch.setattr("datasets.load_dataset", None)
+    with pytest.raises(ValueError, match=r"cannot reach the hub for uoft-cs/cifar100 .*--data-dir.*shapes100"):
+        data.load("cifar100", cache_dir=tmp_path / "cache")
+
+
+def test_unreachable_hub_with_a_local_copy(tmp_path, monkeypatch):
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "copy", split, [picture()], [0], label="label")
+    from datasets import load_dataset
+
+    files = {split: str(tmp_path / "copy" / f"{split}-00000-of-00001.parquet") for split in ("train", "test")}
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", unreachable)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("datasets.load_dataset", lambda name: load_dataset("parquet", data_files=files))
+    (tmp_path / "uoft-cs___cifar10").mkdir()
+    images = data.load("cifar10", cache_dir=tmp_path / "cache")
+    assert len(images.train) == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        ([picture(), picture()], ["a", "b"], "column 'label' must hold class numbers only"),
+        ([picture(), picture()], [0, None], "column 'label' must hold class numbers only"),
+    ],
+)
+def test_labels_that_are_no_numbers(tmp_path, images, labels, message):
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "set", split, images, labels, label="label")
+    with pytest.raises(ValueError, match=message):
+        data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("room", [1e9, 0])
+def test_images_however_deep_are_noticed_when_they_come(tmp_path, room):
+    root = small_folder(tmp_path / "set")
+    write_images(root / "train" / "ant" / "session0" / "cam0", ["a.png", "b.png"])
+    assert len(loaded(root, room).train) == 10
+    write_images(root / "train" / "ant" / "session0" / "cam1", ["a.png"])
+    assert len(loaded(root, room).train) == 11
+    (root / "train" / "ant" / "session0" / "cam0" / "b.png").unlink()
+    assert len(loaded(root, room).train) == 10
+
+
+def test_image_that_is_replaced_is_noticed(tmp_path):
+    root = small_folder(tmp_path / "set")
+    before = loaded(root)
+    write_images(tmp_path / "new", ["0.png"])
+    (tmp_path / "new" / "0.png").replace(root / "train" / "ant" / "0.png")
+    assert not torch.equal(before.train.images, loaded(root).train.images)
+
+
+def test_folder_is_one_set_however_it_is_spelled(tmp_path, monkeypatch):
+    root = small_folder(tmp_path / "set")
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for spelled in (root, "set", "./set/", "set/../set", "link", "~/set"):
+        images = data.load("folder", spelled, cache_dir=tmp_path / "cache")
+        assert len(list((tmp_path / "cache").iterdir())) == 1
+        assert len(images.train) == 8
+
+
+def test_names_with_a_leading_dot_are_neither_images_nor_classes(tmp_path):
+    """Nor do they make another set of it: they are counted, and that is all."""
+    root = small_folder(tmp_path / "set")
+    before = loaded(root)
+    for folder in (root / "train", root / "test", root / "train" / "ant"):
+        (folder / ".ipynb_checkpoints").mkdir()
+    (root / "train" / ".ipynb_checkpoints" / "0.png").write_bytes((root / "train" / "ant" / "0.png").read_bytes())
+    (root / "train" / "ant" / "._0.jpg").write_bytes(b"\0\5\x16\7")
+    (root / "test" / "bee" / "Thumbs.db").touch()
+    (root / "test" / "0.png").touch()
+    after = loaded(root)
+    assert after.classes == ["ant", "bee"]
+    assert (after.fingerprint, after.content_fingerprint) == (before.fingerprint, before.content_fingerprint)
+    assert before.notes == ()
+    assert after.notes == (
+        f"left out of {root}: 4 names that begin with a dot and 2 files that are no images by their names",
+    )
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_class_without_an_image_is_named_with_its_split(tmp_path, split):
+    root = small_folder(tmp_path / "set")
+    for file in (root / split / "bee").iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match=f"no image for class bee in {split}/: add some, or remove it"):
+        loaded(root)
+
+
+@pytest.mark.parametrize("room", [1e9, 0])
+def test_folder_of_validation_images_is_watched(tmp_path, room):
+    root = small_folder(tmp_path / "set")
+    without = loaded(root, room)
+    assert without.val is None
+    write_images(root / "val" / "bee", ["0.png", "1.png", "2.png"])
+    images = loaded(root, room)
+    assert images.notes == (f"{root}: val/ is watched in place of a part of train/ (--val-size)",)
+    train, val = data.held_out(images, val_size=0.5, folds=None, fold=None, seed=0)
+    assert (len(train), len(val)) == (8, 3)
+    assert val.targets[val.index].tolist() == [1, 1, 1]
+    assert images.fingerprint == without.fingerprint
+    assert images.content_fingerprint != without.content_fingerprint
+    with pytest.raises(ValueError, match="--folds divides train/, but there is a folder val/, too"):
+        data.held_out(images, val_size=None, folds=4, fold=0, seed=0)
+    (root / "val" / "cat").mkdir()
+    write_images(root / "val" / "cat" / "below", ["0.png"])
+    with pytest.raises(ValueError, match="val has classes that train has not: cat"):
+        loaded(root, room)
+
+
+@pytest.mark.parametrize("room", [1e9, 0])
+def test_test_images_alone_are_numbered_as_a_network_knows_them(tmp_path, room):
+    root = small_folder(tmp_path / "set")
+    whole = loaded(root)
+    (root / "train").rename(tmp_path / "away")
+    with pytest.raises(ValueError, match="no train images"):
+        loaded(root)
+    images = data.load("folder", root, None, tmp_path / "cache", room, classes=["bee", "cat", "ant"])
+    assert images.to("cpu").train is None
+    assert (images.classes, images.image_size) == (["bee", "cat", "ant"], 8)
+    assert images.test.targets.tolist() == [2, 2, 0, 0]
+    (pixels, i), *_ = images.test.read([torch.arange(4)])
+    assert torch.equal(pixels[i], whole.test.images)
+    with pytest.raises(ValueError, match="test has classes that the network has not: bee"):
+        data.load("folder", root, None, tmp_path / "cache", room, classes=["ant", "cat"])
