@@ -188,6 +188,14 @@ def test_knobs_under_the_shared_recipe_are_an_ablation():
     assert not results.methods and list(results.ablations) == ["convnext_resnet"]
 
 
+def test_a_setting_that_came_later_is_no_other_recipe_where_it_changes_nothing(tmp_path, capsys):
+    old, new = row(), row(seed=1, accumulate=1)
+    assert len(read_rows(write(tmp_path / "same", [old, new]))) == 2
+    with pytest.raises(SystemExit):
+        read_rows(write(tmp_path / "other", [old, new | {"accumulate": 2}]))
+    assert "two recipes for resnet: accumulate is None in" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", NO_SETTINGS)
 def test_how_a_run_was_computed_is_no_part_of_its_recipe(name, tmp_path):
     rows = [content | {name: seed} for seed, content in enumerate(rows_of("resnet", 60))]
