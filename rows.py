@@ -25,7 +25,7 @@ SAME_DATA = ("n_test", "classes")
 SHARED = ("dataset", "data", "folds", "image_size", "val_size", "epochs", "max_steps", "n_train", "n_train + n_val",
           *SAME_DATA, "epochs in the curve")  # fmt: skip
 LATER = {"accumulate": 1}  # settings that train.py did not have at first, with the value that runs had without them
-NO_SETTINGS = ("machine", "graph", "side_by_side")  # how a run was computed, beside device and world_size
+NO_SETTINGS = ("machine", "graph", "side_by_side", "content")  # how it was computed, and what only newer rows know
 MEAN_OF_EPOCH = ("top1", "train_loss")
 MEAN_OVER_FOLDS = ("train_imgs_per_s", "eval_imgs_per_s", "train_s", *PERCENT, "val_top1", "loss")
 READ_OF_RECIPE = ("dataset", "epochs", "batch_size")
