@@ -42,6 +42,7 @@ def make_step(arch, seed, captured, compiled):
     import torch
 
     import engine
+    import optimizers
     from augment import Augment, TrainBatches
     from data import Split
     from models import build
