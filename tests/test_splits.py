@@ -97,7 +97,7 @@ def test_streamed_evaluation_sees_each_image_once(both_ways, n_threads, monkeypa
 
 def test_processes_share_the_cores(monkeypatch):
     monkeypatch.setattr("machine.cores", lambda: 20)
-    assert splits.n_threads() == 16
+    assert splits.n_threads() == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert splits.n_threads() == 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
