@@ -38,13 +38,14 @@ WATCH_S = 35.0  # in which the owner of another machine must give one
 # ------------------------------------------------------------------------------------------------- name and content
 
 
-def run_config(args, amp, data):
+def run_config(args, amp, images):
     """What makes a run this run and no other: a folder that holds other values belongs to another run.
 
-    data: the dataset's fingerprint, because its path may change and what is there may change, too.
+    data and content are fingerprints of the dataset, because its path may change, and what is there may change, too.
     """
     config = {name: value for name, value in vars(args).items() if name not in NOT_THE_RUN}
-    config |= {"amp": str(amp or "off").removeprefix("torch."), "data": data}
+    config |= {"amp": str(amp or "off").removeprefix("torch.")}
+    config |= {"data": images.fingerprint, "content": images.content_fingerprint}
     return json.loads(json.dumps(config))  # as result.json will hold it
 
 
@@ -75,6 +76,7 @@ def look_at_folder(folder, config):
         f"{name} {there.get(name)} there, {value} here"
         for name, value in config.items()
         if (there.get(name) or None) != (value or None)  # a flag that is younger than that run was off in it
+        and (name in there or name != "content")  # which older runs did not note
     ]
     if others:
         raise ValueError(f"{folder} holds another run ({'; '.join(others[:3])}): give --name, or remove it")

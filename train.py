@@ -13,550 +13,27 @@ in the hub's format) and result.json. On a GPU the runs of several seeds train s
 the others.
 """
 
-import json
-import os
-import signal
-import subprocess
 import sys
-import threading
-import time
 from argparse import Namespace
-from contextlib import ExitStack, nullcontext
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from contextlib import ExitStack
 
-from flags import CROP_SCALE, PADDED_UP_TO, failures_told, mistakes_refused, parse_args, refuse
+from flags import CROP_SCALE, PADDED_UP_TO, mistakes_refused, parse_args, refuse
 
 # torch, and all that imports it, is imported after the flags are read: a mistyped one is refused within a second
-EVAL_BATCH, EVAL_PIXELS = 512, 512 * 64**2  # images and pixels per process at most
-EVAL_BATCH_GPU = 2500  # images of 32 pixels, in which a GPU is busy
-POLL_S = 1.0  # in which processes ask each other whether one has decoded the images
-TIME_IS_UP_CODE = 75  # exit code of --max-minutes: "try again", as in sysexits.h
-
-
-class Team:
-    """The processes that train one run together, as this one sees them: rank of world_size, on a device."""
-
-    def __init__(self, args):
-        import torch
-        from accelerate import PartialState
-
-        # without cpu= every process of a machine without GPUs would take itself for the only one
-        self.state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=args.timeout_s))
-        self.rank, self.world_size = self.state.process_index, self.state.num_processes
-        self.device = self.state.device
-        if self.device.type == "cuda" and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > torch.cuda.device_count():
-            refuse(f"--nproc_per_node is more than the {torch.cuda.device_count()} GPUs of this machine")
-        if self.device.type == "cpu":
-            self.device = torch.device("cpu")  # not cpu:0, to which tensors of "cpu" would be copied
-
-    def say(self, line):
-        if self.rank == 0:
-            print(line, flush=True)
-
-    def one_first(self, call):
-        """call() by one process of each node, which may download and decode, then by the others, which find that done.
-
-        However long it takes: it runs in a thread, and all processes ask each other every POLL_S whether it is done, so that
-        --timeout-s, in which they must answer, is for processes that died or hang.
-        """
-        from accelerate.utils import gather_object
-
-        ended = {}
-
-        def run():
-            try:
-                ended["value"] = call()
-            except (OSError, ValueError) as error:
-                ended["problem"] = str(error)  # said after the others have been told, or they would wait
-            except BaseException as error:
-                ended["failure"] = error
-
-        for turn in (self.state.is_local_main_process, not self.state.is_local_main_process):
-            thread = threading.Thread(target=run, daemon=True)
-            if turn:
-                thread.start()
-                thread.join(POLL_S)
-            while (asked := self.largest(int(thread.is_alive()), int("problem" in ended)))[0]:
-                if turn:
-                    thread.join(POLL_S)
-            if "failure" in ended:
-                raise ended["failure"]
-            if asked[1]:  # the others would meet the same
-                break
-        problems = [problem for problem in gather_object([ended.get("problem")]) if problem]
-        if problems:  # on whichever machine
-            refuse(problems[0])
-        return ended["value"]
-
-    def first_decides(self, call):
-        """What call() returns in the first process. Its ValueError is refused by all."""
-        from accelerate.utils import broadcast_object_list
-
-        found = [None, None]
-        if self.rank == 0:
-            try:
-                found[0] = call()
-            except ValueError as error:
-                found[1] = str(error)
-        answer, problem = broadcast_object_list(found)
-        if problem:
-            refuse(problem)
-        return answer
-
-    def largest(self, *numbers):
-        """The largest of each number over the processes, which all ask at the same step."""
-        import torch
-        import torch.distributed as dist
-
-        if self.world_size == 1:
-            return numbers
-        together = torch.tensor(numbers, device=self.device)
-        dist.all_reduce(together, dist.ReduceOp.MAX)
-        return together.tolist()
-
-
-class Run:
-    """One network trained with one seed. args: the flags, with its seed; images: the dataset on the device."""
-
-    def __init__(self, args, team, images, amp, stop):
-        import runfolder
-
-        self.args, self.team, self.images, self.amp, self.stop = args, team, images, amp, stop
-        name = args.name.replace("{seed}", str(args.seed)) if args.name else runfolder.run_name(args)
-        self.folder = Path(args.out) / name
-        self.config = runfolder.run_config(args, amp, images.fingerprint)
-        self.lock = self.log = self.stream = None
-        self.stamp = runfolder.stamp(self.folder)
-        self.result, self.saved = team.first_decides(lambda: runfolder.look_at_folder(self.folder, self.config))
-        self.prefix = f"seed {args.seed}: " if len(args.seeds) > 1 else ""
-
-    def say(self, line):
-        self.team.say(self.prefix + line)
-
-    # ------------------------------------------------------------------------------------------------- build
-
-    def build(self):
-        """Network, data, optimizer, saved state, step: what train() needs. Its order holds for every library."""
-        import torch
-        from accelerate.utils import set_seed
-
-        import engine
-        from models import build
-
-        args, team = self.args, self.team
-        if team.device.type == "cuda":
-            self.stream = torch.cuda.Stream(team.device)
-        with self.on_its_stream():
-            set_seed(args.seed)
-            with mistakes_refused():
-                net = build(args.arch, len(self.images.classes), args.settings, self.images.image_size)
-            self.statistics = self.start_weights(net)
-            self.batches = self.make_batches()
-            self.refuse_single_values(net)
-            if args.sync_bn:
-                net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
-            net = net.to(team.device, memory_format=torch.channels_last)
-            self.last_step = min(args.max_steps or sys.maxsize, args.epochs * self.batches.steps_per_epoch)
-            optimizer = engine.make_optimizer(args.optimizer, net, args.lr, args.momentum, args.weight_decay)
-            with mistakes_refused():
-                warmup_steps = round(args.warmup_frac * self.last_step)
-                rates = engine.make_schedule(args.schedule, args.lr, warmup_steps, self.last_step)
-            state = engine.TrainState(net, optimizer, rates, self.amp, args.ema_decay, team.rank, team.world_size)
-            if self.saved:
-                self.resume(state)
-            model = torch.compile(net) if args.compile else net
-            if team.world_size > 1:
-                on = [team.device.index] if team.device.type == "cuda" else None
-                model = torch.nn.parallel.DistributedDataParallel(model, device_ids=on, gradient_as_bucket_view=True)
-            self.state = state
-            recipe = args.label_smoothing, args.clip_norm, args.accumulate
-            self.step = engine.Step(state, model, self.batches, *recipe, captured=args.graph != "off", say=self.say)
-            self.own_folder()
-            self.begin_log()
-
-    def on_its_stream(self):
-        """Work that is queued in here does not wait for that of other runs on the same GPU."""
-        import torch
-
-        return torch.cuda.stream(self.stream) if self.stream else nullcontext()
-
-    def own_folder(self):
-        """Takes the lock of the folder, and removes what a run that was killed while it saved has left there."""
-        import runfolder
-
-        def take():
-            self.lock = runfolder.Lock(self.folder)
-            if runfolder.stamp(self.folder) != self.stamp:
-                raise ValueError(f"{self.folder} was written by another process just now: start again")
-            for stale in self.folder.glob("*.tmp"):
-                stale.unlink(missing_ok=True)
-            (self.folder / "status").unlink(missing_ok=True)
-            return self.lock.taken_over
-
-        with failures_told():
-            gone = self.team.first_decides(take)
-        if gone:
-            self.say(f"{self.folder}: {gone} is gone; this process goes on in its place")
-
-    def start_weights(self, net):
-        """Puts the weights that training starts with into the net, and freezes what is to stay. Returns (mean, std) of the
-        pixels that these weights were trained on, or of the training set."""
-        args, team, saved = self.args, self.team, self.saved
-        statistics = self.images.mean, self.images.std
-        if args.pretrained or args.init_from:
-            import hub
-            from pretrained import head_names, load_pretrained
-
-            head = head_names(net)
-            if args.pretrained and not saved:
-                statistics = team.one_first(lambda: load_pretrained(args.arch, net, self.images.image_size))
-                self.say(f"{args.arch}: published weights, but for a new head")
-            if args.init_from and not saved:
-                model = team.one_first(lambda: hub.load(args.init_from))
-                with mistakes_refused():
-                    same = hub.start_from(model, net, head, args.arch, args.settings, self.images.classes)
-                statistics = model.mean, model.std
-                self.say(
-                    f"weights of {args.init_from}, {'head included' if same else 'but for a new head: other classes'}"
-                )
-            if args.freeze:
-                for name, parameter in net.named_parameters():
-                    parameter.requires_grad_(name in head)
-        return (saved["model"]["mean"], saved["model"]["std"]) if saved else statistics
-
-    def make_batches(self):
-        """The augmented batches to train on; the held-out part, and what is watched after each epoch, are set here, too."""
-        import augment
-        import data
-
-        args, images = self.args, self.images
-        with mistakes_refused():
-            train, self.val = data.held_out(images, args.val_size, args.folds, args.fold, args.seed)
-            self.watched = self.val or images.test
-            parts = args.crop_padding, args.flip, args.cutout, args.mixup, args.cutmix, args.crop_scale or 0.0
-            return augment.TrainBatches(
-                train,
-                args.batch_size,
-                augment.Augment(*parts),
-                *self.statistics,
-                len(images.classes),
-                args.seed,
-                self.team.rank,
-                self.team.world_size,
-            )
-
-    def refuse_single_values(self, net):
-        """Refuses parts of a batch that cannot be: of unequal size, or of one image where batch norm then has one value."""
-        import torch
-
-        args, b = self.args, self.batches.b
-        if b % args.accumulate:
-            refuse(f"--accumulate {args.accumulate} does not divide the {b} images of each process")
-        if b // args.accumulate == 1:
-            values = {name: v.to("meta") for name, v in [*net.named_parameters(), *net.named_buffers()]}
-            try:
-                with torch.device("meta"), torch.no_grad():
-                    one = torch.empty(1, 3, self.images.image_size, self.images.image_size)
-                    torch.func.functional_call(net, values, one)
-            except ValueError:
-                refuse(f"{args.arch} cannot be trained on one image at a time, of which batch norm has no statistics: "
-                       "raise --batch-size, or lower --accumulate")  # fmt: skip
-
-    def resume(self, state):
-        state.load_state_dict(self.saved["state"])
-        before, now = self.saved["world_size"], self.team.world_size
-        change = "" if before == now else f", with {now} processes instead of {before}"
-        self.say(f"resuming {self.folder} at step {state.step} of {self.last_step}{change}")
-
-    def begin_log(self):
-        """The first line of the run, its events and its progress bar."""
-        from accelerate.utils import tqdm
-
-        import log
-        import machine
-        from cost import cost
-
-        args, images, team, state = self.args, self.images, self.team, self.state
-        self.params, self.macs = cost(args.arch, len(images.classes), args.settings, images.image_size)
-        self.started = self.saved["started"] if self.saved else datetime.now(UTC).isoformat(timespec="seconds")
-        self.published = {"arch": args.arch, "classes": images.classes, "settings": args.settings,
-                          "image_size": images.image_size, "mean": self.statistics[0], "std": self.statistics[1]}  # fmt: skip
-        train = self.batches.split
-        held_out = f"{len(self.val):,} for validation" if self.val else "none for validation"
-        self.say(
-            f"{args.arch}: {self.params:,} parameters, {self.macs:,} MACs; {args.dataset}: {len(train):,} images to train "
-            f"on, {held_out}, {len(images.test):,} to test, {train.way}; {team.world_size} x "
-            f"{machine.device_name(team.device)}, {self.config['amp']}; writing {self.folder}"
-        )
-        if team.rank == 0:
-            with failures_told():
-                costs = {"params": self.params, "macs": self.macs}
-                self.log = log.Log(self.folder, self.config | costs, state.step if self.saved else None)
-                if not self.saved:
-                    imgs, _ = next(self.batches.epoch(0))
-                    self.log.first_batch(imgs, self.batches.mean, self.batches.std)
-        hidden = not sys.stderr.isatty() or len(args.seeds) > 1
-        self.bar = tqdm(total=self.last_step * args.batch_size, initial=state.step * args.batch_size, unit="img",
-                        unit_scale=True, leave=False, disable=hidden, main_process_only=True)  # fmt: skip
-        self.unread = []  # points of the training curve that the device has not reached yet
-        self.saved_at = time.monotonic()
-
-    # ------------------------------------------------------------------------------------------------- train
-
-    def train(self):
-        """Trains to the last step and writes the result. A generator: it yields where its work is in flight, so that other
-        runs can queue theirs before this one waits for a value."""
-        import engine
-
-        state, scores = self.state, None
-        while state.step < self.last_step:
-            epoch = state.step // self.batches.steps_per_epoch
-            for _ in engine.train_epoch(self.step, epoch, self.last_step):
-                at_point = state.step % self.args.log_every == 0 or state.step == self.last_step
-                if at_point:
-                    self.queue_point()
-                    yield
-                    self.read_points(leave=1 if self.stream else 0)
-                self.stop_or_save(at_point)
-            scores = yield from self.end_epoch(epoch)
-        self.bar.close()
-        if (
-            self.val or scores is None
-        ):  # the test set is scored here for the only time, or was watched and never chosen on
-            scores = yield from self.score(self.images.test)
-        if self.team.rank == 0:
-            self.finish(scores)
-
-    def queue_point(self):
-        """Sends a point of the training curve on its way to the host."""
-        import engine
-
-        state = self.state
-        n_steps = (state.step - 1) % self.args.log_every + 1
-        self.unread.append((state.step, n_steps, engine.Reading(engine.summed(state.losses), state.n_bad)))
-        state.losses[1] = 0
-
-    def read_points(self, leave=0):
-        """Logs the points, but for the newest `leave` of them. Raises FloatingPointError if the numbers went bad."""
-        while len(self.unread) > leave:
-            step, n_steps, reading = self.unread.pop(0)
-            losses, n_bad = reading.read()
-            self.state.refuse_bad_numbers(n_bad.item(), step)
-            self.bar.update(step * self.args.batch_size - self.bar.n)
-            if self.log:
-                loss = losses[1].mean().item() / n_steps
-                self.log.scalars({"train/loss": loss, "train/lr": self.state.rates[step]}, step)
-
-    def stop_or_save(self, at_point):
-        """Ends the program if it was told to stop, with all saved; saves if it is time. After every step, but where several
-        GPUs would have to wait for each other."""
-        state, args = self.state, self.args
-        ends_epoch = state.step % self.batches.steps_per_epoch == 0 or state.step == self.last_step
-        if not ends_epoch and args.save_every and state.step % args.save_every == 0:
-            self.save()
-        asks = self.team.device.type == "cpu" or self.team.world_size == 1 or at_point
-        if state.step == self.last_step or not asks:
-            return
-        due = (
-            at_point and not ends_epoch and args.save_every_s and time.monotonic() - self.saved_at >= args.save_every_s
-        )
-        told, due = self.team.largest(self.stop.received, int(due and self.team.rank == 0))
-        if told:
-            self.save()
-            self.leave(told)
-        elif due:
-            self.save()
-
-    def leave(self, told):
-        """Ends the program after an interruption, with a line, a status and an exit code."""
-        import checkpoints
-
-        time_is_up = told == checkpoints.TIME_IS_UP
-        name = "--max-minutes" if time_is_up else signal.Signals(told).name
-        if self.team.rank == 0:
-            status = f"interrupted by {name} at step {self.state.step}\n"
-            checkpoints.write_atomically(self.folder / "status", status.encode())
-        self.say(f"{name}: stopped at step {self.state.step} of {self.last_step}; the same command resumes the run")
-        raise SystemExit(TIME_IS_UP_CODE if time_is_up else 128 + told)
-
-    def save(self):
-        import checkpoints
-
-        self.read_points()
-        self.state.assert_finite()
-        content = {"run": self.config, "model": self.published, "started": self.started}
-        content |= {"world_size": self.team.world_size, "state": self.state.state_dict()}  # by all processes together
-        if self.team.rank == 0:
-            self.log.flush()  # what is logged up to here will not be logged again
-            checkpoints.save_checkpoint(self.folder / "last.pt", content)
-        self.saved_at = time.monotonic()
-
-    def end_epoch(self, epoch):
-        """Scores what is watched, logs the epoch, and saves if it is time. Returns the scores."""
-        import engine
-
-        state, args = self.state, self.args
-        reading = engine.Reading(engine.summed(state.losses), state.n_bad)
-        waiting = time.perf_counter()
-        yield
-        losses, n_bad = reading.read()
-        waited = time.perf_counter() - waiting  # for the last steps of the epoch
-        state.train_s += waited
-        state.epoch_s += waited
-        self.read_points()
-        state.refuse_bad_numbers(n_bad.item(), state.step)
-        n_steps = state.step - epoch * self.batches.steps_per_epoch
-        loss, imgs_per_s = losses[0].mean().item() / n_steps, n_steps * args.batch_size / state.epoch_s
-        scores = yield from self.score(self.watched, state.eval_net)
-        state.curve.append({
-            "epoch": epoch, "step": state.step, "lr": state.rates[state.step], "train_loss": loss,
-            "train_imgs_per_s": imgs_per_s, "eval_imgs_per_s": scores["imgs_per_s"],
-            "top1": scores["top1"], "top5": scores["top5"], "loss": scores["loss"],
-        })  # fmt: skip
-        if self.log:
-            kind = "val" if self.val else "test"
-            left = timedelta(seconds=round(state.train_s / state.step * (self.last_step - state.step)))
-            self.bar.clear()
-            self.say(f"epoch {epoch + 1:3d}/{args.epochs}  train loss {loss:.4f}  {kind} {in_words(scores)}  "
-                     f"{imgs_per_s:,.0f} img/s  {state.train_s:,.0f} s, {left} left")  # fmt: skip
-            names = ("top1", "top5", "loss", "eval_imgs_per_s")
-            points = {f"{kind}/{name}": state.curve[-1][name] for name in names}
-            self.log.scalars({"train/imgs_per_s": imgs_per_s, **points}, state.step)
-        due = time.monotonic() - self.saved_at >= args.save_every_s or state.step == self.last_step
-        if self.team.largest(int(due and self.team.rank == 0))[0]:
-            self.save()
-        return scores
-
-    def score(self, split, net=None):
-        """The scores of a split by the network as it is evaluated. A generator, as train() is."""
-        return (yield from score(net or self.state.eval_net, split, *self.statistics, self.images, self.amp, self.team))
-
-    # ------------------------------------------------------------------------------------------------ finish
-
-    def finish(self, scores):
-        """Writes result.json, the last events and model/, and uploads that if asked to."""
-        import torch
-
-        import checkpoints
-        import hub
-        import machine
-
-        args, state, team, val = self.args, self.state, self.team, self.val
-        watched_top1 = [row["top1"] for row in state.curve]
-        result = self.config | {
-            "classes": len(self.images.classes), "n_train": len(self.batches.split), "n_val": len(val) if val else 0,
-            "n_test": len(self.images.test), "world_size": team.world_size, "device": machine.device_name(team.device),
-            "graph": bool(self.step.graph), "side_by_side": len(args.seeds) if self.stream else 1,
-            "torch": str(torch.__version__), "commit": commit(), "started": self.started, "params": self.params,
-            "macs": self.macs, "train_imgs_per_s": self.last_step * args.batch_size / state.train_s,
-            "eval_imgs_per_s": scores["imgs_per_s"], "train_s": state.train_s,
-            "peak_memory_mb": machine.peak_memory_mb(team.device),
-            "top1": scores["top1"], "top5": scores["top5"], "loss": scores["loss"], "ece": scores["ece"],
-            "val_top1": watched_top1[-1] if val else None,
-            "best_on_test_minus_last": None if val else max(watched_top1) - watched_top1[-1],
-            "per_class_top1": scores["per_class_top1"], "curve": state.curve, "status": "finished",
-        }  # fmt: skip
-        self.log.finish(result, scores["confusion"], state.step)
-        model = hub.Classifier(**self.published)
-        model.net.load_state_dict(state.eval_net.state_dict())
-        hub.save(model, self.folder / "model", self.config, result)
-        checkpoints.write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode())
-        self.say(f"test {in_words(scores)}, in {self.folder}/result.json")
-        if args.push_to_hub:
-            push(self.folder, args.push_to_hub)
-
-    def close(self):
-        if self.lock:
-            self.lock.release()
-
-
-def score(net, split, mean, std, images, amp, team):
-    """Scores a split; a generator that yields while the device works and returns what engine.evaluate does."""
-    import augment
-    import engine
-
-    most = EVAL_BATCH_GPU if team.device.type == "cuda" else EVAL_BATCH
-    batch_size = min(most, max(1, EVAL_PIXELS // split.image_size**2))
-    batches = augment.eval_batches(split, batch_size, mean, std, team.rank, team.world_size)
-    scores = engine.start_evaluation(net, batches, len(split), len(images.classes), amp)
-    yield
-    return scores()
-
-
-def in_words(scores):
-    return f"top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %, loss {scores['loss']:.4f}"
-
-
-def push(folder, repo_id):
-    """Uploads a finished run's model/ with its name as tag. A hub that does not take it costs a line, not the run."""
-    import hub
-
-    try:
-        print(f"pushed to the hub as {hub.push(folder / 'model', repo_id, folder.name)}")
-    except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"train.py: the hub did not take {folder}/model ({reason}); the run is complete, and the same command "
-              "pushes it again", file=sys.stderr)  # fmt: skip
-
-
-def commit():
-    """The commit of this code, with -dirty if it was changed; None outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except OSError:
-        return None
-    return done.stdout.strip() or None
-
-
-# -------------------------------------------------------------------------------------------------------------- main
-
-
-def score_only(args, team, model, images, amp):
-    """--eval-only: scores a trained network on the test set."""
-    import torch
-
-    with mistakes_refused():
-        if (model.classes, model.image_size) != (images.classes, images.image_size):
-            raise ValueError(
-                f"{args.eval_only} is for {len(model.classes)} classes in images of {model.image_size} pixels, --dataset "
-                f"{args.dataset} has {len(images.classes)}, or others, in images of {images.image_size}"
-            )
-    net = model.net.to(team.device, memory_format=torch.channels_last)
-    (scores,) = in_turns([score(net, images.test, model.mean, model.std, images, amp, team)])
-    if isinstance(scores, SystemExit):
-        raise scores
-    team.say(f"{args.eval_only} on {len(images.test):,} test images of {args.dataset}: {in_words(scores)}")
-
-
-def in_turns(generators, contexts=None):
-    """Runs generators to their ends, each for a step in its turn, and returns what they return; or, for one that ended the
-    program, its SystemExit."""
-    ended = {}
-    while len(ended) < len(generators):
-        for i, generator in enumerate(generators):
-            if i not in ended:
-                try:
-                    with contexts[i]() if contexts else nullcontext(), failures_told():
-                        next(generator)
-                except StopIteration as end:
-                    ended[i] = end.value
-                except SystemExit as end:
-                    ended[i] = end
-    return [ended[i] for i in range(len(generators))]
 
 
 def train_all(runs, together):
     """Trains the runs, all of them together or one after the other. Ends the program with the largest of their exit codes
     if one did not finish; after an interruption no other is begun."""
+    import training
+
     codes = []
     for group in [runs] if together else [[run] for run in runs]:
         with ExitStack() as stack:
             for run in group:
                 stack.callback(run.close)
                 run.build()
-            ends = in_turns([run.train() for run in group], [run.on_its_stream for run in group])
+            ends = training.in_turns([run.train() for run in group], [run.on_its_stream for run in group])
         codes += [end.code for end in ends if isinstance(end, SystemExit)]
         if any(code != 1 for code in codes):
             break
@@ -577,9 +54,11 @@ def main(args):
     import engine
     import hub
     import machine
+    import training
     from describe import summary
     from models import canonical, parse_settings
     from predict import predict
+    from processes import Processes
 
     with mistakes_refused():
         args.arch, args.settings = canonical(args.arch), parse_settings(args.arch, args.settings)
@@ -589,7 +68,7 @@ def main(args):
 
     # Prepare: processes, device, data. Images are decoded by one process of each node and mapped into memory by all.
     stop = checkpoints.StopSignals(60 * args.max_minutes or float("inf"))
-    team = Team(args)
+    team = Processes(args)
     torch.backends.cudnn.benchmark = True
     machine.keep_freed_memory()
     amp = engine.amp_dtype(args.amp, team.device)
@@ -613,17 +92,17 @@ def main(args):
         args.crop_scale = CROP_SCALE
     args.crop_scale = args.crop_scale or None  # padded crops are one recipe, asked for or not
     if args.eval_only:
-        return score_only(args, team, model, images, amp)
+        return training.score_only(args, team, model, images, amp)
     if images.val:
         args.val_size = None
 
     # Build, train and finish: a run for each seed. What is finished stays as it is.
-    runs = [Run(Namespace(**vars(args) | {"seed": seed}), team, images, amp, stop) for seed in args.seeds]
+    runs = [training.Run(Namespace(**vars(args) | {"seed": seed}), team, images, amp, stop) for seed in args.seeds]
     for run in runs:
         if run.result:
             team.say(f"{run.folder} is finished, top-1 {run.result['top1']:.2f} %: nothing to do")
             if args.push_to_hub and team.rank == 0:
-                push(run.folder, args.push_to_hub)
+                training.push(run.folder, args.push_to_hub)
     with stop:
         train_all([run for run in runs if not run.result], together=team.device.type == "cuda" and team.world_size == 1)
 

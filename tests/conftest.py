@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import data
+from tests.report_rows import campaign  # noqa: F401 -- a fixture
 from tests.runs import write_photos
 
 torch.set_num_threads(1)  # the tests' tensors are so small that a second thread only waits for the first

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.processes import ROOT
-from tests.test_report import report  # or skips as it does
+from tests.reports import report  # or skips as it does
 
 FOLDERS = sorted(path.parent for path in (ROOT / "results").glob("*/report"))
 

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-import train
+import training
 from checkpoints import TIME_IS_UP, StopSignals
 from tests import processes
 from tests.runs import assert_same, logged, result_of, run, saved_state
@@ -39,7 +39,7 @@ def test_seeds_of_one_call_are_the_runs_of_as_many(command, tmp_path):
 def test_seed_that_fails_ends_alone(command, tmp_path, capsys):
     flags = named(command(*SMALL), "run{seed}")
     blocked = tmp_path / "runs" / "run1"
-    build = train.Run.train
+    build = training.Run.train
 
     def broken(self):
         if self.args.seed == 1:
@@ -47,7 +47,7 @@ def test_seed_that_fails_ends_alone(command, tmp_path, capsys):
         return build(self)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit:
-        patch.setattr(train.Run, "train", lambda self: (yield from broken(self)))
+        patch.setattr(training.Run, "train", lambda self: (yield from broken(self)))
         run(*flags, "--seed", "0", "1", "2")
     assert exit.value.code == 1
     assert "not finite at step 1" in capsys.readouterr().err
@@ -99,7 +99,7 @@ def test_limit_of_time_stops_and_saves(command, tmp_path, capsys):
     flags = command(*SMALL, "--epochs", "100")
     with pytest.raises(SystemExit) as exit:
         run(*flags, "--max-minutes", "0.02")
-    assert exit.value.code == train.TIME_IS_UP_CODE
+    assert exit.value.code == training.TIME_IS_UP_CODE
     folder = tmp_path / "runs" / "run"
     step = saved_state(folder)["step"]
     assert 0 < step < 400
@@ -119,15 +119,15 @@ def test_time_is_up_after_the_limit_and_a_signal_comes_first():
 def test_checkpoints_come_by_time(command, monkeypatch, seconds, n_saves):
     """0: at each epoch's end. Long ones: at the end of the run only."""
     saves = []
-    save = train.Run.save
-    monkeypatch.setattr(train.Run, "save", lambda self: (saves.append(self.state.step), save(self)))
+    save = training.Run.save
+    monkeypatch.setattr(training.Run, "save", lambda self: (saves.append(self.state.step), save(self)))
     run(*command(*SMALL, "--epochs", "3", "--save-every-s", seconds))
     assert len(saves) == n_saves and saves[-1] == 12
 
 
 def test_checkpoint_within_a_long_epoch(command, monkeypatch):
     saves = []
-    save = train.Run.save
-    monkeypatch.setattr(train.Run, "save", lambda self: (saves.append(self.state.step), save(self)))
+    save = training.Run.save
+    monkeypatch.setattr(training.Run, "save", lambda self: (saves.append(self.state.step), save(self)))
     run(*command(*SMALL, "--epochs", "1", "--save-every-s", "1e-9", "--log-every", "3"))
     assert saves == [3, 4]

@@ -7,6 +7,7 @@ import sys
 import time
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def all_cores():
 
 
 def test_every_flag_is_read():
-    body = (ROOT / "train.py").read_text()
+    body = "".join((ROOT / file).read_text() for file in ("train.py", "training.py", "processes.py", "runfolder.py"))
     for name in vars(parse_args([])):
         assert f"args.{name}" in body, f"--{name.replace('_', '-')} is declared and read nowhere"
 
@@ -311,7 +312,9 @@ def test_hparams_have_the_same_names_in_every_run(command):
     names = []
     for flags in (["--amp", "off"], ["--arch", "eca_resnet", "--set", "eca.kernel_size=5", "--seed", "3"]):
         args = parse_args(command(*flags))
-        config = runfolder.run_config(args, torch.bfloat16, "0123abcd") | {"params": 1, "macs": 2}
+        config = runfolder.run_config(
+            args, torch.bfloat16, SimpleNamespace(fingerprint="0123abcd", content_fingerprint="0")
+        ) | {"params": 1, "macs": 2}
         experiment, _, _ = log.hparams_summaries(config)
         content = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
         names.append([info.name for info in content.experiment.hparam_infos])
@@ -633,7 +636,7 @@ def test_ways_to_train_on_a_gpu(command, tmp_path, flags):
 # ------------------------------------------------------------------------------------------------- folders of images
 
 
-SMALL = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "2"]
+BRIEF = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "2"]
 
 
 def test_folder_of_images_is_recognized(command, photos, tmp_path):
@@ -649,7 +652,7 @@ def test_folder_of_images_is_recognized(command, photos, tmp_path):
 def test_validation_folder_is_watched_and_said_so(command, photos, tmp_path, capsys):
     shutil.copytree(photos, tmp_path / "photos")
     shutil.copytree(photos / "test", tmp_path / "photos" / "val")
-    run(*command("--data-dir", str(tmp_path / "photos"), *SMALL))
+    run(*command("--data-dir", str(tmp_path / "photos"), *BRIEF))
     result = result_of(tmp_path / "runs" / "run")
     assert (result["n_train"], result["n_val"], result["n_test"], result["val_size"]) == (96, 20, 20, None)
     assert result["val_top1"] == result["top1"]  # the same images
@@ -659,7 +662,7 @@ def test_validation_folder_is_watched_and_said_so(command, photos, tmp_path, cap
 @pytest.mark.parametrize("flags", [[], ["--image-size", "16"]])
 def test_network_is_scored_on_a_folder_of_test_images_alone(command, photos, tmp_path, capsys, flags):
     """Which says neither all classes nor the size of images: the network knows them."""
-    run(*command(*SMALL, "--image-size", "12"))
+    run(*command(*BRIEF, "--image-size", "12"))
     trained = str(tmp_path / "runs" / "run")
     for c in range(1, 4):
         shutil.copytree(photos / "test" / f"class{c}", tmp_path / "photos" / "test" / f"class{c}")

@@ -1,0 +1,197 @@
+"""The report's answer in a few sentences, computed from the results."""
+
+import math
+
+import numpy as np
+
+from modules import MODULES
+from noise import POWER
+from provenance import dataset_of
+from rows import family_and_depth, in_list
+from tables import by_depth, depth_table, interval, pm, train_loss
+from verdicts import WORDS
+
+MOST_NAMES = 3  # in a sentence; a list has the others
+
+
+def readable(net):
+    """A network's name for a reader who has not seen the code: 'gMLP', 'ECA + GhostNet', 'ECA (resnet56)'."""
+    if not net.is_method:
+        return net.name
+    names = " + ".join(MODULES[method].name if method in MODULES else method for method in net.arch.split("_")[:-1])
+    return names + f" ({net.backbone})" * (net.backbone != "resnet")
+
+
+def members(comparisons):
+    """The methods with their differences, the best MOST_NAMES of them by name."""
+    named = [f"{readable(result.net)} {interval(result.estimate, '+')}" for result in comparisons[:MOST_NAMES]]
+    rest = len(comparisons) - len(named)
+    return in_list([*named, f"{rest} more"] if rest else named)
+
+
+def epochs_of(row):
+    return f"{row['epochs']} epoch{'s' * (row['epochs'] > 1)}"
+
+
+def opening(results):
+    """The answer in three sentences at most."""
+    if any(result.too_early for result in results.methods):
+        return [too_early_sentence(results)]
+    if results.judged:
+        return [helps_sentence(results), others_sentence(results), budget_sentence(results)]
+    seen = [result for result in results.methods if result.seeds]
+    ablated = [result for comparisons in results.ablations.values() for result in comparisons if result.judged]
+    if ablated and not seen:
+        changes = {word: [r for r in ablated if r.change == word] for word in ("better", "worse", "unstable")}
+        return [
+            f"Of {len(ablated)} settings compared with their architecture's default, "
+            f"{', '.join(f'{len(found)} {word}' for word, found in changes.items())}.",
+            "Nothing is said of methods: none was run as it is together with its baseline.",
+            power_sentence(ablated),
+        ]
+    if not seen and depth_table(results):
+        return depth_sentences(results)
+    if not seen:
+        why = "no method was run together with its baseline"
+        return [f"There is no verdict: {why}.", f"{len(results.nets)} networks were run."]
+    why = "no method has all of its baseline's seeds" if any(r.lacks for r in seen) else "one seed was run"
+    return [
+        f"There is no verdict: {why}.",
+        f"Differences to the baseline go from {pm(seen[-1].mean, math.nan, '+')} points ({readable(seen[-1].net)}) to "
+        f"{pm(seen[0].mean, math.nan, '+')} ({readable(seen[0].net)}).",
+        "How much of that is chance cannot be said: two runs of one network differ too, and only more seeds show by how much.",
+    ]
+
+
+def too_early_sentence(results):
+    name = min(result.reference.name for result in results.methods if result.too_early)
+    return (
+        f"This budget is too short for a verdict: after {epochs_of(results.row)} {name} itself is no better than guessing one "
+        f"of {results.row['classes']} classes."
+    )
+
+
+def helps_sentence(results):
+    """Which methods help."""
+    n_seeds, row, helps = in_list(sorted({len(r.seeds) for r in results.judged})), results.row, results.by_word("helps")
+    n_methods = f"{len(results.judged)} method{'s' * (len(results.judged) > 1)}"
+    after = f"After {epochs_of(row)} on {dataset_of(row)} with {n_seeds} seeds"
+    if not helps:
+        return f"{after}, none of {n_methods} helps."
+    verb = "helps" if len(helps) == 1 else "help"
+    return f"{after}, {len(helps)} of {n_methods} {verb}: {members(helps)} points of top-1 over the baseline."
+
+
+def others_sentence(results):
+    """How many methods got each other word."""
+    phrases = []
+    for word, one, many in (
+        (
+            "no better than widening",
+            "is not shown to beat a wider ResNet",
+            "are not shown to beat a wider ResNet",
+        ),
+        ("hurts", "hurts", "hurt"),
+        ("no evidence", "shows no evidence", "show no evidence"),
+        ("unstable", "is unstable (lost with some seeds)", "are unstable (lost with some seeds)"),
+    ):
+        n_found = len(results.by_word(word))
+        phrases += [f"{n_found} {one if n_found == 1 else many}"] if n_found else []
+    if not phrases:
+        return "There are no others."
+    return f"{'Of the others, ' if results.by_word('helps') else ''}{in_list(phrases)}."
+
+
+def budget_sentence(results):
+    """What this budget and these seeds leave open."""
+    sizes = [result.detectable for result in results.judged if not math.isnan(result.detectable)]
+    budget = "a longer training may change the order"
+    if not sizes:
+        return f"No comparison has a spread that tells of noise, and {budget}."
+    return (
+        f"Half of these comparisons would have found a true difference of {np.median(sizes):.1f} points with a chance of "
+        f"{POWER:.0%}; smaller ones remain open, and {budget}."
+    )
+
+
+def cost_sentence(results):
+    """How many methods are ahead of, and behind, a ResNet of equal cost."""
+    gaps = [(gap, cost, r.net) for r in results.judged for cost, gap in r.gaps.items() if not gap.why]
+    if not gaps:
+        return "No method could be compared with a ResNet of another width, which may gain as much."
+    best, cost, net = max(gaps, key=lambda entry: entry[0].mean)
+    compared = [result for result in results.judged if result.has_curve]
+    above, below = (sum(bool(r.where(side)) for r in compared) for side in ("above", "below"))
+    return (
+        f"Of the {len(compared)} methods that can be compared with a ResNet of equal cost, ahead at one cost at least: {above}, "
+        f"behind at one at least: {below}. The largest of these {len(gaps)} distances, flattered by being chosen, is that of "
+        f"{readable(net)} at equal {cost}: {pm(best.mean, best.half, '+')} points."
+    )
+
+
+def power_sentence(comparisons):
+    """The differences that these comparisons could find."""
+    smallest = [result.detectable for result in comparisons if not math.isnan(result.detectable)]
+    if not smallest:
+        return "No comparison has a spread that tells of noise, so nothing can be said of what would be found."
+    return (
+        f"With these seeds half of the comparisons have a chance of {POWER:.0%} to find a true difference of "
+        f"{np.median(smallest):.1f} points ({min(smallest):.1f} to {max(smallest):.1f}, by their noise): a smaller one that "
+        "was not found remains open."
+    )
+
+
+def verdict_lists(results):
+    """[(word, the methods that earned it with their differences)], words without a method left out."""
+    found = [(word, results.by_word(word)) for word in WORDS]
+    return [(word, ", ".join(map(with_reason, of_word))) for word, of_word in found if of_word]
+
+
+def with_reason(result):
+    """A method with its difference, and why a significant one gets no word."""
+    named = f"{readable(result.net)} {interval(result.estimate, '+')}"
+    if result.word == "no evidence" and result.direction < 0:
+        return f"{named} (below the baseline, above a ResNet of equal {in_list(result.where('above'))})"
+    return named
+
+
+def ablation_sentence(arch, comparisons):
+    """What the knobs of one architecture did, in a sentence."""
+    told = [result for result in comparisons if result.change]
+    if not told:
+        return f"No setting of {arch} can be judged."
+    by_change = {word: [r for r in told if r.change == word] for word in ("better", "worse", "no evidence", "unstable")}
+    phrases = []
+    for word in ("better", "worse"):
+        found = sorted(by_change[word], key=lambda result: -abs(result.mean))
+        names = [f"{result.net.knobs} ({interval(result.estimate, '+')})" for result in found[:MOST_NAMES]]
+        rest = [f"{len(found) - MOST_NAMES} more"] if len(found) > MOST_NAMES else []
+        verb = "is" if len(found) == 1 else "are"
+        phrases += [f"{in_list([*names, *rest])} {verb} {word} than the default"] if found else []
+    for word, meaning in (
+        ("no evidence", "show no evidence"),
+        ("unstable", "cannot be judged, because they or the default were lost with a seed"),
+    ):
+        phrases += [f"{len(by_change[word])} of {len(told)} settings {meaning}"] if by_change[word] else []
+    return f"{'; '.join(phrases)}."
+
+
+def depth_sentences(results):
+    """What more layers did to each kind of network."""
+    sentences = []
+    for family, words in (("plain", "networks without shortcuts"), ("resnet", "ResNets")):
+        nets = [net for key, net in by_depth(results).items() if key[0] == family]
+        if len(nets) < 2:
+            continue
+        shallow, deep = nets[0], nets[-1]
+        layers = [family_and_depth(net.arch)[1] for net in (shallow, deep)]
+        change, rise = interval(results.difference(deep, shallow), "+"), train_loss(deep) - train_loss(shallow)
+        sentences.append(
+            f"From {layers[0]} to {layers[1]} layers {words} change by {change} points of top-1, and their training loss by "
+            f"{rise:+.3f}."
+        )
+    n_seeds, row = len(results.nets[0].seeds), results.row
+    return [
+        *sentences,
+        f"These are {row['epochs']} epochs on {dataset_of(row)} with {n_seeds} seeds: a budget, not a limit.",
+    ]

@@ -1,0 +1,331 @@
+"""The report's charts."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from budgets import shared_methods
+from nets import COSTS
+from pictures import pair_charts
+from superclasses import SUPERCLASSES, superclass_table
+from tables import pm
+from widening import not_undercut
+
+# Okabe and Ito's palette, told apart by colour-blind readers; each word has its own marker too, for print in grey
+LOOKS = {
+    "helps": ("#009E73", "^"),
+    "no better than widening": ("#E69F00", "s"),
+    "no evidence": ("#0072B2", "o"),
+    "hurts": ("#D55E00", "v"),
+    "unstable": ("#56B4E9", "X"),
+    "": ("#CC79A7", "D"),
+}
+CHART_SIZE = (12.3, 5.7)  # inches: what a slide leaves below its title
+NEAREST = 15  # pixels from a point to its label
+MOST_PANELS = 3  # of ablations side by side
+STYLE = {
+    "font.size": 13,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.dpi": 130,
+    "figure.constrained_layout.use": True,
+}
+
+
+def short(net):
+    """A method's name on a chart: without the usual backbone."""
+    return net.arch.removesuffix("_resnet")
+
+
+def draw_differences(figure, results):
+    """Forest plot: a row per method, its difference to the baseline with the 95% interval, and the word.
+
+    An unstable method has its seeds instead, which do not stretch the axis.
+    """
+    shown = [result for result in results.methods if result.seeds][::-1]
+    ax = figure.subplots()
+    for y, result in enumerate(shown):
+        colour, marker = LOOKS[result.word]
+        numbers = pm(result.mean, result.half, "+")
+        if result.unstable:
+            numbers = ", ".join(f"{difference:+.1f}" for difference in result.differences)
+            ax.plot(result.differences, [y] * len(result.seeds), marker, color=colour, markersize=8)
+        else:
+            look = {"color": colour, "marker": marker, "markersize": 8, "linewidth": 2, "capsize": 4}
+            ax.errorbar(result.mean, y, xerr=np.nan_to_num(result.half), **look)
+        text = f"{numbers}   {result.word}"
+        ax.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize="medium")
+    ax.axvline(0, color="black", linewidth=1)
+    steady = [result for result in shown if not result.unstable] or shown
+    ends = [0.0, *(result.mean + side * np.nan_to_num(result.half) for result in steady for side in (-1, 1))]
+    margin = 0.05 * np.ptp(ends) or 1
+    ax.set_xlim(min(ends) - margin, max(ends) + margin)
+    ax.set_yticks(range(len(shown)), [short(result.net) for result in shown])
+    ax.set_ylim(-0.6, len(shown) - 0.4)
+    label = "points of top-1 over the baseline: mean over seeds, 95% interval"
+    if any(result.unstable for result in shown):
+        label += "\n(crosses: single seeds, those that the axis reaches)"
+    ax.set_xlabel(label)
+
+
+def place_labels(ax, points, texts, line):
+    """Writes a text beside each point, at the first of growing rings of places where it covers no point, line or text.
+
+    A text that stands apart has a thin line to its point, which crosses no other point. points: (x, y, colour) and line:
+    (x, y), in data.
+    """
+    ax.figure.canvas.draw()  # from here on sizes and places are known
+    ax.figure.set_layout_engine("none")
+    centres = ax.transData.transform([point[:2] for point in points])
+    taken = [(x - 9, y - 9, x + 9, y + 9) for x, y in centres]
+    taken += [(x, y, x, y) for x, y in ax.transData.transform(line)]
+    size = 0.92 * plt.rcParams["font.size"]
+    for (x, y, colour), centre, text in zip(points, centres, texts, strict=True):
+        label = ax.annotate(text, (x, y), (0, 0), textcoords="offset pixels", ha="center", va="center", fontsize=size)
+        every = list(places_around(centre, label.get_window_extent()))
+        free = [place for place in every if within(place.box, ax.bbox) and not overlaps(place.box, taken)]
+        place = min(free or every[-1:], key=lambda place: crosses(centre, place.end, centres))  # the first of the best
+        taken.append(place.box)
+        label.set_position(place.offset)
+        if place.distance > NEAREST:
+            end = ax.transData.inverted().transform(place.end)
+            ax.plot((x, end[0]), (y, end[1]), color=colour, linewidth=0.8, scalex=False, scaley=False)
+
+
+@dataclass
+class Place:
+    """Where a text may stand, in pixels: its centre from the point's, the end of the line to it, and what it covers."""
+
+    distance: float
+    offset: tuple
+    end: tuple
+    box: tuple  # left, low, right, high
+
+
+def places_around(centre, extent):
+    """The Places of a text of this extent around a point, the nearest first."""
+    angles = [math.radians(degrees) for degrees in (0, 180, 90, 270, 30, 330, 150, 210, 60, 300, 120, 240)]
+    for distance in (NEAREST, 30, 50, 75, 105, 140, 180, 230):
+        for cos, sin in ((math.cos(angle), math.sin(angle)) for angle in angles):
+            dx = distance * cos + extent.width / 2 * max(-1, min(2 * cos, 1))  # its side or corner is at the distance
+            dy = distance * sin + extent.height / 2 * max(-1, min(2 * sin, 1))
+            left, low = centre[0] + dx - extent.width / 2, centre[1] + dy - extent.height / 2
+            end = (centre[0] + distance * cos, centre[1] + distance * sin)
+            yield Place(distance, (dx, dy), end, (left, low, left + extent.width, low + extent.height))
+
+
+def within(box, frame):
+    return frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] and box[3] <= frame.y1
+
+
+def overlaps(box, others):
+    """Whether a box (left, low, right, high) covers a part of one of the others."""
+    return any(b[0] < box[2] and box[0] < b[2] and b[1] < box[3] and box[1] < b[3] for b in others)
+
+
+def crosses(start, end, centres, near=8):
+    """Whether the line between two places comes nearer than `near` pixels to a centre that is not its start."""
+    along = np.linspace(start, end, 24)[:, None]
+    others = centres[np.hypot(*(centres - start).T) > 1]
+    return bool((np.hypot(*np.moveaxis(along - others, -1, 0)) < near).any())
+
+
+def plain_ticks(axis, values):
+    """Ticks of a logarithmic axis as plain numbers, evenly spaced where the values are close to each other."""
+    narrow = max(values) < 4 * min(values)
+    axis.set_major_locator(MaxNLocator(6) if narrow else LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def draw_cost(figure, results, cost):
+    """Top-1 against one cost: the methods, and the widening curve with its 95% band."""
+    unit, scale = {"parameters": ("parameters, thousands", 1e-3), "MACs": ("MACs per image, millions", 1e-6),
+                   "training time": ("training time per image, ms", 1e3)}[cost]  # fmt: skip
+    ax = figure.subplots()
+    points, texts, line = [], [], []
+    ax.set_xscale("log")
+    for backbone, curve in results.curves.items():
+        curve = not_undercut([net for net in curve if net.can_compare(cost)], cost)
+        if not curve:
+            continue
+        x = [net.costs[cost] * scale for net in curve]
+        y, half = np.transpose([(results.top1(net).mean, results.top1(net).half) for net in curve])
+        ax.fill_between(x, y - half, y + half, color="black", alpha=0.12, linewidth=0)
+        ax.plot(x, y, color="black", marker="o", linewidth=2)
+        along, at = np.linspace(0, len(x) - 1, 60 * len(x)), range(len(x))
+        line += list(zip(np.exp(np.interp(along, at, np.log(x))), np.interp(along, at, y), strict=True))
+        points += [(*point, "black") for point in zip(x, y, strict=True)]
+        whose = f"{backbone}, " if len(results.curves) > 1 else ""
+        texts += [f"{whose}width {net.width}" if net.settings else backbone for net in curve]
+        for result in results.stable:
+            if result.net.backbone == backbone and result.net.can_compare(cost):
+                colour, marker = LOOKS[result.word]
+                points.append((result.net.costs[cost] * scale, result.net.values("top1").mean(), colour))
+                texts.append(short(result.net))
+                ax.plot(*points[-1][:2], color=colour, marker=marker, markersize=9)
+    ax.margins(0.12, 0.12)
+    plain_ticks(ax.xaxis, [p[0] for p in points])
+    ax.set_xlabel(f"{unit} (logarithmic)")
+    ax.set_ylabel("top-1, %")
+    has_widths = any(net.settings and net.can_compare(cost) for curve in results.curves.values() for net in curve)
+    note_words(ax, results, "a backbone" + " at several widths, 95% band" * has_widths)
+    place_labels(ax, points, texts, line)
+
+
+def chart_of(cost):
+    """The name of a cost's chart: 'cost_time' of 'training time'."""
+    return f"cost_{cost.split()[-1].lower()}"
+
+
+def note_words(ax, results, first):
+    """A legend above the axes: what line and markers mean, in their colours."""
+    entries = [(first, "black", None)]
+    words = {result.word for result in results.stable}
+    entries += [(word or "no verdict", *look) for word, look in LOOKS.items() if word in words]
+    handles = [plt.Line2D([], [], color=colour, marker=marker or "o", linestyle="" if marker else "-", label=text)
+               for text, colour, marker in entries]  # fmt: skip
+    ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=min(3, len(handles)), frameon=False)
+
+
+def draw_learning(figure, results):
+    """Small multiples: top-1 after each epoch of every method beside its baseline, means over seeds or, if one of the two is
+    unstable, all seeds of both."""
+
+    def curves(net, unstable):
+        of_seeds = np.array([[epoch["top1"] for epoch in net.runs[seed]["curve"]] for seed in net.seeds])
+        return of_seeds if unstable else [of_seeds.mean(0)]
+
+    n = len(results.methods)
+    columns = math.ceil(math.sqrt(1.7 * n))
+    axes = list(figure.subplots(math.ceil(n / columns), columns, sharex=True, sharey=True, squeeze=False).flat)
+    for ax in axes[n:]:
+        ax.set_axis_off()
+    for ax, result in zip(axes, results.methods, strict=False):
+        colour, _ = LOOKS[result.word]
+        for net, c in ((result.reference, "black"), (result.net, colour)):
+            for y in curves(net, result.unstable) if net else ():
+                ax.plot(
+                    range(1, len(y) + 1), y, color=c, linewidth=1.6, marker="o" if len(y) < 10 else "", markersize=4
+                )
+        mean = "by seed" if result.unstable else f"{result.net.values('top1').mean():.1f}"
+        ax.set_title(f"{short(result.net)} {mean}", fontsize="medium")
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    figure.supxlabel("epoch (black: the baseline; number: top-1 on the test set at the end)", fontsize="medium")
+    figure.supylabel(f"top-1 on {'held-out train' if results.row['n_val'] else 'test'}, %", fontsize="medium")
+
+
+def draw_superclasses(figure, results):
+    """Heat map: points of top-1 over the baseline, a row per method and a column per superclass; noise stays white."""
+    found = results.superclasses
+    values = np.where(found.readable, found.differences, 0)
+    limit = max(np.abs(values).max(), 0.1)
+    ax = figure.subplots()
+    ax.imshow(values, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
+    ax.set_xticks(
+        range(len(SUPERCLASSES)), SUPERCLASSES, rotation=40, ha="right", rotation_mode="anchor", fontsize="small"
+    )
+    ax.set_yticks(range(len(values)), [arch.removesuffix("_resnet") for arch in found.archs])
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if abs(value) > 0.65 * limit else "black"
+        text = f"{value:+.0f}" if found.readable[row, column] else ""
+        ax.text(column, row, text, ha="center", va="center", fontsize="small", color=colour)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+
+
+def draw_budgets(figure, results, conditions):
+    """Forest plot: a row per method with a point for each budget, its difference to that budget's baseline and interval."""
+    ax = figure.subplots()
+    names = shared_methods(conditions)[::-1]
+    shades = plt.get_cmap("viridis")(np.linspace(0, 0.75, len(conditions)))
+    for i, (condition, shade) in enumerate(zip(conditions, shades, strict=True)):
+        shift = 0.5 * ((len(conditions) - 1) / 2 - i) / len(conditions)
+        shown = [(y + shift, condition.methods[name]) for y, name in enumerate(names) if name in condition.methods]
+        steady = [(y, result) for y, result in shown if not result.unstable]
+        ax.errorbar(
+            [result.mean for _, result in steady], [y for y, _ in steady],
+            xerr=[np.nan_to_num(result.half) for _, result in steady],
+            fmt="osD^v"[i % 5], color=shade, markersize=7, linewidth=1.8, capsize=3, label=condition.label,
+        )  # fmt: skip
+    ax.axvline(0, color="black", linewidth=1)
+    ax.set_yticks(range(len(names)), [name.removesuffix("_resnet") for name in names])
+    ax.set_ylim(-0.6, len(names) - 0.4)
+    ax.set_xlabel("points of top-1 over the baseline of the same budget, 95% interval")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(conditions), frameon=False)
+
+
+def told_ablations(results):
+    """The architectures whose settings are better or worse than the default, most settings first; three at most."""
+    n_told = {
+        arch: sum(r.change in ("better", "worse") for r in of_arch) for arch, of_arch in results.ablations.items()
+    }
+    return sorted((arch for arch in n_told if n_told[arch]), key=lambda arch: -n_told[arch])[:MOST_PANELS]
+
+
+def draw_ablations(figure, results):
+    """Forest plots side by side: an architecture's settings with their differences to its default."""
+    looks = {"better": LOOKS["helps"], "worse": LOOKS["hurts"], "no evidence": LOOKS["no evidence"]}
+    archs = told_ablations(results)
+    for ax, arch in zip(figure.subplots(1, len(archs), squeeze=False).flat, archs, strict=True):
+        shown = [result for result in results.ablations[arch] if result.change in looks][::-1]
+        for y, result in enumerate(shown):
+            colour, marker = looks[result.change]
+            half = np.nan_to_num(result.half)
+            ax.errorbar(result.mean, y, xerr=half, color=colour, marker=marker, markersize=9, linewidth=2, capsize=4)
+        ax.axvline(0, color="black", linewidth=1)
+        ax.set_yticks(range(len(shown)), [setting(result.net) for result in shown])
+        ax.set_ylim(-0.6, max(len(shown) - 0.4, 1.6))
+        ax.set_title(arch.removesuffix("_resnet"), fontsize="medium")
+    figure.supxlabel("points of top-1 over the default: mean over seeds, 95% interval", fontsize="medium")
+
+
+def setting(net):
+    """A net's knobs for a chart: 'kernel size 5'."""
+    return ", ".join(knob.split(".")[-1].replace("_", " ").replace("=", " ") for knob in net.knobs.split())
+
+
+def render(file, draw, *arguments, font=STYLE["font.size"]):
+    """Writes the picture that draw(figure, *arguments) makes, in letters of `font` points on CHART_SIZE, to a file."""
+    with plt.rc_context(STYLE | {"font.size": font}):
+        figure = plt.figure(figsize=CHART_SIZE)
+        draw(figure, *arguments)
+        figure.savefig(file)
+        plt.close(figure)
+
+
+CHARTS = ("differences", "cost_parameters", "cost_macs", "cost_time", "learning", "superclasses", "ablations", "budgets",
+          "confusion", "reliability", "disagreements")  # fmt: skip
+
+
+def draw_charts(results, out, conditions=(), pair=None):
+    """Writes the charts that these results have and removes others of an earlier report: {file's name: title}.
+
+    conditions: of several folders, see budgets.py. pair: two networks, see pictures.py.
+    """
+    wanted = {}
+    if any(result.seeds for result in results.methods):
+        wanted["differences"] = ("Differences to the baseline", draw_differences, ())
+    for cost in COSTS:
+        if not any(net.can_compare(cost) for curve in results.curves.values() for net in curve):
+            continue
+        wanted[chart_of(cost)] = (f"Top-1 against {cost}", draw_cost, (cost,))
+    if results.methods:
+        wanted["learning"] = ("Learning curves", draw_learning, ())
+    if superclass_table(results.superclasses):
+        wanted["superclasses"] = ("Points over the baseline by superclass", draw_superclasses, ())
+    if told_ablations(results):
+        wanted["ablations"] = ("Ablations that differ from their default", draw_ablations, ())
+    if len(conditions) > 1:
+        wanted["budgets"] = ("Differences to the baseline at each budget", draw_budgets, (conditions,))
+    for name in CHARTS:
+        (out / f"{name}.png").unlink(missing_ok=True)
+    for name, (_, draw, arguments) in wanted.items():
+        render(out / f"{name}.png", draw, results, *arguments)
+    of_pair = pair_charts(pair)
+    for name, (_, draw) in of_pair.items():
+        render(out / f"{name}.png", draw, pair)
+    return {name: title for name, (title, *_) in (wanted | of_pair).items()}

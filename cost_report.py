@@ -1,0 +1,111 @@
+"""What networks cost without training: costs.json as a table, costs.csv and charts."""
+
+import csv
+import re
+
+import numpy as np
+
+from charts import place_labels, plain_ticks, render
+from nets import Net
+from rows import is_number, read_json, refuse
+from tables import markdown
+
+COSTS_MEASURED = ("image_size", "params", "macs", "train_step_ms", "train_imgs_per_s", "eval_imgs_per_s", "train_tflops",
+                  "peak_memory_mb")  # fmt: skip
+COSTS_REPORT = """\
+# What networks cost
+
+{table}
+
+Measured with {conditions}, each network in a process of its own. A step trains on one batch of {batch_size} images. TFLOP/s
+count six operations for each MAC and image: a product and a sum forward, twice as many backward. Memory is the most that
+was allocated on the GPU or, without one, that the process took, of which Python and torch are some hundred MB.
+
+{problems}
+
+{charts}
+"""
+
+
+def read_costs(path):
+    """costs.json of speed.py; refuses one with a row that lacks something."""
+    costs = read_json(path)
+    for row in costs.get("rows") or [{}]:
+        wanted = ("image_size",) if "problem" in row else COSTS_MEASURED
+        if not ("arch" in row and "settings" in row and all(is_number(row.get(name), 0) for name in wanted)):
+            refuse(f"{path} cannot be used: a row needs arch, settings and {', '.join(wanted)}, got {row}")
+    return costs
+
+
+def per_s(speed):
+    """'1,234', but of a slow network '1.2'."""
+    return f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
+
+
+def costs_table(rows):
+    """A row per network and image size, the networks that cannot be measured among them."""
+    table = [
+        ["arch", "pixels", "parameters", "MACs, M", "step, ms", "train img/s", "eval img/s", "TFLOP/s", "memory, MB"]
+    ]
+    for row in rows:
+        cells = [Net(row["arch"], row["settings"]).name, str(row["image_size"])]
+        if "problem" not in row:
+            cells += [
+                f"{row['params']:,}", f"{row['macs'] / 1e6:,.1f}", f"{row['train_step_ms']:,.1f}",
+                per_s(row["train_imgs_per_s"]), per_s(row["eval_imgs_per_s"]), f"{row['train_tflops']:.3g}",
+                f"{row['peak_memory_mb']:,.0f}",
+            ]  # fmt: skip
+        table.append(cells + ["-"] * (len(table[0]) - len(cells)))
+    return table
+
+
+def draw_costs(figure, rows):
+    """Time of a training step against MACs, and the line on which the best TFLOP/s measured here would put all networks."""
+    ax = figure.subplots()
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    macs, step_ms = ([row[name] for row in rows] for name in ("macs", "train_step_ms"))
+    best = max(rows, key=lambda row: row["train_tflops"])
+    along = np.geomspace(min(macs), max(macs), 60)
+    at_best = along * best["train_step_ms"] / best["macs"]
+    ax.plot(
+        along / 1e6, at_best, color="black", linewidth=1, label=f"at {best['train_tflops']:.3g} TFLOP/s, the best here"
+    )
+    points = [(x / 1e6, y, "#0072B2") for x, y in zip(macs, step_ms, strict=True)]
+    for x, y, colour in points:
+        ax.plot(x, y, color=colour, marker="o", markersize=8)
+    ax.margins(0.12, 0.12)
+    plain_ticks(ax.xaxis, [point[0] for point in points])
+    plain_ticks(ax.yaxis, [point[1] for point in points])
+    ax.set_xlabel("MACs per image, millions (logarithmic)")
+    ax.set_ylabel("training step, ms (logarithmic)")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False, fontsize=12)
+    names = [Net(row["arch"], row["settings"]).name for row in rows]
+    place_labels(ax, points, names, list(zip(along / 1e6, at_best, strict=True)))
+
+
+def report_costs(costs, out):
+    """Writes costs.md, costs.csv and a chart for each image size; prints the table."""
+    conditions = {name: value for name, value in costs.items() if name != "rows"}
+    rows = sorted(costs["rows"], key=lambda row: row["image_size"])  # in the order of the list for each size
+    table = costs_table(rows)
+    with (out / "costs.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["arch", "settings", *COSTS_MEASURED, "problem"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row | {"settings": Net(row["arch"], row["settings"]).knobs} for row in rows)
+    charts = []
+    for size in sorted({row["image_size"] for row in rows if "problem" not in row}):
+        of_size = [row for row in rows if row["image_size"] == size and "problem" not in row]
+        render(out / f"costs_{size}.png", draw_costs, of_size)
+        charts.append(f"![Step time against MACs at {size}x{size} pixels](costs_{size}.png)")
+    problems = [f"- {row['arch']} at {row['image_size']}: {row['problem']}" for row in rows if "problem" in row]
+    text = COSTS_REPORT.format(
+        table=markdown(table),
+        conditions=", ".join(f"{name} {value}" for name, value in conditions.items()),
+        batch_size=costs["batch_size"],
+        problems="\n".join(["Not measured:", "", *problems]) if problems else "",
+        charts="\n\n".join(charts),
+    )
+    (out / "costs.md").write_text(re.sub("\n{3,}", "\n\n", text))
+    print(markdown(table))
+    print(f"written: {out}/costs.md, costs.csv and {len(charts)} charts")

@@ -1,0 +1,300 @@
+"""The report as a document, report.md, and the rows as results.csv."""
+
+import csv
+import re
+
+from answer import (
+    ablation_sentence,
+    cost_sentence,
+    opening,
+    power_sentence,
+    readable,
+    verdict_lists,
+)
+from budgets import budget_table, changes
+from method import DETECTABLE, EQUAL_COST, NO_CURVE, NOISE, RULE, SIMULATION
+from modules import modules_of
+from provenance import (
+    bias_text,
+    dataset_of,
+    design_table,
+    in_words,
+    left_out_text,
+    machines_text,
+    provenance,
+    shared_recipe,
+    speed_text,
+    trained_where,
+)
+from rows import MEASURED
+from superclasses import superclass_table
+from tables import (
+    ablation_table,
+    depth_table,
+    equal_cost_table,
+    folds_table,
+    interaction_table,
+    main_table,
+    markdown,
+    recipes_table,
+    verdict_table,
+)
+from team import title_of
+
+
+def report_text(results, charts, folder, team=None, conditions=(), pair=None):
+    """report.md: question, answer, design, methods, results, cost, ablations, limits, and how to repeat every number.
+
+    charts: {file's name: title} of those that were drawn. folder: the runs', named in the text. conditions: of several
+    folders, see budgets.py. pair: two networks, see pictures.py.
+    """
+
+    def chart(name):
+        return f"![{charts[name]}]({name}.png)" if name in charts else ""
+
+    parts = [
+        f"# {title_of(team)}",
+        " ".join(opening(results)),
+        f"*{team.byline}*" if team else "",
+        chart("differences"),
+        words_text(results),
+        "## What was compared and how",
+        markdown(design_table(results)),
+        recipes_text(results),
+        methods_text(results),
+        "## Results",
+        "### Verdicts",
+        markdown(verdict_table(results)),
+        bullets(results.methods, lambda net: net.arch),
+        differences_text(results),
+        budgets_text(conditions, chart("budgets")),
+        interactions_text(results),
+        networks_text(results),
+        depth_text(results),
+        folds_text(results),
+        learning_text(results, chart("learning")),
+        superclasses_text(results, chart("superclasses")),
+        pair_text(pair, [chart(name) for name in ("confusion", "reliability", "disagreements")]),
+        cost_text(results, [chart(name) for name in ("cost_parameters", "cost_macs", "cost_time")]),
+        ablations_text(results, chart("ablations")),
+        limits_text(results),
+        method_text(),
+        repeat_text(results, folder),
+        contributions_text(team),
+    ]
+    return re.sub("\n{3,}", "\n\n", "\n\n".join(part for part in parts if part)) + "\n"
+
+
+def bullets(compared, name_of):
+    return "\n".join(f"- {name_of(result.net)}: {result.remark}" for result in compared if result.remark)
+
+
+def words_text(results):
+    """The methods by word."""
+    return "\n".join(f"- **{word}**: {names}" for word, names in verdict_lists(results))
+
+
+def recipes_text(results):
+    table = recipes_table(results)
+    if not table:
+        return ""
+    return (
+        "### Recipes\n\nEach architecture was trained with one recipe of its own, so a difference is one of module and recipe "
+        f"together. They differ in these settings and share the rest.\n\n{markdown(table)}"
+    )
+
+
+def methods_text(results):
+    """Each method in three lines beside a drawing of where it stands."""
+    modules = modules_of(results.networks)
+    if not modules:
+        return ""
+    intro = (
+        "The ResNet is a chain of basic blocks: two 3x3 convolutions whose result is added to the block's input. A module takes "
+        "the place of the coloured parts."
+    )
+    table = [
+        ["where it stands", "what it is"],
+        [
+            "![The ResNet's basic block](block_resnet.svg)",
+            "**ResNet**<br>He et al., Deep Residual Learning for Image Recognition, CVPR 2016",
+        ],
+    ]
+    for method, module in modules.items():
+        lines = "<br>".join(module.lines)
+        table.append(
+            [
+                f"![{module.name}, slot {module.slot}](block_{method}.svg)",
+                f"**{module.name}** (`{method}`)<br>{lines}<br>*{module.paper}*",
+            ]
+        )
+    return f"## The methods\n\n{intro}\n\n{markdown(table)}"
+
+
+def differences_text(results):
+    family = DETECTABLE.format(m=len(results.judged)) if results.judged else ""
+    return (
+        "Differences are to the baseline (the backbone as it is) over the seeds that both have: mean ± 95% interval, and the "
+        f"two-sided p. Parameters, MACs and training time are parts of the baseline's. {family}"
+    ).rstrip()
+
+
+def budgets_text(conditions, chart):
+    if len(conditions) < 2:
+        return ""
+    told = changes(conditions)
+    changed = "\n".join(f"- {name}: {what}" for name, what in told) or "No word and no sign changes."
+    intro = (
+        "Points of top-1 over the baseline of the same folder, mean ± 95% interval, and the word that each folder's runs earn; "
+        "an unstable method has no point in the chart. "
+        "All else in this report is of the last column."
+    )
+    heading = "What changes:" if told else ""
+    return "\n\n".join(["### Effect of the budget", intro, markdown(budget_table(conditions)), heading, changed, chart])
+
+
+def interactions_text(results):
+    if not results.interactions:
+        return ""
+    note = (
+        "Do two modules add up? *Interaction* is what both together gain beyond the sum of what each gains alone, mean ± 95% "
+        "interval; Holm's correction is over this table."
+    )
+    return f"### Two modules together\n\n{note}\n\n{markdown(interaction_table(results))}"
+
+
+def networks_text(results):
+    note = (
+        "Top-1, top-5 and ECE (expected calibration error) are percentages of the test set, means over n seeds; top-1 ± 95% "
+        "interval. MACs are those of one image. Memory is the most that a run took; training is the median time of a run."
+    )
+    parts = ["### All networks", markdown(main_table(results)), note, speed_text(results), machines_text(results)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def depth_text(results):
+    table = depth_table(results)
+    if not table:
+        return ""
+    note = (
+        "Top-1 ± 95% interval, differences paired by seed. A training loss that rises with depth is degradation; one that falls "
+        "while top-1 falls as well is overfitting."
+    )
+    return f"### Depth\n\n{markdown(table)}\n\n{note}"
+
+
+def folds_text(results):
+    table = folds_table(results)
+    if not table:
+        return ""
+    note = (
+        f"Top-1 on the part of train that a run held out, mean over {results.row['folds']} folds ± 95% t-interval over seeds; "
+        "spread, lowest and highest are of the folds' means over seeds. Test accuracies, speeds and times everywhere in this "
+        "report are means over the folds' runs."
+    )
+    return f"### Cross-validation\n\n{markdown(table)}\n\n{note}"
+
+
+def learning_text(results, chart):
+    watched = "the held-out part of train" if results.row["n_val"] else "the test set"
+    note = f"Top-1 on {watched} after each epoch, means over seeds; of unstable methods each seed."
+    return f"### Learning curves\n\n{note}\n\n{chart}" if chart else ""
+
+
+def superclasses_text(results, chart):
+    found = results.superclasses
+    if found is None:
+        return ""
+    note = f"Points of top-1 over the baseline in superclasses of five classes, on these test images. {found.sentence}"
+    table = superclass_table(found)
+    return "\n\n".join(["### Superclasses", note, chart, markdown(table)] if table else ["### Superclasses", note])
+
+
+def pair_text(pair, charts):
+    """What two networks do with the test images, of one run each."""
+    if pair is None:
+        return ""
+    return "\n\n".join(["### Two networks on the test images", pair.sentence, *(chart for chart in charts if chart)])
+
+
+def cost_text(results, charts):
+    """Accuracy against cost, and the distances from the widening curve."""
+    if results.has_curve:
+        parts = [cost_sentence(results), *charts, "### Equal cost", markdown(equal_cost_table(results)), EQUAL_COST]
+    else:
+        parts = [*charts, "### Equal cost", NO_CURVE]
+    return "\n\n".join(["## Cost", *(part for part in parts if part)])
+
+
+def ablations_text(results, chart):
+    """A sentence and a table for each architecture whose knobs were varied."""
+    if not results.ablations:
+        return ""
+    parts = ["## Ablations", chart]
+    for arch, compared in results.ablations.items():
+        where = trained_where((net.knobs or "(default)", net) for net in results.nets if net.arch == arch)
+        note = f"Differences are to {arch} as it is; Holm's correction is over this table. {where}".rstrip()
+        table = markdown(ablation_table(arch, compared, results))
+        sentence = ablation_sentence(arch, compared)
+        parts += [f"### Ablations of {arch}", sentence, table, note, bullets(compared, lambda net: net.knobs)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def limits_text(results):
+    """What this report cannot tell."""
+    row = results.row
+    recipe = (
+        "one recipe for all networks; several methods were published with another optimizer, and a recipe tuned to a method may "
+        "rank it higher"
+        if not results.own_recipes
+        else "one recipe for each architecture"
+    )
+    lines = [
+        f"One dataset ({dataset_of(row)}), one budget ({row['epochs']} epochs), {recipe}.",
+        power_sentence(results.judged) if results.judged else "",
+        "Distances at equal cost are not corrected for their number; differences to the baseline are.",
+        bias_text(results),
+    ]
+    noisy = [readable(result.net) for result in results.judged if result.net.name in result.noisy]
+    lines += [f"Judged by its own noise, far larger than the others': {name}." for name in noisy]
+    text = "## Limits\n\n" + "\n".join(f"- {line}" for line in lines if line)
+    left_out = left_out_text(results)
+    return text + "\n\n### Left out\n\n" + "\n".join(f"- {line}" for line in left_out) if left_out else text
+
+
+def method_text():
+    return f"## How differences are judged\n\n{RULE}\n\n{NOISE}\n\n{SIMULATION}"
+
+
+def repeat_text(results, folder):
+    """Where every number comes from and how to make it again."""
+    best = results.methods[0].net if results.methods else results.nets[0]
+    knobs = "".join(f" --set {knob}" for knob in best.knobs.split())
+    told = ("dataset", "val_size", "epochs", "batch_size", "optimizer", "lr", "weight_decay")
+    flags = "".join(f" --{name.replace('_', '-')} {best.recipe[name]}" for name in told if name in best.recipe)
+    run = f"python train.py --arch {best.arch}{knobs}{flags} --seed {best.seeds[0]}"
+    return "\n\n".join([
+        "## How to repeat every number",
+        f"Every number here is computed from the `result.json` files of the folder `{folder}` and, for speeds, its `cost.json`. "
+        f"This makes the report again, and trains one of its runs; the rest of "
+        "a run's settings is in its `result.json`:",
+        f"```bash\npython report.py {folder}\n{run}\n```",
+        "### Where the numbers come from",
+        markdown([["what", "value"], *provenance(results), ["recipe", in_words(shared_recipe(results))]]),
+    ])  # fmt: skip
+
+
+def contributions_text(team):
+    return "## Contributions\n\n" + "\n".join(f"- {name}: {did}" for name, did in team.members) if team else ""
+
+
+def write_csv(path, results):
+    """results.csv: a line per run (of folds: their means) with what was measured, and the speeds of the cost pass where it has them."""
+    names = [n for n in MEASURED if n not in ("per_class_top1", "curve", "started", "status")]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["arch", "settings", "seed", *names, "cost_pass_train_imgs_per_s", "cost_pass_eval_imgs_per_s"])
+        for net in results.nets:
+            speeds = [(net.cost_pass or {}).get(name, "") for name in ("train_imgs_per_s", "eval_imgs_per_s")]
+            for seed in net.seeds:
+                writer.writerow([net.arch, net.knobs, seed, *(net.runs[seed][name] for name in names), *speeds])

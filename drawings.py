@@ -1,0 +1,127 @@
+"""Small drawings of where a module stands in the ResNet: rectangles, arrows and words, as SVG or for a slide.
+
+A drawing is a list of shapes in units of a common grid, (width, height) = SIZE, y downwards:
+
+    Box(x, y, width, height, text, look)     look: 'plain', 'module' (what the method brings) or 'around' (a frame)
+    Arrow(points)                             [(x, y), ...], the head at the last
+"""
+
+from dataclasses import dataclass
+from html import escape
+
+SIZE = (420, 92)
+MODULE_COLOUR, PLAIN_COLOUR, LINE_COLOUR = "#009E73", "#E8ECF0", "#444444"
+
+
+@dataclass(frozen=True)
+class Box:
+    x: float
+    y: float
+    width: float
+    height: float
+    text: str = ""
+    look: str = "plain"
+
+
+@dataclass(frozen=True)
+class Arrow:
+    points: tuple
+
+
+def residual_block(conv="3x3 conv", second="", attention=""):
+    """A basic block from left to right, its shortcut above. Named parts are the module's."""
+    line, top, left = 62, 42, 24
+    parts = [
+        Box(left, top, 92, 40, conv, "plain" if conv == "3x3 conv" else "module"),
+        Box(left + 108, top, 92, 40, second or "3x3 conv", "module" if second else "plain"),
+    ]
+    end = left + 200
+    if attention:
+        parts.append(Box(end + 16, top, 92, 40, attention, "module"))
+        end += 108
+    add = Box(end + 24, line - 11, 22, 22, "+")
+    arrows = [Arrow(((2, line), (left, line)))]
+    for before, after in zip(parts, [*parts[1:], add], strict=True):
+        arrows.append(Arrow(((before.x + before.width, line), (after.x, line))))
+    arrows.append(Arrow(((add.x + 22, line), (min(add.x + 52, SIZE[0] - 4), line))))
+    arrows.append(Arrow(((12, line), (12, 16), (add.x + 11, 16), (add.x + 11, line - 11))))
+    return [*parts, add, *arrows]
+
+
+def stages(text, third_only=False):
+    """The network as three stages of blocks, those that the module replaces in its colour."""
+    shapes, x = [Box(4, 40, 44, 36, "stem", "plain" if third_only else "module")], 58
+    for stage in range(3):
+        replaced = stage == 2 or not third_only
+        shapes.append(Box(x, 30, 98, 56, look="around"))
+        for block in range(3):
+            shapes.append(Box(x + 6 + 30 * block, 42, 26, 32, "", "module" if replaced else "plain"))
+        shapes.append(Box(x, 6, 98, 20, text if replaced else "basic blocks", "words"))
+        x += 104
+    return [*shapes, Box(x + 2, 40, 40, 36, "head")]
+
+
+def around_a_stage(text):
+    """One stage of blocks and the way around it."""
+    blocks = [Box(110 + 66 * i, 48, 58, 32, "block") for i in range(3)]
+    join = Box(336, 48, 44, 32, "join", "module")
+    arrows = [Arrow(((2, 64), (30, 64))), Arrow(((84, 64), (110, 64))), Arrow(((300, 64), (336, 64)))]
+    arrows += [Arrow(((168 + 66 * i, 64), (176 + 66 * i, 64))) for i in range(2)]
+    arrows += [Arrow(((57, 48), (57, 22), (358, 22), (358, 48))), Arrow(((380, 64), (414, 64)))]
+    return [Box(30, 48, 54, 32, "split", "module"), *blocks, join, Box(120, 0, 170, 18, text, "words"), *arrows]
+
+
+def drawing(method, module):
+    """The shapes of a method's drawing; method '' is the ResNet's basic block as it is."""
+    if not method:
+        return residual_block()
+    short = {"segnext": "SegNeXt", "lsknet": "LSKNet", "multiscale": "multi-scale"}.get(method, module.name)
+    if module.slot == "attention":
+        return residual_block(attention=short)
+    if module.slot == "conv":
+        return residual_block(short, "" if method == "resnest" else short)
+    if module.slot == "stage":
+        return around_a_stage("around the blocks")
+    return stages(short, third_only=method in ("gmlp", "mixer"))
+
+
+def svg(shapes, title):
+    """The shapes as an SVG file's text, with a title for readers who cannot see it."""
+    width, height = SIZE
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+             f'role="img" font-family="Helvetica, Arial, sans-serif" font-size="13"><title>{escape(title)}</title>']  # fmt: skip
+    parts.append(f'<rect width="{width}" height="{height}" fill="white"/>')
+    for shape in shapes:
+        if isinstance(shape, Arrow):
+            points = " ".join(f"{x:g},{y:g}" for x, y in shape.points)
+            parts.append(f'<polyline points="{points}" fill="none" stroke="{LINE_COLOUR}" stroke-width="1.5"/>')
+            parts.append(f'<polygon points="{arrow_head(shape.points)}" fill="{LINE_COLOUR}"/>')
+            continue
+        fill = {"plain": PLAIN_COLOUR, "module": MODULE_COLOUR}.get(shape.look, "none")
+        stroke = "none" if shape.look == "words" else LINE_COLOUR
+        parts.append(f'<rect x="{shape.x:g}" y="{shape.y:g}" width="{shape.width:g}" height="{shape.height:g}" rx="4" '
+                     f'fill="{fill}" stroke="{stroke}"/>')  # fmt: skip
+        if shape.text:
+            colour = "white" if shape.look == "module" else "black"
+            parts.append(f'<text x="{shape.x + shape.width / 2:g}" y="{shape.y + shape.height / 2 + 4.5:g}" fill="{colour}" '
+                         f'text-anchor="middle">{escape(shape.text)}</text>')  # fmt: skip
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def arrow_head(points, size=6):
+    """The corners of an arrow's head, 'x,y x,y x,y', for a last segment along an axis."""
+    (x0, y0), (x, y) = points[-2:]
+    dx, dy = (x > x0) - (x < x0), (y > y0) - (y < y0)
+    corners = ((x, y), (x - size * dx - size / 2 * dy, y - size * dy - size / 2 * dx),
+               (x - size * dx + size / 2 * dy, y - size * dy + size / 2 * dx))  # fmt: skip
+    return " ".join(f"{a:g},{b:g}" for a, b in corners)
+
+
+def write_drawings(modules, out):
+    """Writes block_<method>.svg for each method, and block_resnet.svg; removes those of an earlier report."""
+    for old in out.glob("block_*.svg"):
+        old.unlink()
+    (out / "block_resnet.svg").write_text(svg(drawing("", None), "The ResNet's basic block"))
+    for method, module in modules.items():
+        text = svg(drawing(method, module), f"{module.name} in the ResNet: slot {module.slot}")
+        (out / f"block_{method}.svg").write_text(text)

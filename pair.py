@@ -1,0 +1,106 @@
+"""Scores the test set with two trained networks and keeps what report.py draws of them: pair.npz.
+
+    python pair.py runs/compare                                                    # the best method and its baseline
+    python pair.py runs/compare/eca_resnet-seed0 runs/compare/resnet-seed0         # two runs
+    python pair.py runs/compare --data-dir ~/cifar100                              # where the hub is out of reach
+
+Needs the weights that a run keeps in its model/ folder. pair.npz goes beside the runs, where report.py looks for it. It holds
+both networks' probabilities for every test image and the few images on which they differ most: some megabytes.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import data
+import hub
+
+N_SHOWN = 10  # images on which the two differ most
+BATCH = 256  # images
+
+
+def refuse(message):
+    """Ends the program for a mistake of the user: one line, exit code 2."""
+    print(f"pair.py: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def best_and_baseline(folder):
+    """The folders of two runs with kept weights and one seed: the method with the highest mean, and its baseline."""
+    kept = {}
+    for path in sorted(folder.rglob("result.json")):
+        row = json.loads(path.read_text())
+        if (path.parent / "model").is_dir() and row.get("status") == "finished" and not row["settings"]:
+            kept.setdefault(row["arch"], {})[row["seed"]] = (row["top1"], path.parent)
+    methods = [
+        arch
+        for arch in kept
+        if "_" in arch and ":" not in arch and kept[arch].keys() & kept.get(arch.split("_")[-1], {}).keys()
+    ]
+    if not methods:
+        refuse(f"no method below {folder} kept its weights (model/) together with its baseline's: name two runs")
+    best = max(methods, key=lambda arch: np.mean([top1 for top1, _ in kept[arch].values()]))
+    baseline = best.split("_")[-1]
+    seed = min(kept[best].keys() & kept[baseline].keys())
+    return kept[best][seed][1], kept[baseline][seed][1]
+
+
+@torch.no_grad()
+def probabilities(model, images):
+    """uint8 images (N, 3, H, W) -> float32 (N, classes)."""
+    model.eval()
+    return torch.cat([model(batch).float().softmax(1) for batch in images.split(BATCH)]).numpy()
+
+
+def score(runs, data_dir=None, cache_dir=None):
+    """Two run folders -> the arrays of pair.npz. Raises ValueError for runs that cannot be compared."""
+    rows = [json.loads((run / "result.json").read_text()) for run in runs]
+    for name in ("dataset", "image_size", "n_test"):
+        if rows[0].get(name) != rows[1].get(name):
+            raise ValueError(f"{runs[0]} and {runs[1]} differ in {name}: {rows[0].get(name)} and {rows[1].get(name)}")
+    models = [hub.load(str(run / "model")) for run in runs]
+    images = data.load(rows[0]["dataset"], data_dir, rows[0].get("image_size"), cache_dir)
+    test = images.test
+    if not isinstance(test.images, torch.Tensor):
+        raise ValueError(f"{rows[0]['dataset']} is too large to be held in memory, and pair.py reads no streams")
+    pixels, targets = test.images[test.index], test.targets[test.index].numpy()
+    both = np.stack([probabilities(model, pixels) for model in models])
+    true = both[:, np.arange(len(targets)), targets]
+    shown = np.argsort(-np.abs(true[0] - true[1]), kind="stable")[:N_SHOWN]
+    return {
+        "archs": np.array([row["arch"] for row in rows]), "seeds": np.array([row["seed"] for row in rows]),
+        "settings": np.array([json.dumps(row["settings"], sort_keys=True) for row in rows]),
+        "dataset": np.array(rows[0]["dataset"]), "classes": np.array(images.classes), "targets": targets,
+        "probabilities": both.astype(np.float16), "shown": shown, "images": pixels[shown].permute(0, 2, 3, 1).numpy(),
+    }  # fmt: skip
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="a folder of runs, or the folders of two runs")
+    parser.add_argument("--data-dir", help="the dataset's files, as for train.py")
+    parser.add_argument("--cache-dir", help="where decoded images are kept, as for train.py")
+    parser.add_argument("--out", type=Path, help="the file to write (default: pair.npz beside the runs)")
+    parser.error = refuse
+    args = parser.parse_args(argv)
+    if len(args.runs) > 2:
+        refuse("give one folder of runs, or two runs")
+    runs = args.runs if len(args.runs) == 2 else best_and_baseline(args.runs[0])
+    for run in runs:
+        if not ((run / "result.json").exists() and (run / "model").is_dir()):
+            refuse(f"{run} is no finished run that kept its weights: it needs result.json and model/")
+    try:
+        arrays = score(runs, args.data_dir, args.cache_dir)
+    except ValueError as error:
+        refuse(" ".join(str(error).split()))
+    out = args.out or (args.runs[0] if len(args.runs) == 1 else args.runs[0].parent) / "pair.npz"
+    np.savez_compressed(out, **arrays)
+    print(f"written: {out}; {runs[0].name} and {runs[1].name} on {len(arrays['targets'])} test images")
+
+
+if __name__ == "__main__":
+    main()

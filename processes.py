@@ -1,0 +1,90 @@
+"""The processes that train one run together: torchrun's, or one alone."""
+
+import os
+import threading
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+
+from flags import refuse
+
+POLL_S = 1.0  # in which processes ask each other whether one has decoded the images
+
+
+class Processes:
+    """The processes that train one run together, as this one sees them: rank of world_size, on a device."""
+
+    def __init__(self, args):
+
+        # without cpu= every process of a machine without GPUs would take itself for the only one
+        self.state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=args.timeout_s))
+        self.rank, self.world_size = self.state.process_index, self.state.num_processes
+        self.device = self.state.device
+        if self.device.type == "cuda" and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > torch.cuda.device_count():
+            refuse(f"--nproc_per_node is more than the {torch.cuda.device_count()} GPUs of this machine")
+        if self.device.type == "cpu":
+            self.device = torch.device("cpu")  # not cpu:0, to which tensors of "cpu" would be copied
+
+    def say(self, line):
+        if self.rank == 0:
+            print(line, flush=True)
+
+    def one_first(self, call):
+        """call() by one process of each node, which may download and decode, then by the others, which find that done.
+
+        However long it takes: it runs in a thread, and all processes ask each other every POLL_S whether it is done, so that
+        --timeout-s, in which they must answer, is for processes that died or hang.
+        """
+
+        ended = {}
+
+        def run():
+            try:
+                ended["value"] = call()
+            except (OSError, ValueError) as error:
+                ended["problem"] = str(error)  # said after the others have been told, or they would wait
+            except BaseException as error:
+                ended["failure"] = error
+
+        for turn in (self.state.is_local_main_process, not self.state.is_local_main_process):
+            thread = threading.Thread(target=run, daemon=True)
+            if turn:
+                thread.start()
+                thread.join(POLL_S)
+            while (asked := self.largest(int(thread.is_alive()), int("problem" in ended)))[0]:
+                if turn:
+                    thread.join(POLL_S)
+            if "failure" in ended:
+                raise ended["failure"]
+            if asked[1]:  # the others would meet the same
+                break
+        problems = [problem for problem in gather_object([ended.get("problem")]) if problem]
+        if problems:  # on whichever machine
+            refuse(problems[0])
+        return ended["value"]
+
+    def first_decides(self, call):
+        """What call() returns in the first process. Its ValueError is refused by all."""
+
+        found = [None, None]
+        if self.rank == 0:
+            try:
+                found[0] = call()
+            except ValueError as error:
+                found[1] = str(error)
+        answer, problem = broadcast_object_list(found)
+        if problem:
+            refuse(problem)
+        return answer
+
+    def largest(self, *numbers):
+        """The largest of each number over the processes, which all ask at the same step."""
+
+        if self.world_size == 1:
+            return numbers
+        together = torch.tensor(numbers, device=self.device)
+        dist.all_reduce(together, dist.ReduceOp.MAX)
+        return together.tolist()

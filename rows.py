@@ -1,0 +1,219 @@
+"""Rows of result.json: read, checked, and averaged over folds.
+
+A row that cannot be used ends the program with one line that names the file and what is wrong (exit code 2).
+"""
+
+import json
+import math
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+IDENTITY = ("arch", "settings", "seed")
+# the weights that a run starts from and those that it trains; read_results() makes them settings
+START = ("pretrained", "init_from", "freeze")
+POSITIVE = ("classes", "n_train", "n_test", "world_size", "params", "macs", "train_imgs_per_s", "eval_imgs_per_s", "train_s",
+            "peak_memory_mb")  # fmt: skip
+PERCENT = ("top1", "top5", "ece")
+MAY_BE_NULL = ("val_top1", "best_on_test_minus_last")  # whether the validation part or the test set was watched
+MEASURED = (*POSITIVE, *PERCENT, *MAY_BE_NULL, "n_val", "loss", "device", "torch", "commit", "started", "per_class_top1",
+            "curve", "status")  # fmt: skip
+SAME_DATA = ("n_test", "classes")
+# what all runs of a report share; in the rest of its recipe an architecture may differ from another
+SHARED = ("dataset", "data", "folds", "image_size", "val_size", "epochs", "max_steps", "n_train", "n_train + n_val",
+          *SAME_DATA, "epochs in the curve")  # fmt: skip
+NO_SETTINGS = ("machine", "graph", "side_by_side")  # how a run was computed, beside device and world_size
+MEAN_OF_EPOCH = ("top1", "train_loss")
+MEAN_OVER_FOLDS = ("train_imgs_per_s", "eval_imgs_per_s", "train_s", *PERCENT, "val_top1", "loss")
+READ_OF_RECIPE = ("dataset", "epochs", "batch_size")
+
+
+def refuse(message):
+    """Ends the program for rows that no report can be made of: one line, exit code 2."""
+    print(f"report.py: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def read_json(path):
+    """The JSON object in a file; refuses what is no JSON, no object or holds NaN or infinity."""
+
+    def no_number(constant):
+        raise ValueError(f"{constant} is no measurement")
+
+    try:
+        content = json.loads(path.read_text(), parse_constant=no_number)
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError) as error:
+        refuse(f"{path} cannot be used: {error}")
+    return content
+
+
+def is_number(value, low=-math.inf, high=math.inf):
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and low <= value <= high
+    )
+
+
+def problem_of(row):
+    """What makes a row of result.json unusable, as a phrase; None if nothing does."""
+    missing = [name for name in (*IDENTITY, *MEASURED, *READ_OF_RECIPE) if name not in row]
+    if missing:
+        return f"it has no {', '.join(missing)}"
+    if row["status"] != "finished":
+        return f"its status is {row['status']!r}, not 'finished'"
+    for name, kind in (("arch", str), ("settings", dict), ("seed", int), ("device", str), ("dataset", str)):
+        if not isinstance(row[name], kind):
+            return f"{name} must be of type {kind.__name__}, got {row[name]!r}"
+    for name in (*POSITIVE, "epochs", "batch_size"):
+        if not (is_number(row[name], 0) and row[name] > 0):
+            return f"{name} must be a number above 0, got {row[name]!r}"
+    for name in ("n_val", "loss"):
+        if not is_number(row[name], 0):
+            return f"{name} must be a number, 0 or more, got {row[name]!r}"
+    per_class, curve = row["per_class_top1"], row["curve"]
+    if not (isinstance(per_class, list) and len(per_class) == row["classes"]):
+        return "per_class_top1 must be a list with a number for each class"
+    if not (isinstance(curve, list) and curve and all(isinstance(epoch, dict) for epoch in curve)):
+        return "curve must be a list with an object for each epoch"
+    percents = [(name, row[name]) for name in PERCENT]
+    percents += [(name, row[name]) for name in MAY_BE_NULL if row[name] is not None]
+    percents += [(f"per_class_top1[{i}]", value) for i, value in enumerate(per_class)]
+    percents += [(f"curve[{i}].top1", epoch.get("top1")) for i, epoch in enumerate(curve)]
+    for name, value in percents:
+        if not is_number(value, 0, 100):
+            return f"{name} must be within 0 and 100, got {value!r}"
+    if row["top5"] < row["top1"]:
+        return f"top5 {row['top5']} is below top1 {row['top1']}"
+    folds, fold = row.get("folds"), row.get("fold")
+    if folds is not None and not (isinstance(folds, int) and fold in range(folds) and row["val_top1"] is not None):
+        return f"a run of fold {fold!r} of {folds!r} needs a fold below the number of folds, and a val_top1"
+    correct = row["top1"] / 100 * row["n_test"]
+    if abs(correct - round(correct)) > 1e-3:
+        return f"top1 {row['top1']} is not a whole number of the {row['n_test']} test images"
+    return None
+
+
+def at_chance(row):
+    """Whether a run ended no better than guessing one of so many equally frequent classes: within three deviations of it."""
+    chance = 1 / row["classes"]
+    return row["top1"] / 100 <= chance + 3 * math.sqrt(chance * (1 - chance) / row["n_test"])
+
+
+def recipe_of(row):
+    """How a run was trained: every setting but arch, knobs, start, seed and fold, and the data it saw."""
+    own = (*IDENTITY, *START, *MEASURED, *NO_SETTINGS, "fold", "val_top1_of_folds")
+    recipe = {name: value for name, value in row.items() if name not in own}
+    n_images = {"n_train + n_val": row["n_train"] + row["n_val"]} if row.get("folds") else {"n_train": row["n_train"]}
+    return recipe | {name: row[name] for name in SAME_DATA} | n_images | {"epochs in the curve": len(row["curve"])}
+
+
+def read_results(folder):
+    """{path: row} of every result.json below `folder`, in the order of their paths; refuses what cannot be used."""
+    rows = {path: read_json(path) for path in sorted(Path(folder).rglob("result.json"))}
+    if not rows:
+        refuse(f"no result.json below {folder}: train something with --out {folder}, or name another folder")
+    for path, row in rows.items():
+        if problem := problem_of(row):
+            refuse(f"{path} cannot be used: {problem}")
+        row["settings"] |= {name: row[name] for name in START if row.get(name)}
+    return rows
+
+
+def read_rows(folder):
+    """The rows below `folder`, folds averaged; refuses other data or another budget, and two recipes of one architecture."""
+    rows = read_results(folder)
+    first_path, first_row = next(iter(rows.items()))
+    refuse_difference("a mixture of budgets or data", SHARED, (first_path, first_row), rows.items())
+    by_arch = {}
+    for path, row in rows.items():
+        by_arch.setdefault(row["arch"], []).append((path, row))
+    for arch, runs in by_arch.items():
+        refuse_difference(f"two recipes for {arch}", None, runs[0], runs)
+    return average_folds(list(rows.values())) if first_row.get("folds") else list(rows.values())
+
+
+def refuse_difference(what, names, first, runs):
+    """Refuses (path, row) of `runs` whose recipe differs from the first run's in one of `names` (None: in anything)."""
+    first_path, first_recipe = first[0], recipe_of(first[1])
+    for path, row in runs:
+        ours = recipe_of(row)
+        for name in sorted(ours.keys() | first_recipe.keys()) if names is None else names:
+            if ours.get(name) != first_recipe.get(name):
+                refuse(f"{what}: {name} is {first_recipe.get(name)!r} in {first_path} and {ours.get(name)!r} in {path}; "
+                       "report them apart")  # fmt: skip
+
+
+def differing(recipes):
+    """The settings in which recipes differ, in their order."""
+    names = dict.fromkeys(name for recipe in recipes for name in recipe)
+    return [name for name in names if any(recipe.get(name) != recipes[0].get(name) for recipe in recipes)]
+
+
+def average_folds(rows):
+    """Rows of cross-validation -> a row for each net and seed with the means over its folds; refuses missing folds."""
+    by_fold = {}
+    for row in rows:
+        arch, settings = key_of(row["arch"], row["settings"])
+        folds = by_fold.setdefault((arch, settings, row["seed"]), {})
+        if row["fold"] in folds:
+            refuse(f"{arch} {settings}, seed {row['seed']} has fold {row['fold']} twice: remove one of the two runs")
+        folds[row["fold"]] = row
+        refuse_other_network(f"{arch} {settings}", row, next(iter(folds.values())))
+    for (arch, settings, seed), folds in by_fold.items():
+        lacks = sorted(set(range(rows[0]["folds"])) - folds.keys())
+        if lacks:
+            refuse(f"{arch} {settings}, seed {seed} lacks fold {in_list(lacks)} of {rows[0]['folds']}: "
+                   f"train it, or leave out this seed")  # fmt: skip
+    return [mean_row([folds[fold] for fold in sorted(folds)]) for folds in by_fold.values()]
+
+
+def mean_row(rows):
+    """The rows of all folds as one: means of what was measured, the most memory, and each fold's val_top1."""
+    mean = {name: float(np.mean([row[name] for row in rows])) for name in MEAN_OVER_FOLDS}
+    named = {name: in_list(sorted({str(row[name]) for row in rows})) for name in ("device", "torch", "commit")}
+    curve = [
+        {"epoch": epoch} | {name: float(np.mean([row["curve"][epoch][name] for row in rows])) for name in MEAN_OF_EPOCH}
+        for epoch in range(len(rows[0]["curve"]))
+    ]
+    return rows[0] | mean | named | {
+        "per_class_top1": np.mean([row["per_class_top1"] for row in rows], axis=0).tolist(), "curve": curve,
+        "peak_memory_mb": max(row["peak_memory_mb"] for row in rows),
+        "val_top1_of_folds": [row["val_top1"] for row in rows],
+    }  # fmt: skip
+
+
+def family_and_depth(arch):
+    """The kind of a backbone and its layers: 'resnet' -> ('resnet', 20), 'eca_plain56' -> ('plain', 56); else None."""
+    found = re.fullmatch(r"(resnet|plain)(\d*)", arch.split("_")[-1])
+    return found and (found[1], int(found[2] or 20))
+
+
+def default_width(arch):
+    """What resnet.width is where it is not set: 64 in the networks of ImageNet's depths, 16 in those of CIFAR's."""
+    family = family_and_depth(arch)
+    return 64 if family and family[1] in (18, 34, 50, 101, 152) else 16
+
+
+def key_of(arch, settings):
+    """What tells nets apart; the default width, set or not, is the same net."""
+    rest = {knob: value for knob, value in settings.items() if (knob, value) != ("resnet.width", default_width(arch))}
+    return arch, json.dumps(rest, sort_keys=True)
+
+
+def refuse_other_network(name, row, first):
+    """Refuses two runs of one net that differ in size."""
+    for size in ("params", "macs"):
+        if row[size] != first[size]:
+            refuse(f"{name} has {size} {first[size]} in one run and {row[size]} in another: are both this network?")
+
+
+def in_list(items):
+    """['a', 'b', 'c'] -> 'a, b and c'; 'none' of none."""
+    *most, last = map(str, items) if items else ["none"]
+    return f"{', '.join(most)} and {last}" if most else last

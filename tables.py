@@ -1,0 +1,165 @@
+"""The report's tables: lists of rows of strings, the header first."""
+
+import math
+import re
+
+import numpy as np
+
+from nets import COSTS
+from noise import t_interval
+from rows import family_and_depth
+from verdicts import Comparison
+from widening import Gap
+
+
+def pm(mean, half, sign=""):
+    """'+1.20 ± 0.30'; without the interval where there is none, and '-' where there is no mean."""
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:{sign}.2f}" + ("" if math.isnan(half) else f" ± {half:.2f}")
+
+
+def interval(estimate, sign=""):
+    return pm(estimate.mean, estimate.half, sign)
+
+
+def p_value(p):
+    return "-" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def main_table(results):
+    header = "arch|parameters|MACs, M|train img/s|eval img/s|memory, MB|training, min|top-1|top-5|ECE|n"
+    rows = [header.split("|")]
+    one_source = not any(net.cost_pass for net in results.networks)
+    for net in results.networks:
+        speeds = (net.imgs_per_s(name) for name in ("train_imgs_per_s", "eval_imgs_per_s"))
+        rows.append([
+            net.name, f"{net.costs['parameters']:,}", f"{net.costs['MACs'] / 1e6:.1f}",
+            *(f"{speed:,.0f}" if one_source or net.cost_pass else "-" for speed in speeds),
+            f"{net.values('peak_memory_mb').max():,.0f}", f"{np.median(net.values('train_s')) / 60:,.1f}",
+            interval(results.top1(net)), f"{net.values('top5').mean():.2f}", f"{net.values('ece').mean():.2f}",
+            str(len(net.seeds)),
+        ])  # fmt: skip
+    return rows
+
+
+def verdict_table(results):
+    rows = [["method", "difference", "p", "Holm p", "detectable", "parameters / MACs / time", "verdict"]]
+    for result in results.methods:
+        rows.append([
+            result.net.arch, interval(result.estimate, "+"), p_value(result.p), p_value(result.p_holm),
+            pm(result.detectable, math.nan), relative_costs(result), result.word or "-",
+        ])  # fmt: skip
+    return rows
+
+
+def relative_costs(result):
+    """'0.42 / 0.37 / 0.98': a method's parameters, MACs and training time, as parts of its baseline's."""
+    if not result.reference:
+        return "-"
+    net, baseline = result.net, result.reference
+    both = [net.can_compare(cost) and baseline.can_compare(cost) for cost in COSTS]
+    parts = [f"{net.costs[cost] / baseline.costs[cost]:.2f}" for cost in COSTS]
+    return " / ".join(part if told else "-" for part, told in zip(parts, both, strict=True))
+
+
+def equal_cost_table(results):
+    rows = [["method", *(f"at equal {cost}" for cost in COSTS)]]
+    for result in results.methods:
+        gaps = result.gaps.values() or [Gap(why="-")] * len(COSTS)
+        rows.append([result.net.arch, *(gap.why or pm(gap.mean, gap.half, "+") for gap in gaps)])
+    return rows
+
+
+def folds_table(results):
+    """A row per net with its top-1 on the held-out folds; None unless the rows are of cross-validation."""
+    if not results.row.get("folds"):
+        return None
+    rows = [["arch", "top-1 on the folds", "spread over folds", "lowest fold", "highest fold", "n seeds"]]
+    for net in results.nets:
+        of_folds = np.array([net.runs[seed]["val_top1_of_folds"] for seed in net.seeds])  # (seeds, folds)
+        of_fold = of_folds.mean(0)
+        rows.append([
+            net.name, pm(*t_interval(of_folds.mean(1))), f"{of_fold.std(ddof=1):.2f}", f"{of_fold.min():.2f}",
+            f"{of_fold.max():.2f}", str(len(net.seeds)),
+        ])  # fmt: skip
+    return rows
+
+
+def depth_table(results):
+    """Does depth hurt without shortcuts? A row per depth of plain networks and ResNets; None unless both kinds were run.
+
+    Training losses tell a network that is hard to optimize (degradation) from one that overfits.
+    """
+    nets = by_depth(results)
+    if len({family for family, _ in nets}) < 2:
+        return None
+    rows = [
+        ["arch", "layers", "top-1", "to the shallowest of its kind", "to the ResNet of its depth", "training loss", "n"]
+    ]
+    for (family, depth), net in nets.items():
+        shallowest = next(net for key, net in nets.items() if key[0] == family)
+        rows.append([
+            net.arch, str(depth), interval(results.top1(net)), interval(results.difference(net, shallowest), "+"),
+            interval(results.difference(net, nets.get(("resnet", depth))), "+"), f"{train_loss(net):.3f}", str(len(net.seeds)),
+        ])  # fmt: skip
+    return rows
+
+
+def by_depth(results):
+    """Plain networks and ResNets as they are, {(family, layers): net}, in this order."""
+    nets = {family_and_depth(net.arch): net for net in results.nets if net.on_curve and not net.settings}
+    return {key: nets[key] for key in sorted(key for key in nets if key)}
+
+
+def train_loss(net):
+    """Of the last epoch, the mean over seeds."""
+    return float(np.mean([run["curve"][-1]["train_loss"] for run in net.runs.values()]))
+
+
+def ablation_table(arch, comparisons, results):
+    rows = [["knobs", "parameters", "MACs, M", "top-1", "difference", "Holm p", "detectable", "in a word"]]
+    default = [Comparison(net, net) for net in results.nets if net.arch == arch and not net.settings]
+    for result in default + comparisons:
+        rows.append([
+            result.net.knobs or "(default)", f"{result.net.costs['parameters']:,}", f"{result.net.costs['MACs'] / 1e6:.1f}",
+            interval(results.top1(result.net)), interval(result.estimate, "+"), p_value(result.p_holm),
+            pm(result.detectable, math.nan), result.change or "-",
+        ])  # fmt: skip
+    return rows
+
+
+# CIFAR-100's superclasses and the superclass of each of its classes in alphabetical order, the order of its labels.
+
+
+def recipes_table(results):
+    """A row per recipe with the networks trained by it and the settings in which recipes differ; None where all share one."""
+    settings = results.own_recipes
+    if not settings:
+        return None
+    by_recipe = {}
+    for net in results.nets:
+        recipe = tuple(str(net.recipe.get(name, "-")) for name in settings)
+        by_recipe.setdefault(recipe, []).append(net.name)
+    return [["networks", *settings], *([", ".join(names), *recipe] for recipe, names in by_recipe.items())]
+
+
+def interaction_table(results):
+    """A row per pair of modules: each alone, their sum, both together, and the interaction."""
+    rows = [["modules", "first alone", "second alone", "sum", "together", "interaction", "Holm p", "in words"]]
+    for each in results.interactions:
+        first, second = each.alone
+        rows.append([
+            each.both.arch, interval(first, "+"), interval(second, "+"), f"{first.mean + second.mean:+.2f}",
+            interval(each.together, "+"), interval(each.estimate, "+"), p_value(each.p_holm), each.word or "-",
+        ])  # fmt: skip
+    return rows
+
+
+def markdown(table):
+    """A table, a list of rows of strings with the header first, as Markdown; numbers to the right."""
+    if len(table) == 1:
+        return "Nothing to compare."
+    columns = zip(*table[1:], strict=True)
+    rule = ["--:" if all(re.match(r"[-+<\d]|$", cell) for cell in cells) else "---" for cells in columns]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [table[0], rule, *table[1:]])

@@ -1,0 +1,71 @@
+"""Makes reports in tests and reads them; skips the tests that import it where requirements-report.txt is not installed."""
+
+import json
+import re
+
+import pytest
+
+WITHOUT = "requirements-report.txt is not installed"
+pytest.importorskip("matplotlib", reason=WITHOUT)
+pytest.importorskip("scipy", reason=WITHOUT)
+pptx = pytest.importorskip("pptx", reason=WITHOUT)
+
+import report  # noqa: E402
+from tests.report_rows import row, timed, write  # noqa: E402
+from verdicts import analyse  # noqa: E402
+
+
+def comparison(rows, arch, cost_pass=None):
+    return {result.net.arch: result for result in analyse(rows, cost_pass or timed(rows)).methods}[arch]
+
+
+def plus_segnext(rows, *top1, settings=None):
+    return rows + [row("segnext_resnet", value, seed, settings) for seed, value in enumerate(top1)]
+
+
+def refused(folder, capsys, message):
+    with pytest.raises(SystemExit) as refusal:
+        report.main([str(folder / "runs"), "--out", str(folder / "report")])
+    assert refusal.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("report.py: ") and error.count("\n") == 1
+    assert re.search(message, error)
+    assert not (folder / "report").exists()
+
+
+def refused_folders(arguments, folder, capsys, message):
+    """The report of several arguments is refused in one line that holds the message, and writes nothing."""
+    with pytest.raises(SystemExit) as refusal:
+        report.main([*map(str, arguments), "--out", str(folder / "report")])
+    assert refusal.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("report.py: ") and error.count("\n") == 1
+    assert message in error
+    assert not (folder / "report").exists()
+
+
+def make(rows, folder, cost_pass=None):
+    """Writes rows, reports on them, and returns report.md."""
+    write(folder / "runs", rows)
+    if cost_pass:
+        (folder / "runs" / "cost.json").write_text(json.dumps(cost_pass))
+    report.main([str(folder / "runs"), "--out", str(folder / "report")])
+    return (folder / "report" / "report.md").read_text()
+
+
+def table_after(text, heading):
+    """The first table after a heading: {first cell: the other cells}."""
+    blocks = text.split(heading + "\n", 1)[1].strip().split("\n\n")
+    lines = next(block for block in blocks if block.startswith("|")).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {first: rest for first, *rest in cells}
+
+
+def slide_texts(path):
+    """[(title, texts of its paragraphs and table cells)] of every slide."""
+    found = []
+    for slide in pptx.Presentation(path).slides:
+        texts = [shape.text_frame.text for shape in slide.shapes if shape.has_text_frame]
+        cells = [cell.text for shape in slide.shapes if shape.has_table for r in shape.table.rows for cell in r.cells]
+        found.append((texts[0], [*texts[1:], *cells]))
+    return found

@@ -1,0 +1,172 @@
+"""Two trained networks on the test images: pair.py writes what report.py draws."""
+
+from tests.reports import report  # skips this file where report.py's packages are missing
+
+# isort: split
+import json
+
+import numpy as np
+import pytest
+
+import pair
+from pictures import FIELDS, N_BINS, confusion, reliability
+from tests.report_rows import row, write
+from tests.runs import result_of, run
+
+CLASSES = 10
+
+
+def arrays(n=200, seed=0, **other):
+    """A pair.npz of two networks on n images of ten classes, the first of which knows more."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, CLASSES, n)
+    logits = rng.normal(0, 1, (2, n, CLASSES))
+    logits[:, np.arange(n), targets] += np.array([[3], [1]])
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    return {
+        "archs": np.array(["eca_resnet", "resnet"]), "seeds": np.array([0, 0]), "settings": np.array(["{}", "{}"]),
+        "dataset": np.array("shapes100"), "classes": np.array([f"class {i}" for i in range(CLASSES)]), "targets": targets,
+        "probabilities": probabilities.astype(np.float16), "shown": np.arange(4), "images": np.zeros((4, 8, 8, 3), np.uint8),
+    } | other  # fmt: skip
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return write(tmp_path / "runs", [row(), row("eca_resnet")])
+
+
+def test_the_report_shows_what_the_two_do(runs, tmp_path):
+    content = arrays()
+    np.savez(runs / "pair.npz", **content)
+    report.main([str(runs), "--out", str(tmp_path / "out")])
+    section = (tmp_path / "out" / "report.md").read_text().split("### Two networks on the test images\n\n")[1]
+    predicted = content["probabilities"].argmax(-1)
+    right = predicted == content["targets"]
+    assert section.startswith(
+        f"eca_resnet (seed 0) and resnet (seed 0) agree on {np.mean(predicted[0] == predicted[1]):.1%} of 200 test images. "
+        f"{(right[0] & ~right[1]).sum()} images only the first gets right, {(right[1] & ~right[0]).sum()} only the second."
+    )
+    for name in ("confusion", "reliability", "disagreements"):
+        assert f"({name}.png)" in section and (tmp_path / "out" / f"{name}.png").exists()
+    (runs / "pair.npz").unlink()
+    report.main([str(runs), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out" / "confusion.png").exists()
+
+
+def test_confusion_counts_by_group():
+    targets, predicted, groups = np.array([0, 0, 1, 2, 3]), np.array([0, 1, 2, 2, 0]), np.array([0, 0, 1, 1])
+    assert confusion(predicted, targets, groups) == pytest.approx(np.array([[200 / 3, 100 / 3], [50, 50]]))
+
+
+def test_reliability_is_the_runs_calibration_error():
+    """Its bins give the expected calibration error that engine.py computes."""
+    content = arrays(2000)
+    probabilities, targets = content["probabilities"][0].astype(float), content["targets"]
+    confidence, accuracy, n = reliability(probabilities, targets)
+    assert n.sum() == 2000 and len(n) <= N_BINS
+    top, right = probabilities.max(-1), probabilities.argmax(-1) == targets
+    for low in np.arange(N_BINS) / N_BINS:
+        inside = (top >= low) & (top < low + 1 / N_BINS)
+        if inside.any():
+            at = np.flatnonzero(np.isclose(confidence, top[inside].mean()))
+            assert len(at) == 1 and accuracy[at[0]] == pytest.approx(right[inside].mean()) and n[at[0]] == inside.sum()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"archs": np.array(["eca_resnet", "gmlp_resnet"])}, "is of gmlp_resnet with seed 0, and that run is not here"),
+        ({"seeds": np.array([0, 7])}, "is of resnet with seed 7, and that run is not here"),
+        ({"targets": np.zeros(3, int)}, "its arrays do not fit each other"),
+        ({"images": np.zeros((2, 8, 8, 3))}, "its arrays do not fit each other"),
+        ({"classes": np.array([object()])}, "cannot be used"),
+    ],
+)
+def test_a_bad_pair_is_refused_in_one_line(changed, message, runs, tmp_path, capsys):
+    np.savez(runs / "pair.npz", **arrays(**changed))
+    refuse_pair(runs, tmp_path, capsys, message)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_pair_without_a_field_is_refused(name, runs, tmp_path, capsys):
+    np.savez(runs / "pair.npz", **{key: value for key, value in arrays().items() if key != name})
+    refuse_pair(runs, tmp_path, capsys, name)
+
+
+def test_a_file_that_is_no_pair_is_refused(runs, tmp_path, capsys):
+    (runs / "pair.npz").write_text("no array")
+    refuse_pair(runs, tmp_path, capsys, "pair.npz cannot be used")
+    np.savez(runs / "pair.npz", **arrays())
+    whole = (runs / "pair.npz").read_bytes()
+    (runs / "pair.npz").write_bytes(whole[: len(whole) // 2])
+    refuse_pair(runs, tmp_path, capsys, "pair.npz cannot be used")
+
+
+def refuse_pair(runs, folder, capsys, message):
+    with pytest.raises(SystemExit) as refusal:
+        report.main([str(runs), "--out", str(folder / "out")])
+    assert refusal.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error and "write it again with pair.py" in error
+    assert not (folder / "out").exists()
+
+
+# ------------------------------------------------------------------------------------------------------- pair.py
+
+
+@pytest.fixture(scope="module")
+def trained(photos, tmp_path_factory):
+    """A ResNet and one with ECA on the tiny image folder, with their weights: (folder of runs, flags of the data)."""
+    root = tmp_path_factory.mktemp("trained")
+    data_flags = ["--data-dir", str(photos), "--cache-dir", str(root / "cache")]
+    for arch in ("resnet", "eca_resnet"):
+        small = ["--set", "resnet.width=4", "--set", "resnet.depth=8"]
+        run("--arch", arch, "--name", arch, *small, "--dataset", "folder", *data_flags, "--out", str(root / "runs"),
+            "--batch-size", "20", "--epochs", "1")  # fmt: skip
+    return root / "runs", data_flags
+
+
+def test_a_pair_of_runs_is_scored_as_the_runs_were(trained, tmp_path):
+    runs, data_flags = trained
+    pair.main([str(runs / "eca_resnet"), str(runs / "resnet"), *data_flags, "--out", str(tmp_path / "pair.npz")])
+    with np.load(tmp_path / "pair.npz") as found:
+        top1 = 100 * (found["probabilities"].argmax(-1) == found["targets"]).mean(-1)
+        assert list(found["archs"]) == ["eca_resnet", "resnet"]
+        assert found["images"].shape[1:] == (16, 16, 3) and found["images"].dtype == np.uint8
+        true = found["probabilities"].astype(float)[:, np.arange(len(found["targets"])), found["targets"]]
+        gap = np.abs(true[0] - true[1])
+        assert gap[found["shown"]].min() >= np.delete(gap, found["shown"]).max() - 1e-3
+    assert top1 == pytest.approx([result_of(runs / name)["top1"] for name in ("eca_resnet", "resnet")], abs=0.01)
+
+
+def test_the_best_method_and_its_baseline_are_found(tmp_path):
+    for arch, top1 in (
+        ("resnet", 60),
+        ("eca_resnet", 61),
+        ("gmlp_resnet", 63),
+        ("mixer_resnet", 70),
+        ("se_resnet", 65),
+    ):
+        for seed in (0, 1):
+            folder = tmp_path / f"{arch}-{seed}"
+            (folder / "model").mkdir(parents=True)
+            (folder / "result.json").write_text(json.dumps(row(arch, top1, seed)))
+            if arch == "mixer_resnet" or (arch, seed) == ("gmlp_resnet", 0):
+                (folder / "model").rmdir()
+    best, baseline = pair.best_and_baseline(tmp_path)
+    assert (best.name, baseline.name) == ("se_resnet-0", "resnet-0")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["runs/run0", "runs/run1"], "is no finished run that kept its weights"),
+        (["runs"], "no method below"),
+        (["runs/run0", "runs/run1", "runs/run0"], "give one folder of runs, or two runs"),
+    ],
+)
+def test_runs_that_make_no_pair_are_refused(names, message, runs, tmp_path, capsys):
+    with pytest.raises(SystemExit) as refusal:
+        pair.main([str(tmp_path / name) for name in names])
+    error = capsys.readouterr().err
+    assert refusal.value.code == 2 and error.startswith("pair.py: ") and error.count("\n") == 1 and message in error

@@ -1,0 +1,190 @@
+from tests.reports import (  # skips this file where report.py's packages are missing
+    comparison,
+    make,
+    refused,
+    table_after,
+)
+
+# isort: split
+import json
+import math
+import re
+
+import pytest
+
+import report
+from models import BACKBONES, knobs
+from rows import NO_SETTINGS, default_width, read_rows
+from tables import folds_table, train_loss
+from tests.report_rows import JITTER, of_folds, row, rows_of, write
+from verdicts import analyse
+
+
+def test_the_default_width_is_the_models():
+    for name, backbone in BACKBONES.items():
+        if "width" in knobs(backbone.make) and backbone.family == "resnet":
+            assert default_width(f"eca_{name}") == knobs(backbone.make)["width"].default
+    nets = analyse(rows_of("resnet", 60, {"resnet.width": 16}) + rows_of("eca_resnet", 61))
+    assert nets.methods[0].reference.name == "resnet"
+
+
+def test_other_weights_at_the_start_are_compared_with_none(tmp_path):
+    """Runs that start from published weights are ablations of the same network from scratch, and no other recipe."""
+    rows = rows_of("vit", 60, pretrained=False, init_from=None, freeze=None)
+    rows += rows_of("vit", 70, jitter=-JITTER, pretrained=True, init_from=None, freeze=None)
+    rows += rows_of("vit", 50, jitter=-JITTER, pretrained=True, init_from=None, freeze="backbone")
+    speeds = {"rows": [{"arch": "vit", "settings": {}, "train_imgs_per_s": 5.0, "eval_imgs_per_s": 9.0}]}
+    results = analyse(read_rows(write(tmp_path, rows)), speeds)
+    scratch, tuned, frozen = sorted(results.nets, key=lambda net: len(net.knobs))
+    words = {c.net.knobs: (round(c.mean), c.reference) for c in results.ablations["vit"]}
+    assert words == {"pretrained=True": (10, scratch), "freeze=backbone pretrained=True": (-10, scratch)}
+    assert scratch.imgs_per_s("train_imgs_per_s") == tuned.imgs_per_s("train_imgs_per_s") == 5.0
+    assert frozen.imgs_per_s("train_imgs_per_s") == 1000.0  # the cost pass trains whole networks
+
+
+def test_foreign_network_is_no_method():
+    (net,) = analyse(rows_of("torchvision:vgg11_bn", 60)).nets
+    assert (net.is_method, net.backbone) == (False, "torchvision:vgg11_bn")
+
+
+def test_folds_are_averaged_before_anything_is_compared(tmp_path):
+    """A seed counts once: the comparison is that of the folds' means, and the folds are no samples of their own."""
+    plain = [*rows_of("resnet", 60), *rows_of("eca_resnet", 63, jitter=-JITTER)]
+    (tmp_path / "runs").mkdir()
+    rows = read_rows(write(tmp_path / "runs", of_folds(plain)))
+    assert len(rows) == len(plain)
+    compared, expected = comparison(rows, "eca_resnet"), comparison(plain, "eca_resnet")
+    assert (compared.mean, compared.half, compared.p) == pytest.approx((expected.mean, expected.half, expected.p))
+    results = analyse(rows)
+    assert results.nets[0].values("top1") == pytest.approx([one["top1"] + 2 for one in plain[:4]])
+    assert folds_table(results)[1] == ["resnet", "51.00", "1.00", "50.00", "52.00", "4"]
+    report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "## Cross-validation" in text and "mean over 3 folds" in text
+    assert "| runs | 8 of 2 networks, each the mean of 3 folds |" in text
+    assert "n_train + n_val 20000" in text
+    assert "val_top1_of_folds" not in text
+    assert folds_table(analyse(plain)) is None
+    assert train_loss(results.nets[0]) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (of_folds([row()])[:2], r"resnet {}, seed 0 lacks fold 2 of 3: train it, or leave out this seed"),
+        (of_folds([row()]) + of_folds([row()])[:1], r"resnet {}, seed 0 has fold 0 twice"),
+        (
+            [row(), *of_folds([row()])],
+            r"a mixture of budgets or data: folds is None in \S+ and 3 in \S+; report them apart",
+        ),
+        (of_folds([row()], 3) + of_folds([row()], 2), r"a mixture of budgets or data: folds is 3 in \S+ and 2 in \S+"),
+        (of_folds([row()], fold=3), "a run of fold 3 of 3 needs a fold below the number of folds"),
+        (of_folds([row()], folds="3"), "a run of fold 0 of '3' needs a fold below"),
+        (of_folds([row()], val_top1=None), "and a val_top1"),
+        (of_folds([row()])[:1] + of_folds([row(params=9)])[1:], "resnet {} has params 100000 in one run and 9"),
+    ],
+)
+def test_folds_that_are_no_partition_are_refused(rows, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit:
+        read_rows(write(tmp_path, rows))
+    assert exit.value.code == 2
+    err = capsys.readouterr().err
+    assert re.search(message.replace("{}", re.escape("{}")), err)
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"epochs": 20},
+            r"a mixture of budgets or data: epochs is 10 in \S+run0/result.json and 20 in \S+run1/result.json",
+        ),
+        ({"dataset": "cifar10"}, "a mixture of budgets or data: dataset is 'shapes100' in"),
+        ({"arch": "resnet", "seed": 1, "lr": 0.1}, "two recipes for resnet: lr is 0.2 in"),
+        ({"n_train": 17000}, "a mixture of budgets or data: n_train is 18000 in"),
+        ({"arch": "resnet", "seed": 1, "new_flag": 1}, "two recipes for resnet: new_flag is None in"),
+        ({"classes": 9, "per_class_top1": [50.0] * 9}, "a mixture of budgets or data: classes is 10 in"),
+        ({"curve": [{"epoch": 0, "top1": 40.0}]}, "a mixture of budgets or data: epochs in the curve is 2 in"),
+        ({"status": "running"}, "its status is 'running', not 'finished'"),
+        ({"top1": math.nan}, "NaN is no measurement"),
+        ({"loss": math.inf}, "Infinity is no measurement"),
+        ({"per_class_top1": [50.0] * 9 + [math.nan]}, "NaN is no measurement"),
+        ({"top1": 100.5, "top5": 100.9}, "top1 must be within 0 and 100, got 100.5"),
+        ({"top1": -1.0}, "top1 must be within 0 and 100, got -1.0"),
+        ({"top1": "60"}, "top1 must be within 0 and 100, got '60'"),
+        ({"top5": 50.0}, "top5 50.0 is below top1 60.0"),
+        ({"top1": 60.123}, "top1 60.123 is not a whole number of the 10000 test images"),
+        ({"per_class_top1": [101.0] * 10}, r"per_class_top1\[0\] must be within 0 and 100"),
+        ({"per_class_top1": [50.0] * 9}, "per_class_top1 must be a list with a number for each class"),
+        ({"curve": []}, "curve must be a list with an object for each epoch"),
+        ({"curve": [{"epoch": 0}] * 2}, r"curve\[0\].top1 must be within 0 and 100, got None"),
+        ({"best_on_test_minus_last": -0.1}, "best_on_test_minus_last must be within 0 and 100"),
+        ({"params": -1}, "params must be a number above 0, got -1"),
+        ({"train_imgs_per_s": 0}, "train_imgs_per_s must be a number above 0, got 0"),
+        ({"n_val": -5}, "n_val must be a number, 0 or more, got -5"),
+        ({"seed": None}, "seed must be of type int, got None"),
+        ({"arch": 5}, "arch must be of type str, got 5"),
+        ({"arch": "resnet", "seed": 0}, "resnet has seed 0 twice"),
+        ({"arch": "resnet", "seed": 1, "params": 7}, "resnet has params 100000 in one run and 7 in another"),
+    ],
+)
+def test_bad_rows_are_refused_in_one_line(changed, message, tmp_path, capsys):
+    write(tmp_path / "runs", [row(), row("eca_resnet") | changed])
+    refused(tmp_path, capsys, message)
+
+
+@pytest.mark.parametrize("name", ["arch", "seed", "top1", "macs", "curve", "dataset", "commit", "status"])
+def test_a_missing_field_is_refused(name, tmp_path, capsys):
+    write(tmp_path / "runs", [{key: value for key, value in row().items() if key != name}])
+    refused(tmp_path, capsys, f"it has no {name}")
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", '{"top1": 60', "\x00"])
+def test_what_is_no_json_object_is_refused(content, tmp_path, capsys):
+    write(tmp_path / "runs", [row()])
+    (tmp_path / "runs" / "run0" / "result.json").write_text(content)
+    refused(tmp_path, capsys, "result.json cannot be used")
+
+
+def test_no_runs_are_refused(tmp_path, capsys):
+    refused(tmp_path, capsys, "no result.json below")
+
+
+@pytest.mark.parametrize(
+    "rows", [[{"arch": "resnet", "settings": {}, "train_imgs_per_s": -1, "eval_imgs_per_s": 1}], [{}]]
+)
+def test_a_bad_cost_pass_is_refused(rows, tmp_path, capsys):
+    write(tmp_path / "runs", [row()])
+    (tmp_path / "runs" / "cost.json").write_text(json.dumps({"rows": rows}))
+    refused(tmp_path, capsys, "cost.json cannot be used")
+
+
+# ----------------------------------------------------------------------------------------- a recipe per architecture
+
+
+def test_each_architecture_may_have_a_recipe_of_its_own(tmp_path):
+    """The report lists them; a method whose one form has knobs of its recipe is judged like any other."""
+    rows = rows_of("resnet", 60) + rows_of("eca_resnet", 61, jitter=-JITTER)
+    adamw = {"optimizer": "adamw", "lr": 0.002}
+    rows += rows_of("convnext_resnet", 63, {"convnext.layer_scale": 1e-6}, jitter=-JITTER, **adamw)
+    text = make(rows, tmp_path)
+    recipes = table_after(text, "### Recipes")
+    assert recipes["networks"] == ["optimizer", "lr"]
+    assert recipes["resnet, eca_resnet"] == ["sgd", "0.2"]
+    assert recipes["convnext_resnet convnext.layer_scale=1e-06"] == ["adamw", "0.002"]
+    assert table_after(text, "### Verdicts")["convnext_resnet"][-1] == "helps"
+    assert "## Ablations" not in text and "| recipe | amp off" in text
+    assert "### Recipes" not in make(rows[:8], tmp_path / "one")
+
+
+def test_knobs_under_the_shared_recipe_are_an_ablation():
+    rows = rows_of("resnet", 60) + rows_of("convnext_resnet", 63, {"convnext.layer_scale": 1e-6})
+    results = analyse(rows)
+    assert not results.methods and list(results.ablations) == ["convnext_resnet"]
+
+
+@pytest.mark.parametrize("name", NO_SETTINGS)
+def test_how_a_run_was_computed_is_no_part_of_its_recipe(name, tmp_path):
+    rows = [content | {name: seed} for seed, content in enumerate(rows_of("resnet", 60))]
+    assert len(read_rows(write(tmp_path, rows))) == 4

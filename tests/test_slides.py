@@ -1,0 +1,126 @@
+from tests.reports import make, slide_texts, table_after  # skips this file where report.py's packages are missing
+
+# isort: split
+import numpy as np
+import pptx
+import pytest
+
+from deck import CHARACTER, LARGEST, LINE, font_that_fits
+from tests.report_rows import JITTER, rows_of, timed
+from verdicts import analyse
+
+MOST_SLIDES, MOST_WORDS = 12, 40
+
+
+@pytest.fixture
+def everything(campaign):
+    """The campaign on CIFAR-100 with two modules together, so that the talk has all of its slides."""
+    rows = [*campaign, *rows_of("eca_ghostnet_resnet", 60, jitter=-JITTER)]
+    rng = np.random.default_rng(0)
+    for content in rows:
+        content |= {
+            "dataset": "cifar100",
+            "classes": 100,
+            "per_class_top1": rng.uniform(content["top1"] - 5, content["top1"], 100).tolist(),
+        }
+    return rows
+
+
+def deck_of(folder):
+    return pptx.Presentation(folder / "report" / "slides.pptx")
+
+
+def talk(slides):
+    """The slides before the appendix."""
+    return [(title, texts) for title, texts in slides if not title.startswith("Appendix")]
+
+
+def test_the_talk_is_in_order_and_the_appendix_last(everything, tmp_path):
+    make(everything, tmp_path, timed(everything))
+    titles = [title for title, _ in slide_texts(tmp_path / "report" / "slides.pptx")]
+    n_talk = len(talk([(title, ()) for title in titles]))
+    assert titles[:n_talk] == [
+        "Which module is worth adding to a ResNet?", "Which module is worth adding?", "The ResNet", "Where the methods stand",
+        "How it was compared fairly", "Differences to the baseline", "Accuracy against parameters", "Ablations",
+        "What helped and what did not", "Limits and future work",
+    ]  # fmt: skip
+    assert n_talk + 2 <= MOST_SLIDES  # budgets and contributions
+    assert all(title.startswith("Appendix: ") for title in titles[n_talk:])
+
+
+def test_a_slide_of_the_talk_has_few_words(everything, tmp_path):
+    """Words in text boxes; those inside drawings and charts are theirs."""
+    make(everything, tmp_path, timed(everything))
+    for title, texts in talk(slide_texts(tmp_path / "report" / "slides.pptx")):
+        n_words = len(" ".join([title, *texts]).split())
+        assert 0 < n_words <= MOST_WORDS, title
+
+
+def test_the_appendix_holds_the_reports_tables(everything, tmp_path):
+    text = make(everything, tmp_path, timed(everything))
+    by_title = dict(slide_texts(tmp_path / "report" / "slides.pptx"))
+    for heading, title in (
+        ("### Verdicts", "verdicts"),
+        ("### All networks", "all networks"),
+        ("### Equal cost", "points over a ResNet of equal cost"),
+        ("### Two modules together", "two modules together"),
+        ("### Ablations of eca_resnet", "ablations of eca_resnet"),
+    ):
+        for first, cells in table_after(text, heading).items():
+            if first != "---":
+                assert {first, *cells} <= set(by_title[f"Appendix: {title}"]), first
+
+
+def test_the_notes_hold_the_numbers_behind_a_slide(everything, tmp_path):
+    text = make(everything, tmp_path, timed(everything))
+    answer = text.split("\n\n")[1]
+    notes = {}
+    for slide in deck_of(tmp_path).slides:
+        if slide.has_notes_slide:
+            notes[slide.shapes[0].text_frame.text] = slide.notes_slide.notes_text_frame.text
+    assert notes["Which module is worth adding?"].splitlines()[:3] == answer.replace(". ", ".\n").splitlines()
+    assert "helps: ECA +3.00 ± " in notes["Differences to the baseline"]
+    assert (
+        "ECA: +3.00 ± " in notes["Accuracy against parameters"]
+        and "at equal MACs" in notes["Accuracy against parameters"]
+    )
+    assert "eca_resnet: eca.kernel_size=9 (-2.00 ± " in notes["Ablations"]
+    results = analyse(everything)
+    top1 = results.top1(next(net for net in results.nets if net.name == "resnet"))
+    assert f"resnet: top-1 {top1.mean:.2f} ± {top1.half:.2f} %" in notes["The ResNet"]
+    assert "ECA (Wang et al., ECA-Net, CVPR 2020): Weights each channel" in notes["Where the methods stand"]
+
+
+def test_nothing_on_a_slide_leaves_it(everything, tmp_path):
+    make(everything, tmp_path, timed(everything))
+    deck = deck_of(tmp_path)
+    for slide in deck.slides:
+        for shape in slide.shapes:
+            height = sum(r.height for r in shape.table.rows) if shape.has_table else shape.height
+            assert shape.left >= 0 and shape.top >= 0
+            assert shape.left + shape.width <= deck.slide_width and shape.top + height <= deck.slide_height
+
+
+def test_words_and_charts_of_the_talk_can_be_read_from_the_last_row(everything, tmp_path):
+    """Text of the talk has 18 points at least, and its charts are wide."""
+    make(everything, tmp_path, timed(everything))
+    for slide in deck_of(tmp_path).slides:
+        texts = [shape for shape in slide.shapes if shape.has_text_frame]
+        if texts[0].text_frame.text.startswith("Appendix"):
+            break
+        for shape in texts:
+            assert all(p.font.size.pt >= 18 for p in shape.text_frame.paragraphs), texts[0].text_frame.text
+
+
+@pytest.mark.parametrize("archs", [("resnet",), ("resnet", "plain20", "plain56", "resnet56"), ("vit",)])
+def test_a_report_without_methods_has_slides_all_the_same(archs, tmp_path):
+    make([content for arch in archs for content in rows_of(arch, 60)], tmp_path)
+    titles = [title for title, _ in slide_texts(tmp_path / "report" / "slides.pptx")]
+    assert "Limits and future work" in titles and "Differences to the baseline" not in titles
+
+
+def test_font_shrinks_until_the_text_fits():
+    assert font_that_fits(["short"], 12, 5) == LARGEST
+    small = font_that_fits(["word " * 400], 12, 5)
+    assert 9 < small < LARGEST
+    assert 2000 / (72 * 12 / (CHARACTER * small)) * LINE * small <= 72 * 5

@@ -1,0 +1,296 @@
+from tests.reports import (  # skips this file where report.py's packages are missing
+    comparison,
+    make,
+    plus_segnext,
+    table_after,
+)
+
+# isort: split
+import math
+
+import numpy as np
+import pytest
+
+from answer import cost_sentence, opening, others_sentence, power_sentence, verdict_lists
+from nets import COSTS
+from noise import detectable_in_errors, t_interval
+from provenance import left_out_text, speed_text
+from rows import key_of
+from tables import ablation_table, main_table, relative_costs
+from tests.report_rows import JITTER, NOISE, row, rows_of, timed, widths
+from verdicts import analyse
+
+
+def test_detectable_difference_is_that_of_the_strictest_test(campaign):
+    result = comparison(campaign, "ghostnet_resnet")  # one of four methods judged
+    assert result.detectable == pytest.approx(
+        detectable_in_errors(result.estimate.df, 0.05 / 4) * result.estimate.error
+    )
+
+
+def test_gap_at_equal_cost_varies_with_method_and_curve():
+    """Half-way between widths 16 and 32 in log(cost) the curve of seed s is the mean of its two top-1."""
+    cost = {"params": round(100_000 * math.sqrt(2)), "macs": round(1e7 * math.sqrt(2)), "speed": 1000 / math.sqrt(2)}
+    gaps = comparison(widths() + rows_of("eca_resnet", 63, jitter=3 * JITTER, **cost), "eca_resnet").gaps
+    on_curve = 62 + NOISE + 0.5 / 2 * JITTER
+    mean, half = t_interval(63 + NOISE + 3 * JITTER - on_curve)
+    for name in COSTS:
+        assert (gaps[name].mean, gaps[name].half) == pytest.approx((mean, half), abs=0.01), name
+
+
+def test_times_of_the_cost_pass_only_are_compared():
+    """Where it has the baseline and the method but no other width, no curve of times is left."""
+    rows = widths() + rows_of("eca_resnet", 63)
+    speeds = [
+        {"arch": arch, "settings": {}, "train_imgs_per_s": 9.0, "eval_imgs_per_s": 9.0}
+        for arch in ("resnet", "eca_resnet")
+    ]
+    result = comparison(rows, "eca_resnet", {"rows": speeds})
+    assert result.gaps["training time"].why == "the cost pass timed no second width"
+    assert relative_costs(result) == "1.00 / 1.00 / 1.00"
+    result = comparison(rows, "eca_resnet", {"rows": speeds[:1]})
+    assert relative_costs(result) == "1.00 / 1.00 / -"
+    trainings_alone = {"rows": []}
+    result = comparison(rows, "eca_resnet", trainings_alone)
+    assert result.gaps["training time"].why == "not timed by the cost pass"
+    assert relative_costs(result) == "1.00 / 1.00 / -"
+
+
+@pytest.mark.parametrize("speed", [900.0, 1100.0])
+def test_a_width_that_a_wider_one_undercuts_leaves_the_curve(speed):
+    """Width 8 is slower than 16, so that at its time one would take 16; or hardly faster, which the next pass may turn."""
+    rows = widths()
+    for content in rows:
+        if content["settings"] == {"resnet.width": 8}:
+            content["train_imgs_per_s"] = speed
+    gaps = comparison(rows + rows_of("eca_resnet", 63, speed=950.0), "eca_resnet").gaps
+    assert gaps["training time"].mean == pytest.approx(63 - 60 - 4 * math.log2(1000 / 950), abs=0.05)
+    gaps = comparison(rows + rows_of("eca_resnet", 63, speed=1050.0), "eca_resnet").gaps
+    assert gaps["training time"].why == "outside the curve"
+
+
+def test_planted_effect_is_found_and_planted_null_is_not():
+    """300 comparisons of a real gain and four null methods: the family's error rate stays at the nominal 5%."""
+    rng, found, false_calls, false_help = np.random.default_rng(1), 0, 0, 0
+    for _ in range(300):
+        seed_effect = rng.normal(0, 0.3, 5)
+        rows = []
+        for arch, settings, mean, cost in [
+            ("resnet", {"resnet.width": 8}, 56, 0.5),
+            ("resnet", {}, 60, 1),
+            ("resnet", {"resnet.width": 32}, 64, 2),
+            ("hornet_resnet", {}, 62.5, 1),
+            *((f"{null}_resnet", {}, 60, 1) for null in ("eca", "gmlp", "mixer", "cspnet")),
+        ]:
+            top1 = mean + seed_effect + rng.normal(0, 0.3, 5)
+            rows += [
+                row(arch, t, s, settings, int(1e5 * cost), int(1e7 * cost), 1000 / cost) for s, t in enumerate(top1)
+            ]
+        words = {result.net.arch: (result.word, result.direction) for result in analyse(rows, timed(rows)).methods}
+        found += words.pop("hornet_resnet")[0] == "helps"
+        false_calls += any(direction for _, direction in words.values())
+        false_help += any(word == "helps" for word, _ in words.values())
+    assert found > 285
+    assert 0 < false_calls < 300 * 0.05 + 3 * math.sqrt(300 * 0.05 * 0.95)
+    assert false_help <= false_calls
+
+
+def test_each_word_is_earned(campaign):
+    words = {result.net.arch: result.word for result in analyse(campaign, timed(campaign)).methods}
+    assert words == {
+        "eca_resnet": "helps",
+        "hornet_resnet": "no better than widening",
+        "ghostnet_resnet": "no evidence",
+        "gmlp_resnet": "hurts",
+        "mixer_resnet": "",
+    }
+
+
+def test_a_difference_that_the_correction_takes_away_is_remarked():
+    """No interval that excludes 0 stands beside "no evidence" without a reason."""
+    rng = np.random.default_rng(0)
+    rows = rows_of("resnet", 60, seeds=(0, 1, 2))
+    means = {"eca": 61.0} | dict.fromkeys(("cspnet", "hornet", "gmlp", "mixer", "ghostnet", "resnest", "coatnet"), 60.0)
+    for method, mean in means.items():
+        rows += rows_of(f"{method}_resnet", mean, seeds=(0, 1, 2), jitter=rng.permutation([-0.4, 0.0, 0.4]))
+    result = comparison(rows, "eca_resnet")
+    assert result.mean > result.half and result.word == "no evidence"
+    assert result.remark == f"above resnet if tested alone (p = {result.p:.3f}), but not as one of 8 comparisons"
+    for other in analyse(rows, timed(rows)).judged:
+        assert (abs(other.mean) < other.half) or other.direction or "if tested alone" in other.remark
+
+
+def test_a_noisy_method_is_named_and_keeps_its_noise(campaign):
+    noisy = [row("segnext_resnet", top1, seed) for seed, top1 in enumerate((50, 62, 47, 65))]
+    result = comparison(campaign + noisy, "segnext_resnet")
+    assert result.word == "no evidence" and result.half > 10
+    assert result.remark.startswith(
+        "segnext_resnet is far noisier than the other networks (standard deviation over seeds "
+    )
+    assert not comparison(campaign + noisy, "gmlp_resnet").noisy
+
+
+def test_where_the_baseline_ended_at_chance_no_word_is_given(campaign, tmp_path):
+    for content in campaign:
+        if content["arch"] == "resnet" and not content["settings"]:
+            content["top1"] = 10.0
+    results = analyse(campaign, timed(campaign))
+    assert not results.judged and {result.word for result in results.methods} == {""}
+    result = comparison(campaign, "eca_resnet")
+    assert "not judged: resnet itself ended at chance" in result.remark
+    assert {gap.why for gap in result.gaps.values()} == {"baseline at chance"}
+    answer = make(campaign, tmp_path).split("\n\n")[1]
+    assert answer.startswith(
+        "This budget is too short for a verdict: after 10 epochs resnet itself is no better than guessing"
+    )
+    verdicts = table_after((tmp_path / "report" / "report.md").read_text(), "## Verdicts")
+    assert {cells[-1] for cells in verdicts.values()} <= {"verdict", "---", "--:", "-"}
+
+
+def test_a_method_that_ends_at_chance_with_some_seeds_is_unstable(campaign):
+    """Of ten classes and 10,000 images guessing finds 10 percent, give or take three times 0.3."""
+
+    def segnext(*top1):
+        return comparison(plus_segnext(campaign, *top1), "segnext_resnet")
+
+    lost = segnext(48, 10.89, 48.1, 47.9)
+    assert lost.word == "unstable" and lost.remark == "ended at chance with seed 1"
+    assert {gap.why for gap in lost.gaps.values()} == {"unstable"} and math.isnan(lost.detectable)
+    assert segnext(48, 10.91, 48.1, 47.9).word == "no evidence"
+    assert segnext(10, 10.3, 9.9, 9.7).word == "hurts"  # with all of them it ended there
+    too_few = segnext(48, 10)
+    assert too_few.word == "unstable" and not too_few.judged
+    assert too_few.remark == "ended at chance with seed 1; not judged: lacks seed 2 and 3 of resnet"
+    learned_nothing = [content | {"top1": 10.0} for content in campaign]
+    assert not any(result.unstable for result in analyse(learned_nothing).methods)
+
+
+@pytest.mark.parametrize(
+    ("lost", "remark"),
+    [
+        ({"resnet": [2]}, "resnet ended at chance with seed 2"),
+        ({"resnet": [2], "eca_resnet": [2]}, "ended at chance with seed 2; resnet ended at chance with seed 2"),
+        (
+            {"resnet": [2, 3], "eca_resnet": [0, 1]},
+            "ended at chance with seed 0 and 1; resnet ended at chance with seed 2 and 3",
+        ),
+    ],
+)
+def test_a_baseline_that_ends_at_chance_makes_its_methods_unstable(campaign, lost, remark):
+    for content in campaign:
+        if not content["settings"] and content["seed"] in lost.get(content["arch"], ()):
+            content["top1"] = 10.0
+    result = comparison(campaign, "eca_resnet")
+    assert result.word == "unstable" and result.remark == remark
+
+
+def test_an_unstable_method_tells_nothing_of_costs_and_power(campaign):
+    rows = plus_segnext(campaign, 58, 10, 58.1, 57.9)
+    results, without = analyse(rows, timed(rows)), analyse(campaign, timed(campaign))
+    assert others_sentence(results).endswith(" and 1 is unstable (lost with some seeds).")
+    assert cost_sentence(results) == cost_sentence(without)
+    found = [result.detectable for result in results.judged if not result.unstable]
+    assert f"({min(found):.1f} to {max(found):.1f}, by" in power_sentence(results.judged)
+    assert len(results.judged) == len(without.judged) + 1  # Holm's correction counts it
+
+
+def test_an_unstable_setting_of_an_ablation_is_called_that(campaign):
+    """Though it is worse by the test, too."""
+    rows = plus_segnext(plus_segnext([], 60, 60.1, 60.2, 60.3), 10, 10.1, 10.2, 44, settings={"segnext.kernel_size": 3})
+    results = analyse(rows)
+    (result,) = results.ablations["segnext_resnet"]
+    assert result.direction == -1 and result.change == "unstable"
+    table = ablation_table("segnext_resnet", results.ablations["segnext_resnet"], results)
+    assert table[-1][0] == "segnext.kernel_size=3" and table[-1][-1] == "unstable"
+    answer = opening(results)
+    assert answer[0].endswith("0 better, 0 worse, 1 unstable.")
+    assert answer[-1].startswith("No comparison has a spread")
+
+
+def test_helps_is_lost_below_the_curve_at_one_cost(campaign):
+    for content in campaign:
+        if content["arch"] == "eca_resnet":
+            content["train_imgs_per_s"] = 510.0  # at nearly the time of width 32, which has 64
+    result = comparison(campaign, "eca_resnet")
+    assert result.where("above") == ["parameters", "MACs"] and result.where("below") == ["training time"]
+    assert result.word == "no better than widening"
+    assert "below the curve at equal training time (1.96 of the baseline's)" in result.remark
+
+
+def test_a_cheap_method_above_the_curve_is_not_called_harmful():
+    result = comparison(widths() + rows_of("ghostnet_resnet", 58, params=55_000, jitter=-JITTER), "ghostnet_resnet")
+    assert result.direction == -1 and result.word == "no evidence"
+    assert "above the curve at equal parameters (0.55 of the baseline's)" in result.remark
+
+
+@pytest.mark.parametrize(("mean", "word"), [(63, "helps"), (57, "hurts")])
+def test_without_a_curve_the_baseline_alone_judges_and_it_is_said(mean, word):
+    result = comparison(rows_of("resnet", 60) + rows_of("eca_resnet", mean, jitter=-JITTER), "eca_resnet")
+    assert {gap.why for gap in result.gaps.values()} == {"no widening curve"}
+    assert result.word == word and "against the baseline alone: no widening curve" in result.remark
+
+
+def test_outside_the_curve_nothing_is_extrapolated(campaign):
+    big = rows_of("resnest_resnet", 66, jitter=-JITTER, params=201_000, macs=21_000_000, speed=499.0)
+    result = comparison(campaign + big, "resnest_resnet")
+    assert {gap.why for gap in result.gaps.values()} == {"outside the curve"}
+    assert result.word == "helps" and "against the baseline alone: outside the curve" in result.remark
+
+
+def test_a_method_without_all_seeds_is_named_and_left_out(campaign, tmp_path):
+    results = analyse(campaign)
+    mixer = comparison(campaign, "mixer_resnet")
+    assert not mixer.judged and mixer.lacks == [2, 3] and len(results.judged) == 4
+    without = analyse([content for content in campaign if content["arch"] != "mixer_resnet"])
+    assert [r.p_holm for r in results.judged] == [r.p_holm for r in without.judged]
+    text = make(campaign, tmp_path)
+    assert "- mixer_resnet: not judged: lacks seed 2 and 3 of resnet" in text.split("## Left out")[1]
+    assert "| mixer_resnet | +2.00 ± " in text
+
+
+def test_a_width_without_all_seeds_is_not_in_the_curve(campaign):
+    partial = [c for c in campaign if c["settings"] != {"resnet.width": 32} or c["seed"] == 0]
+    results = analyse(partial)
+    assert [net.width for net in results.curves["resnet"]] == [8, 16]
+    assert left_out_text(results)[-1].startswith("resnet resnet.width=32: not in the widening curve")
+
+
+def test_each_backbone_is_the_baseline_of_its_methods(campaign):
+    deep = rows_of("resnet56", 66, params=850_000) + rows_of("eca_resnet56", 67, params=850_009, jitter=-JITTER)
+    result = comparison(campaign + deep, "eca_resnet56")
+    assert result.reference.arch == "resnet56" and result.mean == pytest.approx(1, abs=0.02)
+    assert comparison(campaign + deep[4:], "eca_resnet56").remark == "not compared: resnet56 itself was not run"
+
+
+def test_ablations_are_compared_with_their_own_default(campaign):
+    found = {result.net.knobs: result for result in analyse(campaign).ablations["eca_resnet"]}
+    worse, same = found["eca.kernel_size=9"], found["resnet.attention_position=after-add"]
+    assert worse.mean == pytest.approx(-2, abs=0.01) and worse.direction == -1
+    assert same.direction == 0
+    assert worse.p_holm == pytest.approx(min(2 * worse.p, 1))  # Holm within the table of two
+    assert worse.remark == ""  # no curve is asked of it
+
+
+def test_the_cost_pass_replaces_speeds(campaign):
+    nets = {key_of(content["arch"], content["settings"]): content for content in campaign}.values()
+    rows = [{"arch": c["arch"], "settings": c["settings"], "train_imgs_per_s": 2 * c["train_imgs_per_s"],
+             "eval_imgs_per_s": 5000.0} for c in nets]  # fmt: skip
+    about = {"device": "a GPU", "amp": "off", "batch_size": 128, "torch": "2.15"}
+    results = analyse(campaign, {**about, "rows": rows})
+    assert results.nets[0].imgs_per_s("train_imgs_per_s") == 4000
+    assert "cost pass (device a GPU" in speed_text(results)
+    part = analyse(campaign, {**about, "rows": [r for r in rows if r["arch"] != "eca_resnet"]})
+    assert ", which has not timed eca_resnet." in speed_text(part)  # its ablations show no speeds
+    speeds = {name: cells[2:4] for name, *cells in main_table(part)}
+    assert (speeds["resnet"], speeds["eca_resnet"]) == (["2,000", "5,000"], ["-", "-"])
+    gaps = {result.net.arch: result.gaps for result in part.methods}
+    assert gaps["eca_resnet"]["training time"].why == "not timed by the cost pass"
+    assert not gaps["hornet_resnet"]["training time"].why
+    other = analyse(campaign, {**about, "batch_size": 64, "rows": rows})
+    assert "another batch_size than the cost pass" in speed_text(other)
+
+
+def test_a_significant_difference_without_a_word_says_why_in_the_list():
+    rows = widths() + rows_of("ghostnet_resnet", 58, params=55_000, jitter=-JITTER)
+    lists = dict(verdict_lists(analyse(rows, timed(rows))))
+    assert lists["no evidence"].endswith(" (below the baseline, above a ResNet of equal parameters)")

@@ -1,0 +1,71 @@
+import tests.reports  # noqa: F401 -- skips this file where report.py's packages are missing
+
+# isort: split
+import base64
+import re
+from html.parser import HTMLParser
+
+from tests.report_rows import timed
+from tests.reports import make
+from webpage import page
+
+PIXEL = b"\x89PNG"
+
+
+def of(markdown, folder):
+    return page(markdown, folder).split("<main>\n")[1].split("\n</main>")[0]
+
+
+def test_each_mark_has_its_tag(tmp_path):
+    assert of("# A & B\n\n## C\n\nsome `<code>` *here* and **there**", tmp_path).splitlines() == [
+        "<h1>A &amp; B</h1>", "<h2>C</h2>", "<p>some <code>&lt;code&gt;</code> <em>here</em> and <strong>there</strong></p>",
+    ]  # fmt: skip
+    assert of("# A\n\n- *x*: 1 < 2\n- y", tmp_path).endswith("<ul><li><em>x</em>: 1 &lt; 2</li><li>y</li></ul>")
+    assert of("# A\n\n```bash\npython a.py *b*\n```", tmp_path).endswith("<pre><code>python a.py *b*</code></pre>")
+    assert of("# A\n\n[there](b.md)", tmp_path).endswith('<p><a href="b.md">there</a></p>')
+
+
+def test_numbers_of_a_table_stand_to_the_right(tmp_path):
+    text = of("# A\n\n| name | top-1 |\n| --- | --: |\n| eca | +1.00 |", tmp_path)
+    assert '<th>name</th><th class="number">top-1</th>' in text
+    assert '<td>eca</td><td class="number">+1.00</td>' in text
+
+
+def test_a_picture_is_inside_the_page(tmp_path):
+    (tmp_path / "a.png").write_bytes(PIXEL)
+    data = base64.b64encode(PIXEL).decode()
+    assert of("# A\n\n![words](a.png)", tmp_path).endswith(
+        f'<p><img alt="words" src="data:image/png;base64,{data}"></p>'
+    )
+
+
+class Checker(HTMLParser):
+    """Collects addresses and checks that every tag is closed in its order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.addresses, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.addresses += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_report_is_one_page_that_needs_nothing_else(campaign, tmp_path):
+    text = make(campaign, tmp_path, timed(campaign))
+    checker = Checker()
+    checker.feed((tmp_path / "report" / "report.html").read_text())
+    assert not checker.open
+    assert checker.addresses and all(address.startswith("data:image/") for address in checker.addresses)
+    assert len(checker.addresses) == len(re.findall(r"!\[", text))
+    words = " ".join("".join(checker.text).split())
+    for cell in re.findall(r"\| ([^|]*±[^|]*) ", text):
+        assert cell in words
+    assert "**" not in words and "](" not in words

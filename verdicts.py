@@ -1,0 +1,284 @@
+"""Where a verdict is decided: comparisons with a baseline, with the widening curve, and a word for each."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+
+import numpy as np
+
+from contrasts import Estimate, SeedNoise
+from interactions import find_interactions
+from nets import COSTS, Net, group
+from noise import ALPHA, detectable_in_errors, holm
+from rows import at_chance, differing, in_list, key_of
+from superclasses import superclass_map
+from widening import Gap, gap_to_curve, widening_curve
+
+WORDS = ("helps", "no better than widening", "no evidence", "hurts", "unstable")
+
+
+@dataclass
+class Comparison:
+    """A net against its reference (a method's baseline, an ablation's default) over the seeds that both have."""
+
+    net: Net
+    reference: Net | None
+    seeds: list = field(default_factory=list)
+    lacks: list = field(default_factory=list)  # seeds of the reference that the net was not trained with
+    differences: np.ndarray | None = None  # of top-1, one per seed
+    estimate: Estimate = field(default_factory=Estimate)  # of their mean
+    p_holm: float = math.nan  # nan: not in the corrected family
+    family_size: int = 0
+    detectable: float = math.nan
+    noisy: dict = field(default_factory=dict)  # of the two, those far noisier than other networks: name -> deviation
+    usual_noise: float = math.nan  # the others' deviation, in points
+    gaps: dict = field(default_factory=dict)  # cost -> Gap
+
+    @property
+    def mean(self):
+        return self.estimate.mean
+
+    @property
+    def half(self):
+        return self.estimate.half
+
+    @property
+    def p(self):
+        return self.estimate.p
+
+    @property
+    def judged(self):
+        return not math.isnan(self.p_holm)
+
+    @property
+    def direction(self):
+        """1 or -1 for a difference that is significant after Holm's correction, else 0."""
+        return int(np.sign(self.mean)) if self.p_holm < ALPHA else 0
+
+    def lost(self, net):
+        """The seeds with which one of the two, the net or its reference, ended at chance."""
+        return [seed for seed in self.seeds if at_chance(net.runs[seed])]
+
+    @property
+    def too_early(self):
+        """Whether the reference ended at chance with every seed, so that nothing can be read from a comparison with it."""
+        return bool(self.seeds) and len(self.lost(self.reference)) == len(self.seeds)
+
+    @property
+    def unstable(self):
+        """Whether one of the two ended at chance with some seeds and not with others."""
+        return any(0 < len(self.lost(net)) < len(self.seeds) for net in (self.net, self.reference))
+
+    @property
+    def losses(self):
+        """'ended at chance with seed 1', or whose runs did; '' where none or all of them did."""
+        if not self.unstable:
+            return ""
+        lost = {"": self.lost(self.net), f"{self.reference.name} ": self.lost(self.reference)}
+        return "; ".join(f"{who}ended at chance with seed {in_list(seeds)}" for who, seeds in lost.items() if seeds)
+
+    def where(self, side):
+        """The costs at which the net is 'above' or 'below' the widening curve."""
+        return [cost for cost, gap in self.gaps.items() if getattr(gap, side)]
+
+    @property
+    def has_curve(self):
+        return any(not gap.why for gap in self.gaps.values())
+
+    @property
+    def word(self):
+        """The verdict by RULE; '' where there is none."""
+        if self.too_early:
+            return ""
+        if self.unstable:
+            return "unstable"
+        if not self.judged:
+            return ""
+        if self.direction > 0:
+            better = self.where("above") and not self.where("below")
+            return "helps" if better or not self.has_curve else "no better than widening"
+        return "hurts" if self.direction < 0 and not self.where("above") else "no evidence"
+
+    @property
+    def change(self):
+        """In a word, what an ablation's knobs do to its default; '' where nothing can be said."""
+        if self.too_early:
+            return ""
+        if self.unstable:
+            return "unstable"
+        return {1: "better", -1: "worse", 0: "no evidence"}[self.direction] if self.judged else ""
+
+    @property
+    def remark(self):
+        """What a reader must know beside the word."""
+        if self.reference is None:
+            return f"not compared: {self.net.arch if self.net.settings else self.net.backbone} itself was not run"
+        if self.too_early:
+            return (
+                f"not judged: {self.reference.name} itself ended at chance, so this budget is too short for a verdict"
+            )
+        if self.lacks:
+            lacks = f"not judged: lacks seed {in_list(self.lacks)} of {self.reference.name}"
+            return f"{self.losses}; {lacks}" if self.unstable else lacks
+        if self.unstable:
+            return self.losses
+        if len(self.seeds) < 2:
+            return "not judged: one seed"
+        return "; ".join([*self.notes_on_noise(), *self.notes_on_curve()])
+
+    def notes_on_noise(self):
+        """What keeps a difference from being judged, or makes its judgement weaker than its interval looks."""
+        notes = ["the same difference in every seed: nothing to test"] if math.isnan(self.estimate.error) else []
+        for name, deviation in self.noisy.items():
+            notes.append(
+                f"{name} is far noisier than the other networks (standard deviation over seeds {deviation:.1f} points, "
+                f"theirs {self.usual_noise:.1f}) and keeps its own noise"
+            )
+        if self.p < ALPHA <= self.p_holm:
+            notes.append(
+                f"{'above' if self.mean > 0 else 'below'} {self.reference.name} if tested alone (p = {self.p:.3f}), but not "
+                f"as one of {self.family_size} comparisons"
+            )
+        return notes
+
+    def notes_on_curve(self):
+        """Where the net lies above or below the widening curve, or why it could not be compared with it."""
+        notes = []
+        if self.direction and self.gaps and not self.has_curve:
+            notes.append(f"against the baseline alone: {in_list(sorted({gap.why for gap in self.gaps.values()}))}")
+        for side in ("above", "below"):
+            at = [
+                f"{c} ({self.net.costs[c] / self.reference.costs[c]:.2f} of the baseline's)" for c in self.where(side)
+            ]
+            notes += [f"{side} the curve at equal {in_list(at)}"] if at else []
+        if self.direction < 0 and self.where("above"):
+            notes.insert(0, f"significantly below {self.reference.name}")
+        return notes
+
+
+def compare(pairs, noise_of):
+    """[(net, reference)] -> [Comparison]; Holm's family is every net that has all seeds of its reference, two at least.
+
+    noise_of: seeds -> SeedNoise. A reference that ended at chance with all seeds gives no verdict, so it is in no family.
+    """
+    compared = [Comparison(net, reference) for net, reference in pairs]
+    for result in compared:
+        seeds = result.reference.seeds if result.reference else []
+        result.seeds = [seed for seed in seeds if seed in result.net.runs]
+        result.lacks = [seed for seed in seeds if seed not in result.net.runs]
+        if result.seeds:
+            net, reference = (of.values("top1", result.seeds) for of in (result.net, result.reference))
+            result.differences = net - reference
+            noise = noise_of(result.seeds)
+            result.estimate = noise.estimate((result.net, 1), (result.reference, -1))
+            result.noisy = {
+                of.name: noise.deviation(of) for of in (result.net, result.reference) if noise.deviation(of)
+            }
+            result.usual_noise = noise.usual
+    family = [result for result in compared if len(result.seeds) > 1 and not (result.lacks or result.too_early)]
+    for result in family:
+        if not (math.isnan(result.estimate.error) or result.unstable):
+            in_errors = detectable_in_errors(result.estimate.df, ALPHA / len(family))
+            result.detectable = in_errors * result.estimate.error
+    for result, p_holm in zip(family, holm([result.p for result in family]), strict=True):
+        result.p_holm, result.family_size = float(p_holm), len(family)
+    return compared
+
+
+@dataclass
+class Results:
+    """All that the report says, computed once."""
+
+    nets: list
+    methods: list  # of Comparison, the best first
+    ablations: dict  # arch -> list of Comparison
+    curves: dict  # backbone -> list of Net
+    cost_pass: dict | None
+    interactions: list  # of Interaction
+    noise_of: Callable  # seeds -> SeedNoise
+
+    @cached_property
+    def superclasses(self):
+        """The SuperclassMap, or None."""
+        return superclass_map(self)
+
+    def top1(self, net):
+        """The Estimate of a net's top-1 over its seeds."""
+        return self.noise_of(net.seeds).estimate((net, 1))
+
+    def difference(self, net, other):
+        """The Estimate of a net's top-1 over another's, from the seeds of both; empty for the same net or none."""
+        seeds = sorted(set(net.seeds) & set(other.seeds)) if other else []
+        return Estimate() if net is other or not seeds else self.noise_of(seeds).estimate((net, 1), (other, -1))
+
+    @property
+    def row(self):
+        """Any row: for what all of them share."""
+        return next(iter(self.nets[0].runs.values()))
+
+    @property
+    def own_recipes(self):
+        """The settings in which the networks' recipes differ; none where all share one."""
+        return differing([net.recipe for net in self.nets])
+
+    @property
+    def networks(self):
+        """All but the ablations, which have tables of their own and no speeds there."""
+        return [net for net in self.nets if not net.is_ablation]
+
+    @property
+    def judged(self):
+        return [result for result in self.methods if result.judged]
+
+    @property
+    def stable(self):
+        return [result for result in self.methods if not result.unstable]
+
+    @property
+    def has_curve(self):
+        return any(len(curve) > 1 for curve in self.curves.values())
+
+    def by_word(self, word):
+        return [result for result in self.judged if result.word == word]
+
+
+def analyse(rows, cost_pass=None):
+    """Rows of result.json (and cost.json) -> Results."""
+    by_key = group(rows, cost_pass)
+    nets = sorted(by_key.values(), key=lambda net: (net.is_method, net.backbone, net.arch, net.width, net.knobs))
+    baselines = {net.arch: net for net in nets if net.on_curve and not net.settings}
+    curves = {arch: widening_curve(nets, baseline) for arch, baseline in baselines.items()}
+    of_seeds = cache(lambda seeds: SeedNoise(nets, seeds))
+
+    def noise_of(seeds):
+        return of_seeds(tuple(seeds))
+
+    mark_only_forms(nets, baselines)
+    as_they_are = [net for net in nets if net.is_method and not net.is_ablation]
+    methods = compare([(net, baselines.get(net.backbone)) for net in as_they_are], noise_of)
+    for result in methods:
+        for cost in COSTS if result.seeds else ():
+            gap = gap_to_curve(result.net, curves[result.net.backbone], cost, noise_of(result.seeds))
+            why = "baseline at chance" if result.too_early else "unstable" if result.unstable else ""
+            result.gaps[cost] = Gap(why=why) if why else gap
+    methods.sort(key=lambda result: -result.mean if result.seeds else math.inf)
+    other_knobs = [net for net in nets if net.is_ablation]
+    ablations = {
+        arch: compare([(net, by_key.get(key_of(arch, {}))) for net in other_knobs if net.arch == arch], noise_of)
+        for arch in dict.fromkeys(net.arch for net in other_knobs)
+    }
+    return Results(nets, methods, ablations, curves, cost_pass, find_interactions(nets, baselines, noise_of), noise_of)
+
+
+def mark_only_forms(nets, baselines):
+    """Lets a method that was trained with one set of knobs, and by another recipe than its baseline, stand for itself.
+
+    A method's own recipe may include the start of its paper, a knob such as convnext.layer_scale=1e-6.
+    """
+    n_forms = Counter(net.arch for net in nets)
+    for net in nets:
+        baseline = baselines.get(net.backbone)
+        own = baseline is not None and differing([net.recipe, baseline.recipe])
+        net.only_form = bool(net.is_method and net.settings and own and n_forms[net.arch] == 1)
