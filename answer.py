@@ -57,7 +57,7 @@ def opening(results):
     why = "no method has all of its baseline's seeds" if any(r.lacks for r in seen) else "one seed was run"
     return [
         f"There is no verdict: {why}.",
-        f"Differences to the baseline go from {pm(seen[-1].mean, math.nan, '+')} points ({readable(seen[-1].net)}) to "
+        f"Differences from the baseline go from {pm(seen[-1].mean, math.nan, '+')} points ({readable(seen[-1].net)}) to "
         f"{pm(seen[0].mean, math.nan, '+')} ({readable(seen[0].net)}).",
         "How much of that is chance cannot be said: two runs of one network differ too, and only more seeds show by how much.",
     ]
@@ -93,7 +93,7 @@ def others_sentence(results):
         ),
         ("hurts", "hurts", "hurt"),
         ("no evidence", "shows no evidence", "show no evidence"),
-        ("unstable", "is unstable (lost with some seeds)", "are unstable (lost with some seeds)"),
+        ("unstable", "is unstable (failed to learn with some seeds)", "are unstable (failed to learn with some seeds)"),
     ):
         n_found = len(results.by_word(word))
         phrases += [f"{n_found} {one if n_found == 1 else many}"] if n_found else []
@@ -105,12 +105,12 @@ def others_sentence(results):
 def budget_sentence(results):
     """What this budget and these seeds leave open."""
     sizes = [result.detectable for result in results.judged if not math.isnan(result.detectable)]
-    budget = "a longer training may change the order"
+    budget = "longer training may change the order"
     if not sizes:
         return f"No comparison has a spread that tells of noise, and {budget}."
     return (
-        f"Half of these comparisons would have found a true difference of {np.median(sizes):.1f} points with a chance of "
-        f"{POWER:.0%}; smaller ones remain open, and {budget}."
+        f"Half of these comparisons had an {POWER:.0%} chance of finding a true difference of {np.median(sizes):.1f} points; "
+        f"smaller ones remain open, and {budget}."
     )
 
 
@@ -135,8 +135,8 @@ def power_sentence(comparisons):
     if not smallest:
         return "No comparison has a spread that tells of noise, so nothing can be said of what would be found."
     return (
-        f"With these seeds half of the comparisons have a chance of {POWER:.0%} to find a true difference of "
-        f"{np.median(smallest):.1f} points ({min(smallest):.1f} to {max(smallest):.1f}, by their noise): a smaller one that "
+        f"With these seeds half of the comparisons have an {POWER:.0%} chance of finding a true difference of "
+        f"{np.median(smallest):.1f} points ({min(smallest):.1f} to {max(smallest):.1f}, depending on their noise): a smaller one that "
         "was not found remains open."
     )
 
@@ -170,7 +170,7 @@ def ablation_sentence(arch, comparisons):
         phrases += [f"{in_list([*names, *rest])} {verb} {word} than the default"] if found else []
     for word, meaning in (
         ("no evidence", "show no evidence"),
-        ("unstable", "cannot be judged, because they or the default were lost with a seed"),
+        ("unstable", "cannot be judged, because they or the default failed to learn with a seed"),
     ):
         phrases += [f"{len(by_change[word])} of {len(told)} settings {meaning}"] if by_change[word] else []
     return f"{'; '.join(phrases)}."

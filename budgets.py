@@ -1,4 +1,4 @@
-"""One comparison at several budgets, or with several recipes: how each method's difference to the baseline changes."""
+"""One comparison at several budgets, or with several recipes: how each method's difference from the baseline changes."""
 
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -58,6 +58,12 @@ def read_conditions(folders):
         if each.label == other.label:
             refuse(f"{each.folder} and {other.folder} have the same budget ({each.label}): report them apart")
     return found
+
+
+def what_differs(conditions):
+    """'budget', 'recipe' or 'budget and recipe': what tells the conditions apart."""
+    differs = [("budget", "epochs"), ("recipe", "recipe")]
+    return in_list([name for name, of in differs if len({getattr(each, of) for each in conditions}) > 1])
 
 
 def shared_methods(conditions):

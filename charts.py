@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from budgets import shared_methods
+from budgets import shared_methods, what_differs
 from nets import COSTS
 from pictures import pair_charts
 from superclasses import SUPERCLASSES, superclass_table
@@ -41,7 +41,7 @@ def short(net):
 
 
 def draw_differences(figure, results):
-    """Forest plot: a row per method, its difference to the baseline with the 95% interval, and the word.
+    """Forest plot: a row per method, its difference from the baseline with the 95% interval, and the word.
 
     An unstable method has its seeds instead, which do not stretch the axis.
     """
@@ -238,7 +238,7 @@ def draw_superclasses(figure, results):
 
 
 def draw_budgets(figure, results, conditions):
-    """Forest plot: a row per method with a point for each budget, its difference to that budget's baseline and interval."""
+    """Forest plot: a row per method with a point for each condition, its difference from the baseline there and interval."""
     ax = figure.subplots()
     names = shared_methods(conditions)[::-1]
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.75, len(conditions)))
@@ -254,7 +254,7 @@ def draw_budgets(figure, results, conditions):
     ax.axvline(0, color="black", linewidth=1)
     ax.set_yticks(range(len(names)), [name.removesuffix("_resnet") for name in names])
     ax.set_ylim(-0.6, len(names) - 0.4)
-    ax.set_xlabel("points of top-1 over the baseline of the same budget, 95% interval")
+    ax.set_xlabel(f"points of top-1 over the baseline of the same {what_differs(conditions)}, 95% interval")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(conditions), frameon=False)
 
 
@@ -267,7 +267,7 @@ def told_ablations(results):
 
 
 def draw_ablations(figure, results):
-    """Forest plots side by side: an architecture's settings with their differences to its default."""
+    """Forest plots side by side: an architecture's settings with their differences from its default."""
     looks = {"better": LOOKS["helps"], "worse": LOOKS["hurts"], "no evidence": LOOKS["no evidence"]}
     archs = told_ablations(results)
     for ax, arch in zip(figure.subplots(1, len(archs), squeeze=False).flat, archs, strict=True):
@@ -308,7 +308,7 @@ def draw_charts(results, out, conditions=(), pair=None):
     """
     wanted = {}
     if any(result.seeds for result in results.methods):
-        wanted["differences"] = ("Differences to the baseline", draw_differences, ())
+        wanted["differences"] = ("Differences from the baseline", draw_differences, ())
     for cost in COSTS:
         if not any(net.can_compare(cost) for curve in results.curves.values() for net in curve):
             continue
@@ -320,7 +320,11 @@ def draw_charts(results, out, conditions=(), pair=None):
     if told_ablations(results):
         wanted["ablations"] = ("Ablations that differ from their default", draw_ablations, ())
     if len(conditions) > 1:
-        wanted["budgets"] = ("Differences to the baseline at each budget", draw_budgets, (conditions,))
+        wanted["budgets"] = (
+            f"Differences from the baseline at each {what_differs(conditions)}",
+            draw_budgets,
+            (conditions,),
+        )
     for name in CHARTS:
         (out / f"{name}.png").unlink(missing_ok=True)
     for name, (_, draw, arguments) in wanted.items():

@@ -11,7 +11,7 @@ from answer import (
     readable,
     verdict_lists,
 )
-from budgets import budget_table, changes
+from budgets import budget_table, changes, what_differs
 from method import DETECTABLE, EQUAL_COST, NO_CURVE, NOISE, RULE, SIMULATION
 from modules import modules_of
 from provenance import (
@@ -105,7 +105,7 @@ def recipes_text(results):
 
 
 def methods_text(results):
-    """Each method in three lines beside a drawing of where it stands."""
+    """Each method in three lines beside a drawing of where it goes."""
     modules = modules_of(results.networks)
     if not modules:
         return ""
@@ -114,7 +114,7 @@ def methods_text(results):
         "the place of the coloured parts."
     )
     table = [
-        ["where it stands", "what it is"],
+        ["where it goes", "what it is"],
         [
             "![The ResNet's basic block](block_resnet.svg)",
             "**ResNet**<br>He et al., Deep Residual Learning for Image Recognition, CVPR 2016",
@@ -134,7 +134,7 @@ def methods_text(results):
 def differences_text(results):
     family = DETECTABLE.format(m=len(results.judged)) if results.judged else ""
     return (
-        "Differences are to the baseline (the backbone as it is) over the seeds that both have: mean ± 95% interval, and the "
+        "Differences are from the baseline (the backbone as it is) over the seeds that both have: mean ± 95% interval, and the "
         f"two-sided p. Parameters, MACs and training time are parts of the baseline's. {family}"
     ).rstrip()
 
@@ -150,7 +150,16 @@ def budgets_text(conditions, chart):
         "All else in this report is of the last column."
     )
     heading = "What changes:" if told else ""
-    return "\n\n".join(["### Effect of the budget", intro, markdown(budget_table(conditions)), heading, changed, chart])
+    return "\n\n".join(
+        [
+            f"### Effect of the {what_differs(conditions)}",
+            intro,
+            markdown(budget_table(conditions)),
+            heading,
+            changed,
+            chart,
+        ]
+    )
 
 
 def interactions_text(results):
@@ -233,7 +242,7 @@ def ablations_text(results, chart):
     parts = ["## Ablations", chart]
     for arch, compared in results.ablations.items():
         where = trained_where((net.knobs or "(default)", net) for net in results.nets if net.arch == arch)
-        note = f"Differences are to {arch} as it is; Holm's correction is over this table. {where}".rstrip()
+        note = f"Differences are from {arch} as it is; Holm's correction is over this table. {where}".rstrip()
         table = markdown(ablation_table(arch, compared, results))
         sentence = ablation_sentence(arch, compared)
         parts += [f"### Ablations of {arch}", sentence, table, note, bullets(compared, lambda net: net.knobs)]
@@ -252,7 +261,7 @@ def limits_text(results):
     lines = [
         f"One dataset ({dataset_of(row)}), one budget ({row['epochs']} epochs), {recipe}.",
         power_sentence(results.judged) if results.judged else "",
-        "Distances at equal cost are not corrected for their number; differences to the baseline are.",
+        "Distances at equal cost are not corrected for their number; differences from the baseline are.",
         bias_text(results),
     ]
     noisy = [readable(result.net) for result in results.judged if result.net.name in result.noisy]

@@ -48,7 +48,7 @@ The rule was chosen by simulation. Each simulated report compares 15 methods wit
 
 {SIMULATED}"""
 
-DETECTABLE = f"Holm's correction is over the {{m}} methods judged, and becomes stricter with every one that is added. *Detectable* is the smallest true difference that a test at the correction's strictest level ({ALPHA} / {{m}}) finds with a chance of {POWER:.0%} at this noise (noncentral t)."
+DETECTABLE = f"Holm's correction is over the {{m}} methods judged, and becomes stricter with every one that is added. *Detectable* is the smallest true difference that a test at the correction's strictest level ({ALPHA} / {{m}}) finds with a probability of {POWER:.0%} at this noise (noncentral t)."
 EQUAL_COST = f"""\
 Points of top-1 over the plain backbone at the same cost: mean ± 95% interval, not corrected for their number. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost), and both vary; outside the trained widths nothing is said. Training time is measured seconds per training image, taken as exact; a width that does not take {FASTER:.0%} less of it than a wider one is left out of the curve."""
 NO_CURVE = "Nothing is said: no second width of the backbone (`resnet.width`) was trained with all of its seeds."

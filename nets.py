@@ -80,7 +80,9 @@ class Net:
 
 
 def machine(row):
-    return f"{row['world_size']} x {row['device']}"
+    """What a run was computed on, in words; runs side by side on one GPU share its speed."""
+    together = f", {row['side_by_side']} runs side by side" if row.get("side_by_side", 1) != 1 else ""
+    return f"{row['world_size']} x {row['device']}{together}"
 
 
 def group(rows, cost_pass=None):

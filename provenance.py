@@ -32,7 +32,7 @@ def design_table(results):
         ["part", "value"],
         ["data", f"{dataset_of(row)}: {row['classes']} classes; {row['n_train']:,} images to train on, {row['n_val']:,} held out, "
                  f"{row['n_test']:,} to test"],
-        ["budget", f"{row['epochs']} epochs, {row['batch_size']} images a step"],
+        ["budget", f"{row['epochs']} epochs" + f", {row['batch_size']} images a step" * ("batch_size" in recipe)],
     ]  # fmt: skip
     told = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "warmup_frac", "label_smoothing", "amp")
     table.append(["recipe", in_words({name: recipe[name] for name in told if name in recipe})])
@@ -66,7 +66,7 @@ def speed_text(results):
     of_trainings = [net.name for net in results.networks if not net.cost_pass]
     if not timed:
         return ("Speeds are those of the trainings themselves, medians over the seeds; whatever else ran on the machine slowed "
-                "them, so that they are not compared. A cost pass (cost.json, see compare.sh) measures all networks side by side.")  # fmt: skip
+                "them, so they are not compared. A cost pass (cost.json, see compare.sh) measures all networks side by side.")  # fmt: skip
     about = ", ".join(f"{k} {v}" for k, v in results.cost_pass.items() if k != "rows")
     text = f"Speeds are medians of interleaved rounds of the cost pass ({about})"
     if of_trainings:

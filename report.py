@@ -92,6 +92,8 @@ def parse_args(argv):
     args = parser.parse_args(argv)
     if len(args.runs) > 1 and (args.recipes or any(path.is_file() for path in args.runs)):
         parser.error("several folders make one report of their budgets: give --recipes, or a costs.json, one at a time")
+    if args.team and (args.recipes or args.runs[0].is_file()):
+        parser.error("--team is for the report of a comparison: leave it out")
     return args
 
 

@@ -24,7 +24,8 @@ SAME_DATA = ("n_test", "classes")
 # what all runs of a report share; in the rest of its recipe an architecture may differ from another
 SHARED = ("dataset", "data", "folds", "image_size", "val_size", "epochs", "max_steps", "n_train", "n_train + n_val",
           *SAME_DATA, "epochs in the curve")  # fmt: skip
-NO_SETTINGS = ("machine", "graph", "side_by_side")  # how a run was computed, beside device and world_size
+LATER = {"accumulate": 1}  # settings that train.py did not have at first, with the value that runs had without them
+NO_SETTINGS = ("machine", "graph", "side_by_side", "content")  # how it was computed, and what only newer rows know
 MEAN_OF_EPOCH = ("top1", "train_loss")
 MEAN_OVER_FOLDS = ("train_imgs_per_s", "eval_imgs_per_s", "train_s", *PERCENT, "val_top1", "loss")
 READ_OF_RECIPE = ("dataset", "epochs", "batch_size")
@@ -108,7 +109,7 @@ def at_chance(row):
 def recipe_of(row):
     """How a run was trained: every setting but arch, knobs, start, seed and fold, and the data it saw."""
     own = (*IDENTITY, *START, *MEASURED, *NO_SETTINGS, "fold", "val_top1_of_folds")
-    recipe = {name: value for name, value in row.items() if name not in own}
+    recipe = {name: value for name, value in row.items() if name not in own and (name, value) not in LATER.items()}
     n_images = {"n_train + n_val": row["n_train"] + row["n_val"]} if row.get("folds") else {"n_train": row["n_train"]}
     return recipe | {name: row[name] for name in SAME_DATA} | n_images | {"epochs in the curve": len(row["curve"])}
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from answer import ablation_sentence, cost_sentence, epochs_of, opening, power_sentence, readable, verdict_lists
-from budgets import budget_table, changes
+from budgets import budget_table, changes, what_differs
 from charts import chart_of, draw_ablations, draw_budgets, draw_cost, draw_differences, told_ablations
 from deck import Deck
 from drawings import around_a_stage, residual_block, stages
@@ -54,12 +54,18 @@ def write_slides(path, results, charts, team=None, conditions=()):
     methods_slide(deck, results)
     deck.text("How it was compared fairly", fair_lines(results, seeds), notes=fair_notes(results))
     if "differences" in charts:
-        deck.chart("Differences to the baseline", draw_differences, results, notes="\n".join(word_lines(results)))
+        deck.chart("Differences from the baseline", draw_differences, results, notes="\n".join(word_lines(results)))
     cost = best_cost(results)
     if cost and results.methods:
         deck.chart(f"Accuracy against {cost}", draw_cost, results, cost, notes=cost_notes(results))
     if len(conditions) > 1:
-        deck.chart("What the budget changes", draw_budgets, results, conditions, notes=budget_notes(conditions))
+        deck.chart(
+            f"What the {what_differs(conditions)} changes",
+            draw_budgets,
+            results,
+            conditions,
+            notes=budget_notes(conditions),
+        )
     if told_ablations(results):
         deck.chart("Ablations", draw_ablations, results, notes=ablation_notes(results))
     if results.judged:
@@ -126,7 +132,7 @@ def resnet_slide(deck, results):
 
 
 def methods_slide(deck, results):
-    """Where the methods stand: a drawing for each slot with the names of those that fill it."""
+    """Where each method goes: a drawing for each slot with the names of those that fill it."""
     modules = modules_of(results.networks)
     parts = []
     for slot, (heading, shapes) in SLOTS.items():
@@ -135,7 +141,7 @@ def methods_slide(deck, results):
             parts.append((shapes, heading, ", ".join(names)))
     if parts:
         notes = "\n".join(f"{module.name} ({module.paper}): {' '.join(module.lines)}" for module in modules.values())
-        deck.drawings("Where the methods stand", parts, notes=notes)
+        deck.drawings("Where each method goes", parts, notes=notes)
 
 
 def fair_lines(results, seeds):

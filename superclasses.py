@@ -33,7 +33,7 @@ def of_superclass(index):
 
 @dataclass
 class SuperclassMap:
-    """Differences to the baseline in points, (n_methods, 20), and which of them stand out of the noise."""
+    """Differences from the baseline in points, (n_methods, 20), and which of them stand out of the noise."""
 
     archs: list
     differences: np.ndarray

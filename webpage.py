@@ -38,7 +38,7 @@ li { margin: 0.2rem 0; }
 img { max-width: 100%; height: auto; display: block; margin: 0.8rem auto; }
 td img { margin: 0; width: 21rem; max-width: none; }
 code { font: 0.88em ui-monospace, Menlo, Consolas, monospace; background: #f3f4f6; padding: 0.1em 0.25em; border-radius: 3px; overflow-wrap: anywhere; }
-pre { background: #f3f4f6; padding: 0.7rem 1rem; overflow-x: auto; }
+pre { background: #f3f4f6; padding: 0.7rem 1rem; white-space: pre-wrap; }
 pre code { padding: 0; background: none; }
 .wide { overflow-x: auto; margin: 0.8rem 0; }
 table { border-collapse: collapse; font-size: 0.86rem; font-variant-numeric: tabular-nums; }

@@ -62,6 +62,10 @@ def of_folds(rows, n_folds=3, **other):
 
 @pytest.fixture
 def campaign():
+    return campaign_rows()
+
+
+def campaign_rows():
     """All roles at once: a curve, four methods with one of each verdict, one method without all seeds, and ablations."""
     rows = widths()
     rows += rows_of("eca_resnet", 63, jitter=-JITTER, params=100_003)

@@ -52,6 +52,9 @@ def test_own_recipes_are_told_from_one_recipe_for_all(tmp_path):
     conditions = read_conditions([own, one])
     assert [each.label for each in conditions] == ["5 epochs, one recipe", "5 epochs, own recipes"]
     assert [row[0] for row in budget_table(conditions)[1:]] == ["eca_resnet", "ghostnet_resnet"]
+    report.main([str(own), str(one), "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "\n### Effect of the recipe\n" in text and "\n### Recipes\n" in text
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,11 @@ def test_networks_of_several_machines_are_told_apart(campaign, tmp_path):
     assert machines_text(analyse(rows_of("resnet", 60))) == ""
 
 
+def test_runs_side_by_side_are_told_apart_from_others():
+    rows = rows_of("resnet", 60, side_by_side=1) + rows_of("eca_resnet", 61, side_by_side=4)
+    assert machines_text(analyse(rows)).endswith("\n- 1 x a CPU, 4 runs side by side: eca_resnet")
+
+
 def test_an_ablation_on_several_machines_says_so(campaign, tmp_path):
     """What differs may be the machine."""
     assert "this table.\n" in make(campaign, tmp_path / "one")
@@ -138,8 +143,8 @@ def test_one_noisy_method_does_not_speak_for_the_power_of_all(campaign):
     for result, detectable in zip(judged, (1.0, 2.0, 3.0, 57.0), strict=True):
         result.detectable = detectable
     told = power_sentence(judged)
-    assert "half of the comparisons have a chance of 80% to find a true difference of 2.5 points" in told
-    assert "(1.0 to 57.0, by their noise)" in told
+    assert "half of the comparisons have an 80% chance of finding a true difference of 2.5 points" in told
+    assert "(1.0 to 57.0, depending on their noise)" in told
 
 
 def test_one_seed_gives_numbers_and_no_verdict(campaign, tmp_path):

@@ -174,7 +174,11 @@ def test_each_architecture_may_have_a_recipe_of_its_own(tmp_path):
     assert recipes["resnet, eca_resnet"] == ["sgd", "0.2"]
     assert recipes["convnext_resnet convnext.layer_scale=1e-06"] == ["adamw", "0.002"]
     assert table_after(text, "### Verdicts")["convnext_resnet"][-1] == "helps"
-    assert "## Ablations" not in text and "| recipe | amp off" in text
+    assert (
+        "## Ablations" not in text
+        and "| recipe | amp off" in text
+        and "| budget | 10 epochs, 128 images a step |" in text
+    )
     assert "### Recipes" not in make(rows[:8], tmp_path / "one")
 
 
@@ -182,6 +186,14 @@ def test_knobs_under_the_shared_recipe_are_an_ablation():
     rows = rows_of("resnet", 60) + rows_of("convnext_resnet", 63, {"convnext.layer_scale": 1e-6})
     results = analyse(rows)
     assert not results.methods and list(results.ablations) == ["convnext_resnet"]
+
+
+def test_a_setting_that_came_later_is_no_other_recipe_where_it_changes_nothing(tmp_path, capsys):
+    old, new = row(), row(seed=1, accumulate=1)
+    assert len(read_rows(write(tmp_path / "same", [old, new]))) == 2
+    with pytest.raises(SystemExit):
+        read_rows(write(tmp_path / "other", [old, new | {"accumulate": 2}]))
+    assert "two recipes for resnet: accumulate is None in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", NO_SETTINGS)

@@ -6,24 +6,22 @@ import pptx
 import pytest
 
 from deck import CHARACTER, LARGEST, LINE, font_that_fits
-from tests.report_rows import JITTER, rows_of, timed
+from tests.report_rows import JITTER, campaign_rows, rows_of, timed
 from verdicts import analyse
 
 MOST_SLIDES, MOST_WORDS = 12, 40
 
 
-@pytest.fixture
-def everything(campaign):
-    """The campaign on CIFAR-100 with two modules together, so that the talk has all of its slides."""
-    rows = [*campaign, *rows_of("eca_ghostnet_resnet", 60, jitter=-JITTER)]
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(folder, report.md, rows) of the campaign on CIFAR-100 with two modules together: the talk has all of its slides."""
+    rows = [*campaign_rows(), *rows_of("eca_ghostnet_resnet", 60, jitter=-JITTER)]
     rng = np.random.default_rng(0)
     for content in rows:
-        content |= {
-            "dataset": "cifar100",
-            "classes": 100,
-            "per_class_top1": rng.uniform(content["top1"] - 5, content["top1"], 100).tolist(),
-        }
-    return rows
+        per_class = rng.uniform(content["top1"] - 5, content["top1"], 100).tolist()
+        content |= {"dataset": "cifar100", "classes": 100, "per_class_top1": per_class}
+    folder = tmp_path_factory.mktemp("made")
+    return folder, make(rows, folder, timed(rows)), rows
 
 
 def deck_of(folder):
@@ -35,30 +33,30 @@ def talk(slides):
     return [(title, texts) for title, texts in slides if not title.startswith("Appendix")]
 
 
-def test_the_talk_is_in_order_and_the_appendix_last(everything, tmp_path):
-    make(everything, tmp_path, timed(everything))
-    titles = [title for title, _ in slide_texts(tmp_path / "report" / "slides.pptx")]
+def test_the_talk_is_in_order_and_the_appendix_last(made):
+    folder, *_ = made
+    titles = [title for title, _ in slide_texts(folder / "report" / "slides.pptx")]
     n_talk = len(talk([(title, ()) for title in titles]))
     assert titles[:n_talk] == [
-        "Which module is worth adding to a ResNet?", "Which module is worth adding?", "The ResNet", "Where the methods stand",
-        "How it was compared fairly", "Differences to the baseline", "Accuracy against parameters", "Ablations",
+        "Which module is worth adding to a ResNet?", "Which module is worth adding?", "The ResNet", "Where each method goes",
+        "How it was compared fairly", "Differences from the baseline", "Accuracy against parameters", "Ablations",
         "What helped and what did not", "Limits and future work",
     ]  # fmt: skip
     assert n_talk + 2 <= MOST_SLIDES  # budgets and contributions
     assert all(title.startswith("Appendix: ") for title in titles[n_talk:])
 
 
-def test_a_slide_of_the_talk_has_few_words(everything, tmp_path):
+def test_a_slide_of_the_talk_has_few_words(made):
     """Words in text boxes; those inside drawings and charts are theirs."""
-    make(everything, tmp_path, timed(everything))
-    for title, texts in talk(slide_texts(tmp_path / "report" / "slides.pptx")):
+    folder, *_ = made
+    for title, texts in talk(slide_texts(folder / "report" / "slides.pptx")):
         n_words = len(" ".join([title, *texts]).split())
         assert 0 < n_words <= MOST_WORDS, title
 
 
-def test_the_appendix_holds_the_reports_tables(everything, tmp_path):
-    text = make(everything, tmp_path, timed(everything))
-    by_title = dict(slide_texts(tmp_path / "report" / "slides.pptx"))
+def test_the_appendix_holds_the_reports_tables(made):
+    folder, text, _ = made
+    by_title = dict(slide_texts(folder / "report" / "slides.pptx"))
     for heading, title in (
         ("### Verdicts", "verdicts"),
         ("### All networks", "all networks"),
@@ -71,29 +69,29 @@ def test_the_appendix_holds_the_reports_tables(everything, tmp_path):
                 assert {first, *cells} <= set(by_title[f"Appendix: {title}"]), first
 
 
-def test_the_notes_hold_the_numbers_behind_a_slide(everything, tmp_path):
-    text = make(everything, tmp_path, timed(everything))
+def test_the_notes_hold_the_numbers_behind_a_slide(made):
+    folder, text, rows = made
     answer = text.split("\n\n")[1]
     notes = {}
-    for slide in deck_of(tmp_path).slides:
+    for slide in deck_of(folder).slides:
         if slide.has_notes_slide:
             notes[slide.shapes[0].text_frame.text] = slide.notes_slide.notes_text_frame.text
     assert notes["Which module is worth adding?"].splitlines()[:3] == answer.replace(". ", ".\n").splitlines()
-    assert "helps: ECA +3.00 ± " in notes["Differences to the baseline"]
+    assert "helps: ECA +3.00 ± " in notes["Differences from the baseline"]
     assert (
         "ECA: +3.00 ± " in notes["Accuracy against parameters"]
         and "at equal MACs" in notes["Accuracy against parameters"]
     )
     assert "eca_resnet: eca.kernel_size=9 (-2.00 ± " in notes["Ablations"]
-    results = analyse(everything)
+    results = analyse(rows)
     top1 = results.top1(next(net for net in results.nets if net.name == "resnet"))
     assert f"resnet: top-1 {top1.mean:.2f} ± {top1.half:.2f} %" in notes["The ResNet"]
-    assert "ECA (Wang et al., ECA-Net, CVPR 2020): Weights each channel" in notes["Where the methods stand"]
+    assert "ECA (Wang et al., ECA-Net, CVPR 2020): Weights each channel" in notes["Where each method goes"]
 
 
-def test_nothing_on_a_slide_leaves_it(everything, tmp_path):
-    make(everything, tmp_path, timed(everything))
-    deck = deck_of(tmp_path)
+def test_nothing_on_a_slide_leaves_it(made):
+    folder, *_ = made
+    deck = deck_of(folder)
     for slide in deck.slides:
         for shape in slide.shapes:
             height = sum(r.height for r in shape.table.rows) if shape.has_table else shape.height
@@ -101,10 +99,10 @@ def test_nothing_on_a_slide_leaves_it(everything, tmp_path):
             assert shape.left + shape.width <= deck.slide_width and shape.top + height <= deck.slide_height
 
 
-def test_words_and_charts_of_the_talk_can_be_read_from_the_last_row(everything, tmp_path):
+def test_words_and_charts_of_the_talk_can_be_read_from_the_last_row(made):
     """Text of the talk has 18 points at least, and its charts are wide."""
-    make(everything, tmp_path, timed(everything))
-    for slide in deck_of(tmp_path).slides:
+    folder, *_ = made
+    for slide in deck_of(folder).slides:
         texts = [shape for shape in slide.shapes if shape.has_text_frame]
         if texts[0].text_frame.text.startswith("Appendix"):
             break
@@ -116,7 +114,7 @@ def test_words_and_charts_of_the_talk_can_be_read_from_the_last_row(everything, 
 def test_a_report_without_methods_has_slides_all_the_same(archs, tmp_path):
     make([content for arch in archs for content in rows_of(arch, 60)], tmp_path)
     titles = [title for title, _ in slide_texts(tmp_path / "report" / "slides.pptx")]
-    assert "Limits and future work" in titles and "Differences to the baseline" not in titles
+    assert "Limits and future work" in titles and "Differences from the baseline" not in titles
 
 
 def test_font_shrinks_until_the_text_fits():

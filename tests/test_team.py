@@ -66,6 +66,14 @@ def test_a_bad_team_is_refused_in_one_line(content, message, tmp_path, capsys):
     refused_folders([folder, "--team", tmp_path / "team.toml"], tmp_path, capsys, message)
 
 
+def test_recipes_have_no_team(tmp_path, capsys):
+    (tmp_path / "team.toml").write_text(TEAM)
+    folder = write(tmp_path / "runs", [row()])
+    refused_folders(
+        [folder, "--recipes", "--team", tmp_path / "team.toml"], tmp_path, capsys, "--team is for the report"
+    )
+
+
 def test_a_team_that_is_not_there_is_refused(tmp_path, capsys):
     folder = write(tmp_path / "runs", [row()])
     refused_folders([folder, "--team", tmp_path / "none.toml"], tmp_path, capsys, "none.toml cannot be used: ")

@@ -242,7 +242,22 @@ def test_other_data_is_another_run(command, photos, tmp_path, capsys):
     (other / "train" / "class0" / "1.png").unlink()
     with pytest.raises(SystemExit):
         run(*command("--max-steps", "1", "--data-dir", str(other)))
-    assert re.search(r"holds another run \(data \w+ there, \w+ here\)", capsys.readouterr().err)
+    assert re.search(r"holds another run \(data \w+ there, \w+ here", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_other_labels_are_another_run(command, photos, tmp_path, capsys, split):
+    """The images are the same, and so are their numbers: two classes have changed their names."""
+    mine = tmp_path / "mine"
+    shutil.copytree(photos, mine)
+    run(*command("--max-steps", "1", "--data-dir", str(mine)))
+    first, second, aside = (mine / split / name for name in ("class0", "class1", "aside"))
+    first.rename(aside)
+    second.rename(first)
+    aside.rename(second)
+    with pytest.raises(SystemExit):
+        run(*command("--max-steps", "1", "--data-dir", str(mine)))
+    assert re.search(r"holds another run \(content \w+ there, \w+ here\)", capsys.readouterr().err)
 
 
 def test_learning_rate_depends_on_the_optimizer():

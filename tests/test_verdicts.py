@@ -187,10 +187,10 @@ def test_a_baseline_that_ends_at_chance_makes_its_methods_unstable(campaign, los
 def test_an_unstable_method_tells_nothing_of_costs_and_power(campaign):
     rows = plus_segnext(campaign, 58, 10, 58.1, 57.9)
     results, without = analyse(rows, timed(rows)), analyse(campaign, timed(campaign))
-    assert others_sentence(results).endswith(" and 1 is unstable (lost with some seeds).")
+    assert others_sentence(results).endswith(" and 1 is unstable (failed to learn with some seeds).")
     assert cost_sentence(results) == cost_sentence(without)
     found = [result.detectable for result in results.judged if not result.unstable]
-    assert f"({min(found):.1f} to {max(found):.1f}, by" in power_sentence(results.judged)
+    assert f"({min(found):.1f} to {max(found):.1f}, depending" in power_sentence(results.judged)
     assert len(results.judged) == len(without.judged) + 1  # Holm's correction counts it
 
 
