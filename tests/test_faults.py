@@ -428,12 +428,23 @@ def test_decoding_may_take_longer_than_the_processes_wait_for_each_other(command
     assert result_of(tmp_path / "runs" / "run")["world_size"] == 2
 
 
+def decode_in_the_first_process_only(flags):
+    decode_all = cache.decode_all
+
+    def watched(splits):
+        assert os.environ["RANK"] == "0"
+        return decode_all(splits)
+
+    cache.decode_all = watched
+    run(*flags)
+
+
 def test_mistake_in_the_data_is_told_once_by_several_processes(command, photos, tmp_path, capfd):
     shutil.copytree(photos, tmp_path / "photos")
     for name in ("train/class0/0.png", "test/class3/1.png"):
         (tmp_path / "photos" / name).write_bytes(b"not an image")
     with pytest.raises(Exception, match="exit code 2"):
-        processes.run(run, 2, *command("--data-dir", str(tmp_path / "photos")))
+        processes.run(decode_in_the_first_process_only, 2, command("--data-dir", str(tmp_path / "photos")))
     err = capfd.readouterr().err
     assert re.fullmatch(r"train.py: 2 images cannot be used: .*/0.png: .*; .*/1.png: .*\n", err)
 
