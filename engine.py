@@ -361,10 +361,25 @@ def train_epoch(step, epoch, last_step):
 def evaluate(net, batches, n, n_classes, amp):
     """Scores a raw module on batches that together, over all processes, hold each of n images once.
 
-    Returns top1, top5 and per_class_top1 in percent, the mean loss, the expected calibration error in percent
-    (15 equal bins of confidence), the confusion counts (target, prediction) and images per second.
+    Returns top1, top5, per_class_top1 (None for a class without images), balanced_accuracy (its mean) and macro_f1 in percent,
+    the mean loss, the expected calibration error in percent (15 equal bins of confidence), the confusion counts (target,
+    prediction) and images per second.
     """
     return start_evaluation(net, batches, n, n_classes, amp)()
+
+
+def of_classes(confusion):
+    """What confusion counts (target, prediction) say of the classes, in percent. F1 leaves out classes that are neither."""
+    right, images, named = confusion.diag(), confusion.sum(1), confusion.sum(0)
+    per_class = [100 * r / n if n else None for r, n in zip(right.tolist(), images.tolist(), strict=True)]
+    there = images + named > 0
+    f1 = 200 * right[there] / (images + named)[there]
+    measured = [value for value in per_class if value is not None]
+    return {
+        "per_class_top1": per_class,
+        "balanced_accuracy": sum(measured) / len(measured),
+        "macro_f1": f1.double().mean().item(),
+    }
 
 
 @torch.no_grad()
@@ -406,7 +421,7 @@ def start_evaluation(net, batches, n, n_classes, amp):
             "top5": 100 * top5.item() / n,
             "loss": loss.item() / n,
             "ece": 100 * gap.abs().sum().item() / n,
-            "per_class_top1": (100 * confusion.diag() / confusion.sum(1).clamp(min=1)).tolist(),
+            **of_classes(confusion),
             "confusion": confusion,
             "imgs_per_s": n / (time.perf_counter() - started),
         }

@@ -331,13 +331,16 @@ class Run:
             "top1": scores["top1"], "top5": scores["top5"], "loss": scores["loss"], "ece": scores["ece"],
             "val_top1": watched_top1[-1] if val else None,
             "best_on_test_minus_last": None if val else max(watched_top1) - watched_top1[-1],
-            "per_class_top1": scores["per_class_top1"], "curve": state.curve, "status": "finished",
+            "balanced_accuracy": scores["balanced_accuracy"], "macro_f1": scores["macro_f1"],
+            "class_names": self.images.classes, "per_class_top1": scores["per_class_top1"],
+            "confusion": scores["confusion"].tolist(), "curve": state.curve, "status": "finished",
         }  # fmt: skip
         self.log.finish(result, scores["confusion"], state.step)
         model = hub.Classifier(**self.published)
         model.net.load_state_dict(state.eval_net.state_dict())
         hub.save(model, self.folder / "model", self.config, result)
-        checkpoints.write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode())
+        fields = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())
+        checkpoints.write_atomically(self.folder / "result.json", f"{{\n{fields}\n}}\n".encode())
         self.say(f"test {in_words(scores)}, in {self.folder}/result.json")
         if args.push_to_hub:
             push(self.folder, args.push_to_hub)
