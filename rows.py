@@ -24,7 +24,11 @@ SAME_DATA = ("n_test", "classes")
 # what all runs of a report share; in the rest of its recipe an architecture may differ from another
 SHARED = ("dataset", "data", "folds", "image_size", "val_size", "epochs", "max_steps", "n_train", "n_train + n_val",
           *SAME_DATA, "epochs in the curve")  # fmt: skip
-LATER = {"accumulate": 1}  # settings that train.py did not have at first, with the value that runs had without them
+LATER = {
+    "accumulate": 1,
+    "class_weights": None,
+    "balanced_sampling": False,
+}  # settings that train.py did not have at first, with the value that runs had without them
 # how a run was computed, and what only newer rows know
 NO_SETTINGS = (
     "machine",
