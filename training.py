@@ -20,6 +20,7 @@ import engine
 import hub
 import log
 import machine
+import optimizers
 import runfolder
 from cost import cost
 from flags import failures_told, mistakes_refused, refuse
@@ -64,10 +65,10 @@ class Run:
                 net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
             net = net.to(team.device, memory_format=torch.channels_last)
             self.last_step = min(args.max_steps or sys.maxsize, args.epochs * self.batches.steps_per_epoch)
-            optimizer = engine.make_optimizer(args.optimizer, net, args.lr, args.momentum, args.weight_decay)
+            optimizer = optimizers.make_optimizer(args.optimizer, net, args.lr, args.momentum, args.weight_decay)
             with mistakes_refused():
                 warmup_steps = round(args.warmup_frac * self.last_step)
-                rates = engine.make_schedule(args.schedule, args.lr, warmup_steps, self.last_step)
+                rates = optimizers.make_schedule(args.schedule, args.lr, warmup_steps, self.last_step)
             state = engine.TrainState(net, optimizer, rates, self.amp, args.ema_decay, team.rank, team.world_size)
             if self.saved:
                 self.resume(state)
@@ -330,13 +331,16 @@ class Run:
             "top1": scores["top1"], "top5": scores["top5"], "loss": scores["loss"], "ece": scores["ece"],
             "val_top1": watched_top1[-1] if val else None,
             "best_on_test_minus_last": None if val else max(watched_top1) - watched_top1[-1],
-            "per_class_top1": scores["per_class_top1"], "curve": state.curve, "status": "finished",
+            "balanced_accuracy": scores["balanced_accuracy"], "macro_f1": scores["macro_f1"],
+            "class_names": self.images.classes, "per_class_top1": scores["per_class_top1"],
+            "confusion": scores["confusion"].tolist(), "curve": state.curve, "status": "finished",
         }  # fmt: skip
         self.log.finish(result, scores["confusion"], state.step)
         model = hub.Classifier(**self.published)
         model.net.load_state_dict(state.eval_net.state_dict())
         hub.save(model, self.folder / "model", self.config, result)
-        checkpoints.write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode())
+        fields = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())
+        checkpoints.write_atomically(self.folder / "result.json", f"{{\n{fields}\n}}\n".encode())
         self.say(f"test {in_words(scores)}, in {self.folder}/result.json")
         if args.push_to_hub:
             push(self.folder, args.push_to_hub)

@@ -13,6 +13,7 @@ from torch import nn
 import checkpoints
 import engine
 import machine
+import optimizers
 from augment import Augment, TrainBatches, eval_batches
 from data import Split
 from models import build
@@ -52,7 +53,7 @@ def slow_scores(net, split, n_classes):
         of_class[target].append(ranked[0] == target)
     n = len(split)
     ece = sum(abs(sum(c for c, _ in b) - sum(hit for _, hit in b)) for b in bins) / n
-    per_class = [100 * sum(h) / len(h) if h else 0.0 for h in of_class]
+    per_class = [100 * sum(h) / len(h) if h else None for h in of_class]
     return {
         "top1": 100 * hits / n,
         "top5": 100 * hits5 / n,
@@ -105,6 +106,16 @@ class Confident(nn.Module):
         return self.logits
 
 
+def test_scores_of_unequal_classes():
+    """Class 0: 8 of 10 right; 1: 1 of 2; 2 has no image, and 1 is taken for it; 3 is nowhere."""
+    confusion = torch.tensor([[8, 2, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    scores = engine.of_classes(confusion)
+    assert scores["per_class_top1"] == [80.0, 50.0, None, None]
+    assert scores["balanced_accuracy"] == 65.0
+    f1 = [2 * 8 / (10 + 8), 2 * 1 / (2 + 3), 0.0]  # twice the hits, over images and predictions
+    assert scores["macro_f1"] == pytest.approx(100 * sum(f1) / 3)
+
+
 def test_calibration_error_has_fifteen_bins():
     """0.65 and 0.68 lie in the bins from 9/15 and from 10/15, but in one of ten; the first is right, the second wrong."""
     net, imgs = Confident([0.65, 0.68]), torch.zeros(2, 3, 4, 4)
@@ -127,10 +138,10 @@ def test_image_that_was_not_scored_is_noticed():
 # ----------------------------------------------------------------------------------------------- optimizer, schedule
 
 
-@pytest.mark.parametrize("name", engine.OPTIMIZERS)
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 def test_every_optimizer_learns(name):
     net, split = tiny_net(2), random_split(32, 2)
-    optimizer = engine.make_optimizer(name, net, 0.01, 0.9, 0.0)
+    optimizer = optimizers.make_optimizer(name, net, 0.01, 0.9, 0.0)
     losses = []
     for _ in range(30):
         loss = F.cross_entropy(net(split.images.float() / 128 - 1), split.targets)
@@ -143,7 +154,7 @@ def test_every_optimizer_learns(name):
 
 def test_only_weights_of_convolutions_and_linear_layers_decay():
     net = build("coatnet_segnext_resnet", settings={"coatnet.downsample": "native"})
-    decayed, kept = engine.make_optimizer("sgd", net, 0.1, 0.9, 5e-4).param_groups
+    decayed, kept = optimizers.make_optimizer("sgd", net, 0.1, 0.9, 5e-4).param_groups
     assert (decayed["weight_decay"], kept["weight_decay"]) == (5e-4, 0)
     names = {id(p): name for name, p in net.named_parameters()}
     decayed, kept = ({names[id(p)] for p in group["params"]} for group in (decayed, kept))
@@ -158,7 +169,7 @@ def test_only_weights_of_convolutions_and_linear_layers_decay():
 
 def test_projections_of_torchs_attention_decay():
     net = nn.TransformerEncoderLayer(8, 2)
-    decayed, _ = engine.make_optimizer("sgd", net, 0.1, 0.9, 5e-4).param_groups
+    decayed, _ = optimizers.make_optimizer("sgd", net, 0.1, 0.9, 5e-4).param_groups
     names = {id(p): name for name, p in net.named_parameters()}
     assert {names[id(p)] for p in decayed["params"]} == {
         "self_attn.in_proj_weight", "self_attn.out_proj.weight", "linear1.weight", "linear2.weight",
@@ -166,7 +177,7 @@ def test_projections_of_torchs_attention_decay():
 
 
 def test_cosine_rises_to_the_peak_and_ends_at_zero():
-    rates = engine.make_schedule("cosine", 0.5, 10, 100)
+    rates = optimizers.make_schedule("cosine", 0.5, 10, 100)
     assert len(rates) == 101
     assert rates[:11] == pytest.approx([0.05 * i for i in range(11)])
     assert max(rates) == 0.5
@@ -179,8 +190,8 @@ def test_cosine_rises_to_the_peak_and_ends_at_zero():
 
 def new_state(ema_decay=0.0, amp=None, optimizer="sgd"):
     net = tiny_net()
-    optimizer = engine.make_optimizer(optimizer, net, 0.05, 0.9, 5e-4)
-    return engine.TrainState(net, optimizer, engine.make_schedule("cosine", 0.05, 2, 20), amp, ema_decay)
+    optimizer = optimizers.make_optimizer(optimizer, net, 0.05, 0.9, 5e-4)
+    return engine.TrainState(net, optimizer, optimizers.make_schedule("cosine", 0.05, 2, 20), amp, ema_decay)
 
 
 def new_batches(n=40):

@@ -26,6 +26,7 @@ import data
 import engine
 import flags
 import hub
+import optimizers
 from hub import Classifier
 from tests import processes
 from tests.processes import ROOT
@@ -167,8 +168,8 @@ def test_scaler_and_count_of_skips_come_back():
     net = torch.nn.Linear(2, 2)
 
     def state():
-        optimizer = engine.make_optimizer("sgd", net, 0.1, 0.9, 0)
-        return engine.TrainState(net, optimizer, engine.make_schedule("cosine", 0.1, 0, 10), torch.float16)
+        optimizer = optimizers.make_optimizer("sgd", net, 0.1, 0.9, 0)
+        return engine.TrainState(net, optimizer, optimizers.make_schedule("cosine", 0.1, 0, 10), torch.float16)
 
     first, second = state(), state()
     first.scaler.scale(torch.ones(()))
