@@ -118,6 +118,11 @@ def cores():
     return max(1, n)
 
 
+def keep_to_cores():
+    """Makes torch compute with no more threads than this process has cores, which it asks the whole machine for."""
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))
+
+
 def process_started(pid):
     """When a process of this machine began, in seconds since some time in the past, or None if none of this number runs."""
     if PROC.exists():

@@ -71,6 +71,7 @@ def main(args):
     team = Processes(args)
     torch.backends.cudnn.benchmark = True
     machine.keep_freed_memory()
+    machine.keep_to_cores()
     amp = engine.amp_dtype(args.amp, team.device)
     if team.device.type == "cpu" and (args.sync_bn or args.graph):
         refuse(f"{'--sync-bn' if args.sync_bn else '--graph'} works on GPUs only: leave it out")
