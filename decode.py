@@ -30,6 +30,7 @@ TWELVE_BITS = (
     2**12
 )  # below it, 16-bit values are those of a camera's 12 bits, or of 8, as likely as those of a dark picture
 AT_ONCE = 16  # images that a thread decodes before it looks for more
+WHOLE_FILE = 2**24  # bytes that are read of a file at once
 SHOWN = 10  # unfit images that a message names
 NO_SQUARE = "image of {}x{} pixels where squares of one size are needed: give --image-size"
 EIGHT_BITS = "save the image with 8 bits per channel"
@@ -111,9 +112,11 @@ def left_out_in_words(folder, left_out):
 def opened(file):
     """A path, or the bytes of a file, as a PIL image of which only the header has been read. Raises whatever its decoder meets."""
     try:
-        return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
     except UnidentifiedImageError:
         raise ValueError("in no format that Pillow knows") from None
+    image.decodermaxblock = WHOLE_FILE  # or threads would queue for the interpreter's lock after each 64 KiB
+    return image
 
 
 def read_image(file, image_size=None):
@@ -171,7 +174,7 @@ def to_rgb(image):
     if image.mode == "I":
         lowest, highest = image.getextrema()
         raise UnfitImageError(f"32-bit pixels of {lowest} to {highest}, a range that is not known: {EIGHT_BITS}")
-    rgb = image.convert("RGB")
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
     if ";16" in stored and not scaled and np.asarray(rgb).max() < TWELVE_BITS >> 8:  # Pillow keeps the high bytes alone
         raise UnfitImageError(f"16-bit colours of less than {TWELVE_BITS}, of a range that is not known: {EIGHT_BITS}")
     return rgb

@@ -267,11 +267,8 @@ def dataset_in(data_dir):
     there = set(os.listdir(data_dir)) if os.path.isdir(data_dir) else set()
     if there & {"cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1"}:
         return "cifar10"
-    return (
-        "folder"
-        if any(os.path.isdir(os.path.join(data_dir, name)) for name in there & {"train", "test"})
-        else "cifar100"
-    )
+    folders = [name for name in there & {"train", "test"} if os.path.isdir(os.path.join(data_dir, name))]
+    return "folder" if folders else "cifar100"
 
 
 def refuse_folds(folds, fold, val_size):

@@ -54,11 +54,13 @@ class Processes:
             if turn:
                 thread.start()
                 thread.join(POLL_S)
-            while self.largest(int(thread.is_alive()))[0]:
+            while (asked := self.largest(int(thread.is_alive()), int("problem" in ended)))[0]:
                 if turn:
                     thread.join(POLL_S)
             if "failure" in ended:
                 raise ended["failure"]
+            if asked[1]:  # the others would meet the same
+                break
         problems = [problem for problem in gather_object([ended.get("problem")]) if problem]
         if problems:  # on whichever machine
             refuse(problems[0])

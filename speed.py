@@ -23,6 +23,7 @@ import torch
 import checkpoints
 import engine
 import machine
+import optimizers
 from augment import Augment, TrainBatches, normalize
 from cost import cost
 from data import Split
@@ -51,7 +52,7 @@ class Stepper:
 
     def __init__(self, arch, settings, num_classes, image_size, batch_size, amp, compiled, device):
         self.net = build(arch, num_classes, settings, image_size).to(device, memory_format=torch.channels_last)
-        optimizer = engine.make_optimizer("sgd", self.net, 0.01, 0.9, 5e-4)
+        optimizer = optimizers.make_optimizer("sgd", self.net, 0.01, 0.9, 5e-4)
         state = engine.TrainState(self.net, optimizer, [0.01, 0.01], amp)
         images = torch.randint(256, (batch_size, image_size, image_size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
         split = Split(images, torch.randint(num_classes, (batch_size,)), torch.arange(batch_size)).to(device)

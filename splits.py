@@ -10,7 +10,7 @@ import torch
 import machine
 from decode import Encoded, UnfitImageError, decoded
 
-MAX_THREADS = 16  # that decode for one process
+MAX_THREADS = 8  # that decode for one process; 16 are slower, as they wait for the interpreter's lock
 FOLD_SEED = 0  # the folds of one K must be parts of one partition, whatever the run's seed
 
 

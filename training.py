@@ -20,6 +20,7 @@ import engine
 import hub
 import log
 import machine
+import optimizers
 import runfolder
 from cost import cost
 from flags import failures_told, mistakes_refused, refuse
@@ -64,10 +65,10 @@ class Run:
                 net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
             net = net.to(team.device, memory_format=torch.channels_last)
             self.last_step = min(args.max_steps or sys.maxsize, args.epochs * self.batches.steps_per_epoch)
-            optimizer = engine.make_optimizer(args.optimizer, net, args.lr, args.momentum, args.weight_decay)
+            optimizer = optimizers.make_optimizer(args.optimizer, net, args.lr, args.momentum, args.weight_decay)
             with mistakes_refused():
                 warmup_steps = round(args.warmup_frac * self.last_step)
-                rates = engine.make_schedule(args.schedule, args.lr, warmup_steps, self.last_step)
+                rates = optimizers.make_schedule(args.schedule, args.lr, warmup_steps, self.last_step)
             state = engine.TrainState(net, optimizer, rates, self.amp, args.ema_decay, team.rank, team.world_size)
             if self.saved:
                 self.resume(state)

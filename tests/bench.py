@@ -37,6 +37,7 @@ import checkpoints
 import data
 import engine
 import machine
+import optimizers
 from cost import cost, n_params
 from models import METHODS, build
 from tests import processes
@@ -70,7 +71,7 @@ class Training:
     def __init__(self, arch, device, amp, compiled, n_steps):
         self.net = build(arch, CLASSES).to(device, memory_format=torch.channels_last)
         self.model = torch.compile(self.net) if compiled else self.net
-        optimizer = engine.make_optimizer("sgd", self.net, 0.01, 0.9, 5e-4)
+        optimizer = optimizers.make_optimizer("sgd", self.net, 0.01, 0.9, 5e-4)
         self.state = engine.TrainState(self.net, optimizer, [0.01, 0.01], amp)
         self.n_steps = n_steps
         noise = np.random.default_rng(0).integers(0, 256, (n_steps * BATCH, 32, 32, 3), dtype=np.uint8)

@@ -42,6 +42,7 @@ def make_step(arch, seed, captured, compiled):
     import torch
 
     import engine
+    import optimizers
     from augment import Augment, TrainBatches
     from data import Split
     from models import build
@@ -52,7 +53,7 @@ def make_step(arch, seed, captured, compiled):
     split = Split(pixels, torch.arange(IMAGES) % 100, torch.arange(IMAGES)).to(device)
     torch.manual_seed(seed)
     net = build(arch, 100).to(device, memory_format=torch.channels_last)
-    optimizer = engine.make_optimizer("sgd", net, 0.01, 0.9, 5e-4)
+    optimizer = optimizers.make_optimizer("sgd", net, 0.01, 0.9, 5e-4)
     state = engine.TrainState(net, optimizer, [0.01] * 2, torch.bfloat16)
     model = torch.compile(net) if compiled else net
     batches = TrainBatches(split, BATCH, Augment(), [120.0] * 3, [60.0] * 3, 100, seed)

@@ -141,6 +141,24 @@ def test_disk_that_will_be_full_is_told_before_anything_is_decoded(tmp_path, mon
         loaded(root)
 
 
+def test_set_that_another_process_has_written_meanwhile_is_taken(tmp_path, monkeypatch):
+    root = small_folder(tmp_path / "set")
+    measure = cache.measure
+
+    def slowly(*args):
+        monkeypatch.setattr(cache, "measure", measure)
+        loaded(root)
+        return measure(*args)
+
+    monkeypatch.setattr(cache, "measure", slowly)
+    assert len(loaded(root).train) == 8
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_cifar_is_measured_whole():
+    assert cache.SAMPLE == 50_000
+
+
 def test_leftovers_of_a_process_that_was_killed_are_removed(tmp_path):
     root = small_folder(tmp_path / "set")
     loaded(root)

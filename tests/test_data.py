@@ -360,6 +360,14 @@ def test_splits_of_different_sizes_are_refused(tmp_path):
             data.load("folder", tmp_path / "set", None, tmp_path / "cache", room)
 
 
+def test_set_that_just_fits_is_kept_in_memory(tmp_path):
+    root, n_bytes = small_folder(tmp_path / "set"), 12 * 3 * 8 * 8
+    assert loaded(root, n_bytes - 1).train.way == "streamed"
+    for _ in range(2):  # decoded, and from the cache
+        assert loaded(root, n_bytes).train.way == "in memory"
+    assert loaded(root, n_bytes - 1).train.way == "streamed"
+
+
 def test_room_is_half_of_the_free_memory(monkeypatch):
     monkeypatch.setattr("machine.free_memory", lambda: 1000)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (600, 800))

@@ -2,12 +2,13 @@
 
 import io
 import os
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from decode import UnfitImageError, image_files, left_out_in_words, read_image, resize
+from decode import Encoded, UnfitImageError, decoded, image_files, left_out_in_words, read_image, resize
 
 RAMP = np.arange(256).reshape(16, 16)  # the value of each pixel says where it is
 
@@ -71,6 +72,18 @@ def test_eight_bits_stay():
 def test_sixteen_bits_keep_the_highest_eight(format):
     pixels = (RAMP * 257).astype(np.uint16)
     assert np.array_equal(read(stored(pixels, format)), grey(RAMP))
+
+
+def test_black_is_black_in_16_bits():
+    assert not read(stored(np.zeros((2, 3), np.uint16), "png")).any()
+
+
+def test_values_of_12_bits_alone_are_in_doubt():
+    """From 4096 on they are of 16 bits."""
+    pixels = np.array([[0, 4096]], np.uint16)
+    assert read(stored(pixels, "png"))[0, 1].tolist() == [16] * 3
+    with pytest.raises(UnfitImageError, match="16-bit pixels of 4095 at the most"):
+        read_image(stored(pixels - (pixels > 0).astype(np.uint16), "png"))
 
 
 def test_grey_values_that_a_file_gives_the_range_of_are_scaled():
@@ -174,3 +187,60 @@ def test_links_are_followed_unless_they_lead_up(tmp_path):
 def test_several_unfit_images_are_told_in_one_line():
     assert str(UnfitImageError("a: bad")) == "a: bad"
     assert str(UnfitImageError("a: bad", "b: worse")) == "2 images cannot be used: a: bad; b: worse"
+
+
+# ---------------------------------------------------------------------------------------------------------- threads
+
+
+class Slow:
+    """Images of one colour, the row's number, of which some take long and some cannot be read."""
+
+    def __init__(self, n, bad=()):
+        self.n, self.bad, self.at_work, self.most = n, bad, 0, 0
+
+    def __len__(self):
+        return self.n
+
+    def take(self, rows):
+        self.at_work += 1
+        self.most = max(self.most, self.at_work)
+        time.sleep(0.002 * (rows[0] % 3))
+        self.at_work -= 1
+        return [b"bad" if row in self.bad else np.full((2, 2, 3), row, np.uint8) for row in rows]
+
+
+@pytest.mark.parametrize("n_threads", [1, 3, 8])
+@pytest.mark.parametrize("batch", [1, 7, 40, 100])
+def test_batches_come_whole_and_in_order(n_threads, batch):
+    order = np.random.default_rng(0).permutation(100).tolist()
+    rows = [order[k : k + batch] for k in range(0, 100, batch)]
+    made = decoded(
+        Encoded("train", Slow(100), np.zeros(100), None), rows, n_threads, lambda shape: np.empty(shape, np.uint8)
+    )
+    assert [pixels[:, 1, 1, 2].tolist() for pixels in made] == rows
+
+
+def test_batch_with_unfit_images_is_their_names_and_the_others_come():
+    images = Encoded("test", Slow(12, bad=(3, 4, 9)), np.zeros(12), None)
+    made = list(decoded(images, [range(0, 6), range(6, 9), range(9, 12)], 2, lambda shape: np.empty(shape, np.uint8)))
+    names = [[line.split(":")[0] for line in made[i].problems] for i in (0, 2)]
+    assert names == [["test split, row 3", "test split, row 4"], ["test split, row 9"]]
+    assert made[1][:, 0, 0, 0].tolist() == [6, 7, 8]
+
+
+def test_only_so_many_batches_are_decoded_ahead():
+    """Their memory is the reader's; and every thread has something to do."""
+    made, images = [], Slow(1000)
+
+    def empty(shape):
+        made.append(shape)
+        return np.empty(shape, np.uint8)
+
+    reader = decoded(
+        Encoded("train", images, np.zeros(1000), None), [range(k, k + 10) for k in range(0, 1000, 10)], 4, empty
+    )
+    for _ in range(3):
+        next(reader)
+    assert 4 <= len(made) <= 12
+    assert images.most >= 2
+    reader.close()

@@ -13,6 +13,7 @@ from torch import nn
 import checkpoints
 import engine
 import machine
+import optimizers
 from augment import Augment, TrainBatches, eval_batches
 from data import Split
 from models import build
@@ -127,10 +128,10 @@ def test_image_that_was_not_scored_is_noticed():
 # ----------------------------------------------------------------------------------------------- optimizer, schedule
 
 
-@pytest.mark.parametrize("name", engine.OPTIMIZERS)
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 def test_every_optimizer_learns(name):
     net, split = tiny_net(2), random_split(32, 2)
-    optimizer = engine.make_optimizer(name, net, 0.01, 0.9, 0.0)
+    optimizer = optimizers.make_optimizer(name, net, 0.01, 0.9, 0.0)
     losses = []
     for _ in range(30):
         loss = F.cross_entropy(net(split.images.float() / 128 - 1), split.targets)
@@ -143,7 +144,7 @@ def test_every_optimizer_learns(name):
 
 def test_only_weights_of_convolutions_and_linear_layers_decay():
     net = build("coatnet_segnext_resnet", settings={"coatnet.downsample": "native"})
-    decayed, kept = engine.make_optimizer("sgd", net, 0.1, 0.9, 5e-4).param_groups
+    decayed, kept = optimizers.make_optimizer("sgd", net, 0.1, 0.9, 5e-4).param_groups
     assert (decayed["weight_decay"], kept["weight_decay"]) == (5e-4, 0)
     names = {id(p): name for name, p in net.named_parameters()}
     decayed, kept = ({names[id(p)] for p in group["params"]} for group in (decayed, kept))
@@ -158,7 +159,7 @@ def test_only_weights_of_convolutions_and_linear_layers_decay():
 
 def test_projections_of_torchs_attention_decay():
     net = nn.TransformerEncoderLayer(8, 2)
-    decayed, _ = engine.make_optimizer("sgd", net, 0.1, 0.9, 5e-4).param_groups
+    decayed, _ = optimizers.make_optimizer("sgd", net, 0.1, 0.9, 5e-4).param_groups
     names = {id(p): name for name, p in net.named_parameters()}
     assert {names[id(p)] for p in decayed["params"]} == {
         "self_attn.in_proj_weight", "self_attn.out_proj.weight", "linear1.weight", "linear2.weight",
@@ -166,7 +167,7 @@ def test_projections_of_torchs_attention_decay():
 
 
 def test_cosine_rises_to_the_peak_and_ends_at_zero():
-    rates = engine.make_schedule("cosine", 0.5, 10, 100)
+    rates = optimizers.make_schedule("cosine", 0.5, 10, 100)
     assert len(rates) == 101
     assert rates[:11] == pytest.approx([0.05 * i for i in range(11)])
     assert max(rates) == 0.5
@@ -179,8 +180,8 @@ def test_cosine_rises_to_the_peak_and_ends_at_zero():
 
 def new_state(ema_decay=0.0, amp=None, optimizer="sgd"):
     net = tiny_net()
-    optimizer = engine.make_optimizer(optimizer, net, 0.05, 0.9, 5e-4)
-    return engine.TrainState(net, optimizer, engine.make_schedule("cosine", 0.05, 2, 20), amp, ema_decay)
+    optimizer = optimizers.make_optimizer(optimizer, net, 0.05, 0.9, 5e-4)
+    return engine.TrainState(net, optimizer, optimizers.make_schedule("cosine", 0.05, 2, 20), amp, ema_decay)
 
 
 def new_batches(n=40):

@@ -26,6 +26,7 @@ import data
 import engine
 import flags
 import hub
+import optimizers
 from hub import Classifier
 from tests import processes
 from tests.processes import ROOT
@@ -167,8 +168,8 @@ def test_scaler_and_count_of_skips_come_back():
     net = torch.nn.Linear(2, 2)
 
     def state():
-        optimizer = engine.make_optimizer("sgd", net, 0.1, 0.9, 0)
-        return engine.TrainState(net, optimizer, engine.make_schedule("cosine", 0.1, 0, 10), torch.float16)
+        optimizer = optimizers.make_optimizer("sgd", net, 0.1, 0.9, 0)
+        return engine.TrainState(net, optimizer, optimizers.make_schedule("cosine", 0.1, 0, 10), torch.float16)
 
     first, second = state(), state()
     first.scaler.scale(torch.ones(()))
@@ -427,12 +428,23 @@ def test_decoding_may_take_longer_than_the_processes_wait_for_each_other(command
     assert result_of(tmp_path / "runs" / "run")["world_size"] == 2
 
 
+def decode_in_the_first_process_only(flags):
+    decode_all = cache.decode_all
+
+    def watched(splits):
+        assert os.environ["RANK"] == "0"
+        return decode_all(splits)
+
+    cache.decode_all = watched
+    run(*flags)
+
+
 def test_mistake_in_the_data_is_told_once_by_several_processes(command, photos, tmp_path, capfd):
     shutil.copytree(photos, tmp_path / "photos")
     for name in ("train/class0/0.png", "test/class3/1.png"):
         (tmp_path / "photos" / name).write_bytes(b"not an image")
     with pytest.raises(Exception, match="exit code 2"):
-        processes.run(run, 2, *command("--data-dir", str(tmp_path / "photos")))
+        processes.run(decode_in_the_first_process_only, 2, command("--data-dir", str(tmp_path / "photos")))
     err = capfd.readouterr().err
     assert re.fullmatch(r"train.py: 2 images cannot be used: .*/0.png: .*; .*/1.png: .*\n", err)
 

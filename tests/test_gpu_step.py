@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 import engine
+import optimizers
 from augment import Augment, TrainBatches
 from data import Split
 from models import build
@@ -29,8 +30,8 @@ def new_step(captured, arch="eca_resnet", optimizer="sgd", amp=torch.bfloat16, e
     split = Split(images, torch.arange(200) % 10, torch.arange(200)).to(device)
     torch.manual_seed(seed)
     net = build(arch, 10, settings).to(device, memory_format=torch.channels_last)
-    rates = engine.make_schedule("cosine", 1e-3, 4, STEPS)
-    state = engine.TrainState(net, engine.make_optimizer(optimizer, net, 1e-3, 0.9, 5e-4), rates, amp, ema_decay)
+    rates = optimizers.make_schedule("cosine", 1e-3, 4, STEPS)
+    state = engine.TrainState(net, optimizers.make_optimizer(optimizer, net, 1e-3, 0.9, 5e-4), rates, amp, ema_decay)
     batches = TrainBatches(split, 32, augment or Augment(), [120.0] * 3, [60.0] * 3, 10, seed)
     model = torch.compile(net) if compiled else net
     return engine.Step(state, model.train(), batches, 0.1, 5.0, accumulate, captured=captured)

@@ -57,6 +57,15 @@ def test_tightest_of_nested_groups(files, tightest):
     assert (machine.free_memory(), machine.cores()) == (3 * GIB, 2)
 
 
+def test_name_of_a_group_may_hold_colons(files):
+    files({"proc/self/cgroup": "0::/pod:a:b", "cgroup/pod:a:b/cpu.max": "100000 50000"})
+    assert machine.cores() == 2
+
+
+def test_name_of_a_cpu_says_its_threads():
+    assert machine.device_name(torch.device("cpu")).endswith(" threads per process")
+
+
 @pytest.mark.parametrize("seen_from_inside", [False, True])
 def test_container_of_the_first_version(files, seen_from_inside):
     """A container names its group as the host does, and may find itself at the root."""
@@ -132,7 +141,8 @@ def test_peak_memory_without_proc(files, monkeypatch, has_resource):
         monkeypatch.setattr(machine, "resource", None)
     import psutil
 
-    assert machine.peak_memory_mb(torch.device("cpu")) * 1.01 > psutil.Process().memory_info().rss / 2**20 > 100
+    resident = psutil.Process().memory_info().rss / 2**20
+    assert 0.99 * resident < machine.peak_memory_mb(torch.device("cpu")) < 100 * resident
 
 
 def test_names_are_kept_where_folders_cannot_be_opened(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import engine
+import optimizers
 from augment import Augment, TrainBatches
 from data import Split
 from models import build
@@ -25,8 +26,8 @@ def new_step(optimizer="sgd", ema_decay=0.0, augment=None, accumulate=1, arch="e
     split = Split(images.contiguous(memory_format=torch.channels_last), torch.arange(14) % 5, torch.arange(14))
     torch.manual_seed(0)
     net = build(arch, 5, {"resnet.width": 4, "resnet.depth": 8} | settings, 8).to(memory_format=torch.channels_last)
-    rates = engine.make_schedule("cosine", 0.05, 4, STEPS)
-    state = engine.TrainState(net, engine.make_optimizer(optimizer, net, 0.05, 0.9, 5e-4), rates, None, ema_decay)
+    rates = optimizers.make_schedule("cosine", 0.05, 4, STEPS)
+    state = engine.TrainState(net, optimizers.make_optimizer(optimizer, net, 0.05, 0.9, 5e-4), rates, None, ema_decay)
     batches = TrainBatches(split, 4, augment or Augment(1), [120.0] * 3, [60.0] * 3, 5, seed=0)
     batches.begin(0)
     return engine.Step(state, net.train(), batches, 0.1, 1.0, accumulate)

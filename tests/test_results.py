@@ -27,7 +27,7 @@ def test_the_readme_shows_what_a_report_says():
     path = re.search(r"\((results/\S+/report)/report\.md\)", readme)[1]
     text = (ROOT / path / "report.md").read_text()
     answer = text.split("\n\n")[1]
-    verdicts = text.split("## Verdicts\n\n")[1].split("\n\n")[0]
+    verdicts = text.split("### Verdicts\n\n")[1].split("\n\n")[0]
     assert answer in readme
     assert verdicts in readme
     (chart,) = re.findall(r"!\[.*\]\((results/\S+)\)", readme)

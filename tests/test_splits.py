@@ -27,6 +27,23 @@ def test_held_out_part_is_stratified_and_fixed_by_the_seed():
     assert not set(rows.tolist()) & set(held.index.tolist())
 
 
+def uneven_split():
+    """20 images: eleven of class 0, six of class 1, three of class 2."""
+    images = torch.zeros(20, 3, 1, 1, dtype=torch.uint8)
+    return splits.Split(images, torch.tensor([0] * 11 + [1] * 6 + [2] * 3), torch.arange(20))
+
+
+def test_parts_are_those_that_earlier_runs_held_out():
+    """Or they would be resumed, and compared, with other images to learn from."""
+    held = data.hold_out(uneven_split(), 7, seed=3)[1]
+    assert held.index.tolist() == [3, 6, 8, 10, 12, 16, 18]
+    assert [data.hold_out_fold(uneven_split(), 3, fold)[1].index.tolist() for fold in range(3)] == [
+        [0, 3, 4, 9, 14, 16, 18],
+        [1, 6, 7, 10, 11, 15, 17],
+        [2, 5, 8, 12, 13, 19],
+    ]
+
+
 @pytest.mark.parametrize(("n", "folds"), [(80, 5), (83, 4), (7, 7)])
 def test_folds_divide_the_images_evenly(n, folds):
     split = random_split(n=n)
@@ -97,7 +114,7 @@ def test_streamed_evaluation_sees_each_image_once(both_ways, n_threads, monkeypa
 
 def test_processes_share_the_cores(monkeypatch):
     monkeypatch.setattr("machine.cores", lambda: 20)
-    assert splits.n_threads() == 16
+    assert splits.n_threads() == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert splits.n_threads() == 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")

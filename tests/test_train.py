@@ -15,9 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import data
-import engine
 import hub
 import log
+import optimizers
 import runfolder
 from flags import DATASETS, OPTIMIZERS, SCHEDULES, parse_args
 from models import build
@@ -47,9 +47,9 @@ def test_every_flag_is_read():
 def test_choices_are_those_of_the_code():
     """train.py names them again, so that a mistyped flag is refused before torch is imported."""
     assert DATASETS == data.DATASETS
-    assert set(engine.OPTIMIZERS) == set(OPTIMIZERS)
+    assert set(optimizers.OPTIMIZERS) == set(OPTIMIZERS)
     for name in SCHEDULES:
-        assert max(engine.make_schedule(name, 0.1, 2, 10)) <= 0.1
+        assert max(optimizers.make_schedule(name, 0.1, 2, 10)) <= 0.1
 
 
 @pytest.mark.parametrize(
