@@ -72,9 +72,12 @@ def failures_told():
     try:
         yield
     except OutOfMemoryError as error:
-        # told by each process that meets it, as it may be one alone
+        # from each process that meets it, as it may be one alone
         first_line = str(error).splitlines()[0].rstrip(".")
-        print(f"train.py: {first_line}: lower --batch-size; the last checkpoint is kept", file=sys.stderr)
+        print(
+            f"train.py: {first_line}: give --accumulate 2 or more, or lower --batch-size; the last checkpoint is kept",
+            file=sys.stderr,
+        )
         raise SystemExit(1) from None
     except (FloatingPointError, OSError) as error:
         # numbers fail in all processes; a disk, or an image that was not decoded before, in the one that meets it
