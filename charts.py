@@ -7,12 +7,11 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from budgets import shared_methods, what_differs
-from nets import COSTS
+from noise import not_undercut
 from pictures import pair_charts
-from superclasses import SUPERCLASSES, superclass_table
-from tables import pm
-from widening import not_undercut
+from rows import COSTS, SUPERCLASSES
+from tables import pm, superclass_table
+from verdicts import shared_methods, what_differs
 
 # Okabe and Ito's palette, told apart by colour-blind readers; each word has its own marker too, for print in grey
 LOOKS = {
@@ -304,7 +303,7 @@ CHARTS = ("differences", "cost_parameters", "cost_macs", "cost_time", "learning"
 def draw_charts(results, out, conditions=(), pair=None):
     """Writes the charts that these results have and removes others of an earlier report: {file's name: title}.
 
-    conditions: of several folders, see budgets.py. pair: two networks, see pictures.py.
+    conditions: of several folders, see verdicts.py. pair: two networks, see pictures.py.
     """
     wanted = {}
     if any(result.seeds for result in results.methods):

@@ -175,15 +175,17 @@ def is_parallel():
 # --------------------------------------------------------------------------------------------------------- train
 
 
-def train_step(state, model, imgs, targets, label_smoothing=0.0, clip_norm=0.0, accumulate=1):
+def train_step(state, model, imgs, targets, label_smoothing=0.0, clip_norm=0.0, accumulate=1, class_weights=None):
     """One update on imgs (B, 3, H, W), whose gradients are summed over `accumulate` parts of the batch.
+
+    class_weights: factors (classes,) on the losses of the images, whose mean over the batch is not divided by them.
 
     Where a loss or gradient is not finite the update is left out, and so are all after it (fp16: after a while). No value
     leaves the device for this: a bad loss turns the process's gradients to nan, the sum over the processes spreads them to
     all, and the scaler skips the update.
     """
     state.rate.copy_(state.rate_table.gather(0, state.t.clamp(max=len(state.rates) - 1).view(1)).view(()))
-    loss = add_gradients(state, model, imgs, targets, label_smoothing, accumulate)
+    loss = add_gradients(state, model, imgs, targets, label_smoothing, accumulate, class_weights)
     state.scaler.unscale_(state.optimizer)
     norm = nn.utils.get_total_norm([p.grad for p in state.net.parameters() if p.grad is not None])
     if clip_norm:
@@ -198,14 +200,17 @@ def train_step(state, model, imgs, targets, label_smoothing=0.0, clip_norm=0.0, 
     state.t += 1
 
 
-def add_gradients(state, model, imgs, targets, label_smoothing, parts):
+def add_gradients(state, model, imgs, targets, label_smoothing, parts, class_weights):
     """Backward passes of the mean loss of a batch, cut into parts of one size; returns that loss, float ()."""
     total = torch.zeros((), device=state.device)
     cut = zip(imgs.chunk(parts), targets.chunk(parts), strict=True)
     for i, (part, part_targets) in enumerate(cut):
         with autocast(state.device, state.amp):
             logits = model(part)
-        loss = F.cross_entropy(logits.float(), part_targets, label_smoothing=label_smoothing) / parts
+        how = {"label_smoothing": label_smoothing}
+        if class_weights is not None:
+            how |= {"weight": class_weights, "reduction": "none"}
+        loss = F.cross_entropy(logits.float(), part_targets, **how).mean() / parts
         healthy = loss.isfinite() & (state.n_bad <= state.tolerance)
         loss_or_nan = loss * torch.ones_like(loss).masked_fill(~healthy, torch.nan)
         with model.no_sync() if i < parts - 1 and hasattr(model, "no_sync") else nullcontext():
@@ -241,10 +246,19 @@ class Step:
     """
 
     def __init__(
-        self, state, model, batches, label_smoothing=0.0, clip_norm=0.0, accumulate=1, captured=False, say=print
+        self,
+        state,
+        model,
+        batches,
+        label_smoothing=0.0,
+        clip_norm=0.0,
+        accumulate=1,
+        class_weights=None,
+        captured=False,
+        say=print,
     ):
         self.state, self.model, self.batches, self.say = state, model, batches, say
-        self.recipe = label_smoothing, clip_norm, accumulate
+        self.recipe = label_smoothing, clip_norm, accumulate, class_weights
         self.graph, self.generator = None, None
         self.captured = captured and state.device.type == "cuda"
         self.n_warm_ups = DDP_WARM_UPS if is_parallel() else WARM_UPS

@@ -25,11 +25,14 @@ from functools import cache
 import numpy as np
 from scipy import optimize, special, stats
 
+from rows import Net, at_chance
+
 ALPHA = 0.05  # of the corrected tests; intervals cover 1 - ALPHA
 POWER = 0.8  # chance to find the smallest detectable difference
 FEWEST_NETWORKS, FEWEST_SEEDS = 8, 3  # below these each comparison keeps its own noise
 FITTED = 0.15  # the prior is fitted to this quantile of the log variances and to the one as far from the top
 LOSES_PRIOR = 0.15  # tail probability below which a network's noise begins to count as its own
+FASTER = 0.1  # part of its time by which a width must undercut a wider one to stay on the curve, as times are measured
 TRIMMED = 0.2  # part of the networks left out at either end where a seed's effect is estimated
 
 
@@ -151,3 +154,188 @@ def detectable_in_errors(df, level):
         return stats.nct.sf(critical, df, effect) - POWER
 
     return optimize.brentq(shortfall, 0, 20 * critical)
+
+
+# ---------------------------------------------------------------------------------------------------------- differences
+
+
+@dataclass
+class Estimate:
+    """mean ± half (95%), the two-sided p of no effect, and the standard error with its df; nan where seeds tell nothing."""
+
+    mean: float = math.nan
+    half: float = math.nan
+    p: float = math.nan
+    error: float = math.nan
+    df: float = math.nan
+
+
+def top1_of(net, seeds):
+    return net.values("top1", seeds)
+
+
+class SeedNoise:
+    """The noise of the networks trained with all of `seeds`, moderated over them (see moderate) where there are enough.
+
+    With fewer than FEWEST_NETWORKS networks or FEWEST_SEEDS seeds each sum has the noise of its own seeds alone, as in the
+    paired t-test. So has one with a network that ended at chance, whose scatter is of another kind and has no part in this.
+    """
+
+    def __init__(self, nets, seeds, measure=top1_of):
+        """measure: (net, seeds) -> an entry per seed, in points."""
+        self.seeds, self.measure = list(seeds), measure
+        trained = [net for net in nets if set(self.seeds) <= set(net.seeds)]
+        self.nets = [net for net in trained if not any(at_chance(net.runs[seed]) for seed in self.seeds)]
+        enough = len(self.nets) >= FEWEST_NETWORKS and len(self.seeds) >= FEWEST_SEEDS
+        self.moderated = moderate(np.array([measure(net, self.seeds) for net in self.nets])) if enough else None
+
+    @property
+    def usual(self):
+        """Standard deviation over seeds that the prior expects of a network, in points; nan where there is no prior."""
+        return math.sqrt(self.moderated.prior_variance[0]) if self.moderated else math.nan
+
+    def deviation(self, net):
+        """A network's standard deviation over seeds, in points, if it is far noisier than the others; else None.
+
+        Far is a tail probability below ALPHA after Bonferroni's correction for the number of networks.
+        """
+        if self.moderated is None or net not in self.nets:
+            return None
+        i = self.nets.index(net)
+        far = self.moderated.tail[i] < ALPHA / len(self.nets)
+        return math.sqrt(self.moderated.variance[i]) if far else None
+
+    def estimate(self, *terms):
+        """The sum of weight · measure over terms (net, weight), all trained with self.seeds -> Estimate.
+
+        Weights that add up to 0 cancel what a seed does to all networks alike.
+        """
+        terms = [(net, weight) for net, weight in terms if weight]
+        of_seeds = sum(weight * self.measure(net, self.seeds) for net, weight in terms)
+        mean, n_seeds = float(of_seeds.mean()), len(self.seeds)
+        if self.moderated is None or any(net not in self.nets for net, _ in terms):
+            if no_spread(of_seeds):
+                return Estimate(mean, p=1.0 if n_seeds > 1 else math.nan)
+            squared_error, df = of_seeds.var(ddof=1) / n_seeds, n_seeds - 1
+        else:
+            at, weights = [self.nets.index(net) for net, _ in terms], np.array([weight for _, weight in terms])
+            variance = weights**2 @ self.moderated.variance[at] + weights.sum() ** 2 * self.moderated.block_variance
+            squared_error, df = variance / n_seeds, self.moderated.df[at].min()
+        p, half = t_test(mean, squared_error, df)
+        return Estimate(mean, float(half), float(p), math.sqrt(squared_error), float(df))
+
+
+# ------------------------------------------------------------------------------------------------------- widening curve
+
+
+@dataclass
+class Gap:
+    """A method's distance from the widening curve at equal cost: mean ± half, or why there is none."""
+
+    mean: float = math.nan
+    half: float = math.nan
+    why: str = ""
+
+    @property
+    def above(self):
+        return self.mean - self.half > 0
+
+    @property
+    def below(self):
+        return self.mean + self.half < 0
+
+
+def widening_curve(nets, baseline):
+    """The widths of a backbone that were trained with all of the baseline's seeds, narrowest first."""
+    widths = [net for net in nets if net.on_curve and net.backbone == baseline.backbone]
+    return sorted(
+        (net for net in widths if set(baseline.seeds) <= set(net.seeds)), key=lambda net: net.costs["parameters"]
+    )
+
+
+def not_undercut(curve, cost):
+    """The points of the curve but for those that cost as much as a wider one, or nearly its time."""
+    points, limit = [], 1 - FASTER if cost == "training time" else 1
+    for net in reversed(curve):
+        if not points or net.costs[cost] < limit * points[0].costs[cost]:
+            points.insert(0, net)
+    return points
+
+
+def curve_weights(costs, cost):
+    """The weight of each point, costs ascending, in the curve's top-1 at `cost`: (n_points,).
+
+    Linear in log(cost) between the two neighbouring points; None outside the points, as nothing is extrapolated.
+    """
+    if not costs[0] <= cost <= costs[-1]:
+        return None
+    return np.array([np.interp(np.log(cost), np.log(costs), of_point) for of_point in np.eye(len(costs))])
+
+
+def gap_to_curve(net, curve, cost, noise):
+    """A method's Gap: its top-1 minus the curve's at its cost, so that both vary, with the noise of the seeds."""
+    if len(curve) < 2:
+        return Gap(why="no widening curve")
+    if not net.can_compare(cost):
+        return Gap(why="not timed by the cost pass")
+    curve = [point for point in curve if point.can_compare(cost)]
+    if len(curve) < 2:
+        return Gap(why="the cost pass timed no second width")
+    points = not_undercut(curve, cost)
+    weights = curve_weights([point.costs[cost] for point in points], net.costs[cost])
+    if weights is None:
+        return Gap(why="outside the curve")
+    distance = noise.estimate((net, 1), *zip(points, -weights, strict=True))
+    return Gap(distance.mean, distance.half)
+
+
+# --------------------------------------------------------------------------------------------------------- interactions
+
+
+@dataclass
+class Interaction:
+    """top-1 of (A+B - baseline) - (A - baseline) - (B - baseline), in points; all four with the baseline's seeds."""
+
+    both: Net
+    first: Net
+    second: Net
+    baseline: Net
+    alone: tuple  # Estimates of A and B over the baseline
+    together: Estimate  # of A+B over the baseline
+    estimate: Estimate
+    p_holm: float = math.nan
+
+    @property
+    def word(self):
+        """Whether they add up; '' where seeds tell nothing."""
+        if math.isnan(self.p_holm):
+            return ""
+        if self.p_holm >= ALPHA:
+            return "no evidence against adding up"
+        return "more than the sum" if self.estimate.mean > 0 else "less than the sum"
+
+
+def find_interactions(nets, baselines, noise_of):
+    """The Interaction of every pair of modules of which all four networks were trained and none ended at chance.
+
+    noise_of: seeds -> SeedNoise. Holm's family is all of them.
+    """
+    as_is = {net.arch: net for net in nets if not net.settings}
+    found = []
+    for arch, both in as_is.items():
+        *methods, backbone = arch.split("_")
+        first, second = (as_is.get(f"{method}_{backbone}") for method in methods) if len(methods) == 2 else (None, None)
+        baseline = baselines.get(backbone)
+        four = (both, first, second, baseline)
+        if None in four or any(set(baseline.seeds) - set(net.seeds) for net in four):
+            continue
+        if any(at_chance(net.runs[seed]) for net in four for seed in baseline.seeds):
+            continue
+        noise = noise_of(baseline.seeds)
+        over_baseline = [noise.estimate((net, 1), (baseline, -1)) for net in (first, second, both)]
+        estimate = noise.estimate((both, 1), (first, -1), (second, -1), (baseline, 1))
+        found.append(Interaction(*four, tuple(over_baseline[:2]), over_baseline[2], estimate))
+    told = [each for each in found if not math.isnan(each.estimate.p)]
+    for each, p_holm in zip(told, holm([each.estimate.p for each in told]), strict=True):
+        each.p_holm = float(p_holm)
+    return found

@@ -7,9 +7,7 @@ from zipfile import BadZipFile
 import numpy as np
 from matplotlib.colors import PowerNorm
 
-from nets import Net
-from rows import key_of, refuse
-from superclasses import SUPERCLASS_OF, SUPERCLASSES
+from rows import SUPERCLASS_OF, SUPERCLASSES, Net, key_of, refuse
 
 FIELDS = ("archs", "seeds", "settings", "dataset", "classes", "targets", "probabilities", "shown", "images")
 N_BINS = 15  # of confidence, as in the runs' expected calibration error

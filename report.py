@@ -20,17 +20,19 @@ All accuracies are percentages of the test set and all differences percentage po
 samples (Bengio and Grandvalet, No Unbiased Estimator of the Variance of K-Fold Cross-Validation, 2004).
 
 All runs of a folder share data and budget. Each architecture has one recipe; architectures may differ in theirs, and the
-report says so. --recipes compares recipes instead, on the validation split: see recipe_report.py. Several folders, of
+report says so. --recipes compares recipes instead, on the validation split: see small_reports.py. Several folders, of
 different budgets or recipes, become the report of the largest budget with a section on what changes. A costs.json (what
 networks cost without training) becomes a table, costs.csv and charts. A pair.npz at the top of the folder (see pair.py) adds
 what two of the networks do with the test images: confusion, confidence, and the images on which they differ most.
 
-    rows.py nets.py                     result.json files, read and checked; networks with their runs and costs
-    noise.py contrasts.py widening.py   noise over seeds, differences with intervals, the curve of widths
-    verdicts.py interactions.py budgets.py superclasses.py      what is compared, and the word for it
-    tables.py answer.py provenance.py method.py modules.py      tables, sentences and fixed texts
-    charts.py drawings.py pictures.py   charts, drawings of the modules, two networks on the test images
-    document.py webpage.py deck.py slides.py                    report.md, report.html, slides.pptx
+    rows.py            result.json files, read and checked; networks with their runs and costs
+    noise.py           noise over seeds, differences with intervals, the curve of widths, pairs of modules
+    verdicts.py        what is compared with what, the word for it, and what another budget changes
+    notes.py           texts: what each method is, how differences are judged, where the numbers come from
+    tables.py          results as tables and sentences
+    charts.py          charts; drawings.py draws the modules, pictures.py two networks on the test images
+    document.py        report.md, report.html and results.csv; slides.py writes slides.pptx, team.py reads who made them
+    small_reports.py   the two other reports: costs.json and --recipes
 """
 
 import argparse
@@ -44,19 +46,17 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"report.py needs {error.name}: pip install -r requirements-report.txt")
 
-from answer import opening
-from budgets import read_conditions
 from charts import draw_charts
-from cost_report import read_costs, report_costs
-from document import report_text, write_csv
+from document import page, report_text, write_csv
 from drawings import write_drawings
-from modules import modules_of
+from notes import modules_of
 from pictures import read_pair
-from recipe_report import report_recipes
 from rows import read_results, refuse
 from slides import write_slides
+from small_reports import read_costs, report_costs, report_recipes
+from tables import opening
 from team import read_team
-from webpage import page
+from verdicts import read_conditions
 
 
 def main(argv=None):

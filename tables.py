@@ -1,15 +1,16 @@
-"""The report's tables: lists of rows of strings, the header first."""
+"""What the report says of the results: tables, as lists of rows of strings with the header first, and sentences."""
 
 import math
 import re
 
 import numpy as np
 
-from nets import COSTS
-from noise import t_interval
-from rows import family_and_depth
-from verdicts import Comparison
-from widening import Gap
+from noise import POWER, Gap, t_interval
+from notes import MODULES, dataset_of
+from rows import COSTS, SUPERCLASSES, family_and_depth, in_list
+from verdicts import WORDS, Comparison, shared_methods
+
+MOST_NAMES = 3  # in a sentence; a list has the others
 
 
 def pm(mean, half, sign=""):
@@ -129,9 +130,6 @@ def ablation_table(arch, comparisons, results):
     return rows
 
 
-# CIFAR-100's superclasses and the superclass of each of its classes in alphabetical order, the order of its labels.
-
-
 def recipes_table(results):
     """A row per recipe with the networks trained by it and the settings in which recipes differ; None where all share one."""
     settings = results.own_recipes
@@ -156,6 +154,26 @@ def interaction_table(results):
     return rows
 
 
+def superclass_table(found):
+    """A row per superclass and a column per method; cells that could be noise are empty. None where none can be read."""
+    if found is None or not found.readable.any():
+        return None
+    cells = np.where(found.readable, np.char.mod("%+.1f", found.differences), "")
+    return [
+        ["superclass", *(arch.removesuffix("_resnet") for arch in found.archs)],
+        *([name, *row] for name, row in zip(SUPERCLASSES, cells.T.tolist(), strict=True)),
+    ]
+
+
+def budget_table(conditions):
+    """A row per method with its difference and word in each condition."""
+    table = [["method", *(each.label for each in conditions)]]
+    for name in shared_methods(conditions):
+        found = [each.methods.get(name) for each in conditions]
+        table.append([name, *(f"{interval(r.estimate, '+')} {r.word}".rstrip() if r else "-" for r in found)])
+    return table
+
+
 def markdown(table):
     """A table, a list of rows of strings with the header first, as Markdown; numbers to the right."""
     if len(table) == 1:
@@ -163,3 +181,189 @@ def markdown(table):
     columns = zip(*table[1:], strict=True)
     rule = ["--:" if all(re.match(r"[-+<\d]|$", cell) for cell in cells) else "---" for cells in columns]
     return "\n".join("| " + " | ".join(row) + " |" for row in [table[0], rule, *table[1:]])
+
+
+# ------------------------------------------------------------------------------------------------------------ sentences
+
+
+def readable(net):
+    """A network's name for a reader who has not seen the code: 'gMLP', 'ECA + GhostNet', 'ECA (resnet56)'."""
+    if not net.is_method:
+        return net.name
+    names = " + ".join(MODULES[method].name if method in MODULES else method for method in net.arch.split("_")[:-1])
+    return names + f" ({net.backbone})" * (net.backbone != "resnet")
+
+
+def members(comparisons):
+    """The methods with their differences, the best MOST_NAMES of them by name."""
+    named = [f"{readable(result.net)} {interval(result.estimate, '+')}" for result in comparisons[:MOST_NAMES]]
+    rest = len(comparisons) - len(named)
+    return in_list([*named, f"{rest} more"] if rest else named)
+
+
+def epochs_of(row):
+    return f"{row['epochs']} epoch{'s' * (row['epochs'] > 1)}"
+
+
+def opening(results):
+    """The answer in three sentences at most."""
+    if any(result.too_early for result in results.methods):
+        return [too_early_sentence(results)]
+    if results.judged:
+        return [helps_sentence(results), others_sentence(results), budget_sentence(results)]
+    seen = [result for result in results.methods if result.seeds]
+    ablated = [result for comparisons in results.ablations.values() for result in comparisons if result.judged]
+    if ablated and not seen:
+        changes = {word: [r for r in ablated if r.change == word] for word in ("better", "worse", "unstable")}
+        return [
+            f"Of {len(ablated)} settings compared with their architecture's default, "
+            f"{', '.join(f'{len(found)} {word}' for word, found in changes.items())}.",
+            "Nothing is said of methods: none was run as it is together with its baseline.",
+            power_sentence(ablated),
+        ]
+    if not seen and depth_table(results):
+        return depth_sentences(results)
+    if not seen:
+        why = "no method was run together with its baseline"
+        return [f"There is no verdict: {why}.", f"{len(results.nets)} networks were run."]
+    why = "no method has all of its baseline's seeds" if any(r.lacks for r in seen) else "one seed was run"
+    return [
+        f"There is no verdict: {why}.",
+        f"Differences from the baseline go from {pm(seen[-1].mean, math.nan, '+')} points ({readable(seen[-1].net)}) to "
+        f"{pm(seen[0].mean, math.nan, '+')} ({readable(seen[0].net)}).",
+        "How much of that is chance cannot be said: two runs of one network differ too, and only more seeds show by how much.",
+    ]
+
+
+def too_early_sentence(results):
+    name = min(result.reference.name for result in results.methods if result.too_early)
+    return (
+        f"This budget is too short for a verdict: after {epochs_of(results.row)} {name} itself is no better than guessing one "
+        f"of {results.row['classes']} classes."
+    )
+
+
+def helps_sentence(results):
+    """Which methods help."""
+    n_seeds, row, helps = in_list(sorted({len(r.seeds) for r in results.judged})), results.row, results.by_word("helps")
+    n_methods = f"{len(results.judged)} method{'s' * (len(results.judged) > 1)}"
+    after = f"After {epochs_of(row)} on {dataset_of(row)} with {n_seeds} seeds"
+    if not helps:
+        return f"{after}, none of {n_methods} helps."
+    verb = "helps" if len(helps) == 1 else "help"
+    return f"{after}, {len(helps)} of {n_methods} {verb}: {members(helps)} points of top-1 over the baseline."
+
+
+def others_sentence(results):
+    """How many methods got each other word."""
+    phrases = []
+    for word, one, many in (
+        (
+            "no better than widening",
+            "is not shown to beat a wider ResNet",
+            "are not shown to beat a wider ResNet",
+        ),
+        ("hurts", "hurts", "hurt"),
+        ("no evidence", "shows no evidence", "show no evidence"),
+        ("unstable", "is unstable (failed to learn with some seeds)", "are unstable (failed to learn with some seeds)"),
+    ):
+        n_found = len(results.by_word(word))
+        phrases += [f"{n_found} {one if n_found == 1 else many}"] if n_found else []
+    if not phrases:
+        return "There are no others."
+    return f"{'Of the others, ' if results.by_word('helps') else ''}{in_list(phrases)}."
+
+
+def budget_sentence(results):
+    """What this budget and these seeds leave open."""
+    sizes = [result.detectable for result in results.judged if not math.isnan(result.detectable)]
+    budget = "longer training may change the order"
+    if not sizes:
+        return f"No comparison has a spread that tells of noise, and {budget}."
+    return (
+        f"Half of these comparisons had an {POWER:.0%} chance of finding a true difference of {np.median(sizes):.1f} points; "
+        f"smaller ones remain open, and {budget}."
+    )
+
+
+def cost_sentence(results):
+    """How many methods are ahead of, and behind, a ResNet of equal cost."""
+    gaps = [(gap, cost, r.net) for r in results.judged for cost, gap in r.gaps.items() if not gap.why]
+    if not gaps:
+        return "No method could be compared with a ResNet of another width, which may gain as much."
+    best, cost, net = max(gaps, key=lambda entry: entry[0].mean)
+    compared = [result for result in results.judged if result.has_curve]
+    above, below = (sum(bool(r.where(side)) for r in compared) for side in ("above", "below"))
+    return (
+        f"Of the {len(compared)} methods that can be compared with a ResNet of equal cost, ahead at one cost at least: {above}, "
+        f"behind at one at least: {below}. The largest of these {len(gaps)} distances, flattered by being chosen, is that of "
+        f"{readable(net)} at equal {cost}: {pm(best.mean, best.half, '+')} points."
+    )
+
+
+def power_sentence(comparisons):
+    """The differences that these comparisons could find."""
+    smallest = [result.detectable for result in comparisons if not math.isnan(result.detectable)]
+    if not smallest:
+        return "No comparison has a spread that tells of noise, so nothing can be said of what would be found."
+    return (
+        f"With these seeds half of the comparisons have an {POWER:.0%} chance of finding a true difference of "
+        f"{np.median(smallest):.1f} points ({min(smallest):.1f} to {max(smallest):.1f}, depending on their noise): a smaller one that "
+        "was not found remains open."
+    )
+
+
+def verdict_lists(results):
+    """[(word, the methods that earned it with their differences)], words without a method left out."""
+    found = [(word, results.by_word(word)) for word in WORDS]
+    return [(word, ", ".join(map(with_reason, of_word))) for word, of_word in found if of_word]
+
+
+def with_reason(result):
+    """A method with its difference, and why a significant one gets no word."""
+    named = f"{readable(result.net)} {interval(result.estimate, '+')}"
+    if result.word == "no evidence" and result.direction < 0:
+        return f"{named} (below the baseline, above a ResNet of equal {in_list(result.where('above'))})"
+    return named
+
+
+def ablation_sentence(arch, comparisons):
+    """What the knobs of one architecture did, in a sentence."""
+    told = [result for result in comparisons if result.change]
+    if not told:
+        return f"No setting of {arch} can be judged."
+    by_change = {word: [r for r in told if r.change == word] for word in ("better", "worse", "no evidence", "unstable")}
+    phrases = []
+    for word in ("better", "worse"):
+        found = sorted(by_change[word], key=lambda result: -abs(result.mean))
+        names = [f"{result.net.knobs} ({interval(result.estimate, '+')})" for result in found[:MOST_NAMES]]
+        rest = [f"{len(found) - MOST_NAMES} more"] if len(found) > MOST_NAMES else []
+        verb = "is" if len(found) == 1 else "are"
+        phrases += [f"{in_list([*names, *rest])} {verb} {word} than the default"] if found else []
+    for word, meaning in (
+        ("no evidence", "show no evidence"),
+        ("unstable", "cannot be judged, because they or the default failed to learn with a seed"),
+    ):
+        phrases += [f"{len(by_change[word])} of {len(told)} settings {meaning}"] if by_change[word] else []
+    return f"{'; '.join(phrases)}."
+
+
+def depth_sentences(results):
+    """What more layers did to each kind of network."""
+    sentences = []
+    for family, words in (("plain", "networks without shortcuts"), ("resnet", "ResNets")):
+        nets = [net for key, net in by_depth(results).items() if key[0] == family]
+        if len(nets) < 2:
+            continue
+        shallow, deep = nets[0], nets[-1]
+        layers = [family_and_depth(net.arch)[1] for net in (shallow, deep)]
+        change, rise = interval(results.difference(deep, shallow), "+"), train_loss(deep) - train_loss(shallow)
+        sentences.append(
+            f"From {layers[0]} to {layers[1]} layers {words} change by {change} points of top-1, and their training loss by "
+            f"{rise:+.3f}."
+        )
+    n_seeds, row = len(results.nets[0].seeds), results.row
+    return [
+        *sentences,
+        f"These are {row['epochs']} epochs on {dataset_of(row)} with {n_seeds} seeds: a budget, not a limit.",
+    ]

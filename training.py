@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.utils import set_seed, tqdm
 from torch.nn.parallel import DistributedDataParallel
@@ -28,6 +29,7 @@ from models import build
 
 EVAL_BATCH, EVAL_PIXELS = 512, 512 * 64**2  # images and pixels per process at most
 EVAL_BATCH_GPU = 2500  # images of 32 pixels, in which a GPU is busy
+UNEQUAL = 10  # times the images of the smallest class, at which the first line names it
 TIME_IS_UP_CODE = 75  # exit code of --max-minutes: "try again", as in sysexits.h
 
 
@@ -77,7 +79,7 @@ class Run:
                 on = [team.device.index] if team.device.type == "cuda" else None
                 model = DistributedDataParallel(model, device_ids=on, gradient_as_bucket_view=True)
             self.state = state
-            recipe = args.label_smoothing, args.clip_norm, args.accumulate
+            recipe = args.label_smoothing, args.clip_norm, args.accumulate, self.class_weights()
             self.step = engine.Step(state, model, self.batches, *recipe, captured=args.graph != "off", say=self.say)
             self.own_folder()
             self.begin_log()
@@ -144,7 +146,18 @@ class Run:
                 args.seed,
                 self.team.rank,
                 self.team.world_size,
+                args.balanced_sampling,
             )
+
+    def class_weights(self):
+        """The inverse of each class's share of the training images, 1 for all if they are equal: (classes,); or None."""
+        if not self.args.class_weights:
+            return None
+        counts = torch.bincount(torch.from_numpy(self.batches.targets), minlength=len(self.images.classes))
+        if (counts == 0).any():
+            empty = self.images.classes[counts.argmin()]
+            refuse(f"--class-weights {self.args.class_weights}: no training image is of class {empty}")
+        return (counts.sum() / (len(counts) * counts)).float().to(self.team.device)
 
     def refuse_single_values(self, net):
         """Refuses parts of a batch that cannot be: of unequal size, or of one image where batch norm then has one value."""
@@ -176,9 +189,12 @@ class Run:
                           "image_size": images.image_size, "mean": self.statistics[0], "std": self.statistics[1]}  # fmt: skip
         train = self.batches.split
         held_out = f"{len(self.val):,} for validation" if self.val else "none for validation"
+        counts = np.bincount(self.batches.targets, minlength=len(images.classes))
+        ends = [f"{images.classes[i]} has {counts[i]:,}" for i in (counts.argmin(), counts.argmax())]
+        unequal = f", of which {' and '.join(ends)}" if counts.max() >= UNEQUAL * counts.min() else ""
         self.say(
             f"{args.arch}: {self.params:,} parameters, {self.macs:,} MACs; {args.dataset}: {len(train):,} images to train "
-            f"on, {held_out}, {len(images.test):,} to test, {train.way}; {team.world_size} x "
+            f"on{unequal}, {held_out}, {len(images.test):,} to test, {train.way}; {team.world_size} x "
             f"{machine.device_name(team.device)}, {self.config['amp']}; writing {self.folder}"
         )
         if team.rank == 0:

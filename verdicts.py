@@ -1,22 +1,44 @@
-"""Where a verdict is decided: comparisons with a baseline, with the widening curve, and a word for each."""
+"""Where a verdict is decided: comparisons with a baseline and with the widening curve, a word for each, and budgets."""
 
 import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from itertools import groupby, pairwise
+from pathlib import Path
 
 import numpy as np
 
-from contrasts import Estimate, SeedNoise
-from interactions import find_interactions
-from nets import COSTS, Net, group
-from noise import ALPHA, detectable_in_errors, holm
-from rows import at_chance, differing, in_list, key_of
-from superclasses import superclass_map
-from widening import Gap, gap_to_curve, widening_curve
+from noise import (
+    ALPHA,
+    Estimate,
+    Gap,
+    SeedNoise,
+    detectable_in_errors,
+    find_interactions,
+    gap_to_curve,
+    holm,
+    likely_real,
+    widening_curve,
+)
+from rows import (
+    COSTS,
+    SUPERCLASS_OF,
+    SUPERCLASSES,
+    Net,
+    at_chance,
+    differing,
+    group,
+    in_list,
+    key_of,
+    read_cost_pass,
+    read_rows,
+    refuse,
+)
 
 WORDS = ("helps", "no better than widening", "no evidence", "hurts", "unstable")
+OWN, ONE = "own recipes", "one recipe"
 
 
 @dataclass
@@ -282,3 +304,121 @@ def mark_only_forms(nets, baselines):
         baseline = baselines.get(net.backbone)
         own = baseline is not None and differing([net.recipe, baseline.recipe])
         net.only_form = bool(net.is_method and net.settings and own and n_forms[net.arch] == 1)
+
+
+# --------------------------------------------------------------------------------------------------------- superclasses
+
+
+def of_superclass(index):
+    """The measure of one superclass for SeedNoise: (net, seeds) -> mean top-1 of its five classes, an entry per seed."""
+    members = np.equal(SUPERCLASS_OF, index)
+    return lambda net, seeds: np.array([np.mean(np.array(net.runs[s]["per_class_top1"])[members]) for s in seeds])
+
+
+@dataclass
+class SuperclassMap:
+    """Differences from the baseline in points, (n_methods, 20), and which of them stand out of the noise."""
+
+    archs: list
+    differences: np.ndarray
+    readable: np.ndarray
+
+    @property
+    def sentence(self):
+        """How many cells can be read, and how many of those may still be noise."""
+        n_readable, n_cells = int(self.readable.sum()), self.readable.size
+        if not n_readable:
+            return f"No superclass of any method stands out of the noise ({n_cells} cells), so none is shown."
+        return (
+            f"{n_readable} of {n_cells} cells stand out of the noise; about {ALPHA:.0%} of these, {max(1, round(ALPHA * n_readable))}, "
+            "may be noise all the same (Benjamini and Hochberg 1995). The other cells cannot be told from 0 and are left empty."
+        )
+
+
+def superclass_map(results):
+    """Results -> SuperclassMap of the stable methods; None unless the rows are of CIFAR-100 with two seeds or more."""
+    compared = [result for result in results.stable if len(result.seeds) > 1 and not result.too_early]
+    if results.row["dataset"] != "cifar100" or not compared:
+        return None
+    noise_of = cache(lambda index, seeds: SeedNoise(results.nets, seeds, of_superclass(index)))
+    estimates = [
+        [noise_of(c, tuple(r.seeds)).estimate((r.net, 1), (r.reference, -1)) for c in range(len(SUPERCLASSES))]
+        for r in compared
+    ]
+    differences, ps = (np.array([[getattr(e, name) for e in row] for row in estimates]) for name in ("mean", "p"))
+    return SuperclassMap([r.net.arch for r in compared], differences, likely_real(ps.ravel()).reshape(ps.shape))
+
+
+# -------------------------------------------------------------------------------------------------------------- budgets
+
+
+@dataclass
+class Condition:
+    """A folder's results and what tells them from the other folders', such as '45 epochs'."""
+
+    folder: Path
+    results: Results
+    label: str = ""
+
+    @property
+    def epochs(self):
+        return self.results.row["epochs"]
+
+    @property
+    def recipe(self):
+        """Whether all architectures share one recipe or each has its own."""
+        return OWN if self.results.own_recipes else ONE
+
+    @property
+    def methods(self):
+        """The methods that can be compared with their baseline, by architecture."""
+        return {result.net.arch: result for result in self.results.methods if result.seeds}
+
+
+def read_conditions(folders):
+    """[folder] -> [Condition], the smallest budget first; refuses folders that make no common chart."""
+    found = []
+    for folder in folders:
+        found.append(Condition(folder, analyse(read_rows(folder), read_cost_pass(folder))))
+    first = found[0]
+    for other in found[1:]:
+        for name in ("dataset", "n_test"):
+            if other.results.row[name] != first.results.row[name]:
+                refuse(f"one chart cannot show two datasets: {name} is {first.results.row[name]} in {first.folder} and "
+                       f"{other.results.row[name]} in {other.folder}; report them apart")  # fmt: skip
+    if len(found) > 1 and not set.intersection(*(set(each.methods) for each in found)):
+        refuse(f"{in_list(folders)} share no method that was trained with its baseline in each: report them apart")
+    found.sort(key=lambda each: (each.epochs, each.recipe))
+    with_recipe = len({each.recipe for each in found}) > 1
+    for each in found:
+        each.label = f"{each.epochs} epochs" + f", {each.recipe}" * with_recipe
+    for each, other in pairwise(found):
+        if each.label == other.label:
+            refuse(f"{each.folder} and {other.folder} have the same budget ({each.label}): report them apart")
+    return found
+
+
+def what_differs(conditions):
+    """'budget', 'recipe' or 'budget and recipe': what tells the conditions apart."""
+    differs = [("budget", "epochs"), ("recipe", "recipe")]
+    return in_list([name for name, of in differs if len({getattr(each, of) for each in conditions}) > 1])
+
+
+def shared_methods(conditions):
+    """The methods that were compared in two of the conditions at least, in the order of the last condition."""
+    names = dict.fromkeys(name for each in reversed(conditions) for name in each.methods)
+    return [name for name in names if sum(name in each.methods for each in conditions) > 1]
+
+
+def changes(conditions):
+    """[(method, what changes)] for the methods whose word, or the sign of whose mean, is not the same in all conditions."""
+    found = []
+    for name in shared_methods(conditions):
+        results = [each.methods[name] for each in conditions if name in each.methods]
+        words = [word for word, _ in groupby(result.word for result in results if result.word)]
+        signs = {np.sign(result.mean) for result in results if not result.unstable}
+        what = ["from " + " to ".join(words)] if len(words) > 1 else []
+        what += ["its mean changes sign"] if len(signs) > 1 else []
+        if what:
+            found.append((name, "; ".join(what)))
+    return found

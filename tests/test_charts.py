@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 import report
 from charts import CHART_SIZE, CHARTS, STYLE, draw_cost, draw_differences, draw_learning
 from models import METHODS
-from superclasses import superclass_table
+from tables import superclass_table
 from tests.report_rows import rows_of, timed, widths
 from verdicts import analyse
 

@@ -7,9 +7,9 @@ import pytest
 
 from drawings import SIZE, Arrow, Box, drawing, svg, write_drawings
 from models import METHODS
-from modules import MODULES, modules_of
+from notes import MODULES, modules_of
 from tests.report_rows import rows_of
-from tests.reports import analyse
+from verdicts import analyse
 
 
 def test_every_method_has_its_three_lines_and_its_slot():

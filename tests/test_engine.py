@@ -300,7 +300,7 @@ def test_average_of_weights_keeps_indices_whole():
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 @pytest.mark.parametrize("optimizer", ["sgd", "nadam", "adafactor"])
 def test_update_that_is_not_finite_leaves_the_weights_alone(where, optimizer):
-    """The step is named, and neither it nor any step behind it changes a weight or the optimizer."""
+    """The step is named, and neither it nor any step after it changes a weight or the optimizer."""
     state, made = new_state(optimizer=optimizer), new_batches()
     seen = {}
 

@@ -7,7 +7,23 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from noise import against_first, detectable_in_errors, fit_prior, holm, inverse_trigamma, moderate, t_interval, t_test
+from noise import (
+    SeedNoise,
+    against_first,
+    curve_weights,
+    detectable_in_errors,
+    find_interactions,
+    fit_prior,
+    holm,
+    inverse_trigamma,
+    moderate,
+    t_interval,
+    t_test,
+)
+from rows import group
+from tables import interaction_table
+from tests.report_rows import JITTER, NOISE, rows_of
+from verdicts import analyse
 
 
 def test_interval_is_the_t_interval():
@@ -111,3 +127,140 @@ def test_seeds_that_agree_to_the_last_image_give_no_nan():
     top1 = np.random.default_rng(0).normal(60, 0.5, (10, 3))
     top1[2] = 60
     assert np.isfinite(against_first(top1)[1]).all()
+
+
+A, B = np.array([70.1, 70.9, 69.8]), np.array([69.9, 70.2, 69.7])
+
+
+def nets_of(*top1):
+    """A Net for each array of top-1, one value per seed."""
+    rows = []
+    for i, values in enumerate(top1):
+        rows += rows_of(f"net{i}", 0, seeds=range(len(values)), jitter=values - NOISE[: len(values)])
+    return list(group(rows).values())
+
+
+def many(n_nets=9, n_seeds=3, seed=0):
+    return nets_of(*np.random.default_rng(seed).normal(60, 0.5, (n_nets, n_seeds)).round(2))
+
+
+def test_of_few_networks_a_difference_has_the_noise_of_its_own_seeds():
+    """The paired t-test and its interval, as scipy computes them."""
+    first, second = nets = nets_of(A, B)
+    found = SeedNoise(nets, (0, 1, 2)).estimate((first, 1), (second, -1))
+    test = stats.ttest_rel(A, B)
+    low, high = test.confidence_interval()
+    assert (found.mean, found.p, found.df) == pytest.approx(((A - B).mean(), test.pvalue, 2))
+    assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))
+
+
+@pytest.mark.parametrize(("n_nets", "n_seeds", "moderated"), [(7, 3, False), (8, 3, True), (9, 2, False), (8, 4, True)])
+def test_noise_is_moderated_where_networks_and_seeds_are_enough(n_nets, n_seeds, moderated):
+    nets = many(n_nets, n_seeds)
+    noise = SeedNoise(nets, range(n_seeds))
+    assert (noise.moderated is not None) == moderated
+    assert (noise.estimate((nets[1], 1), (nets[0], -1)).df > n_seeds - 1) == moderated
+    assert math.isnan(noise.usual) != moderated
+
+
+def test_a_sum_adds_the_squares_of_its_weights():
+    nets = many()
+    noise, moderated = SeedNoise(nets, (0, 1, 2)), moderate(np.array([net.values("top1") for net in nets]))
+    found = noise.estimate((nets[0], 1), (nets[1], -0.25), (nets[2], -0.75), (nets[3], 0))
+    variance = moderated.variance[0] + moderated.variance[1] / 16 + moderated.variance[2] * 9 / 16
+    assert found.error == pytest.approx(math.sqrt(variance / 3))
+    assert found.df == moderated.df[:3].min()
+    assert found.half == pytest.approx(stats.t.ppf(0.975, found.df) * found.error)
+    alone = noise.estimate((nets[0], 1))
+    assert alone.error == pytest.approx(math.sqrt((moderated.variance[0] + moderated.block_variance) / 3))
+
+
+def test_a_network_at_chance_has_no_part_in_the_others_noise():
+    nets = many()
+    lost = nets_of(np.array([60.0, 10.0, 60.0]))[0]
+    with_lost, without = SeedNoise([*nets, lost], (0, 1, 2)), SeedNoise(nets, (0, 1, 2))
+    assert with_lost.estimate((nets[1], 1), (nets[0], -1)) == without.estimate((nets[1], 1), (nets[0], -1))
+    own = stats.ttest_rel(lost.values("top1"), nets[0].values("top1"))
+    assert with_lost.estimate((lost, 1), (nets[0], -1)).p == pytest.approx(own.pvalue)
+
+
+def test_only_a_far_noisier_network_is_named():
+    noisy = nets_of(np.array([50.0, 60.0, 70.0]))[0]
+    nets = [*many(), noisy]
+    noise = SeedNoise(nets, (0, 1, 2))
+    assert noise.deviation(noisy) == pytest.approx(10, rel=0.1)
+    assert not any(noise.deviation(net) for net in nets[:-1])
+    assert 0.2 < noise.usual < 1
+
+
+def test_one_seed_and_equal_seeds_tell_nothing():
+    (one,) = nets_of(np.array([60.0]))
+    found = SeedNoise([one], (0,)).estimate((one, 1))
+    assert found.mean == 60 and math.isnan(found.half) and math.isnan(found.p)
+    first, second = nets = nets_of(A, A + 1)
+    found = SeedNoise(nets, (0, 1, 2)).estimate((second, 1), (first, -1))
+    assert (found.mean, found.p) == pytest.approx((1, 1)) and math.isnan(found.half)
+
+
+def test_networks_without_all_seeds_have_no_part():
+    nets = many()
+    lacking = rows_of("lacking", 60, seeds=(0, 1), jitter=JITTER)
+    noise = SeedNoise([*nets, *group(lacking).values()], (0, 1, 2))
+    assert noise.nets == nets
+
+
+def test_curve_is_linear_in_log_cost():
+    costs, top1 = [100, 200, 800], [[60, 61], [62, 65], [70, 69]]  # two seeds
+    assert curve_weights(costs, math.sqrt(100 * 200)) @ top1 == pytest.approx([61, 63])
+    assert curve_weights(costs, 400) @ top1 == pytest.approx([66, 67])
+    assert curve_weights(costs, 100) @ top1 == pytest.approx([60, 61])
+    assert curve_weights(costs, 800) @ top1 == pytest.approx([70, 69])
+    assert curve_weights(costs, 99) is None
+    assert curve_weights(costs, 801) is None
+
+
+def two_modules(together, seed=0, **other):
+    """ECA gains 1 point, GhostNet loses 2; both together gain `together` over the baseline of 60."""
+    rng, rows = np.random.default_rng(seed), []
+    for arch, mean in (
+        ("resnet", 60),
+        ("eca_resnet", 61),
+        ("ghostnet_resnet", 58),
+        ("eca_ghostnet_resnet", 60 + together),
+    ):
+        rows += rows_of(arch, mean, jitter=rng.normal(0, 0.05, 4).round(2), **other)
+    return rows
+
+
+def test_an_interaction_is_what_the_sum_lacks():
+    results = analyse(two_modules(-4))
+    (found,) = results.interactions
+    assert found.estimate.mean == pytest.approx(-3, abs=0.15)
+    assert [alone.mean for alone in found.alone] == pytest.approx([1, -2], abs=0.1)
+    top1 = {net.arch: net.values("top1") for net in results.nets}
+    of_seeds = top1["eca_ghostnet_resnet"] - top1["eca_resnet"] - top1["ghostnet_resnet"] + top1["resnet"]
+    test = stats.ttest_1samp(of_seeds, 0)  # of four networks, too few to share their noise
+    assert (found.estimate.p, found.p_holm) == pytest.approx((test.pvalue, test.pvalue))
+    assert found.word == "less than the sum"
+    table = interaction_table(results)
+    assert table[1][0] == "eca_ghostnet_resnet" and table[1][-1] == found.word and table[1][5].startswith("-3.")
+
+
+@pytest.mark.parametrize(("together", "word"), [(-1, "no evidence against adding up"), (2, "more than the sum")])
+def test_its_word_follows_its_test(together, word):
+    (found,) = analyse(two_modules(together)).interactions
+    assert found.word == word
+
+
+def test_all_four_networks_are_needed_with_all_seeds_and_none_at_chance():
+    rows = two_modules(-4)
+    assert not analyse([row for row in rows if row["arch"] != "eca_resnet"]).interactions
+    assert not analyse([row for row in rows if row["arch"] != "eca_resnet" or row["seed"]]).interactions
+    lost = [row | {"top1": 10.0} if (row["arch"], row["seed"]) == ("eca_resnet", 1) else row for row in rows]
+    assert not analyse(lost).interactions
+
+
+def test_one_seed_gives_a_number_and_no_word():
+    results = analyse([row for row in two_modules(-4) if row["seed"] == 0])
+    (found,) = find_interactions(results.nets, {"resnet": results.nets[0]}, results.noise_of)
+    assert math.isnan(found.p_holm) and found.word == "" and found.estimate.mean == pytest.approx(-3, abs=0.4)

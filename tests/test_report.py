@@ -6,11 +6,8 @@ import csv
 import numpy as np
 from scipy import stats
 
-from answer import cost_sentence, opening, power_sentence
-from method import NOISE, RULE, SIMULATED
-from modules import MODULES
-from provenance import machines_text
-from tables import depth_table, interval
+from notes import MODULES, NOISE, RULE, SIMULATED, machines_text
+from tables import cost_sentence, depth_table, interval, opening, power_sentence
 from tests.report_rows import JITTER, rows_of, timed, widths
 from verdicts import WORDS, analyse
 

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from method import SIMULATED
+from notes import SIMULATED
 from tests.simulate_verdicts import NOISES, RULES, simulate, table
 
 N_REPORTS = 1500

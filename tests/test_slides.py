@@ -5,7 +5,7 @@ import numpy as np
 import pptx
 import pytest
 
-from deck import CHARACTER, LARGEST, LINE, font_that_fits
+from slides import CHARACTER, LARGEST, LINE, font_that_fits
 from tests.report_rows import JITTER, campaign_rows, rows_of, timed
 from verdicts import analyse
 

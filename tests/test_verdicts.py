@@ -2,23 +2,36 @@ from tests.reports import (  # skips this file where report.py's packages are mi
     comparison,
     make,
     plus_segnext,
+    refused_folders,
     table_after,
 )
 
 # isort: split
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from answer import cost_sentence, opening, others_sentence, power_sentence, verdict_lists
-from nets import COSTS
+import report
 from noise import detectable_in_errors, t_interval
-from provenance import left_out_text, speed_text
-from rows import key_of
-from tables import ablation_table, main_table, relative_costs
-from tests.report_rows import JITTER, NOISE, row, rows_of, timed, widths
-from verdicts import analyse
+from notes import left_out_text, speed_text
+from rows import COSTS, SUPERCLASS_OF, key_of
+from tables import (
+    ablation_table,
+    budget_table,
+    cost_sentence,
+    main_table,
+    opening,
+    others_sentence,
+    power_sentence,
+    relative_costs,
+    superclass_table,
+    verdict_lists,
+)
+from tests.report_rows import JITTER, NOISE, row, rows_of, timed, widths, write
+from verdicts import analyse, changes, read_conditions, shared_methods
 
 
 def test_detectable_difference_is_that_of_the_strictest_test(campaign):
@@ -294,3 +307,137 @@ def test_a_significant_difference_without_a_word_says_why_in_the_list():
     rows = widths() + rows_of("ghostnet_resnet", 58, params=55_000, jitter=-JITTER)
     lists = dict(verdict_lists(analyse(rows, timed(rows))))
     assert lists["no evidence"].endswith(" (below the baseline, above a ResNet of equal parameters)")
+
+
+def test_superclass_differences(campaign, tmp_path):
+    """A method that gains 10 points in the five classes of superclass 7 gains 10 there and 0 elsewhere."""
+    gain = 10.0 * np.equal(SUPERCLASS_OF, 7)
+    rows = [
+        c | {"dataset": "cifar100", "classes": 100, "per_class_top1": list(50.0 + gain * (c["arch"] == "eca_resnet"))}
+        for c in campaign
+    ]
+    table = table_after(make(rows, tmp_path), "## Superclasses")
+    column = table["superclass"].index("eca")
+    assert {name: cells[column] for name, cells in table.items() if cells[column] == "+10.0"} == {"insects": "+10.0"}
+    assert table["fish"][column] == ""  # no different from 0
+    assert (tmp_path / "report" / "superclasses.png").exists()
+
+
+def noisy_rows(gain, seed=0):
+    """Ten networks on CIFAR-100, each class with noise of its own; the first method gains points in superclass 7."""
+    rng, rows = np.random.default_rng(seed), []
+    methods = ("eca", "se", "gmlp", "mixer", "ghostnet", "resnest", "hornet", "coatnet", "cspnet")
+    for arch in ("resnet", *(f"{method}_resnet" for method in methods)):
+        for content in rows_of(arch, 50):
+            per_class = 50 + rng.normal(0, 3, 100) + gain * np.equal(SUPERCLASS_OF, 7) * (arch == "eca_resnet")
+            rows.append(
+                content | {"dataset": "cifar100", "classes": 100, "per_class_top1": per_class.clip(0, 100).tolist()}
+            )
+    return rows
+
+
+def test_only_cells_that_stand_out_of_the_noise_are_shown():
+    found = analyse(noisy_rows(20)).superclasses
+    row = found.archs.index("eca_resnet")
+    assert found.readable[row, 7] and found.differences[row, 7] == pytest.approx(20, abs=3)
+    assert found.readable.sum() <= 3
+    assert found.sentence.startswith(
+        f"{found.readable.sum()} of 180 cells stand out of the noise; about 5% of these, 1, may"
+    )
+
+
+def test_where_all_is_noise_no_cell_and_no_chart_is_shown(tmp_path):
+    found = analyse(noisy_rows(0)).superclasses
+    assert not found.readable.any() and superclass_table(found) is None
+    text = make(noisy_rows(0), tmp_path)
+    assert "No superclass of any method stands out of the noise (180 cells), so none is shown." in text
+    assert "superclasses.png" not in text and not (tmp_path / "report" / "superclasses.png").exists()
+
+
+def test_one_seed_shows_no_superclass():
+    assert analyse([content for content in noisy_rows(20) if content["seed"] == 0]).superclasses is None
+
+
+def test_superclasses_have_five_classes_each():
+    assert np.array_equal(np.bincount(SUPERCLASS_OF), [5] * 20)
+
+
+@pytest.mark.skipif(
+    "CIFAR100_DIR" not in os.environ, reason="CIFAR100_DIR names no folder with CIFAR-100's parquet files"
+)
+def test_superclasses_are_the_datas():
+    from datasets import Dataset
+
+    path = next(Path(os.environ["CIFAR100_DIR"]).glob("test-*.parquet"))
+    data = Dataset.from_parquet(str(path), columns=["fine_label", "coarse_label"])
+    labels = dict(zip(data["fine_label"], data["coarse_label"], strict=True))
+    assert labels == dict(enumerate(SUPERCLASS_OF))
+
+
+def folder_of(path, epochs, eca, ghost=60.0, **other):
+    """Runs at a budget: the ResNet at 60, ECA and GhostNet at their means."""
+    rows = rows_of("resnet", 60, epochs=epochs)
+    for arch, mean in (("eca_resnet", eca), ("ghostnet_resnet", ghost)):
+        rows += rows_of(arch, mean, jitter=-JITTER, epochs=epochs, **other)
+    return write(path, rows)
+
+
+def test_a_budget_that_turns_a_method_is_told(tmp_path):
+    long, short = folder_of(tmp_path / "long", 50, eca=58), folder_of(tmp_path / "short", 5, eca=63)
+    conditions = read_conditions([long, short])
+    assert [each.label for each in conditions] == ["5 epochs", "50 epochs"]
+    header, *rows = budget_table(conditions)
+    assert header == ["method", "5 epochs", "50 epochs"]
+    cells = {name: cells for name, *cells in rows}
+    assert cells["eca_resnet"][0].startswith("+3.00 ± ") and cells["eca_resnet"][0].endswith(" helps")
+    assert cells["eca_resnet"][1].startswith("-2.00 ± ") and cells["eca_resnet"][1].endswith(" hurts")
+    assert changes(conditions) == [("eca_resnet", "from helps to hurts; its mean changes sign")]
+
+
+def test_the_report_is_of_the_largest_budget_with_a_chart_of_all(tmp_path):
+    folders = [folder_of(tmp_path / "long", 50, eca=58), folder_of(tmp_path / "short", 5, eca=63)]
+    report.main([*map(str, folders), "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert text.split("\n\n")[1].startswith("After 50 epochs")
+    section = text.split("### Effect of the budget")[1].split("\n### ")[0]
+    assert "- eca_resnet: from helps to hurts; its mean changes sign" in section
+    assert "(budgets.png)" in section and (tmp_path / "out" / "budgets.png").exists()
+    report.main([str(folders[0]), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out" / "budgets.png").exists()
+
+
+def test_a_method_of_one_folder_alone_is_not_in_the_chart(tmp_path):
+    both = folder_of(tmp_path / "a", 5, eca=63), folder_of(tmp_path / "b", 50, eca=62)
+    write(tmp_path / "b" / "more", rows_of("gmlp_resnet", 61, epochs=50))
+    assert set(shared_methods(read_conditions(both))) == {"eca_resnet", "ghostnet_resnet"}
+
+
+def test_own_recipes_are_told_from_one_recipe_for_all(tmp_path):
+    """At one budget: ECA with a learning rate of its own, and with the baseline's."""
+    own, one = folder_of(tmp_path / "own", 5, eca=63, lr=0.05), folder_of(tmp_path / "one", 5, eca=61)
+    conditions = read_conditions([own, one])
+    assert [each.label for each in conditions] == ["5 epochs, one recipe", "5 epochs, own recipes"]
+    assert [row[0] for row in budget_table(conditions)[1:]] == ["eca_resnet", "ghostnet_resnet"]
+    report.main([str(own), str(one), "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "\n### Effect of the recipe\n" in text and "\n### Recipes\n" in text
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (rows_of("resnet", 60, epochs=9, dataset="cifar10") + rows_of("eca_resnet", 61, epochs=9, dataset="cifar10"),
+         "one chart cannot show two datasets: dataset is shapes100 in "),
+        (rows_of("resnet", 60, epochs=9) + rows_of("gmlp_resnet", 61, epochs=9), "share no method that was trained with its baseline"),
+        (rows_of("eca_resnet", 61, epochs=9), "share no method that was trained with its baseline in each"),
+        (rows_of("resnet", 60, epochs=5) + rows_of("eca_resnet", 61, epochs=5), "have the same budget"),
+    ],
+)  # fmt: skip
+def test_folders_that_make_no_common_chart_are_refused(rows, message, tmp_path, capsys):
+    folders = [folder_of(tmp_path / "a", 5, eca=63), write(tmp_path / "b", rows)]
+    refused_folders(folders, tmp_path, capsys, message)
+
+
+def test_several_folders_and_recipes_do_not_mix(tmp_path, capsys):
+    folders = [folder_of(tmp_path / "a", 5, eca=63), folder_of(tmp_path / "b", 9, eca=63)]
+    refused_folders([*folders, "--recipes"], tmp_path, capsys, "give --recipes, or a costs.json, one at a time")

@@ -25,9 +25,10 @@ class Pointwise(nn.Conv2d):
         if kernels is None or not kernels.takes(x):
             return super().forward(x)
         rows = x.permute(0, 2, 3, 1)  # (B, H, W, in_ch)
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # (out_ch, in_ch), whose gradient comes back channels-last
         if self.bias is None:
-            return F.linear(rows, self.weight.flatten(1)).permute(0, 3, 1, 2)
-        out = F.linear(rows, self.weight.flatten(1), self.bias.detach()).permute(0, 3, 1, 2)
+            return F.linear(rows, weight).permute(0, 3, 1, 2)
+        out = F.linear(rows, weight, self.bias.detach()).permute(0, 3, 1, 2)
         return sums_cuda.BiasGradient.apply(out, self.bias)
 
 

@@ -61,7 +61,9 @@ class FastGradients(torch.autograd.Function):
             grad, x, dense, [C], (s, s), ctx.padding, (1, 1), False, (0, 0), C // n, (False, True, ctx.has_bias)
         )
         own = grad_dense.view(C // n, n, n, kh, kw).diagonal(dim1=1, dim2=2)  # (C / n, kh, kw, n)
-        return grad_x, own.permute(0, 3, 1, 2).reshape(weight.shape), grad_bias, None
+        grad_weight = torch.empty_like(weight)  # in its strides, which DistributedDataParallel's buckets have, too
+        grad_weight.copy_(own.permute(0, 3, 1, 2).reshape(weight.shape))
+        return grad_x, grad_weight, grad_bias, None
 
 
 def take_apart(x, d):

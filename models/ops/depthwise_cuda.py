@@ -299,7 +299,7 @@ def kernel_gradient(x, grad, weight, dilation, has_bias):
         num_warps=Blocks.KERNEL_WARPS,
         num_stages=1,
     )
-    grad_weight = torch.empty(weight.shape, dtype=weight.dtype, device=x.device)
+    grad_weight = torch.empty_like(weight)
     grad_bias = torch.empty((C if has_bias else 0,), dtype=weight.dtype, device=x.device)
     sum_chunks(partial, grad_weight, grad_bias if has_bias else None)
     return grad_weight, grad_bias

@@ -1,0 +1,301 @@
+"""The texts around the numbers: what each method is, how differences are judged, and where every number comes from."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from noise import ALPHA, FASTER, FEWEST_NETWORKS, FEWEST_SEEDS, POWER
+from rows import family_and_depth, in_list, machine, recipe_of
+
+
+@dataclass(frozen=True)
+class Module:
+    name: str
+    slot: str  # conv, attention, block or stage
+    paper: str
+    idea: str
+    place: str
+    here: str  # what differs from the paper here
+
+    @property
+    def lines(self):
+        return self.idea, self.place, self.here
+
+
+BEFORE_ADD = "Scales the channels of the residual branch, after its last norm and before the add."
+GATE_ALONE = "Here the gate stands alone, without the paper's 1x1 convolutions and inner shortcut."
+THIRD_STAGE = "Takes the place of the basic blocks of the third stage, where maps are smallest."
+EVERY_BLOCK = "Takes the place of every basic block and brings its own stem, downsampling and norms."
+BOTH_CONVS = "Takes the place of both 3x3 convolutions of every basic block."
+
+MODULES = {
+    "eca": Module(
+        "ECA", "attention", "Wang et al., ECA-Net, CVPR 2020",
+        "Weights each channel by a 1D convolution over the means of its neighbouring channels: 3 to 5 parameters.",
+        BEFORE_ADD, "As in the authors' code.",
+    ),
+    "se": Module(
+        "SE", "attention", "Hu et al., Squeeze-and-Excitation Networks, CVPR 2018",
+        "Weights each channel by a small two-layer network that sees the means of all channels.",
+        BEFORE_ADD, "As in the paper's SE-ResNet.",
+    ),
+    "segnext": Module(
+        "SegNeXt attention", "attention", "Guo et al., SegNeXt, NeurIPS 2022",
+        "Weights every pixel of every channel by strip convolutions 7, 11 and 21 pixels long.",
+        "Scales the residual branch, after its last norm and before the add.", GATE_ALONE,
+    ),
+    "lsknet": Module(
+        "LSKNet attention", "attention", "Li et al., Large Selective Kernel Network, ICCV 2023",
+        "Lets every pixel choose between a small and a large depthwise kernel.",
+        "Scales the residual branch, after its last norm and before the add.", GATE_ALONE,
+    ),
+    "ghostnet": Module(
+        "GhostNet", "conv", "Han et al., GhostNet, CVPR 2020",
+        "Computes half of the channels by a convolution and the other half from those, by cheap depthwise filters.",
+        BOTH_CONVS, "As in the paper's Ghost-ResNet-56.",
+    ),
+    "resnest": Module(
+        "ResNeSt", "conv", "Zhang et al., ResNeSt, CVPR Workshops 2022",
+        "Splits the channels, convolves each split, and sums the splits with weights from their means.",
+        "Takes the place of the first 3x3 convolution of every basic block.",
+        "Here the second convolution stays, because split attention is never negative.",
+    ),
+    "multiscale": Module(
+        "Multi-scale convolution", "conv", "Gao et al., Res2Net, IEEE TPAMI 2021; Tan and Le, MixConv, BMVC 2019",
+        "Runs kernels of 3, 5 and 7 pixels side by side on parts of the channels.",
+        BOTH_CONVS, "Reduced to the kernels side by side, with one norm after them.",
+    ),
+    "convnext": Module(
+        "ConvNeXt", "block", "Liu et al., A ConvNet for the 2020s, CVPR 2022",
+        "A depthwise 7x7 convolution, a layer norm, and a two-layer MLP four times as wide.",
+        EVERY_BLOCK, "Here layer scale starts at 1, not 1e-6, so that SGD can train it.",
+    ),
+    "hornet": Module(
+        "HorNet", "block", "Rao et al., HorNet, NeurIPS 2022",
+        "Multiplies features with each other, order after order, through gates made of depthwise convolutions.",
+        EVERY_BLOCK, "Here layer scale starts at 1 and gates are scaled by 3, so that SGD can train it.",
+    ),
+    "coatnet": Module(
+        "CoAtNet", "block", "Dai et al., CoAtNet, NeurIPS 2021",
+        "Inverted bottlenecks in the early stages, self-attention with relative positions in the late ones.",
+        EVERY_BLOCK, "Here attention heads have 16 channels, and the stem keeps the image's size.",
+    ),
+    "gmlp": Module(
+        "gMLP", "block", "Liu et al., Pay Attention to MLPs, NeurIPS 2021",
+        "An MLP over channels whose hidden map is gated by a learned mix of all pixels.",
+        THIRD_STAGE, "Here it follows convolutions; the paper's network has none.",
+    ),
+    "mixer": Module(
+        "MLP-Mixer", "block", "Tolstikhin et al., MLP-Mixer, NeurIPS 2021",
+        "One MLP across the pixels of each channel, then one across the channels of each pixel.",
+        THIRD_STAGE, "Here it follows convolutions; the paper's network has none.",
+    ),
+    "mscan": Module(
+        "MSCAN", "block", "Guo et al., SegNeXt, NeurIPS 2022",
+        "The whole block around multi-scale convolutional attention.",
+        EVERY_BLOCK, "Here the stem keeps the image's size.",
+    ),
+    "lskblock": Module(
+        "LSKNet block", "block", "Li et al., Large Selective Kernel Network, ICCV 2023",
+        "The whole block around large selective kernels.",
+        EVERY_BLOCK, "Here the stem keeps the image's size.",
+    ),
+    "cspnet": Module(
+        "CSPNet", "stage", "Wang et al., CSPNet, CVPR Workshops 2020",
+        "Sends part of the channels through a stage's blocks and leads the rest around them.",
+        "Wraps every stage; the blocks inside stay.", "Here with ReLU, as in the rest of the network.",
+    ),
+}  # fmt: skip
+
+
+def modules_of(nets):
+    """{method: Module} of the methods in the networks' names, in the order of MODULES; unknown ones are left out."""
+    used = {method for net in nets if net.is_method for method in net.arch.split("_")[:-1]}
+    return {method: module for method, module in MODULES.items() if method in used}
+
+
+# ------------------------------------------------------------------------------------------- how differences are judged
+
+
+RULE = f"""\
+- *helps*: above the baseline (Holm-corrected p < {ALPHA}), above the widening curve (interval above 0) at one cost at least, and below it (interval below 0) at none. A method that cannot be compared with a widening curve is judged against the baseline alone, and the remark says so.
+- *no better than widening*: above the baseline, but not that: not shown to be above the curve anywhere, or below it somewhere.
+- *hurts*: below the baseline (Holm-corrected p < {ALPHA}) and above the widening curve at no cost.
+- *unstable*: with some seeds, but not with all, the method or the baseline ended no better than guessing. Its mean is a mean of two outcomes, so it gets no other word and has no part in costs, power and superclasses, but counts in Holm's correction.
+- *no evidence*: the rest. The remark names a method that is above the curve at some cost.
+- no word: with one seed; for a method that was not trained with all of the baseline's seeds, unless it is unstable; and where the baseline itself ended at chance, so that the budget is too short for a verdict."""
+
+NOISE = f"""\
+Three seeds tell little about the noise of one network, but the networks of a comparison scatter alike. So each network's variance over seeds is moderated by the others' (empirical Bayes: Smyth 2004, robust as in Phipson et al. 2016). Seeds are blocks: what a seed does to all networks alike cancels. A network far noisier than the others keeps its own noise, and a remark names it. With fewer than {FEWEST_NETWORKS} networks or {FEWEST_SEEDS} seeds there is nothing to learn from the others, and a difference is judged by the paired t-test of its own seeds. All intervals cover 95% and use this noise: those of differences, of top-1, of the widening curve and of the ablations."""
+
+# printed by: python -m tests.simulate_verdicts
+SIMULATED = """\
+| noise | seeds | rule | false word | false word, no effects | 1, 2, 4 points found |
+| --- | --: | --- | --: | --: | --: |
+| equal | 3 | paired t-tests | 3.9 % | 4.5 % | 2, 5, 17 % |
+| equal | 3 | plain moderation | 1.6 % | 1.9 % | 8, 57, 99 % |
+| equal | 3 | this report's | 1.9 % | 2.2 % | 8, 53, 95 % |
+| equal | 5 | paired t-tests | 4.5 % | 4.6 % | 7, 37, 94 % |
+| equal | 5 | plain moderation | 2.6 % | 2.7 % | 24, 94, 100 % |
+| equal | 5 | this report's | 2.1 % | 2.1 % | 20, 88, 100 % |
+| one of 7 times | 3 | paired t-tests | 4.0 % | 4.7 % | 1, 5, 16 % |
+| one of 7 times | 3 | plain moderation | 12.4 % | 15.1 % | 3, 22, 84 % |
+| one of 7 times | 3 | this report's | 4.4 % | 5.3 % | 6, 42, 85 % |
+| one of 7 times | 5 | paired t-tests | 3.7 % | 4.5 % | 6, 32, 83 % |
+| one of 7 times | 5 | plain moderation | 5.4 % | 6.0 % | 6, 58, 91 % |
+| one of 7 times | 5 | this report's | 2.2 % | 2.2 % | 16, 76, 88 % |
+| baseline of 7 times | 3 | paired t-tests | 2.2 % | 2.3 % | 0, 1, 1 % |
+| baseline of 7 times | 3 | plain moderation | 19.4 % | 20.0 % | 12, 18, 34 % |
+| baseline of 7 times | 3 | this report's | 5.0 % | 5.0 % | 3, 4, 8 % |
+| baseline of 7 times | 5 | paired t-tests | 1.1 % | 1.2 % | 1, 1, 4 % |
+| baseline of 7 times | 5 | plain moderation | 8.6 % | 8.0 % | 6, 11, 29 % |
+| baseline of 7 times | 5 | this report's | 1.1 % | 1.0 % | 1, 1, 4 % |
+| log-normal | 3 | paired t-tests | 3.9 % | 4.9 % | 2, 5, 18 % |
+| log-normal | 3 | plain moderation | 5.2 % | 5.5 % | 5, 37, 88 % |
+| log-normal | 3 | this report's | 4.5 % | 5.0 % | 6, 36, 77 % |
+| log-normal | 5 | paired t-tests | 3.7 % | 4.2 % | 9, 35, 80 % |
+| log-normal | 5 | plain moderation | 3.4 % | 3.9 % | 14, 70, 97 % |
+| log-normal | 5 | this report's | 2.7 % | 3.3 % | 14, 64, 91 % |"""
+
+SIMULATION = f"""\
+The rule was chosen by simulation. Each simulated report compares 15 methods with one baseline; three of them differ from it by 1, 2 and 4 points. Noise over seeds has a standard deviation of 0.65 points for all networks, or is seven times that for one of them, or varies log-normally between them (0.5 is the standard deviation of its logarithm). A false word is one for a method without effect, or for the wrong sign. Paired t-tests find little with few seeds. Plain moderation finds more, but up to a fifth of its reports hold a false word where one network is far noisier than the others. The rule used here stays near the nominal {ALPHA:.0%} for every kind of noise.
+
+{SIMULATED}"""
+
+DETECTABLE = f"Holm's correction is over the {{m}} methods judged, and becomes stricter with every one that is added. *Detectable* is the smallest true difference that a test at the correction's strictest level ({ALPHA} / {{m}}) finds with a probability of {POWER:.0%} at this noise (noncentral t)."
+EQUAL_COST = f"""\
+Points of top-1 over the plain backbone at the same cost: mean ± 95% interval, not corrected for their number. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost), and both vary; outside the trained widths nothing is said. Training time is measured seconds per training image, taken as exact; a width that does not take {FASTER:.0%} less of it than a wider one is left out of the curve."""
+NO_CURVE = "Nothing is said: no second width of the backbone (`resnet.width`) was trained with all of its seeds."
+
+
+# ------------------------------------------------------------------------------------------ where the numbers come from
+
+
+def dataset_of(row):
+    """The dataset's name as its authors write it."""
+    return {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}.get(row["dataset"], row["dataset"])
+
+
+def in_words(recipe):
+    return ", ".join(f"{name} {value}" for name, value in recipe.items() if value is not None)
+
+
+def shared_recipe(results):
+    """The settings that all networks share."""
+    return {name: value for name, value in recipe_of(results.row).items() if name not in results.own_recipes}
+
+
+def design_table(results):
+    """What was compared and how: a row per part of the design."""
+    row, recipe = results.row, shared_recipe(results)
+    seeds = sorted({seed for net in results.nets for seed in net.seeds})
+    scored = "once, after the last epoch" if row["n_val"] else "after every epoch, of which the last counts"
+    table = [
+        ["part", "value"],
+        ["data", f"{dataset_of(row)}: {row['classes']} classes; {row['n_train']:,} images to train on, {row['n_val']:,} held out, "
+                 f"{row['n_test']:,} to test"],
+        ["budget", f"{row['epochs']} epochs" + f", {row['batch_size']} images a step" * ("batch_size" in recipe)],
+    ]  # fmt: skip
+    told = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "warmup_frac", "label_smoothing", "amp")
+    table.append(["recipe", in_words({name: recipe[name] for name in told if name in recipe})])
+    if results.own_recipes:
+        table[-1][1] += f"; each architecture has its own {in_list(results.own_recipes)}"
+    table.append(
+        ["seeds", f"{in_list(seeds)}, the same for all: a seed sets the order and the augmentation of the images"]
+    )
+    table.append(["test set", f"scored {scored}; nothing is chosen on it"])
+    for backbone, curve in results.curves.items():
+        baseline = curve[-1] if curve else None
+        for net in curve:
+            baseline = net if not net.settings else baseline
+        family, widths = family_and_depth(backbone), in_list([net.width for net in curve])
+        layers = f", {family[1]} layers" if family else ""
+        if baseline:
+            table.append(["baseline", f"{backbone}{layers}: {baseline.costs['parameters']:,} parameters, "
+                          f"{baseline.costs['MACs'] / 1e6:.1f} million MACs an image"])  # fmt: skip
+        if len(curve) > 1:
+            table.append(["equal cost", f"{backbone} at widths {widths}: what the same cost buys without a module"])
+    machines = {machine(each) for net in results.nets for each in net.runs.values()}
+    table.append(
+        ["machines", next(iter(machines)) if len(machines) == 1 else f"{len(machines)} kinds, listed at the end"]
+    )
+    return table
+
+
+def speed_text(results):
+    """Where the speeds come from, and which of them cannot be compared."""
+    timed = [net for net in results.networks if net.cost_pass]
+    of_trainings = [net.name for net in results.networks if not net.cost_pass]
+    if not timed:
+        return ("Speeds are those of the trainings themselves, medians over the seeds; whatever else ran on the machine slowed "
+                "them, so they are not compared. A cost pass (cost.json, see compare.sh) measures all networks side by side.")  # fmt: skip
+    about = ", ".join(f"{k} {v}" for k, v in results.cost_pass.items() if k != "rows")
+    text = f"Speeds are medians of interleaved rounds of the cost pass ({about})"
+    if of_trainings:
+        text += f", which has not timed {in_list(of_trainings)}"
+    shared = [name for name in ("amp", "compile", "batch_size") if name in results.cost_pass and name in results.row]
+    other = [name for name in shared if results.cost_pass[name] != results.row[name]]
+    return text + "." + f" The trainings had another {in_list(other)} than the cost pass." * bool(other)
+
+
+def machines_text(results):
+    """Which networks were trained on which machines, as a list; '' if all were on one kind."""
+    found = by_machine((net.name, net) for net in results.networks)
+    if len(found) < 2:
+        return ""
+    intro = "Memory and minutes can be compared between networks of one kind of machine only:"
+    return "\n\n".join([intro, "\n".join(f"- {machines}: {', '.join(names)}" for machines, names in found.items())])
+
+
+def by_machine(named_nets):
+    """(name, net) -> {kinds of machine: names of the nets trained there}."""
+    names_of = {}
+    for name, net in named_nets:
+        names_of.setdefault(in_list(sorted({machine(row) for row in net.runs.values()})), []).append(name)
+    return names_of
+
+
+def trained_where(named_nets):
+    """Which of the (name, net) were trained on which kinds of machine, as a sentence; '' if all were on one."""
+    found = by_machine(named_nets)
+    where = "; ".join(f"{in_list(names)} on {machines}" for machines, names in found.items())
+    return f"Different machines: {where}." if len(found) > 1 else ""
+
+
+def bias_text(results):
+    """The bias of choosing the epoch on the test set, from the runs that watched it."""
+    values = [v for net in results.nets for v in net.values("best_on_test_minus_last") if not math.isnan(v)]
+    if not values:
+        return "No run watched the test set, so there is nothing to choose on it: each scored it once, after its last epoch."
+    return (f"Reporting the best epoch on the test set instead of the last one would have added {np.mean(values):.2f} points on "
+            f"average and {max(values):.2f} at most (n = {len(values)} runs). No number here does so.")  # fmt: skip
+
+
+def left_out_text(results):
+    """The nets that the comparison names and leaves out."""
+    lines = [f"{r.net.name}: {r.remark}" for r in results.methods if r.lacks or not r.reference]
+    for net in results.nets:
+        if net.on_curve and net not in results.curves.get(net.backbone, ()):
+            lines.append(f"{net.name}: not in the widening curve, as it lacks seeds of {net.backbone}")
+    return lines
+
+
+def provenance(results):
+    """Where every number comes from: [[what, value]]."""
+    rows = [row for net in results.nets for row in net.runs.values()]
+    seeds = sorted({seed for net in results.nets for seed in net.seeds})
+    each = f", each the mean of {rows[0]['folds']} folds" if rows[0].get("folds") else ""
+    return [["runs", f"{len(rows)} of {len(results.nets)} networks{each}"], ["seeds", in_list(seeds)],
+            ["epochs", str(rows[0]["epochs"])], *origins(rows)]  # fmt: skip
+
+
+def origins(rows):
+    """What the rows were measured on and with: [[what, the values and how many runs have each]]."""
+
+    def counted(values):
+        return "; ".join(f"{value} ({n} runs)" for value, n in sorted(Counter(map(str, values)).items()))
+
+    return [["machines", counted(map(machine, rows))], ["torch", counted(row["torch"] for row in rows)],
+            ["commits", counted(str(row["commit"])[:7] for row in rows)]]  # fmt: skip
