@@ -4,7 +4,6 @@ import re
 
 from models import BACKBONES, METHODS, describe_type, knobs, parse_arch
 
-
 SLOTS = {  # what a method of the slot replaces; see models/resnet.py
     "conv": "takes the place of the 3x3 convolutions",
     "attention": "joins the residual branch",
