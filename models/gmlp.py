@@ -13,6 +13,7 @@ from typing import Literal
 from torch import nn
 
 from models.ops.channels import Pointwise
+from models.ops.tracing import of_size
 from models.prenorm import ChannelNorm
 from models.resnet import BlockFamily, DropPath
 
@@ -37,11 +38,10 @@ class SpatialGatingUnit(nn.Module):
         nn.init.constant_(self.spatial.bias, spatial_bias)
 
     def forward(self, x):
-        if x.shape[2:] != (self.size, self.size):
-            raise ValueError(f"gmlp is built for maps of {self.size}x{self.size} pixels, got {x.shape[2]}x{x.shape[3]}")
+        x = of_size(x, self.size, "gmlp is built")
         z1, z2 = x.chunk(2, dim=1) if self.gate == "split" else (x, x)
         f = self.spatial(self.norm(z2).flatten(2))  # along the pixels, row by row
-        f = f.unflatten(2, x.shape[2:])
+        f = f.unflatten(2, (self.size, self.size))
         if self.gate == "linear":
             return f
         return z1 + f if self.gate == "additive" else z1 * f

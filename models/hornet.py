@@ -22,6 +22,7 @@ from torch import nn
 
 from models.ops.channels import Pointwise
 from models.ops.depthwise import Depthwise
+from models.ops.tracing import of_size
 from models.prenorm import ChannelNorm, Downsample, Init, LayerScale, PreNormFamily, initialized
 from models.resnet import DropPath
 
@@ -44,14 +45,10 @@ class GlobalLocalFilter(nn.Module):
         self.norm_out = ChannelNorm(ch)
 
     def forward(self, x):
-        if x.shape[2] != self.size or x.shape[3] != self.size:
-            raise ValueError(
-                f"hornet.gate=gf is built for maps of {self.size}x{self.size} pixels, got {x.shape[2]}x{x.shape[3]}: choose "
-                "an image size that the stem and every stage halve evenly"
-            )
+        x = of_size(x, self.size, "choose an image size that every layer halves evenly: hornet.gate=gf is built")
         near, far = self.norm_in(x).chunk(2, dim=1)  # float32 under autocast too, as there is no FFT in bfloat16
         spectrum = torch.fft.rfft2(far) * torch.complex(self.real, self.imag)
-        far = torch.fft.irfft2(spectrum, s=far.shape[2:])
+        far = torch.fft.irfft2(spectrum, s=(self.size, self.size))
         pairs = torch.stack((self.local(near), far), 2)  # (B, C/2, 2, H, W): every gate gets both kinds
         return self.norm_out(pairs.flatten(1, 2))
 
@@ -78,10 +75,10 @@ class GnConv(nn.Module):
 
     def forward(self, x):
         p, q = self.proj_in(x).split([self.widths[0], sum(self.widths)], dim=1)
-        first, *rest = (self.gate(q) * self.scale).split(self.widths, dim=1)
-        p = p * first
-        for widen, q_i in zip(self.widen, rest, strict=True):
-            p = widen(p) * q_i
+        gates = (self.gate(q) * self.scale).split(self.widths, dim=1)
+        p = p * gates[0]
+        for i, widen in enumerate(self.widen):
+            p = widen(p) * gates[i + 1]
         return self.proj_out(p)
 
 

@@ -95,7 +95,7 @@ class LSK(nn.Module):
             parts.append(reduce(a))  # (B, C/2, H, W)
         if self.squeeze is not None:
             masks = self.masks(torch.cat(parts, 1)).unbind(1)
-            parts = [part * mask for part, mask in zip(parts, masks, strict=True)]
+            parts = [part * masks[i] for i, part in enumerate(parts)]
         mixed, *rest = parts
         for part in rest:  # a sum over a stacked dimension would return contiguous maps for channels-last ones
             mixed = mixed + part

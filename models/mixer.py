@@ -11,6 +11,7 @@ PyTorch's default.
 from torch import nn
 
 from models.ops.channels import Pointwise
+from models.ops.tracing import of_size
 from models.prenorm import ChannelNorm
 from models.resnet import BlockFamily, DropPath
 
@@ -23,11 +24,8 @@ class TokenMLP(nn.Sequential):
         self.size = size
 
     def forward(self, x):
-        if x.shape[2:] != (self.size, self.size):
-            raise ValueError(
-                f"mixer is built for maps of {self.size}x{self.size} pixels, got {x.shape[2]}x{x.shape[3]}"
-            )
-        return super().forward(x.flatten(2)).unflatten(2, x.shape[2:])  # along the pixels, row by row
+        x = of_size(x, self.size, "mixer is built")
+        return super().forward(x.flatten(2)).unflatten(2, (self.size, self.size))  # along the pixels, row by row
 
 
 class MixerBlock(nn.Module):

@@ -68,7 +68,7 @@ class MixedDepthwise(nn.Module):
 
     def forward(self, x):
         parts = x.split(self.parts, dim=1)
-        return self.mix(concatenate([conv(part) for conv, part in zip(self.convs, parts, strict=True)]))
+        return self.mix(concatenate([conv(parts[i]) for i, conv in enumerate(self.convs)]))
 
 
 class Cascade(nn.Module):
@@ -86,11 +86,12 @@ class Cascade(nn.Module):
         self.convs = nn.ModuleList(ConvBN(ch // scales, ch // scales, stride) for _ in range(scales - 1))
 
     def forward(self, x):
-        *groups, last = x.chunk(len(self.convs) + 1, dim=1)
+        groups = x.chunk(len(self.convs) + 1, dim=1)
         out = []
-        for conv, group in zip(self.convs, groups, strict=True):
+        for i, conv in enumerate(self.convs):
             cascades = out and self.stride == 1
-            out.append(conv(group + out[-1] if cascades else group))
+            out.append(conv(groups[i] + out[-1] if cascades else groups[i]))
+        last = groups[len(self.convs)]
         if self.stride > 1:
             last = F.avg_pool2d(last, 3, self.stride, padding=1)
         return concatenate([*out, last])

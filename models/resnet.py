@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.ops.layout import mean_of_pixels
+from models.ops.tracing import leaf
 
 
 class Place(NamedTuple):
@@ -47,6 +48,12 @@ class ConvBN(nn.Sequential):
         super().__init__(conv, nn.BatchNorm2d(out_ch), *([nn.ReLU(inplace=True)] if relu else []))
 
 
+@leaf
+def drop_path(x, rate):
+    keep = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(1 - rate)
+    return x * keep.div_(1 - rate)
+
+
 class DropPath(nn.Module):
     """Stochastic depth (Huang et al. 2016): drops a sample's whole branch with probability `rate`, scales the rest."""
 
@@ -57,8 +64,7 @@ class DropPath(nn.Module):
     def forward(self, x):
         if not self.training or self.rate == 0:
             return x
-        keep = x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(1 - self.rate)
-        return x * keep.div_(1 - self.rate)
+        return drop_path(x, self.rate)
 
     def extra_repr(self):
         return f"rate={self.rate:.3g}"
