@@ -109,6 +109,8 @@ def test_folders_that_are_not_there_are_refused(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_missing_package_is_named(tmp_path, capsys, monkeypatch, package):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
     monkeypatch.setitem(sys.modules, package, None)
     line = refused(capsys, finished_run(tmp_path / "run"), "--export", tmp_path / "net.onnx")[0]
     assert f"needs the package {package}: pip install -r requirements-export.txt" in line
