@@ -261,9 +261,19 @@ class StagedNet(nn.Module):
                 "resnet.shortcut is read by the ResNet's own blocks that change the shape, and this network has none"
             )
 
+    def stage_maps(self, x):
+        """The maps that leave the stages, a list: (B, 3, H, W) -> (B, C_i, H_i, W_i) each, the largest first."""
+        maps = [self.stem(x)]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return maps[1:]
+
+    def forward_features(self, x):
+        """The map that leaves the last stage, before the mean: (B, 3, H, W) -> (B, C, H', W')."""
+        return self.stages(self.stem(x))
+
     def forward(self, x):
-        x = self.stages(self.stem(x))
-        return self.fc(self.norm(mean_of_pixels(x)))
+        return self.fc(self.norm(mean_of_pixels(self.forward_features(x))))
 
 
 class ResNet(StagedNet):
