@@ -7,7 +7,7 @@ quarter of the block's width with SiLU inside) follows timm.
 Departures, for 32x32 images and narrow stages: heads of 16 channels (32 do not fit into a stage of 16); an MBConv
 strides in its depthwise convolution, which the paper found better on its smallest net than its own 1x1
 (`stride_place=expand`); the stem is one 3x3 convolution of stride 1 (for large images two of stride 2, with batch norm
-behind both and a ReLU where the paper has a GELU); the last layer norm is behind the pooling; weights start at PyTorch's
+after both and a ReLU where the paper has a GELU); the last layer norm is after the pooling; weights start at PyTorch's
 default.
 """
 

@@ -3,8 +3,8 @@
 Liu, Dai, So and Le, "Pay Attention to MLPs", NeurIPS 2021, Figure 1, equations 1 to 4 and the ablation of the gate.
 Slot: block. Published with AdamW. The authors gave no code.
 
-Departures: the block stands between those of a ResNet, in the third stage, where a map is 64 pixels, and behind its
-ReLU; a block at 32x32 would hold a million spatial weights. There is no patch embedding and no norm in front of the
+Departures: the block stands between those of a ResNet, in the third stage, where a map is 64 pixels, and after its
+ReLU; a block at 32x32 would hold a million spatial weights. There is no patch embedding and no norm before the
 classifier. Weights other than the spatial ones start at PyTorch's default.
 """
 
@@ -70,7 +70,7 @@ class GMLPBlock(nn.Module):
 class GMLP(BlockFamily):
     """gMLP blocks in place of blocks that keep the shape; the others, the stem and the head stay the ResNet's.
 
-    stages: those with gMLP blocks, from 1. The third has 64 pixels of a 32x32 image and, behind the ImageNet stem, 196 of a
+    stages: those with gMLP blocks, from 1. The third has 64 pixels of a 32x32 image and, after the ImageNet stem, 196 of a
     224x224 image, in a net of four stages too. first_block: index in its stage (from 0) of the first block replaced: 2
     leaves one in a stage of three. Strided blocks are never replaced. ratio: hidden width in widths of the block.
     spatial_std, spatial_bias: initial deviation of W, which nn.Linear by itself would start at 1 / sqrt(3 n) for n

@@ -8,7 +8,7 @@ large images); weights start at PyTorch's default rather than at a truncated nor
 rather than at 1e-6; and the gates are multiplied by 3 rather than by 1/3. gnConv of order n multiplies n + 1 layers: the
 paper's start leaves 1e-14 of a unit input at order 4, which Adam survives, as it divides gradients by their size, and
 from which SGD never wakes. A layer of PyTorch's start divides its input's size by the root of 3, and a gate stands
-behind two: times 3, it has unit size. At train.py's learning rate and --clip-norm that is more than SGD bears safely: one
+after two: times 3, it has unit size. At train.py's learning rate and --clip-norm that is more than SGD bears safely: one
 of three seeds was lost soon after the rate's peak (results/README.md). (`init=trunc`, `layer_scale=1e-6` and
 `scale=0.3333` give the paper's.) The gates of `gate=gf`, whose last layer is a norm, are not scaled; theirs, too, are
 times 1/3.

@@ -1,10 +1,10 @@
-"""Multi-scale convolutions: several kernel sizes side by side, or small kernels one behind the other.
+"""Multi-scale convolutions: several kernel sizes side by side, or small kernels one after the other.
 
 Szegedy, Liu, Jia and others, "Going Deeper with Convolutions", CVPR 2015, section 4 (kernels side by side); Tan and Le,
 "MixConv: Mixed Depthwise Convolutional Kernels", BMVC 2019, section 3.1; Gao, Cheng, Zhao, Zhang, Yang and Torr,
 "Res2Net: A New Multi-scale Backbone Architecture", IEEE TPAMI 2021, equation 1. Slot: conv. Published with SGD.
 
-Departures: kernels side by side are reduced to just that, with one norm behind their concatenation. Res2Net's cascade is
+Departures: kernels side by side are reduced to just that, with one norm after their concatenation. Res2Net's cascade is
 made for bottlenecks, whose 1x1 convolutions mix its groups, and keeps the width. So in a basic block it takes the place
 of the first convolution, and the second mixes; a convolution that changes the width stays. As in the authors' code
 the last group is the one without a kernel, where the paper has the first. Their code leaves out the cascade in the

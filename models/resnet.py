@@ -35,7 +35,7 @@ class Place(NamedTuple):
     bottleneck: bool = False
 
     def after(self, stride):
-        """The same place behind a layer of this stride (sizes round up, as a padded 3x3 convolution does)."""
+        """The same place after a layer of this stride (sizes round up, as a padded 3x3 convolution does)."""
         return self._replace(size=-(-self.size // stride))
 
 
@@ -101,7 +101,7 @@ class ResidualBlock(nn.Module):
     """relu(shortcut(x) + branch(x)): (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)).
 
     An attention module stands before the add (the usual place), or where `attention_position` says; "after-add" is
-    behind the last ReLU. A kind of block gives the branch's layers.
+    after the last ReLU. A kind of block gives the branch's layers.
     """
 
     def __init__(self, in_ch, out_ch, stride, drop_path, conv, attention, shortcut, attention_position):
@@ -120,7 +120,7 @@ class ResidualBlock(nn.Module):
         self.after_add = attend("after-add", out_ch)
 
     def layers(self, in_ch, out_ch, stride, conv, attend):
-        """The convolutions, and attend("after-conv1", channels) behind the first: a list of modules."""
+        """The convolutions, and attend("after-conv1", channels) after the first: a list of modules."""
         raise NotImplementedError
 
     def forward(self, x):
@@ -174,7 +174,7 @@ class BlockFamily:
         return basic(in_ch, out_ch, stride, drop_path)
 
     def final_norm(self, ch):
-        """Normalizes the pooled vector (B, ch) in front of the classifier."""
+        """Normalizes the pooled vector (B, ch) before the classifier."""
         return nn.Identity()
 
 
