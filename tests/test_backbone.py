@@ -1,14 +1,13 @@
 """ResNets as backbones of torchvision's detectors."""
 
-from collections import OrderedDict
-
 import pytest
 import torch
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.feature_extraction import create_feature_extractor
 
+import hub
 from models import build
 from tests.nets import SMALL
+from tests.processes import ROOT
 
 NETS = [(arch, settings) for arch, settings in SMALL if "resnet" in arch]
 
@@ -25,10 +24,16 @@ def test_maps_of_all_stages(arch, settings):
             assert torch.equal(extracted[str(i)], expected)
 
 
-def test_a_feature_pyramid_stands_on_the_stages():
-    net, imgs = build("eca_hornet_resnet", 7, dict(SMALL)["hornet_resnet"]), torch.randn(2, 3, 32, 32)
-    stages = {f"stage{i}": stage for i, stage in enumerate(net.stages)}
-    body = torch.nn.Sequential(OrderedDict(stem=net.stem, **stages))
-    channels = [m.shape[1] for m in net.stage_maps(imgs)]
-    pyramid = BackboneWithFPN(body, {name: name for name in stages}, channels, 24)(imgs)
-    assert [tuple(m.shape[1:]) for m in pyramid.values()] == [(24, 32, 32), (24, 16, 16), (24, 8, 8), (24, 4, 4)]
+def test_the_documented_backbone_runs(tmp_path):
+    """docs/use.md, as it stands there, on a saved network."""
+    model = hub.Classifier("eca_hornet_resnet", ["a", "b"], dict(SMALL)["hornet_resnet"], 32, [120.0] * 3, [60.0] * 3)
+    model.save_pretrained(tmp_path)
+    code = (ROOT / "docs" / "use.md").read_text().split("```python\n")[2].split("```")[0]
+    names = {}
+    exec(code.replace('"RUN"', repr(str(tmp_path))), names)
+    assert [tuple(m.shape[1:]) for m in names["maps"].values()] == [
+        (64, 128, 128),
+        (64, 64, 64),
+        (64, 32, 32),
+        (64, 16, 16),
+    ]
