@@ -36,7 +36,7 @@ def check_packages(path):
 
 
 def write(model, scores, path):
-    """Exports a Classifier and compares the file with it: returns (the largest difference of a logit, the largest logit).
+    """Exports a Classifier and compares: returns (the largest difference of a logit, the largest logit).
 
     scores: name -> value, for the metadata. The file appears only if it agrees. Raises ValueError, in one line, for a
     network that cannot be traced and for a file that gives an image another class.
@@ -102,7 +102,7 @@ def checked_images(model):
 
 
 def compare(model, found):
-    """(Largest difference of a logit, largest logit) of the network and what was found. Raises ValueError if a class differs."""
+    """(Largest difference of a logit, largest logit). Raises ValueError if a class differs from the network's."""
     with torch.no_grad():
         expected = torch.cat([model(part) for part in checked_images(model).split(CHECKED)])
     difference = (found - expected).abs().max().item()

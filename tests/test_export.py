@@ -10,7 +10,7 @@ from torch import nn
 
 import export
 import hub
-from tests.nets import SMALL
+from tests.nets import KNOBS, SMALL
 from tests.test_hub import RECIPE, RESULT, classifier, saved
 
 BATCHES = (1, 2, 7)
@@ -27,7 +27,7 @@ def finished_run(folder):
     return folder
 
 
-@pytest.mark.parametrize(("arch", "settings"), SMALL)
+@pytest.mark.parametrize(("arch", "settings"), [*SMALL, *KNOBS])
 def test_every_network_becomes_onnx(arch, settings, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
