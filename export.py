@@ -36,7 +36,7 @@ def check_packages(path):
 
 
 def write(model, scores, path):
-    """Exports a Classifier and compares the file with it: returns the largest difference of a logit.
+    """Exports a Classifier and compares: returns (the largest difference of a logit, the largest logit).
 
     scores: name -> value, for the metadata. The file appears only if it agrees. Raises ValueError, in one line, for a
     network that cannot be traced and for a file that gives an image another class.
@@ -60,9 +60,9 @@ def write(model, scores, path):
         except Exception as error:  # each obstacle has an exception of its own
             first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise ValueError(f"{model.arch} cannot be exported with an open batch ({first})") from None
-        difference = compare(model, found)
+        agreement = compare(model, found)
         os.replace(pending, path)
-    return difference
+    return agreement
 
 
 def quiet():
@@ -102,7 +102,7 @@ def checked_images(model):
 
 
 def compare(model, found):
-    """The largest difference between the network's logits and those found. Raises ValueError if a class differs."""
+    """(Largest difference of a logit, largest logit). Raises ValueError if a class differs from the network's."""
     with torch.no_grad():
         expected = torch.cat([model(part) for part in checked_images(model).split(CHECKED)])
     difference = (found - expected).abs().max().item()
@@ -112,4 +112,4 @@ def compare(model, found):
             f"the exported {model.arch} gives {n_other} of {len(found)} images another class than the network (the "
             f"largest difference of a logit is {difference:.2g}): nothing is written"
         )
-    return difference
+    return difference, expected.abs().max().item()

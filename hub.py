@@ -270,10 +270,10 @@ def export_run(path_or_id, out):
     if (path / "last.pt").exists() and not (path / "result.json").exists():
         raise ValueError(f"{path} is an unfinished run: finish it, then export it")
     folder = model_folder(path_or_id)
-    difference = export.write(from_folder(folder).eval(), scores_of(folder), out)
+    difference, largest = export.write(from_folder(folder).eval(), scores_of(folder), out)
     return (
         f"written: {out}; on {sum(export.CHECKED)} images it gives the network's classes, and its logits differ by "
-        f"{difference:.1e} at most"
+        f"{difference:.1e} at most, where the largest is {largest:.2g}"
     )
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import export
 import hub
-from tests.nets import SMALL
+from tests.nets import KNOBS, SMALL
 from tests.test_hub import RECIPE, RESULT, classifier, saved
 
 BATCHES = (1, 2, 7)
@@ -27,19 +27,20 @@ def finished_run(folder):
     return folder
 
 
-@pytest.mark.parametrize(("arch", "settings"), SMALL)
+@pytest.mark.parametrize(("arch", "settings"), [*SMALL, *KNOBS])
 def test_every_network_becomes_onnx(arch, settings, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     torch.manual_seed(0)
     model = hub.Classifier(arch, list("abcdefg"), settings, 32, [120.0] * 3, [60.0] * 3).eval()
-    assert export.write(model, {}, tmp_path / "net.onnx") < 1e-3
+    difference, largest = export.write(model, {}, tmp_path / "net.onnx")
+    assert difference < 1e-5 * largest  # which is far from 1 in some networks that have not been trained
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
     for n in BATCHES:
         (logits,) = session.run(None, {"images": imgs_of(n, 32).numpy()})
         with torch.no_grad():
             expected = model(imgs_of(n, 32))
-        torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-3, atol=1e-5 * largest)
 
 
 def test_run_becomes_onnx_with_its_classes_size_and_scores(tmp_path, capsys):

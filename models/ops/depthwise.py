@@ -68,7 +68,7 @@ class FastGradients(torch.autograd.Function):
 
 
 def take_apart(x, d):
-    """The d*d maps of every d-th pixel, as samples: (B, C, H, W) -> (d*d B, C, ceil(H / d), ceil(W / d)), zeros behind."""
+    """The d*d maps of every d-th pixel, as samples: (B, C, H, W) -> (d*d B, C, ceil(H / d), ceil(W / d)), padded with zeros."""
     x = F.pad(x, (0, -x.shape[3] % d, 0, -x.shape[2] % d)).permute(0, 2, 3, 1)
     x = x.unflatten(2, (-1, d)).unflatten(1, (-1, d))  # (B, H', d, W', d, C)
     return x.permute(2, 4, 0, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
