@@ -66,7 +66,7 @@ def draw_differences(figure, results):
     ax.set_ylim(-0.6, len(shown) - 0.4)
     label = "points of top-1 over the baseline: mean over seeds, 95% interval"
     if any(result.unstable for result in shown):
-        label += "\n(crosses: single seeds, those that the axis reaches)"
+        label += "\n(crosses: single seeds of unstable methods, as far as the axis reaches)"
     ax.set_xlabel(label)
 
 
@@ -213,8 +213,8 @@ def draw_learning(figure, results):
         mean = "by seed" if result.unstable else f"{result.net.values('top1').mean():.1f}"
         ax.set_title(f"{short(result.net)} {mean}", fontsize="medium")
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    figure.supxlabel("epoch (black: the baseline; number: top-1 on the test set at the end)", fontsize="medium")
-    figure.supylabel(f"top-1 on {'held-out train' if results.row['n_val'] else 'test'}, %", fontsize="medium")
+    figure.supxlabel("epoch (black: the baseline; number: final top-1 on the test set)", fontsize="medium")
+    figure.supylabel(f"top-1 on {'held-out images' if results.row['n_val'] else 'test'}, %", fontsize="medium")
 
 
 def draw_superclasses(figure, results):
@@ -253,7 +253,7 @@ def draw_budgets(figure, results, conditions):
     ax.axvline(0, color="black", linewidth=1)
     ax.set_yticks(range(len(names)), [name.removesuffix("_resnet") for name in names])
     ax.set_ylim(-0.6, len(names) - 0.4)
-    ax.set_xlabel(f"points of top-1 over the baseline of the same {what_differs(conditions)}, 95% interval")
+    ax.set_xlabel(f"points of top-1 over the baseline with the same {what_differs(conditions)}, 95% interval")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(conditions), frameon=False)
 
 

@@ -105,8 +105,8 @@ def recipes_text(results):
     if not table:
         return ""
     return (
-        "### Recipes\n\nEach architecture was trained with one recipe of its own, so a difference is one of module and recipe "
-        f"together. They differ in these settings and share the rest.\n\n{markdown(table)}"
+        "### Recipes\n\nEach architecture was trained with its own recipe, so a difference comes from module and recipe together. "
+        f"The recipes differ in these settings and share the rest.\n\n{markdown(table)}"
     )
 
 
@@ -116,8 +116,8 @@ def methods_text(results):
     if not modules:
         return ""
     intro = (
-        "The ResNet is a chain of basic blocks: two 3x3 convolutions whose result is added to the block's input. A module takes "
-        "the place of the coloured parts."
+        "The ResNet is a chain of basic blocks. Each has two 3x3 convolutions, and their result is added to the block's input. "
+        "In the drawings, the coloured parts are the module's."
     )
     table = [
         ["where it goes", "what it is"],
@@ -140,8 +140,8 @@ def methods_text(results):
 def differences_text(results):
     family = DETECTABLE.format(m=len(results.judged)) if results.judged else ""
     return (
-        "Differences are from the baseline (the backbone as it is) over the seeds that both have: mean ± 95% interval, and the "
-        f"two-sided p. Parameters, MACs and training time are parts of the baseline's. {family}"
+        "A difference is the method's top-1 minus that of the baseline, the plain backbone, over the seeds that both have: mean "
+        f"± 95% interval, with the two-sided p. Parameters, MACs and training time are fractions of the baseline's. {family}"
     ).rstrip()
 
 
@@ -149,11 +149,10 @@ def budgets_text(conditions, chart):
     if len(conditions) < 2:
         return ""
     told = changes(conditions)
-    changed = "\n".join(f"- {name}: {what}" for name, what in told) or "No word and no sign changes."
+    changed = "\n".join(f"- {name}: {what}" for name, what in told) or "No verdict and no sign changes."
     intro = (
-        "Points of top-1 over the baseline of the same folder, mean ± 95% interval, and the word that each folder's runs earn; "
-        "an unstable method has no point in the chart. "
-        "All else in this report is of the last column."
+        f"Points of top-1 over the baseline with the same {what_differs(conditions)}: mean ± 95% interval, and the verdict there. "
+        "The chart leaves out unstable methods. The rest of this report is about the last column."
     )
     heading = "What changes:" if told else ""
     return "\n\n".join(
@@ -172,16 +171,16 @@ def interactions_text(results):
     if not results.interactions:
         return ""
     note = (
-        "Do two modules add up? *Interaction* is what both together gain beyond the sum of what each gains alone, mean ± 95% "
-        "interval; Holm's correction is over this table."
+        "Do the gains of two modules add up? *Interaction* is the gain of both together minus the sum of their separate gains: "
+        "mean ± 95% interval. Holm's correction covers this table."
     )
     return f"### Two modules together\n\n{note}\n\n{markdown(interaction_table(results))}"
 
 
 def networks_text(results):
     note = (
-        "Top-1, top-5 and ECE (expected calibration error) are percentages of the test set, means over n seeds; top-1 ± 95% "
-        "interval. MACs are those of one image. Memory is the most that a run took; training is the median time of a run."
+        "Top-1, top-5 and ECE (expected calibration error) are percentages on the test set, averaged over n seeds; top-1 has its "
+        "95% interval. MACs are per image. Memory is the peak of any run; training is the median time of a run."
     )
     parts = ["### All networks", markdown(main_table(results)), note, speed_text(results), machines_text(results)]
     return "\n\n".join(part for part in parts if part)
@@ -192,8 +191,8 @@ def depth_text(results):
     if not table:
         return ""
     note = (
-        "Top-1 ± 95% interval, differences paired by seed. A training loss that rises with depth is degradation; one that falls "
-        "while top-1 falls as well is overfitting."
+        "Top-1 ± 95% interval; differences are paired by seed. If the training loss rises with depth, the network is harder to "
+        "optimize (degradation). If it falls together with top-1, the network overfits."
     )
     return f"### Depth\n\n{markdown(table)}\n\n{note}"
 
@@ -203,16 +202,16 @@ def folds_text(results):
     if not table:
         return ""
     note = (
-        f"Top-1 on the part of train that a run held out, mean over {results.row['folds']} folds ± 95% t-interval over seeds; "
-        "spread, lowest and highest are of the folds' means over seeds. Test accuracies, speeds and times everywhere in this "
-        "report are means over the folds' runs."
+        f"Top-1 on the held-out training images: mean over {results.row['folds']} folds ± 95% t-interval over seeds. Each fold is "
+        "averaged over seeds before the spread, the lowest and the highest are taken. Test accuracies, speeds and times in the "
+        "rest of this report are means over the folds."
     )
     return f"### Cross-validation\n\n{markdown(table)}\n\n{note}"
 
 
 def learning_text(results, chart):
-    watched = "the held-out part of train" if results.row["n_val"] else "the test set"
-    note = f"Top-1 on {watched} after each epoch, means over seeds; of unstable methods each seed."
+    watched = "the held-out training images" if results.row["n_val"] else "the test set"
+    note = f"Top-1 on {watched} after each epoch, averaged over seeds. An unstable method has a line for each seed."
     return f"### Learning curves\n\n{note}\n\n{chart}" if chart else ""
 
 
@@ -220,7 +219,9 @@ def superclasses_text(results, chart):
     found = results.superclasses
     if found is None:
         return ""
-    note = f"Points of top-1 over the baseline in superclasses of five classes, on these test images. {found.sentence}"
+    note = (
+        f"Points of top-1 over the baseline in each superclass of five classes, on these test images. {found.sentence}"
+    )
     table = superclass_table(found)
     return "\n\n".join(["### Superclasses", note, chart, markdown(table)] if table else ["### Superclasses", note])
 
@@ -248,7 +249,7 @@ def ablations_text(results, chart):
     parts = ["## Ablations", chart]
     for arch, compared in results.ablations.items():
         where = trained_where((net.knobs or "(default)", net) for net in results.nets if net.arch == arch)
-        note = f"Differences are from {arch} as it is; Holm's correction is over this table. {where}".rstrip()
+        note = f"Differences are from {arch} with its defaults. Holm's correction covers this table. {where}".rstrip()
         table = markdown(ablation_table(arch, compared, results))
         sentence = ablation_sentence(arch, compared)
         parts += [f"### Ablations of {arch}", sentence, table, note, bullets(compared, lambda net: net.knobs)]
@@ -259,7 +260,7 @@ def limits_text(results):
     """What this report cannot tell."""
     row = results.row
     recipe = (
-        "one recipe for all networks; several methods were published with another optimizer, and a recipe tuned to a method may "
+        "one recipe for all networks. Several methods were published with another optimizer; a recipe tuned to a method may "
         "rank it higher"
         if not results.own_recipes
         else "one recipe for each architecture"
@@ -267,11 +268,11 @@ def limits_text(results):
     lines = [
         f"One dataset ({dataset_of(row)}), one budget ({row['epochs']} epochs), {recipe}.",
         power_sentence(results.judged) if results.judged else "",
-        "Distances at equal cost are not corrected for their number; differences from the baseline are.",
+        "Differences at equal cost are not corrected for multiple comparisons; differences from the baseline are.",
         bias_text(results),
     ]
     noisy = [readable(result.net) for result in results.judged if result.net.name in result.noisy]
-    lines += [f"Judged by its own noise, far larger than the others': {name}." for name in noisy]
+    lines += [f"{name} is judged by its own noise, which is far larger than the others'." for name in noisy]
     text = "## Limits\n\n" + "\n".join(f"- {line}" for line in lines if line)
     left_out = left_out_text(results)
     return text + "\n\n### Left out\n\n" + "\n".join(f"- {line}" for line in left_out) if left_out else text
@@ -290,9 +291,8 @@ def repeat_text(results, folder):
     run = f"python train.py --arch {best.arch}{knobs}{flags} --seed {best.seeds[0]}"
     return "\n\n".join([
         "## How to repeat every number",
-        f"Every number here is computed from the `result.json` files of the folder `{folder}` and, for speeds, its `cost.json`. "
-        f"This makes the report again, and trains one of its runs; the rest of "
-        "a run's settings is in its `result.json`:",
+        f"Every number here is computed from the `result.json` files in `{folder}` and, for speeds, from its `cost.json`. These "
+        "commands make the report again and repeat one of its runs. The rest of a run's settings is in its `result.json`.",
         f"```bash\npython report.py {folder}\n{run}\n```",
         "### Where the numbers come from",
         markdown([["what", "value"], *provenance(results), ["recipe", in_words(shared_recipe(results))]]),

@@ -25,10 +25,10 @@ class Module:
 
 
 BEFORE_ADD = "Scales the channels of the residual branch, after its last norm and before the add."
-GATE_ALONE = "Here the gate stands alone, without the paper's 1x1 convolutions and inner shortcut."
-THIRD_STAGE = "Takes the place of the basic blocks of the third stage, where maps are smallest."
-EVERY_BLOCK = "Takes the place of every basic block and brings its own stem, downsampling and norms."
-BOTH_CONVS = "Takes the place of both 3x3 convolutions of every basic block."
+GATE_ALONE = "Here the gate is used alone, without the paper's 1x1 convolutions and inner shortcut."
+THIRD_STAGE = "Replaces the basic blocks of the third stage, where the maps are smallest."
+EVERY_BLOCK = "Replaces every basic block and brings its own stem, downsampling and norms."
+BOTH_CONVS = "Replaces both 3x3 convolutions of every basic block."
 
 MODULES = {
     "eca": Module(
@@ -53,19 +53,19 @@ MODULES = {
     ),
     "ghostnet": Module(
         "GhostNet", "conv", "Han et al., GhostNet, CVPR 2020",
-        "Computes half of the channels by a convolution and the other half from those, by cheap depthwise filters.",
+        "Computes half of the channels by convolution and derives the rest from them with cheap depthwise filters.",
         BOTH_CONVS, "As in the paper's Ghost-ResNet-56.",
     ),
     "resnest": Module(
         "ResNeSt", "conv", "Zhang et al., ResNeSt, CVPR Workshops 2022",
-        "Splits the channels, convolves each split, and sums the splits with weights from their means.",
-        "Takes the place of the first 3x3 convolution of every basic block.",
-        "Here the second convolution stays, because split attention is never negative.",
+        "Splits the channels, convolves each split, and sums the splits with weights computed from their means.",
+        "Replaces the first 3x3 convolution of every basic block.",
+        "The second convolution stays: split attention is never negative, so alone it could only add to the shortcut.",
     ),
     "multiscale": Module(
         "Multi-scale convolution", "conv", "Gao et al., Res2Net, IEEE TPAMI 2021; Tan and Le, MixConv, BMVC 2019",
         "Runs kernels of 3, 5 and 7 pixels side by side on parts of the channels.",
-        BOTH_CONVS, "Reduced to the kernels side by side, with one norm after them.",
+        BOTH_CONVS, "Here reduced to the kernels side by side, with one norm after them.",
     ),
     "convnext": Module(
         "ConvNeXt", "block", "Liu et al., A ConvNet for the 2020s, CVPR 2022",
@@ -74,7 +74,7 @@ MODULES = {
     ),
     "hornet": Module(
         "HorNet", "block", "Rao et al., HorNet, NeurIPS 2022",
-        "Multiplies features with each other, order after order, through gates made of depthwise convolutions.",
+        "Multiplies features with one another, once per order, through gates made of depthwise convolutions.",
         EVERY_BLOCK, "Here layer scale starts at 1 and gates are scaled by 3, so that SGD can train it.",
     ),
     "coatnet": Module(
@@ -104,8 +104,8 @@ MODULES = {
     ),
     "cspnet": Module(
         "CSPNet", "stage", "Wang et al., CSPNet, CVPR Workshops 2020",
-        "Sends part of the channels through a stage's blocks and leads the rest around them.",
-        "Wraps every stage; the blocks inside stay.", "Here with ReLU, as in the rest of the network.",
+        "Sends part of the channels through a stage's blocks and routes the rest around them.",
+        "Wraps every stage; the blocks inside stay as they are.", "Here with ReLU, as in the rest of the network.",
     ),
 }  # fmt: skip
 
@@ -120,15 +120,15 @@ def modules_of(nets):
 
 
 RULE = f"""\
-- *helps*: above the baseline (Holm-corrected p < {ALPHA}), above the widening curve (interval above 0) at one cost at least, and below it (interval below 0) at none. A method that cannot be compared with a widening curve is judged against the baseline alone, and the remark says so.
-- *no better than widening*: above the baseline, but not that: not shown to be above the curve anywhere, or below it somewhere.
-- *hurts*: below the baseline (Holm-corrected p < {ALPHA}) and above the widening curve at no cost.
-- *unstable*: with some seeds, but not with all, the method or the baseline ended no better than guessing. Its mean is a mean of two outcomes, so it gets no other word and has no part in costs, power and superclasses, but counts in Holm's correction.
-- *no evidence*: the rest. The remark names a method that is above the curve at some cost.
-- no word: with one seed; for a method that was not trained with all of the baseline's seeds, unless it is unstable; and where the baseline itself ended at chance, so that the budget is too short for a verdict."""
+- *helps*: above the baseline (Holm-corrected p < {ALPHA}), above the widening curve at one cost or more (the interval lies above 0), and below it at none (no interval lies below 0). A method that cannot be compared with a widening curve is judged against the baseline alone; its remark says so.
+- *no better than widening*: above the baseline, but above the widening curve at no cost, or below it at some cost.
+- *hurts*: below the baseline (Holm-corrected p < {ALPHA}), and above the widening curve at no cost.
+- *unstable*: with some seeds, but not all, the method or the baseline ended no better than guessing. The mean would mix two outcomes, so the method gets no other verdict and is left out of costs, power and superclasses. It still counts in Holm's correction.
+- *no evidence*: everything else. If such a method is above the curve at some cost, its remark says so.
+- no verdict: with a single seed; for a method that was not trained with all of the baseline's seeds, unless it is unstable; and for every method if the baseline itself ended at chance, because the budget was then too short."""
 
 NOISE = f"""\
-Three seeds tell little about the noise of one network, but the networks of a comparison scatter alike. So each network's variance over seeds is moderated by the others' (empirical Bayes: Smyth 2004, robust as in Phipson et al. 2016). Seeds are blocks: what a seed does to all networks alike cancels. A network far noisier than the others keeps its own noise, and a remark names it. With fewer than {FEWEST_NETWORKS} networks or {FEWEST_SEEDS} seeds there is nothing to learn from the others, and a difference is judged by the paired t-test of its own seeds. All intervals cover 95% and use this noise: those of differences, of top-1, of the widening curve and of the ablations."""
+Three seeds say little about the noise of one network, but the networks of a comparison have similar noise. So each network's variance over seeds is moderated by the others' (empirical Bayes: Smyth 2004, made robust as in Phipson et al. 2016). Seeds are blocks: what a seed does to all networks alike cancels out. A network far noisier than the others keeps its own noise, and a remark names it. With fewer than {FEWEST_NETWORKS} networks or {FEWEST_SEEDS} seeds, there is too little to learn from the others, and a difference is judged by the paired t-test of its own seeds. All intervals cover 95% and use this noise: those of differences, of top-1, of the widening curve and of the ablations."""
 
 # printed by: python -m tests.simulate_verdicts
 SIMULATED = """\
@@ -160,14 +160,14 @@ SIMULATED = """\
 | log-normal | 5 | this report's | 2.7 % | 3.3 % | 14, 64, 91 % |"""
 
 SIMULATION = f"""\
-The rule was chosen by simulation. Each simulated report compares 15 methods with one baseline; three of them differ from it by 1, 2 and 4 points. Noise over seeds has a standard deviation of 0.65 points for all networks, or is seven times that for one of them, or varies log-normally between them (0.5 is the standard deviation of its logarithm). A false word is one for a method without effect, or for the wrong sign. Paired t-tests find little with few seeds. Plain moderation finds more, but up to a fifth of its reports hold a false word where one network is far noisier than the others. The rule used here stays near the nominal {ALPHA:.0%} for every kind of noise.
+The rule was chosen by simulation. Each simulated report compares 15 methods with one baseline; three of them differ from it by 1, 2 and 4 points. The noise over seeds has a standard deviation of 0.65 points for all networks, or seven times that for one of them, or it varies log-normally between them (0.5 is the standard deviation of its logarithm). *False word* is the share of reports that call a difference significant where there is none or where it has the other sign; the column after it is the same where no method differs. The last column says how often each of the three differences is found. Paired t-tests find little with few seeds. Plain moderation finds more, but if one network is far noisier than the others, up to a fifth of its reports hold a false word. The rule used here stays near the nominal {ALPHA:.0%} for every kind of noise.
 
 {SIMULATED}"""
 
-DETECTABLE = f"Holm's correction is over the {{m}} methods judged, and becomes stricter with every one that is added. *Detectable* is the smallest true difference that a test at the correction's strictest level ({ALPHA} / {{m}}) finds with a probability of {POWER:.0%} at this noise (noncentral t)."
+DETECTABLE = f"Holm's correction covers the {{m}} methods judged and becomes stricter with each method that is added. *Detectable* is the smallest true difference that a test at the correction's strictest level ({ALPHA} / {{m}}) finds with a probability of {POWER:.0%} at this noise (noncentral t)."
 EQUAL_COST = f"""\
-Points of top-1 over the plain backbone at the same cost: mean ± 95% interval, not corrected for their number. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost), and both vary; outside the trained widths nothing is said. Training time is measured seconds per training image, taken as exact; a width that does not take {FASTER:.0%} less of it than a wider one is left out of the curve."""
-NO_CURVE = "Nothing is said: no second width of the backbone (`resnet.width`) was trained with all of its seeds."
+Points of top-1 over the plain backbone at the same cost: mean ± 95% interval, not corrected for multiple comparisons. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost); the interval covers the noise of both. Outside the trained widths there is no comparison. Training time is the measured time per training image, taken as exact. A width that takes at least {1 - FASTER:.0%} of a wider one's time is left out of the curve."""
+NO_CURVE = "There is no comparison: no second width of the backbone (`resnet.width`) was trained with all of its seeds."
 
 
 # ------------------------------------------------------------------------------------------ where the numbers come from
@@ -191,12 +191,12 @@ def design_table(results):
     """What was compared and how: a row per part of the design."""
     row, recipe = results.row, shared_recipe(results)
     seeds = sorted({seed for net in results.nets for seed in net.seeds})
-    scored = "once, after the last epoch" if row["n_val"] else "after every epoch, of which the last counts"
+    scored = "once, after the last epoch" if row["n_val"] else "after every epoch, and the last one counts"
     table = [
         ["part", "value"],
-        ["data", f"{dataset_of(row)}: {row['classes']} classes; {row['n_train']:,} images to train on, {row['n_val']:,} held out, "
-                 f"{row['n_test']:,} to test"],
-        ["budget", f"{row['epochs']} epochs" + f", {row['batch_size']} images a step" * ("batch_size" in recipe)],
+        ["data", f"{dataset_of(row)}: {row['classes']} classes; {row['n_train']:,} training images, {row['n_val']:,} held out, "
+                 f"{row['n_test']:,} test images"],
+        ["budget", f"{row['epochs']} epochs" + f", {row['batch_size']} images per step" * ("batch_size" in recipe)],
     ]  # fmt: skip
     told = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "warmup_frac", "label_smoothing", "amp")
     table.append(["recipe", in_words({name: recipe[name] for name in told if name in recipe})])
@@ -214,7 +214,7 @@ def design_table(results):
         layers = f", {family[1]} layers" if family else ""
         if baseline:
             table.append(["baseline", f"{backbone}{layers}: {baseline.costs['parameters']:,} parameters, "
-                          f"{baseline.costs['MACs'] / 1e6:.1f} million MACs an image"])  # fmt: skip
+                          f"{baseline.costs['MACs'] / 1e6:.1f} million MACs per image"])  # fmt: skip
         if len(curve) > 1:
             table.append(["equal cost", f"{backbone} at widths {widths}: what the same cost buys without a module"])
     machines = {machine(each) for net in results.nets for each in net.runs.values()}
@@ -229,15 +229,15 @@ def speed_text(results):
     timed = [net for net in results.networks if net.cost_pass]
     of_trainings = [net.name for net in results.networks if not net.cost_pass]
     if not timed:
-        return ("Speeds are those of the trainings themselves, medians over the seeds; whatever else ran on the machine slowed "
-                "them, so they are not compared. A cost pass (cost.json, see compare.sh) measures all networks side by side.")  # fmt: skip
+        return ("Speeds were measured during training and are medians over the seeds. Other work on the machine may have slowed a "
+                "run, so they are not compared. A cost pass (cost.json, see compare.sh) measures all networks side by side.")  # fmt: skip
     about = ", ".join(f"{k} {v}" for k, v in results.cost_pass.items() if k != "rows")
     text = f"Speeds are medians of interleaved rounds of the cost pass ({about})"
     if of_trainings:
         text += f", which has not timed {in_list(of_trainings)}"
     shared = [name for name in ("amp", "compile", "batch_size") if name in results.cost_pass and name in results.row]
     other = [name for name in shared if results.cost_pass[name] != results.row[name]]
-    return text + "." + f" The trainings had another {in_list(other)} than the cost pass." * bool(other)
+    return text + "." + f" The trainings and the cost pass differ in {in_list(other)}." * bool(other)
 
 
 def machines_text(results):
@@ -245,7 +245,7 @@ def machines_text(results):
     found = by_machine((net.name, net) for net in results.networks)
     if len(found) < 2:
         return ""
-    intro = "Memory and minutes can be compared between networks of one kind of machine only:"
+    intro = "Memory and training time can be compared only between networks trained on the same kind of machine:"
     return "\n\n".join([intro, "\n".join(f"- {machines}: {', '.join(names)}" for machines, names in found.items())])
 
 
@@ -268,7 +268,7 @@ def bias_text(results):
     """The bias of choosing the epoch on the test set, from the runs that watched it."""
     values = [v for net in results.nets for v in net.values("best_on_test_minus_last") if not math.isnan(v)]
     if not values:
-        return "No run watched the test set, so there is nothing to choose on it: each scored it once, after its last epoch."
+        return "No epoch could be chosen on the test set: each run scored it once, after its last epoch."
     return (f"Reporting the best epoch on the test set instead of the last one would have added {np.mean(values):.2f} points on "
             f"average and {max(values):.2f} at most (n = {len(values)} runs). No number here does so.")  # fmt: skip
 
@@ -278,7 +278,9 @@ def left_out_text(results):
     lines = [f"{r.net.name}: {r.remark}" for r in results.methods if r.lacks or not r.reference]
     for net in results.nets:
         if net.on_curve and net not in results.curves.get(net.backbone, ()):
-            lines.append(f"{net.name}: not in the widening curve, as it lacks seeds of {net.backbone}")
+            lines.append(
+                f"{net.name}: not in the widening curve, because it was not trained with all seeds of {net.backbone}"
+            )
     return lines
 
 
@@ -295,7 +297,7 @@ def origins(rows):
     """What the rows were measured on and with: [[what, the values and how many runs have each]]."""
 
     def counted(values):
-        return "; ".join(f"{value} ({n} runs)" for value, n in sorted(Counter(map(str, values)).items()))
+        return "; ".join(f"{value} ({n} run{'s' * (n > 1)})" for value, n in sorted(Counter(map(str, values)).items()))
 
     return [["machines", counted(map(machine, rows))], ["torch", counted(row["torch"] for row in rows)],
             ["commits", counted(str(row["commit"])[:7] for row in rows)]]  # fmt: skip

@@ -44,7 +44,7 @@ class Pair:
         alone = (int((first & ~second).sum()), int((second & ~first).sum()))
         return (
             f"{self.names[0]} and {self.names[1]} agree on {agree:.1%} of {len(self.targets):,} test images. "
-            f"{alone[0]:,} images only the first gets right, {alone[1]:,} only the second. One run of each: other seeds differ."
+            f"On {alone[0]:,} images only the first is right, on {alone[1]:,} only the second. This is one run of each; other seeds differ."
         )
 
 

@@ -70,7 +70,7 @@ def write_slides(path, results, charts, team=None, conditions=()):
     )
     resnet_slide(deck, results)
     methods_slide(deck, results)
-    deck.text("How it was compared fairly", fair_lines(results, seeds), notes=fair_notes(results))
+    deck.text("A fair comparison", fair_lines(results, seeds), notes=fair_notes(results))
     if "differences" in charts:
         deck.chart("Differences from the baseline", draw_differences, results, notes="\n".join(word_lines(results)))
     cost = best_cost(results)
@@ -104,15 +104,16 @@ def answer_lines(results):
     counts = []
     for word, one, many in (
         ("hurts", "hurts", "hurt"),
-        ("no better than widening", "is not shown to beat widening", "are not shown to beat widening"),
-        ("no evidence", "shows no evidence", "show no evidence"),
+        ("no better than widening", "is not shown to beat a wider ResNet", "are not shown to beat a wider ResNet"),
+        ("no evidence", "shows no evidence either way", "show no evidence either way"),
         ("unstable", "is unstable", "are unstable"),
     ):
         n_found = len(results.by_word(word))
         counts += [f"{n_found} {one if n_found == 1 else many}"] if n_found else []
-    helped = (
-        f"{len(helps)} of {len(results.judged)} help: {names}." if helps else f"None of {len(results.judged)} helps."
-    )
+    n_judged = len(results.judged)
+    helped = f"{len(helps)} of {n_judged} {'helps' if len(helps) == 1 else 'help'}: {names}."
+    if not helps:
+        helped = f"None of {n_judged} methods helps." if n_judged > 1 else "The method does not help."
     rest = [f"{', '.join(counts)}."] if counts else []
     return [helped, *rest, f"After {epochs_of(row)}; longer training may change the order."]
 
@@ -164,7 +165,7 @@ def methods_slide(deck, results):
 
 def fair_lines(results, seeds):
     recipe = "each its own recipe" if results.own_recipes else "one recipe"
-    lines = [f"Same data, same {epochs_of(results.row)}, {recipe}", f"Seeds {in_list(seeds)}, paired"]
+    lines = [f"Same data, same {epochs_of(results.row)}, {recipe}", f"The same seeds for all: {in_list(seeds)}"]
     if results.has_curve:
         lines.append("Against the ResNet, and against ResNets of equal cost")
     if results.judged:
@@ -174,7 +175,7 @@ def fair_lines(results, seeds):
 
 def fair_notes(results):
     row = results.row
-    data = f"{dataset_of(row)}: {row['n_train']:,} images to train on, {row['n_val']:,} held out, {row['n_test']:,} to test."
+    data = f"{dataset_of(row)}: {row['n_train']:,} training images, {row['n_val']:,} held out, {row['n_test']:,} test images."
     recipe = ", ".join(f"{name} {value}" for name, value in shared_recipe(results).items() if value is not None)
     return "\n".join([data, f"Recipe: {recipe}.", NOISE, speed_text(results)])
 
@@ -198,7 +199,7 @@ def cost_notes(results):
 
 
 def budget_notes(conditions):
-    told = [f"{name}: {what}" for name, what in changes(conditions)] or ["No word and no sign changes."]
+    told = [f"{name}: {what}" for name, what in changes(conditions)] or ["No verdict and no sign changes."]
     return "\n".join([*told, *("; ".join(row) for row in budget_table(conditions))])
 
 
@@ -209,7 +210,7 @@ def ablation_notes(results):
 def limit_lines(results):
     lines = [f"One dataset, {epochs_of(results.row)}"]
     sizes = [result.detectable for result in results.judged if not math.isnan(result.detectable)]
-    lines += [f"Differences below {np.median(sizes):.1f} points stay open"] if sizes else []
+    lines += [f"Differences below {np.median(sizes):.1f} points may go unnoticed"] if sizes else []
     lines += [] if results.own_recipes else ["One recipe for all, not each method's own"]
     return [*lines, "Next: longer training, more seeds, a second dataset"]
 

@@ -17,9 +17,9 @@ COSTS_REPORT = """\
 
 {table}
 
-Measured with {conditions}, each network in a process of its own. A step trains on one batch of {batch_size} images. TFLOP/s
-count six operations for each MAC and image: a product and a sum forward, twice as many backward. Memory is the most that
-was allocated on the GPU or, without one, that the process took, of which Python and torch are some hundred MB.
+Measured with {conditions}, each network in its own process. A step trains on one batch of {batch_size} images. TFLOP/s
+count six operations per MAC: a multiplication and an addition forward, and twice as many backward. Memory is the peak allocated
+on the GPU or, without a GPU, the peak of the process, which includes some hundred MB of Python and torch.
 
 {problems}
 
@@ -114,12 +114,12 @@ def report_costs(costs, out):
 # -------------------------------------------------------------------------------------------------------------- recipes
 
 
-AS_IT_IS = "as it is"  # no knob set
+DEFAULT = "(default)"  # no knob set
 RECIPES_REPORT = """\
 # Which recipe?
 
-Top-1 in percent on the {n_val:,} images held out of train, after the last epoch, as the mean over seeds; the best first;
-rows of other seeds differ by chance as well. The test set has no part in this.
+Top-1 in percent on {n_val:,} held-out training images after the last epoch, averaged over seeds, best first. Rows with different
+seeds also differ by chance. The test set plays no part here.
 
 {tables}
 
@@ -143,7 +143,7 @@ def report_recipes(rows, out):
     differ = differing(recipes)
     top1 = {}  # arch -> (knobs, recipe) -> seed -> value
     for row, recipe in zip(rows, recipes, strict=True):
-        how = Net(row["arch"], row["settings"]).knobs or AS_IT_IS, *(str(recipe.get(name)) for name in differ)
+        how = Net(row["arch"], row["settings"]).knobs or DEFAULT, *(str(recipe.get(name)) for name in differ)
         of_seed = top1.setdefault(row["arch"], {}).setdefault(how, {})
         if row["seed"] in of_seed:
             refuse(f"{row['arch']} has seed {row['seed']} twice under one recipe: remove one of the two runs")
@@ -163,10 +163,10 @@ def report_recipes(rows, out):
 
 def recipes_table(differ, top1):
     """A row for each of one architecture's recipes, the best first. top1: (knobs, *values of `differ`) -> {seed: top-1}."""
-    table = [["knobs", *differ, "top-1", "seeds", "of each seed"]]
+    table = [["knobs", *differ, "top-1", "seeds", "each seed"]]
     for how, of_seed in sorted(top1.items(), key=lambda item: -np.mean(list(item[1].values()))):
         seeds, values = zip(*sorted(of_seed.items()), strict=True)
         table.append([*how, f"{np.mean(values):.2f}", in_list(seeds), ", ".join(f"{value:.2f}" for value in values)])
-    if all(knobs == AS_IT_IS for knobs, *_ in top1):
+    if all(knobs == DEFAULT for knobs, *_ in top1):
         table = [row[1:] for row in table]
     return table

@@ -214,11 +214,11 @@ def opening(results):
     seen = [result for result in results.methods if result.seeds]
     ablated = [result for comparisons in results.ablations.values() for result in comparisons if result.judged]
     if ablated and not seen:
-        changes = {word: [r for r in ablated if r.change == word] for word in ("better", "worse", "unstable")}
+        words = {"better": "are better", "worse": "worse", "unstable": "unstable"}
+        n_changes = [f"{sum(r.change == word for r in ablated)} {told}" for word, told in words.items()]
         return [
-            f"Of {len(ablated)} settings compared with their architecture's default, "
-            f"{', '.join(f'{len(found)} {word}' for word, found in changes.items())}.",
-            "Nothing is said of methods: none was run as it is together with its baseline.",
+            f"Of {len(ablated)} settings compared with their architecture's default, {in_list(n_changes)}.",
+            "There is no verdict on methods: none was run with its defaults together with its baseline.",
             power_sentence(ablated),
         ]
     if not seen and depth_table(results):
@@ -226,32 +226,41 @@ def opening(results):
     if not seen:
         why = "no method was run together with its baseline"
         return [f"There is no verdict: {why}.", f"{len(results.nets)} networks were run."]
-    why = "no method has all of its baseline's seeds" if any(r.lacks for r in seen) else "one seed was run"
+    why = (
+        "no method was run with all of its baseline's seeds" if any(r.lacks for r in seen) else "only one seed was run"
+    )
     return [
         f"There is no verdict: {why}.",
-        f"Differences from the baseline go from {pm(seen[-1].mean, math.nan, '+')} points ({readable(seen[-1].net)}) to "
+        f"Differences from the baseline range from {pm(seen[-1].mean, math.nan, '+')} points ({readable(seen[-1].net)}) to "
         f"{pm(seen[0].mean, math.nan, '+')} ({readable(seen[0].net)}).",
-        "How much of that is chance cannot be said: two runs of one network differ too, and only more seeds show by how much.",
+        "How much of this is chance is unknown: two runs of the same network also differ, and only more seeds show by how much.",
     ]
 
 
 def too_early_sentence(results):
     name = min(result.reference.name for result in results.methods if result.too_early)
     return (
-        f"This budget is too short for a verdict: after {epochs_of(results.row)} {name} itself is no better than guessing one "
-        f"of {results.row['classes']} classes."
+        f"This budget is too short for a verdict: after {epochs_of(results.row)}, {name} itself is no better than guessing "
+        f"among {results.row['classes']} classes."
     )
 
 
 def helps_sentence(results):
     """Which methods help."""
     n_seeds, row, helps = in_list(sorted({len(r.seeds) for r in results.judged})), results.row, results.by_word("helps")
-    n_methods = f"{len(results.judged)} method{'s' * (len(results.judged) > 1)}"
+    n_methods = len(results.judged)
     after = f"After {epochs_of(row)} on {dataset_of(row)} with {n_seeds} seeds"
     if not helps:
-        return f"{after}, none of {n_methods} helps."
+        return (
+            f"{after}, none of the {n_methods} methods helps."
+            if n_methods > 1
+            else f"{after}, the method does not help."
+        )
     verb = "helps" if len(helps) == 1 else "help"
-    return f"{after}, {len(helps)} of {n_methods} {verb}: {members(helps)} points of top-1 over the baseline."
+    return (
+        f"{after}, {len(helps)} of {n_methods} method{'s' * (n_methods > 1)} {verb}: {members(helps)} points of top-1 over "
+        "the baseline."
+    )
 
 
 def others_sentence(results):
@@ -264,14 +273,16 @@ def others_sentence(results):
             "are not shown to beat a wider ResNet",
         ),
         ("hurts", "hurts", "hurt"),
-        ("no evidence", "shows no evidence", "show no evidence"),
+        ("no evidence", "shows no evidence either way", "show no evidence either way"),
         ("unstable", "is unstable (failed to learn with some seeds)", "are unstable (failed to learn with some seeds)"),
     ):
         n_found = len(results.by_word(word))
         phrases += [f"{n_found} {one if n_found == 1 else many}"] if n_found else []
     if not phrases:
         return "There are no others."
-    return f"{'Of the others, ' if results.by_word('helps') else ''}{in_list(phrases)}."
+    if results.by_word("helps"):
+        return f"Of the others, {in_list(phrases)}."
+    return f"{'All ' * (len(phrases) == 1 < len(results.judged))}{in_list(phrases)}."
 
 
 def budget_sentence(results):
@@ -279,10 +290,10 @@ def budget_sentence(results):
     sizes = [result.detectable for result in results.judged if not math.isnan(result.detectable)]
     budget = "longer training may change the order"
     if not sizes:
-        return f"No comparison has a spread that tells of noise, and {budget}."
+        return f"The seeds show no spread, so the noise is unknown, and {budget}."
     return (
         f"Half of these comparisons had an {POWER:.0%} chance of finding a true difference of {np.median(sizes):.1f} points; "
-        f"smaller ones remain open, and {budget}."
+        f"smaller ones may have gone unnoticed, and {budget}."
     )
 
 
@@ -290,14 +301,15 @@ def cost_sentence(results):
     """How many methods are ahead of, and behind, a ResNet of equal cost."""
     gaps = [(gap, cost, r.net) for r in results.judged for cost, gap in r.gaps.items() if not gap.why]
     if not gaps:
-        return "No method could be compared with a ResNet of another width, which may gain as much."
+        return "No method could be compared with a ResNet of another width, which may do as well."
     best, cost, net = max(gaps, key=lambda entry: entry[0].mean)
     compared = [result for result in results.judged if result.has_curve]
     above, below = (sum(bool(r.where(side)) for r in compared) for side in ("above", "below"))
+    methods = f"{len(compared)} method{'s' * (len(compared) > 1)}"
     return (
-        f"Of the {len(compared)} methods that can be compared with a ResNet of equal cost, ahead at one cost at least: {above}, "
-        f"behind at one at least: {below}. The largest of these {len(gaps)} distances, flattered by being chosen, is that of "
-        f"{readable(net)} at equal {cost}: {pm(best.mean, best.half, '+')} points."
+        f"{methods} can be compared with a ResNet of equal cost. Above it at one cost or more: {above}; below it at one or more: "
+        f"{below}. The largest of these {len(gaps)} differences is {readable(net)} at equal {cost}: "
+        f"{pm(best.mean, best.half, '+')} points. As the largest of many, it is likely an overestimate."
     )
 
 
@@ -305,11 +317,11 @@ def power_sentence(comparisons):
     """The differences that these comparisons could find."""
     smallest = [result.detectable for result in comparisons if not math.isnan(result.detectable)]
     if not smallest:
-        return "No comparison has a spread that tells of noise, so nothing can be said of what would be found."
+        return "The seeds show no spread, so it is unknown what these comparisons could find."
     return (
-        f"With these seeds half of the comparisons have an {POWER:.0%} chance of finding a true difference of "
-        f"{np.median(smallest):.1f} points ({min(smallest):.1f} to {max(smallest):.1f}, depending on their noise): a smaller one that "
-        "was not found remains open."
+        f"With these seeds, half of the comparisons have an {POWER:.0%} chance of finding a true difference of "
+        f"{np.median(smallest):.1f} points ({min(smallest):.1f} to {max(smallest):.1f}, depending on their noise). A smaller one may "
+        "have gone unnoticed."
     )
 
 
@@ -323,7 +335,7 @@ def with_reason(result):
     """A method with its difference, and why a significant one gets no word."""
     named = f"{readable(result.net)} {interval(result.estimate, '+')}"
     if result.word == "no evidence" and result.direction < 0:
-        return f"{named} (below the baseline, above a ResNet of equal {in_list(result.where('above'))})"
+        return f"{named} (below the baseline, above a ResNet at equal {in_list(result.where('above'))})"
     return named
 
 
@@ -341,8 +353,8 @@ def ablation_sentence(arch, comparisons):
         verb = "is" if len(found) == 1 else "are"
         phrases += [f"{in_list([*names, *rest])} {verb} {word} than the default"] if found else []
     for word, meaning in (
-        ("no evidence", "show no evidence"),
-        ("unstable", "cannot be judged, because they or the default failed to learn with a seed"),
+        ("no evidence", "show no evidence either way"),
+        ("unstable", "cannot be judged, because they or the default failed to learn with some seed"),
     ):
         phrases += [f"{len(by_change[word])} of {len(told)} settings {meaning}"] if by_change[word] else []
     return f"{'; '.join(phrases)}."
@@ -359,11 +371,11 @@ def depth_sentences(results):
         layers = [family_and_depth(net.arch)[1] for net in (shallow, deep)]
         change, rise = interval(results.difference(deep, shallow), "+"), train_loss(deep) - train_loss(shallow)
         sentences.append(
-            f"From {layers[0]} to {layers[1]} layers {words} change by {change} points of top-1, and their training loss by "
+            f"From {layers[0]} to {layers[1]} layers, {words} change by {change} points of top-1, and their training loss by "
             f"{rise:+.3f}."
         )
     n_seeds, row = len(results.nets[0].seeds), results.row
     return [
         *sentences,
-        f"These are {row['epochs']} epochs on {dataset_of(row)} with {n_seeds} seeds: a budget, not a limit.",
+        f"This is after {epochs_of(row)} on {dataset_of(row)} with {n_seeds} seeds; longer training may change it.",
     ]

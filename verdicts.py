@@ -41,6 +41,11 @@ WORDS = ("helps", "no better than widening", "no evidence", "hurts", "unstable")
 OWN, ONE = "own recipes", "one recipe"
 
 
+def numbered(seeds):
+    """'seed 1', or 'seeds 1 and 2'."""
+    return f"seed{'s' * (len(seeds) > 1)} {in_list(seeds)}"
+
+
 @dataclass
 class Comparison:
     """A net against its reference (a method's baseline, an ablation's default) over the seeds that both have."""
@@ -99,7 +104,7 @@ class Comparison:
         if not self.unstable:
             return ""
         lost = {"": self.lost(self.net), f"{self.reference.name} ": self.lost(self.reference)}
-        return "; ".join(f"{who}ended at chance with seed {in_list(seeds)}" for who, seeds in lost.items() if seeds)
+        return "; ".join(f"{who}ended at chance with {numbered(seeds)}" for who, seeds in lost.items() if seeds)
 
     def where(self, side):
         """The costs at which the net is 'above' or 'below' the widening curve."""
@@ -142,21 +147,25 @@ class Comparison:
                 f"not judged: {self.reference.name} itself ended at chance, so this budget is too short for a verdict"
             )
         if self.lacks:
-            lacks = f"not judged: lacks seed {in_list(self.lacks)} of {self.reference.name}"
+            lacks = f"not judged: not trained with {numbered(self.lacks)} of {self.reference.name}"
             return f"{self.losses}; {lacks}" if self.unstable else lacks
         if self.unstable:
             return self.losses
         if len(self.seeds) < 2:
-            return "not judged: one seed"
+            return "not judged: only one seed"
         return "; ".join([*self.notes_on_noise(), *self.notes_on_curve()])
 
     def notes_on_noise(self):
         """What keeps a difference from being judged, or makes its judgement weaker than its interval looks."""
-        notes = ["the same difference in every seed: nothing to test"] if math.isnan(self.estimate.error) else []
+        notes = (
+            ["the difference is the same for every seed, so there is nothing to test"]
+            if math.isnan(self.estimate.error)
+            else []
+        )
         for name, deviation in self.noisy.items():
             notes.append(
-                f"{name} is far noisier than the other networks (standard deviation over seeds {deviation:.1f} points, "
-                f"theirs {self.usual_noise:.1f}) and keeps its own noise"
+                f"{name} is far noisier than the other networks (standard deviation over seeds: {deviation:.1f} points; theirs: "
+                f"{self.usual_noise:.1f}) and is judged by its own noise"
             )
         if self.p < ALPHA <= self.p_holm:
             notes.append(
@@ -169,7 +178,9 @@ class Comparison:
         """Where the net lies above or below the widening curve, or why it could not be compared with it."""
         notes = []
         if self.direction and self.gaps and not self.has_curve:
-            notes.append(f"against the baseline alone: {in_list(sorted({gap.why for gap in self.gaps.values()}))}")
+            notes.append(
+                f"judged against the baseline alone: {in_list(sorted({gap.why for gap in self.gaps.values()}))}"
+            )
         for side in ("above", "below"):
             at = [
                 f"{c} ({self.net.costs[c] / self.reference.costs[c]:.2f} of the baseline's)" for c in self.where(side)
@@ -328,10 +339,10 @@ class SuperclassMap:
         """How many cells can be read, and how many of those may still be noise."""
         n_readable, n_cells = int(self.readable.sum()), self.readable.size
         if not n_readable:
-            return f"No superclass of any method stands out of the noise ({n_cells} cells), so none is shown."
+            return f"No superclass of any method stands out from the noise ({n_cells} cells), so none is shown."
         return (
-            f"{n_readable} of {n_cells} cells stand out of the noise; about {ALPHA:.0%} of these, {max(1, round(ALPHA * n_readable))}, "
-            "may be noise all the same (Benjamini and Hochberg 1995). The other cells cannot be told from 0 and are left empty."
+            f"{n_readable} of {n_cells} cells stand out from the noise; about {ALPHA:.0%} of these, {max(1, round(ALPHA * n_readable))}, "
+            "may still be noise (Benjamini and Hochberg 1995). The other cells cannot be told apart from 0 and are left empty."
         )
 
 

@@ -44,7 +44,7 @@ def test_the_report_shows_what_the_two_do(runs, tmp_path):
     right = predicted == content["targets"]
     assert section.startswith(
         f"eca_resnet (seed 0) and resnet (seed 0) agree on {np.mean(predicted[0] == predicted[1]):.1%} of 200 test images. "
-        f"{(right[0] & ~right[1]).sum()} images only the first gets right, {(right[1] & ~right[0]).sum()} only the second."
+        f"On {(right[0] & ~right[1]).sum()} images only the first is right, on {(right[1] & ~right[0]).sum()} only the second."
     )
     for name in ("confusion", "reliability", "disagreements"):
         assert f"({name}.png)" in section and (tmp_path / "out" / f"{name}.png").exists()

@@ -53,14 +53,13 @@ def test_the_answer_is_computed(campaign, tmp_path):
     answer = text.split("\n\n")[1]
     assert answer.count(". ") == 2 and answer.endswith(".")
     assert answer.startswith("After 10 epochs on shapes100 with 4 seeds, 1 of 4 methods helps: ECA +3.00 ± ")
-    assert "Of the others, 1 is not shown to beat a wider ResNet, 1 hurts and 1 shows no evidence." in answer
+    assert "Of the others, 1 is not shown to beat a wider ResNet, 1 hurts and 1 shows no evidence either way." in answer
     assert "- **helps**: ECA +3.00 ± " in text and "- **no evidence**: GhostNet -0.10 ± " in text
     cost = text.split("\n## Cost\n\n")[1]
     assert cost.startswith(
-        "Of the 4 methods that can be compared with a ResNet of equal cost, ahead at one cost at least: 1, behind at one at "
-        "least: 2. The largest of these 12 distances"
+        "4 methods can be compared with a ResNet of equal cost. Above it at one cost or more: 1; below it at one or more: 2. "
+        "The largest of these 12 differences is ECA at equal MACs: +3.00 ± "
     )
-    assert "is that of ECA at equal MACs: +3.00 ± " in cost
 
 
 def test_no_sentence_names_a_dozen_methods(tmp_path):
@@ -80,9 +79,7 @@ def test_the_answer_counts_what_can_be_compared():
     rows = widths() + rows_of("eca_resnet", 63)
     rows += rows_of("gmlp_resnet", 65, params=10_000_000, macs=10**9, speed=1.0)
     sentence = cost_sentence(analyse(rows, timed(rows)))
-    assert sentence.startswith(
-        "Of the 1 methods that can be compared with a ResNet of equal cost, ahead at one cost at least: 1,"
-    )
+    assert sentence.startswith("1 method can be compared with a ResNet of equal cost. Above it at one cost or more: 1;")
 
 
 def test_csv_holds_every_run(campaign, tmp_path):
@@ -109,7 +106,7 @@ def test_networks_of_several_machines_are_told_apart(campaign, tmp_path):
     told = machines_text(analyse(campaign))
     assert told.endswith("\n- 1 x a GPU: gmlp_resnet") and "\n- 1 x a CPU: resnet resnet.width=8, resnet, " in told
     assert "eca_resnet" in told and "eca.kernel_size" not in told  # no memory is shown of an ablation
-    assert "can be compared between networks of one kind of machine only" in make(campaign, tmp_path)
+    assert "can be compared only between networks trained on the same kind of machine" in make(campaign, tmp_path)
     assert machines_text(analyse(rows_of("resnet", 60))) == ""
 
 
@@ -131,7 +128,7 @@ def test_an_ablation_on_several_machines_says_so(campaign, tmp_path):
 def test_without_a_curve_equal_cost_is_one_sentence(tmp_path):
     narrow = rows_of("resnet", 56, {"resnet.width": 8}, seeds=(0,))
     text = make(rows_of("resnet", 60) + narrow + rows_of("eca_resnet", 63), tmp_path)
-    assert "## Equal cost\n\nNothing is said: no second width" in text
+    assert "## Equal cost\n\nThere is no comparison: no second width" in text
     assert "at equal parameters" not in text.split("## Equal cost")[1]
 
 
@@ -140,23 +137,26 @@ def test_one_noisy_method_does_not_speak_for_the_power_of_all(campaign):
     for result, detectable in zip(judged, (1.0, 2.0, 3.0, 57.0), strict=True):
         result.detectable = detectable
     told = power_sentence(judged)
-    assert "half of the comparisons have an 80% chance of finding a true difference of 2.5 points" in told
+    assert (
+        "With these seeds, half of the comparisons have an 80% chance of finding a true difference of 2.5 points"
+        in told
+    )
     assert "(1.0 to 57.0, depending on their noise)" in told
 
 
 def test_one_seed_gives_numbers_and_no_verdict(campaign, tmp_path):
     text = make([c for c in campaign if c["seed"] == 0], tmp_path)
-    assert text.split("\n\n")[1].startswith("There is no verdict: one seed was run.")
+    assert text.split("\n\n")[1].startswith("There is no verdict: only one seed was run.")
     verdicts = table_after(text, "## Verdicts")
     assert verdicts["eca_resnet"] == ["+2.90", "-", "-", "-", "1.00 / 1.00 / -", "-"]
     assert not {cells[-1] for cells in verdicts.values()} & set(WORDS)
-    assert "- eca_resnet: not judged: one seed" in text
+    assert "- eca_resnet: not judged: only one seed" in text
 
 
 def test_ablations_alone_make_a_report(campaign, tmp_path):
     text = make([c for c in campaign if c["arch"] == "eca_resnet"], tmp_path)
     assert text.split("\n\n")[1].startswith(
-        "Of 2 settings compared with their architecture's default, 0 better, 1 worse, 0 unstable. "
+        "Of 2 settings compared with their architecture's default, 0 are better, 1 worse and 0 unstable. "
     )
     assert "- eca_resnet: not compared: resnet itself was not run" in text
 
@@ -190,7 +190,7 @@ def test_depth_with_and_without_shortcuts():
     assert to_resnet == ["-2.00", "-13.00", "-", "-"]
     assert losses == ["2.000", "2.500", "1.750", "1.500"]
     first, second, _ = opening(analyse(rows))
-    assert "From 20 to 56 layers networks without shortcuts change by -8.00 points" in first
+    assert "From 20 to 56 layers, networks without shortcuts change by -8.00 points" in first
     assert first.endswith("+0.500.")
     assert "ResNets change by +3.00 points" in second
     assert depth_table(analyse(rows_of("resnet", 60) + rows_of("resnet56", 61))) is None

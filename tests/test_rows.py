@@ -177,7 +177,7 @@ def test_each_architecture_may_have_a_recipe_of_its_own(tmp_path):
     assert (
         "## Ablations" not in text
         and "| recipe | amp off" in text
-        and "| budget | 10 epochs, 128 images a step |" in text
+        and "| budget | 10 epochs, 128 images per step |" in text
     )
     assert "### Recipes" not in make(rows[:8], tmp_path / "one")
 

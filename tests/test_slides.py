@@ -39,7 +39,7 @@ def test_the_talk_is_in_order_and_the_appendix_last(made):
     n_talk = len(talk([(title, ()) for title in titles]))
     assert titles[:n_talk] == [
         "Which module is worth adding to a ResNet?", "Which module is worth adding?", "The ResNet", "Where each method goes",
-        "How it was compared fairly", "Differences from the baseline", "Accuracy against parameters", "Ablations",
+        "A fair comparison", "Differences from the baseline", "Accuracy against parameters", "Ablations",
         "What helped and what did not", "Limits and future work",
     ]  # fmt: skip
     assert n_talk + 2 <= MOST_SLIDES  # budgets and contributions

@@ -76,14 +76,14 @@ def test_recipes_are_compared_on_the_validation_split(tmp_path, capsys):
     tables = """\
 eca_resnet
 
-| knobs | optimizer | lr | top-1 | seeds | of each seed |
+| knobs | optimizer | lr | top-1 | seeds | each seed |
 | --- | --- | --: | --: | --: | --: |
-| as it is | adamw | 0.002 | 51.00 | 0 | 51.00 |
+| (default) | adamw | 0.002 | 51.00 | 0 | 51.00 |
 | eca.kernel_size=5 | adamw | 0.002 | 50.00 | 0 | 50.00 |
 
 ## resnet
 
-| optimizer | lr | top-1 | seeds | of each seed |
+| optimizer | lr | top-1 | seeds | each seed |
 | --- | --: | --: | --: | --: |
 | sgd | 0.02 | 43.00 | 0 | 43.00 |
 | adamw | 0.002 | 41.50 | 0 | 41.50 |
@@ -91,8 +91,8 @@ eca_resnet
 """
     assert f"\n## {tables}\nAll recipes share: dataset shapes100, epochs 10, batch_size 128," in text
     assert "eca_resnet\n| knobs | optimizer" in capsys.readouterr().out
-    assert "2,000 images held out of train, after the last epoch, as the mean over seeds" in text
-    assert "- commits: None (1 runs); abc (5 runs)" in text
+    assert "2,000 held-out training images after the last epoch, averaged over seeds" in text
+    assert "- commits: None (1 run); abc (5 runs)" in text
 
 
 @pytest.mark.parametrize(
