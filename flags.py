@@ -45,13 +45,13 @@ AT_LEAST_0 = (
 )
 
 
-def refuse(message):
+def refuse(message, code=2):
     """Ends the program for a user's mistake: one line, from one process, exit code 2."""
     if int(os.environ.get("RANK", 0)) > 0:
         time.sleep(5)  # torchrun ends all processes when the first one leaves: let the one that speaks do so
     else:
         print(f"train.py: {' '.join(str(message).split())}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(code)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import checkpoints
 import data
 import engine
 import hub
+import locks
 import log
 import machine
 import runfolder
@@ -28,6 +29,7 @@ from models import build
 EVAL_BATCH, EVAL_PIXELS = 512, 512 * 64**2  # images and pixels per process at most
 EVAL_BATCH_GPU = 2500  # images of 32 pixels, in which a GPU is busy
 TIME_IS_UP_CODE = 75  # exit code of --max-minutes: "try again", as in sysexits.h
+HELD_CODE = 3  # exit code where another process writes the folder
 
 
 class Run:
@@ -89,16 +91,21 @@ class Run:
         """Takes the lock of the folder, and removes what a run that was killed while it saved has left there."""
 
         def take():
-            self.lock = runfolder.Lock(self.folder)
+            try:
+                self.lock = locks.Lock(self.folder / "lock")
+            except locks.HeldError as held:
+                return None, str(held)
             if runfolder.stamp(self.folder) != self.stamp:
                 raise ValueError(f"{self.folder} was written by another process just now: start again")
             for stale in self.folder.glob("*.tmp"):
                 stale.unlink(missing_ok=True)
             (self.folder / "status").unlink(missing_ok=True)
-            return self.lock.taken_over
+            return self.lock.taken_over, None
 
         with failures_told():
-            gone = self.team.first_decides(take)
+            gone, held = self.team.first_decides(take)
+        if held:
+            refuse(held, code=HELD_CODE)
         if gone:
             self.say(f"{self.folder}: {gone} is gone; this process goes on in its place")
 
