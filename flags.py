@@ -47,7 +47,7 @@ AT_LEAST_0 = (
 
 def refuse(message, code=2):
     """Ends the program for a user's mistake: one line, from one process, exit code 2."""
-    if int(os.environ.get("RANK", 0)) > 0:
+    if int(os.environ.get("RANK", 0)) > 0 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         time.sleep(5)  # torchrun ends all processes when the first one leaves: let the one that speaks do so
     else:
         print(f"train.py: {' '.join(str(message).split())}", file=sys.stderr)

@@ -69,7 +69,10 @@ def look_at_folder(folder, config):
         and (name in there or name != "content")  # which older runs did not note
     ]
     if others:
-        raise ValueError(f"{folder} holds another run ({'; '.join(others[:3])}): give --name, or remove it")
+        way = "give --name, or remove it"
+        if result and len(others) == 1 and config["epochs"] > there.get("epochs", 0):
+            way = f"to train further from it, give --init-from {folder} --name NEW"
+        raise ValueError(f"{folder} holds another run ({'; '.join(others[:3])}): {way}")
     return result, saved
 
 

@@ -202,3 +202,37 @@ def test_same_command_twice_at_once(command, tmp_path, capsys):
     assert f"{folder}: process {running.pid} on " in capsys.readouterr().out
     assert not (folder / "lock").exists()
     assert len(list(folder.glob("events*"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "missing"),
+    [("LOCAL_RANK", "0", "RANK"), ("PMI_SIZE", "2", "LOCAL_RANK"), ("WORLD_SIZE", "2", "LOCAL_RANK")],
+)
+def test_sign_of_other_processes_without_torchrun(name, value, missing, command, monkeypatch, capsys):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as exit:
+        run(*command())
+    assert exit.value.code == 2
+    err = capsys.readouterr().err
+    assert f"{name}={value} is set and {missing} is not: start several processes with torchrun" in err
+    assert err.count("\n") == 1
+
+
+def test_rank_alone_silences_no_mistake(command, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit):
+        run(*command("--lr", "-1"))
+    assert "--lr must be more than 0" in capsys.readouterr().err
+
+
+def test_more_epochs_of_a_finished_run(command, tmp_path, capsys):
+    small = ["--set", "resnet.depth=8", "--set", "resnet.width=4"]
+    run(*command(*small, "--epochs", "1"))
+    with pytest.raises(SystemExit):
+        run(*command(*small, "--epochs", "2"))
+    folder = tmp_path / "runs" / "run"
+    assert f"give --init-from {folder} --name NEW" in capsys.readouterr().err
+    run(*command(*small, "--epochs", "2", "--init-from", str(folder)), "--name", "new")
+    with pytest.raises(SystemExit):
+        run(*command(*small, "--epochs", "2", "--lr", "1"))
+    assert "give --name, or remove it" in capsys.readouterr().err
