@@ -213,6 +213,8 @@ def add_run(add):
 def add_other(add):
     add("--list", False, "print all methods and backbones with their knobs", **STORE)
     add("--summary", False, "print the arch's parameters, MACs and layers", **STORE)
+    check = "prepare the data, the folder and the network, print as JSON what would be trained, and train nothing"
+    add("--check", False, check, **STORE)
     add("--eval-only", None, "score a run's last.pt or model/ on the test set", metavar="PATH")
     classes = "print the most probable classes of an image or of a folder's, by the network of --init-from"
     add("--predict", None, classes, metavar="PATH")

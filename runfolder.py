@@ -8,6 +8,7 @@ from checkpoints import load_checkpoint
 NOT_THE_RUN = (  # flags that do not change what a run computes
     "list",
     "summary",
+    "check",
     "eval_only",
     "predict",
     "json",

@@ -80,8 +80,17 @@ class Run:
             self.state = state
             recipe = args.label_smoothing, args.clip_norm, args.accumulate
             self.step = engine.Step(state, model, self.batches, *recipe, captured=args.graph != "off", say=self.say)
-            self.own_folder()
-            self.begin_log()
+            if not args.check:
+                self.own_folder()
+                self.begin_log()
+
+    def check(self):
+        """What --check says, in JSON, of a run that could be trained."""
+        self.build()
+        gpus = torch.cuda.device_count() if self.team.device.type == "cuda" else 0
+        n_steps, n_train = self.last_step, len(self.batches.split)
+        facts = {"steps": n_steps, "batch_size": self.args.batch_size, "n_train": n_train, "gpus": gpus}
+        return json.dumps(facts)
 
     def on_its_stream(self):
         """Work that is queued in here does not wait for that of other runs on the same GPU."""
