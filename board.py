@@ -68,6 +68,7 @@ class Board:
         """Whether a run is finished, noted for ever."""
         if self.is_finished(*entry):
             self.left.pop(entry, None)
+            self.held_at.pop(entry, None)
             self.done[entry] = None
             return True
         return False
@@ -84,7 +85,7 @@ class Board:
                     if taken:
                         self.busy += 1
                         return taken
-            unknown = any(alive is None for _, alive in self.held_at.values())
+            unknown = any(alive is None and entry not in self.passed for entry, (_, alive) in self.held_at.items())
             return [] if unknown or (self.undecided and self.busy) else None
 
     def try_to_take(self, run, seed, all_of_them):
