@@ -177,9 +177,10 @@ class Board:
         return bool(reports) and max(reports) > max(results)
 
     def clear(self):
-        """Removes the locks of runs that are finished, whose holders were killed just behind that, and an empty folder."""
+        """Removes what runs that are finished have left: locks of those killed just behind that, and earlier failures."""
         for entry in self.done:
             path = self.claim_file(*entry)
+            self.failed_file(*entry).unlink(missing_ok=True)
             if path.exists() and locks.look(path, self.seen)[1] is False:
                 path.unlink(missing_ok=True)
         with suppress(OSError):

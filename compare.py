@@ -40,6 +40,7 @@ STOP_SIGNALS = tuple(
     getattr(signal, f"SIG{name}") for name in ("HUP", "INT", "TERM", "USR1") if hasattr(signal, f"SIG{name}")
 )
 REPEAT_S = 2.0  # seconds within which a signal may arrive twice
+SIGNAL_S = 1.0  # in which a signal that has ended a child reaches us, if it is for all of us
 SPEEDS = "cost.json"
 
 
@@ -154,7 +155,8 @@ class Children:
     """The programs at hand. Each is a process group of its own, to which a signal that stops us is passed on."""
 
     def __init__(self):
-        self.mutex, self.running, self.stopped_by, self.stopped_at = threading.RLock(), set(), 0, 0.0
+        self.mutex, self.running, self.told = threading.RLock(), set(), threading.Event()
+        self.stopped_by, self.stopped_at = 0, 0.0
         for number in STOP_SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self.stop)
@@ -164,6 +166,7 @@ class Children:
         if self.stopped_by and now - self.stopped_at < REPEAT_S:
             return  # a scheduler signals all processes, some of them twice
         self.stopped_by, self.stopped_at = self.stopped_by or number, now
+        self.told.set()
         for child in list(self.running):
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGTERM)
@@ -180,6 +183,8 @@ class Children:
                 os.killpg(child.pid, signal.SIGTERM)
         output, _ = child.communicate()
         self.running.discard(child)
+        if child.returncode < 0 or child.returncode > 128:  # by a signal, which may be just on its way to us, too
+            self.told.wait(SIGNAL_S)
         return child.returncode, output
 
     def leave_if_stopped(self):
