@@ -46,13 +46,13 @@ AT_LEAST_0 = (
 )
 
 
-def refuse(message):
+def refuse(message, code=2):
     """Ends the program for a user's mistake: one line, from one process, exit code 2."""
-    if int(os.environ.get("RANK", 0)) > 0:
+    if int(os.environ.get("RANK", 0)) > 0 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         time.sleep(5)  # torchrun ends all processes when the first one leaves: let the one that speaks do so
     else:
         print(f"train.py: {' '.join(str(message).split())}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(code)
 
 
 @contextmanager
@@ -224,6 +224,8 @@ def add_run(add):
 def add_other(add):
     add("--list", False, "print all methods and backbones with their knobs", **STORE)
     add("--summary", False, "print the arch's parameters, MACs and layers", **STORE)
+    check = "prepare the data, the folder and the network, print as JSON what would be trained, and train nothing"
+    add("--check", False, check, **STORE)
     add("--eval-only", None, "score a run's last.pt or model/ on the test set", metavar="PATH")
     classes = "print the most probable classes of an image or of a folder's, by the network of --init-from"
     add("--predict", None, classes, metavar="PATH")

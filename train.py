@@ -99,6 +99,8 @@ def main(args):
 
     # Build, train and finish: a run for each seed. What is finished stays as it is.
     runs = [training.Run(Namespace(**vars(args) | {"seed": seed}), team, images, amp, stop) for seed in args.seeds]
+    if args.check:
+        return team.say(runs[0].check())
     for run in runs:
         if run.result:
             team.say(f"{run.folder} is finished, top-1 {run.result['top1']:.2f} %: nothing to do")

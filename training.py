@@ -19,6 +19,7 @@ import checkpoints
 import data
 import engine
 import hub
+import locks
 import log
 import machine
 import optimizers
@@ -31,6 +32,7 @@ EVAL_BATCH, EVAL_PIXELS = 512, 512 * 64**2  # images and pixels per process at m
 EVAL_BATCH_GPU = 2500  # images of 32 pixels, in which a GPU is busy
 UNEQUAL = 10  # times the images of the smallest class, at which the first line names it
 TIME_IS_UP_CODE = 75  # exit code of --max-minutes: "try again", as in sysexits.h
+HELD_CODE = 3  # exit code where another process writes the folder
 
 
 class Run:
@@ -81,8 +83,17 @@ class Run:
             self.state = state
             recipe = args.label_smoothing, args.clip_norm, args.accumulate, self.class_weights()
             self.step = engine.Step(state, model, self.batches, *recipe, captured=args.graph != "off", say=self.say)
-            self.own_folder()
-            self.begin_log()
+            if not args.check:
+                self.own_folder()
+                self.begin_log()
+
+    def check(self):
+        """What --check says, in JSON, of a run that could be trained."""
+        self.build()
+        gpus = torch.cuda.device_count() if self.team.device.type == "cuda" else 0
+        n_steps, n_train = self.last_step, len(self.batches.split)
+        facts = {"steps": n_steps, "batch_size": self.args.batch_size, "n_train": n_train, "gpus": gpus}
+        return json.dumps(facts)
 
     def on_its_stream(self):
         """Work that is queued in here does not wait for that of other runs on the same GPU."""
@@ -92,16 +103,21 @@ class Run:
         """Takes the lock of the folder, and removes what a run that was killed while it saved has left there."""
 
         def take():
-            self.lock = runfolder.Lock(self.folder)
+            try:
+                self.lock = locks.Lock(self.folder / "lock")
+            except locks.HeldError as held:
+                return None, str(held)
             if runfolder.stamp(self.folder) != self.stamp:
                 raise ValueError(f"{self.folder} was written by another process just now: start again")
             for stale in self.folder.glob("*.tmp"):
                 stale.unlink(missing_ok=True)
             (self.folder / "status").unlink(missing_ok=True)
-            return self.lock.taken_over
+            return self.lock.taken_over, None
 
         with failures_told():
-            gone = self.team.first_decides(take)
+            gone, held = self.team.first_decides(take)
+        if held:
+            refuse(held, code=HELD_CODE)
         if gone:
             self.say(f"{self.folder}: {gone} is gone; this process goes on in its place")
 
