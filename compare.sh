@@ -20,7 +20,7 @@
 #   sbatch --array=0-39%10 --gpus=1 --requeue --signal=B:TERM@90 compare.sh     # on a Slurm cluster
 #
 # Finished runs are skipped and unfinished ones resumed: run the same command again after an interruption. Ctrl-C and SIGTERM
-# stop the runs at hand behind a step. OUT is their folder (runs/compare, or runs/ and the preset's name); one that holds runs
+# stop the runs at hand after a step. OUT is their folder (runs/compare, or runs/ and the preset's name); one that holds runs
 # of another recipe is refused. Several of these commands, on whatever machines, may share one OUT: each takes the next run
 # that nobody holds. A failed run is reported at the end (exit code 1) and does not stop the others. PLAN=1 only lists what
 # would be trained. ARCHS and WIDTHS replace parts of the methods' list, and RUNS any list: architectures with knobs and flags
