@@ -232,6 +232,9 @@ class Run:
         """Trains to the last step and writes the result. A generator: it yields where its work is in flight, so that other
         runs can queue theirs before this one waits for a value."""
         state, scores = self.state, None
+        n_ended, rest = divmod(state.step, self.batches.steps_per_epoch)
+        if not rest and len(state.curve) < n_ended:  # it was stopped between an epoch's last step and its scores
+            scores = yield from self.end_epoch(n_ended - 1)
         while state.step < self.last_step:
             epoch = state.step // self.batches.steps_per_epoch
             for _ in engine.train_epoch(self.step, epoch, self.last_step):

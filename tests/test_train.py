@@ -2,6 +2,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ import hub
 import log
 import optimizers
 import runfolder
+import training
 from flags import DATASETS, OPTIMIZERS, SCHEDULES, parse_args
 from models import build
 from tests import processes
@@ -357,6 +359,25 @@ def test_resumed_run_equals_an_uninterrupted_one(command, tmp_path, n_processes)
     whole, resumed = result_of(runs / "whole"), result_of(runs / "killed")
     for name in ("top1", "loss", "ece", "per_class_top1", "val_top1"):
         assert whole[name] == resumed[name]
+
+
+def test_stopped_behind_the_last_step_of_an_epoch(command, tmp_path, monkeypatch):
+    """Before that epoch was scored: the resumed run does it, and no row of the curve is missing."""
+    flags = command(*ALL_STATE, "--epochs", "3")
+    stop_or_save = training.Run.stop_or_save
+
+    def told_at_step_4(self, at_point):
+        self.stop.signal = signal.SIGTERM if self.state.step == 4 else 0
+        stop_or_save(self, at_point)
+
+    with monkeypatch.context() as told, pytest.raises(SystemExit):
+        told.setattr(training.Run, "stop_or_save", told_at_step_4)
+        run(*flags)
+    folder = tmp_path / "runs" / "run"
+    assert saved_state(folder)["step"] == 4 and not saved_state(folder)["curve"]
+    run(*flags)
+    run(*flags, "--name", "whole")
+    assert_same(saved_state(tmp_path / "runs" / "whole"), saved_state(folder))
 
 
 def test_damaged_checkpoint_falls_back_to_the_one_before(command, tmp_path, capsys):
