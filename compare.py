@@ -187,10 +187,6 @@ class Children:
             self.told.wait(SIGNAL_S)
         return child.returncode, output
 
-    def leave_if_stopped(self):
-        if self.stopped_by:
-            raise SystemExit(128 + self.stopped_by)
-
 
 # ------------------------------------------------------------------------------------------------------------ work
 
@@ -215,7 +211,7 @@ class Comparison:
         command = [*train_command(self.settings, run, [seed]), "--check"]
         began = time.monotonic()
         code, output = self.children.run(command, stdout=subprocess.PIPE)
-        self.children.leave_if_stopped()
+        self.leave_if_stopped()
         *notes, last = output.strip().splitlines() or [""]
         if code:
             print(output, end="")
@@ -252,7 +248,7 @@ class Comparison:
             if not self.speeds_are_there():
                 command = [sys.executable, str(HERE / "speed.py"), *s.runs, "--out", str(s.out / SPEEDS), *s.flags]
                 code, _ = self.children.run(command)
-                self.children.leave_if_stopped()
+                self.leave_if_stopped()
                 if code:
                     raise SystemExit(code)
         hours = self.hours()
@@ -332,12 +328,16 @@ class Comparison:
             for folder, before in self.steps_before.items()
         )
 
-    def finish(self):
-        """The report, by the process that finished the last run; what failed; how many runs are left."""
+    def leave_if_stopped(self):
+        """Ends the program after a signal, at whatever it was; asks Slurm for another turn if its time limit did that."""
         if self.children.stopped_by:
             if slurm.job():
                 slurm.requeue_if_out_of_time(self.progressed(), bool(self.board.overview()[0]))
             raise SystemExit(128 + self.children.stopped_by)
+
+    def finish(self):
+        """The report, by the process that finished the last run; what failed; how many runs are left."""
+        self.leave_if_stopped()
         waiting, finished = self.board.overview()
         if finished:
             self.report()
@@ -361,7 +361,7 @@ class Comparison:
             code, _ = self.children.run(
                 [sys.executable, str(HERE / "report.py"), str(out), *os.environ["REPORT"].split()]
             )
-            self.children.leave_if_stopped()
+            self.leave_if_stopped()
             if code:
                 self.failures.append("report")
         self.board.clear()
