@@ -2,8 +2,8 @@
 
 Settings come from the environment (SETTINGS), flags go on to train.py. All state is in OUT, so that any number of these
 processes, on whatever machines, may work at one comparison: each takes the next run that is not finished and that nobody
-holds (board.py). Exit codes: 0 if nothing is left to take, 1 if a run failed, 2 for a user's mistake, 75 if MINUTES are over
-and runs are left, and 128 and the signal's number.
+holds (board.py). Exit codes: 0 if nothing is left to take or MINUTES are over, 1 if a run failed, 2 for a user's mistake, and
+128 and the signal's number.
 """
 
 import json
@@ -225,7 +225,6 @@ class Comparison:
         self.facts = json.loads(last)
         self.needed_s = time.monotonic() - began + self.save_every_s()
         self.board.together = self.facts["gpus"] > 0 and self.settings.nproc == 1
-        self.fit_jobs()
 
     def save_every_s(self):
         flags = " ".join(self.settings.flags).replace("=", " ").split()
@@ -233,20 +232,19 @@ class Comparison:
             return float(flags[flags.index("--save-every-s") + 1])
         return SAVE_EVERY_S
 
-    def fit_jobs(self):
-        """One process per GPU at most: one that trains several seeds is faster than several that share a GPU."""
-        gpus, s = self.facts["gpus"], self.settings
-        if gpus and s.jobs * s.nproc > gpus:
-            fitting = max(1, gpus // s.nproc)
-            print(f"JOBS={s.jobs} is more than {gpus} GPUs are for: {fitting} at once, a process on each")
-            s.jobs = fitting
-
     def speeds(self):
         """Measures the speeds, unless another process does or has done it, and says how long the rest takes."""
         s = self.settings
         with suppress(locks.HeldError), locks.Lock(self.board.claims / "speeds", {}):
             if not self.speeds_are_there():
-                command = [sys.executable, str(HERE / "speed.py"), *s.runs, "--out", str(s.out / SPEEDS), *s.flags]
+                command = [
+                    sys.executable,
+                    str(HERE / "speed.py"),
+                    *map(self.as_trained, s.runs),
+                    "--out",
+                    str(s.out / SPEEDS),
+                    *s.flags,
+                ]
                 code, _ = self.children.run(command)
                 self.leave_if_stopped()
                 if code:
@@ -256,6 +254,12 @@ class Comparison:
             left = [hours[run] for run, _ in self.board.overview()[0]]
             total = sum(left) / s.jobs
             print(f"{len(left)} runs left, about {total:.1f} hours of training at the measured speeds", flush=True)
+
+    def as_trained(self, run):
+        """A run with the knobs that TUNED adds, which may change its speed."""
+        arch, knobs, _ = parts_of(run)
+        tuned = self.settings.recipes.get(arch)
+        return ":".join([arch, *(f"{knob}={value}" for knob, value in (tuned.knobs | knobs).items())]) if tuned else run
 
     def speeds_are_there(self):
         """Whether another task of this array has measured: its machine stands for all."""
@@ -270,7 +274,10 @@ class Comparison:
 
         n_images = self.facts["steps"] * self.facts["batch_size"] / self.settings.nproc
         try:
-            return {run: speed.hours_left(file, [speed.parse_run(run)], n_images) for run in self.settings.runs}
+            return {
+                run: speed.hours_left(file, [speed.parse_run(self.as_trained(run))], n_images)
+                for run in self.settings.runs
+            }
         except (KeyError, ValueError):
             return {}
 
@@ -288,7 +295,8 @@ class Comparison:
         gpus, n = self.facts.get("gpus", 0), self.settings.nproc
         if self.settings.jobs > 1 and gpus:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
-            environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[i * n : (i + 1) * n])
+            first = i % max(1, gpus // n) * n  # processes that share a GPU hide each other's start-up
+            environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[first : first + n])
         while not self.children.stopped_by:
             left = self.deadline - time.monotonic()
             if left < self.needed_s:
@@ -349,8 +357,7 @@ class Comparison:
             print(
                 f"MINUTES={self.settings.minutes:g} are over: {len(waiting)} of {total} runs are left; the same command goes on"
             )
-            raise SystemExit(TIME_IS_UP_CODE)
-        if waiting:
+        elif waiting:
             print(f"{len(waiting)} runs are left, all of them held by other processes")
 
     def report(self):

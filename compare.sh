@@ -114,7 +114,7 @@ if [ "$PRESET" = methods ]; then OUT="${OUT-runs/compare}"; fi
 export OUT="${OUT-runs/$PRESET}"
 export SIZES="${SIZES-32 224}" # of PRESET=cost, in pixels
 export NPROC="${NPROC-1}"      # processes of one run
-export JOBS="${JOBS-1}"        # processes side by side, each on a GPU of its own where there are GPUs
+export JOBS="${JOBS-1}"        # processes side by side, spread over the GPUs, which they share if they are more
 export MINUTES="${MINUTES-0}"  # after which all is stopped and saved; 0 for no limit
 export TUNED="${TUNED-}"       # the folder of a tuning, whose winners are to be used
 export PLAN="${PLAN-}"

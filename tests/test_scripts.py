@@ -399,24 +399,23 @@ def stub_python(folder, script, gpus=0):
 
 
 @pytest.mark.parametrize(
-    ("visible", "used"), [(None, "0 1 2"), ("5,7", "5 7"), ("GPU-a,GPU-b,GPU-c", "GPU-a GPU-b GPU-c")]
+    ("visible", "used"), [(None, "0 1 2"), ("5,7", "5 7 5"), ("GPU-a,GPU-b,GPU-c", "GPU-a GPU-b GPU-c")]
 )
 def test_runs_side_by_side_are_on_the_users_gpus(visible, used, tmp_path, monkeypatch):
-    """One process on each, which waits here until all are at work."""
+    """Three processes, each of which waits here until all are at work."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    n_gpus, calls = len(used.split()), tmp_path / "calls"
-    wait = f"until [ $(wc -l <{calls}) -ge {n_gpus} ]; do sleep 0.05; done\n"
+    n_gpus, calls = len(set(used.split())), tmp_path / "calls"
+    wait = f"until [ $(wc -l <{calls}) -ge 3 ]; do sleep 0.05; done\n"
     path = stub_python(
         tmp_path / "bin", f"[ $1 != train.py ] || {{ echo $CUDA_VISIBLE_DEVICES $7 $8 >>{calls}; {wait} }}\n", n_gpus
     )
     settings = {"RUNS": "resnet eca_resnet gmlp_resnet", "SEEDS": "0 1", "JOBS": "3", "OUT": str(tmp_path / "out")}
-    done = run_script(
+    run_script(
         "compare.sh", PATH=path, check=False, **settings | ({"CUDA_VISIBLE_DEVICES": visible} if visible else {})
     )
     lines = [line.split() for line in calls.read_text().splitlines()]
-    assert {gpu for gpu, *_ in lines} == set(used.split())
+    assert sorted(gpu for gpu, *_ in lines) == sorted(used.split())  # two GPUs are shared by three
     assert len(lines) == 3  # all seeds of a network in one call
-    assert ("JOBS=3 is more than 2 GPUs are for: 2 at once" in done.stdout) == (n_gpus == 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
