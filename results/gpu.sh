@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Uses a GPU that is there for some minutes: the GPU tests, the bench, then as much of the comparison on CIFAR-100 as fits.
+#
+#   bash results/gpu.sh                                             # ten minutes
+#   MINUTES=55 bash results/gpu.sh --data-dir ~/data/cifar100      # flags go on to train.py
+#
+# Nothing is lost at the end of the time: runs are stopped and saved, and the same command goes on with them. Tests and bench
+# are left out once they have passed on this kind of card (results/gpu/<card>.txt). The rows in OUT are to be committed.
+set -euo pipefail
+
+began=$SECONDS
+cd "$(dirname "$0")/.."
+MINUTES="${MINUTES-10}"
+export EPOCHS="${EPOCHS-100}" OUT="${OUT-results/cifar100-${EPOCHS-100}ep}" JOBS="${JOBS-4}"
+
+card="$(python -c 'import torch; print(torch.cuda.get_device_name().replace(" ", "-") if torch.cuda.is_available() else "")')"
+if [ -z "$card" ]; then
+    echo "gpu.sh: PyTorch finds no GPU here: start it where nvidia-smi shows one" >&2
+    exit 2
+fi
+seen="results/gpu/$card.txt"
+if [ ! -e "$seen" ]; then
+    mkdir -p results/gpu
+    python -m pytest -m gpu -q -x
+    python tests/bench_gpu.py | tee "$seen.tmp"
+    mv "$seen.tmp" "$seen"
+fi
+left=$(((60 * MINUTES - (SECONDS - began)) / 60))
+if [ "$left" -lt 1 ]; then
+    echo "gpu.sh: tests and bench took all of MINUTES=$MINUTES; the same command goes on with the comparison"
+    exit
+fi
+MINUTES="$left" exec bash compare.sh --val-size 0 "$@"
