@@ -11,7 +11,7 @@ set -euo pipefail
 began=$SECONDS
 cd "$(dirname "$0")/.."
 MINUTES="${MINUTES-10}"
-export EPOCHS="${EPOCHS-100}" OUT="${OUT-results/cifar100-${EPOCHS-100}ep}" JOBS="${JOBS-4}"
+export EPOCHS="${EPOCHS-45}" OUT="${OUT-results/cifar100-${EPOCHS-45}ep}"
 
 card="$(python -c 'import torch; print(torch.cuda.get_device_name().replace(" ", "-") if torch.cuda.is_available() else "")')"
 if [ -z "$card" ]; then
@@ -21,8 +21,8 @@ fi
 seen="results/gpu/$card.txt"
 if [ ! -e "$seen" ]; then
     mkdir -p results/gpu
-    python -m pytest -m gpu -q -x
-    python tests/bench_gpu.py | tee "$seen.tmp"
+    python -m pytest -m gpu
+    python tests/bench_gpu.py --no-compile | tee "$seen.tmp"
     mv "$seen.tmp" "$seen"
 fi
 left=$(((60 * MINUTES - (SECONDS - began)) / 60))
