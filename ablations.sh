@@ -7,9 +7,21 @@
 # compare.sh does the work: its environment settings (SEEDS, EPOCHS, DATASET, NPROC, JOBS), its resuming and its exit code
 # hold here too, and flags go on to train.py.
 set -euo pipefail
-cd "$(dirname "$0")"
 
-METHODS="${METHODS:-eca ghostnet hornet resnest cspnet convnext segnext lsknet coatnet gmlp mixer multiscale}"
+here="$(cd "$(dirname "$0")" && pwd)"
+if [ ! -e "$here/compare.py" ]; then here="${SLURM_SUBMIT_DIR:-$here}"; fi # sbatch runs a copy of this file
+if [ ! -e "$here/compare.py" ]; then
+    echo "ablations.sh: $here is not the repository: start sbatch in the folder of ablations.sh" >&2
+    exit 2
+fi
+
+given=""
+for name in METHODS SEEDS EPOCHS DATASET OUT NPROC JOBS MINUTES TUNED; do
+    if [ -n "${!name+x}" ]; then given="$given $name"; fi
+done
+export GIVEN="${GIVEN-$given}" # what PLAN=1 repeats
+
+METHODS="${METHODS-eca ghostnet hornet resnest cspnet convnext segnext lsknet coatnet gmlp mixer multiscale}"
 
 values() { # a run and a knob with its values, one run each
     local knob=$2
@@ -113,5 +125,5 @@ for method in $METHODS; do
     runs="$(runs_of "$method")"
     RUNS="$RUNS $(echo "$runs" | paste -sd ' ')"
 done
-export RUNS OUT="${OUT:-runs/ablations}"
-exec bash compare.sh "$@"
+export RUNS METHODS OUT="${OUT-runs/ablations}" SCRIPT=ablations.sh
+exec bash "$here/compare.sh" "$@"

@@ -35,18 +35,22 @@ class TrainBatches:
 
     begin() puts an epoch's draws into buffers on the device that stay where they are; batch(at) computes the batch of step
     `at`, a number on the device, from these buffers alone, so that a CUDA graph can replay it. batch_size is global: every
-    process takes an equal slice of each batch, and what does not fill a batch is left out of the epoch. Raises ValueError
-    if the processes do not divide the batch or the split does not fill one.
+    process takes an equal slice of each batch, and what does not fill a batch is left out of the epoch. balanced: each class
+    comes equally often in an epoch, images of small ones again and again. Raises ValueError if the processes do not divide
+    the batch, the split does not fill one, or a class that is to come has no image.
     """
 
-    def __init__(self, split, batch_size, augment, mean, std, n_classes, seed, rank=0, world_size=1):
+    def __init__(self, split, batch_size, augment, mean, std, n_classes, seed, rank=0, world_size=1, balanced=False):
         if batch_size % world_size:
             raise ValueError(f"--batch-size {batch_size} is not a multiple of the {world_size} processes")
         if len(split) < batch_size:
             raise ValueError(f"{len(split)} training images do not fill one batch: lower --batch-size {batch_size}")
         if augment.crop_padding >= split.image_size and not augment.crop_scale:
             raise ValueError(f"--crop-padding {augment.crop_padding} does not fit images of {split.image_size} pixels")
-        self.split, self.batch_size, self.augment = split, batch_size, augment
+        self.targets = split.targets.cpu().numpy()[split.index.cpu().numpy()]  # of the split's images
+        if balanced and (missing := np.flatnonzero(np.bincount(self.targets, minlength=n_classes) == 0)).size:
+            raise ValueError(f"--balanced-sampling: no training image is of class number {missing[0]}")
+        self.split, self.batch_size, self.augment, self.balanced = split, batch_size, augment, balanced
         self.n_classes, self.seed, self.rank, self.world_size = n_classes, seed, rank, world_size
         self.b = batch_size // world_size  # images of this process in a batch
         self.mixes = bool(augment.mixup or augment.cutmix)
@@ -120,7 +124,7 @@ class TrainBatches:
         n = self.steps_per_epoch * self.batch_size
         size = len(self.axis)
         draws = {
-            "row": self.split.index.cpu().numpy()[rng.permutation(len(self.split))[:n]],
+            "row": self.split.index.cpu().numpy()[self.draw_images(rng, n)],
             **(self.draw_resized_crops(rng, n) if self.augment.crop_scale else self.draw_padded_crops(rng, n)),
             "mirror": rng.random(n) < (0.5 if self.augment.flip else 0),
         }
@@ -134,6 +138,18 @@ class TrainBatches:
             )
             draws |= {"blend": blend, "share": np.where(blend, blended, pasted).astype(np.float32)}
         return {name: torch.from_numpy(values) for name, values in draws.items()}
+
+    def draw_images(self, rng, n):
+        """Which images of the split an epoch shows, in its order."""
+        if not self.balanced:
+            return rng.permutation(len(self.split))[:n]
+        shown = []
+        for k, c in enumerate(rng.permutation(self.n_classes)):
+            members = np.flatnonzero(self.targets == c)
+            quota = n // self.n_classes + (k < n % self.n_classes)
+            rounds = [rng.permutation(members) for _ in range(-(-quota // len(members)))]
+            shown.append(np.concatenate([members[:0], *rounds])[:quota])
+        return rng.permutation(np.concatenate(shown))
 
     def draw_padded_crops(self, rng, n):
         """Shifts in pixels."""

@@ -1,14 +1,27 @@
 """What `train.py --list` and `train.py --summary` print."""
 
+import re
+
 from models import BACKBONES, METHODS, describe_type, knobs, parse_arch
+
+SLOTS = {  # what a method of the slot replaces; see models/resnet.py
+    "conv": "takes the place of the 3x3 convolutions",
+    "attention": "joins the residual branch",
+    "block": "takes the place of the basic block or bottleneck",
+    "stage": "takes the place of the plain chain of blocks",
+}
+MEANING = re.compile(r"(\w+(?:, \w+)*): (.+)\.", re.DOTALL)  # of one or several knobs, a sentence of a docstring
 
 
 def listing():
-    """All methods and backbones as text, each with its slot, paper and knobs."""
-    lines = ["Architectures are <method>_..._<backbone>, one method per slot. Knobs are shown with their defaults.", ""]
-    for name, method in METHODS.items():
-        lines += [f"{name}  [{method.slot}]  {method.paper}; published with {method.published_with}"]
-        lines += [f"    {method.make.__doc__.splitlines()[0]}", *knob_lines(name, method.make)]
+    """All methods, by slot, and all backbones as text, each with its paper and knobs."""
+    lines = ["Architectures are <method>_..._<backbone>, one method per slot. Knobs are shown with their defaults."]
+    for slot, role in SLOTS.items():
+        lines += ["", f"Methods of the {slot} slot: each {role}"]
+        for name, method in METHODS.items():
+            if method.slot == slot:
+                lines += [f"{name}  [{slot}]  {method.paper}; published with {method.published_with}"]
+                lines += [f"    {method.make.__doc__.splitlines()[0]}", *knob_lines(name, method.make)]
     lines += ["", "Backbones, and whole networks"]
     shown_before = set()
     for name, backbone in BACKBONES.items():
@@ -26,10 +39,23 @@ def listing():
 
 
 def knob_lines(group, make, fixed=()):
+    """A line for each knob: how it is set, its type and default, and what its class says of it."""
+    said = meanings(make.__doc__)
     return [
         f"    --set {group}.{name}={shown(knob.default)}  ({describe_type(knob.annotation)})"
+        + (f"  {said[name]}" if name in said else "")
         for name, knob in knobs(make, fixed).items()
     ]
+
+
+def meanings(docstring):
+    """What a docstring says of arguments, in sentences such as "kernel_size: of the filter, odd.": name -> text."""
+    said = {}
+    for sentence in re.split(r"(?<=\.)\s+", docstring):
+        if found := MEANING.fullmatch(sentence.strip()):
+            text = " ".join(found[2].split())
+            said |= {name: text for name in found[1].split(", ") if name not in said}
+    return said
 
 
 def shown(value):

@@ -175,15 +175,17 @@ def is_parallel():
 # --------------------------------------------------------------------------------------------------------- train
 
 
-def train_step(state, model, imgs, targets, label_smoothing=0.0, clip_norm=0.0, accumulate=1):
+def train_step(state, model, imgs, targets, label_smoothing=0.0, clip_norm=0.0, accumulate=1, class_weights=None):
     """One update on imgs (B, 3, H, W), whose gradients are summed over `accumulate` parts of the batch.
+
+    class_weights: factors (classes,) on the losses of the images, whose mean over the batch is not divided by them.
 
     Where a loss or gradient is not finite the update is left out, and so are all after it (fp16: after a while). No value
     leaves the device for this: a bad loss turns the process's gradients to nan, the sum over the processes spreads them to
     all, and the scaler skips the update.
     """
     state.rate.copy_(state.rate_table.gather(0, state.t.clamp(max=len(state.rates) - 1).view(1)).view(()))
-    loss = add_gradients(state, model, imgs, targets, label_smoothing, accumulate)
+    loss = add_gradients(state, model, imgs, targets, label_smoothing, accumulate, class_weights)
     state.scaler.unscale_(state.optimizer)
     norm = nn.utils.get_total_norm([p.grad for p in state.net.parameters() if p.grad is not None])
     if clip_norm:
@@ -198,14 +200,17 @@ def train_step(state, model, imgs, targets, label_smoothing=0.0, clip_norm=0.0, 
     state.t += 1
 
 
-def add_gradients(state, model, imgs, targets, label_smoothing, parts):
+def add_gradients(state, model, imgs, targets, label_smoothing, parts, class_weights):
     """Backward passes of the mean loss of a batch, cut into parts of one size; returns that loss, float ()."""
     total = torch.zeros((), device=state.device)
     cut = zip(imgs.chunk(parts), targets.chunk(parts), strict=True)
     for i, (part, part_targets) in enumerate(cut):
         with autocast(state.device, state.amp):
             logits = model(part)
-        loss = F.cross_entropy(logits.float(), part_targets, label_smoothing=label_smoothing) / parts
+        how = {"label_smoothing": label_smoothing}
+        if class_weights is not None:
+            how |= {"weight": class_weights, "reduction": "none"}
+        loss = F.cross_entropy(logits.float(), part_targets, **how).mean() / parts
         healthy = loss.isfinite() & (state.n_bad <= state.tolerance)
         loss_or_nan = loss * torch.ones_like(loss).masked_fill(~healthy, torch.nan)
         with model.no_sync() if i < parts - 1 and hasattr(model, "no_sync") else nullcontext():
@@ -241,10 +246,19 @@ class Step:
     """
 
     def __init__(
-        self, state, model, batches, label_smoothing=0.0, clip_norm=0.0, accumulate=1, captured=False, say=print
+        self,
+        state,
+        model,
+        batches,
+        label_smoothing=0.0,
+        clip_norm=0.0,
+        accumulate=1,
+        class_weights=None,
+        captured=False,
+        say=print,
     ):
         self.state, self.model, self.batches, self.say = state, model, batches, say
-        self.recipe = label_smoothing, clip_norm, accumulate
+        self.recipe = label_smoothing, clip_norm, accumulate, class_weights
         self.graph, self.generator = None, None
         self.captured = captured and state.device.type == "cuda"
         self.n_warm_ups = DDP_WARM_UPS if is_parallel() else WARM_UPS
@@ -361,10 +375,25 @@ def train_epoch(step, epoch, last_step):
 def evaluate(net, batches, n, n_classes, amp):
     """Scores a raw module on batches that together, over all processes, hold each of n images once.
 
-    Returns top1, top5 and per_class_top1 in percent, the mean loss, the expected calibration error in percent
-    (15 equal bins of confidence), the confusion counts (target, prediction) and images per second.
+    Returns top1, top5, per_class_top1 (None for a class without images), balanced_accuracy (its mean) and macro_f1 in percent,
+    the mean loss, the expected calibration error in percent (15 equal bins of confidence), the confusion counts (target,
+    prediction) and images per second.
     """
     return start_evaluation(net, batches, n, n_classes, amp)()
+
+
+def of_classes(confusion):
+    """What confusion counts (target, prediction) say of the classes, in percent. F1 leaves out classes that are neither."""
+    right, images, named = confusion.diag(), confusion.sum(1), confusion.sum(0)
+    per_class = [100 * r / n if n else None for r, n in zip(right.tolist(), images.tolist(), strict=True)]
+    there = images + named > 0
+    f1 = 200 * right[there] / (images + named)[there]
+    measured = [value for value in per_class if value is not None]
+    return {
+        "per_class_top1": per_class,
+        "balanced_accuracy": sum(measured) / len(measured),
+        "macro_f1": f1.double().mean().item(),
+    }
 
 
 @torch.no_grad()
@@ -406,7 +435,7 @@ def start_evaluation(net, batches, n, n_classes, amp):
             "top5": 100 * top5.item() / n,
             "loss": loss.item() / n,
             "ece": 100 * gap.abs().sum().item() / n,
-            "per_class_top1": (100 * confusion.diag() / confusion.sum(1).clamp(min=1)).tolist(),
+            **of_classes(confusion),
             "confusion": confusion,
             "imgs_per_s": n / (time.perf_counter() - started),
         }

@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 
 VAL_SIZE = 0.1
+MOMENTUM, WARMUP, CROP_PADDING = 0.9, 0.1, 4
 CROP_SCALE = 0.08  # as Szegedy et al., "Going Deeper with Convolutions", 2015
 PADDED_UP_TO = 64  # pixels of images that a crop moved by a few pixels suits better
 DATASETS = ("cifar100", "cifar10", "folder", "shapes100")  # and the other choices: as in data.py and engine.py
@@ -45,13 +46,13 @@ AT_LEAST_0 = (
 )
 
 
-def refuse(message):
+def refuse(message, code=2):
     """Ends the program for a user's mistake: one line, from one process, exit code 2."""
-    if int(os.environ.get("RANK", 0)) > 0:
+    if int(os.environ.get("RANK", 0)) > 0 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         time.sleep(5)  # torchrun ends all processes when the first one leaves: let the one that speaks do so
     else:
         print(f"train.py: {' '.join(str(message).split())}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(code)
 
 
 @contextmanager
@@ -71,9 +72,12 @@ def failures_told():
     try:
         yield
     except OutOfMemoryError as error:
-        # told by each process that meets it, as it may be one alone
+        # from each process that meets it, as it may be one alone
         first_line = str(error).splitlines()[0].rstrip(".")
-        print(f"train.py: {first_line}: lower --batch-size; the last checkpoint is kept", file=sys.stderr)
+        print(
+            f"train.py: {first_line}: give --accumulate 2 or more, or lower --batch-size; the last checkpoint is kept",
+            file=sys.stderr,
+        )
         raise SystemExit(1) from None
     except (FloatingPointError, OSError) as error:
         # numbers fail in all processes; a disk, or an image that was not decoded before, in the one that meets it
@@ -154,7 +158,11 @@ def add_data(add):
     add("--folds", None, "cross-validation: the number of stratified parts of train; the same for every seed", type=int)
     add("--fold", None, "the one of them, from 0, that is held out in place of --val-size", type=int)
     add("--cache-dir", None, "where decoded images are kept (default ~/.cache/resnet-grafts)")
-    add("--crop-padding", 4, "pixels by which a random crop may move, unless --crop-scale is in force; 0 for none")
+    add(
+        "--crop-padding",
+        CROP_PADDING,
+        "pixels by which a random crop may move, unless --crop-scale is in force; 0 for none",
+    )
     default = f"(default {CROP_SCALE} for images of more than {PADDED_UP_TO} pixels, else 0)"
     least = "least share of the area that a random crop is resized from; 0 for padded crops"
     add("--crop-scale", None, f"{least} {default}", type=float)
@@ -172,10 +180,10 @@ def add_recipe(add):
     add("--optimizer", "sgd", "torch's, and transformers' Adafactor", choices=OPTIMIZERS)
     default = f"(default {OPTIMIZERS['sgd'][0]:g} for sgd, and one per optimizer)"
     add("--lr", None, f"peak learning rate {default}", type=float)
-    add("--momentum", 0.9, "of SGD (Nesterov), or beta1 of the Adam family")
+    add("--momentum", MOMENTUM, "of SGD (Nesterov), or beta1 of the Adam family")
     add("--weight-decay", None, "of the weights of convolutions and linear layers (default per optimizer)", type=float)
     add("--schedule", "cosine", "of the learning rate, by transformers' name", choices=SCHEDULES)
-    add("--warmup-frac", 0.1, "part of all steps over which the learning rate rises from 0")
+    add("--warmup-frac", WARMUP, "part of all steps over which the learning rate rises from 0")
     add("--label-smoothing", 0.0, "share of the target spread over all classes")
     average = (
         "evaluate and keep an average of the weights with this decay per step, less in the first steps; 0 for none"
@@ -189,6 +197,9 @@ def add_recipe(add):
     seeds = (
         "of weights, validation split, sample order and augmentation; several for as many runs, side by side on a GPU"
     )
+    weights = "weigh each class in the loss by the inverse of its share of the training images"
+    add("--class-weights", None, weights, choices=["balanced"])
+    add("--balanced-sampling", False, "show each class equally often in an epoch, however many images it has", **STORE)
     add("--seed", [0], seeds, type=int, nargs="+")
     add("--amp", "auto", "autocast type; auto is bf16 where the device computes in it", choices=AMP)
     add("--compile", False, "torch.compile the network", **STORE)
@@ -213,6 +224,8 @@ def add_run(add):
 def add_other(add):
     add("--list", False, "print all methods and backbones with their knobs", **STORE)
     add("--summary", False, "print the arch's parameters, MACs and layers", **STORE)
+    check = "prepare the data, the folder and the network, print as JSON what would be trained, and train nothing"
+    add("--check", False, check, **STORE)
     add("--eval-only", None, "score a run's last.pt or model/ on the test set", metavar="PATH")
     classes = "print the most probable classes of an image or of a folder's, by the network of --init-from"
     add("--predict", None, classes, metavar="PATH")
@@ -249,6 +262,14 @@ def check_combinations(args):
         refuse(f"--seed has a number twice: {' '.join(map(str, args.seeds))}")
     if len(args.seeds) > 1 and args.name and "{seed}" not in args.name:
         refuse(f"--name {args.name} is the folder of one run: leave it out with several seeds, or put {{seed}} into it")
+    if args.momentum != MOMENTUM and args.optimizer in ("adagrad", "adafactor"):
+        refuse(f"--momentum {args.momentum:g} would not be read: {args.optimizer} has none")
+    if args.warmup_frac != WARMUP and args.schedule == "constant":
+        refuse(f"--warmup-frac {args.warmup_frac:g} would not be read: take --schedule constant_with_warmup")
+    if args.crop_padding != CROP_PADDING and args.crop_scale:
+        refuse(
+            f"--crop-padding {args.crop_padding} would not be read: --crop-scale {args.crop_scale:g} resizes its crops"
+        )
     if args.pretrained and args.init_from:
         refuse("--pretrained and --init-from are two sets of weights: give one of them")
     if args.freeze and not (args.pretrained or args.init_from):

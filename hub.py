@@ -1,10 +1,14 @@
 """Trained networks on the disk and on the hub: saved with their preprocessing and a model card, loaded strictly.
 
+    python hub.py runs/NAME --export NAME.onnx    # or NAME.pt2: one file for other programs, see export.py
+
 A model/ folder is what the hub expects: config.json (arch, settings, classes, preprocessing), model.safetensors and README.md.
 """
 
+import argparse
 import json
 import re
+import sys
 from pathlib import Path
 
 import torch
@@ -139,13 +143,17 @@ def load(path_or_id):
     fit the arch that config.json names, and no pickled code is run. Raises ValueError, in one line.
     """
     path = Path(path_or_id)
-    if path.is_file():
-        return from_checkpoint(path).eval()
+    return (from_checkpoint(path) if path.is_file() else from_folder(model_folder(path_or_id))).eval()
+
+
+def model_folder(path_or_id):
+    """The model/ folder of a run, itself, or that of a hub id. Raises ValueError."""
+    path = Path(path_or_id)
     if not path.is_dir():
-        return from_folder(download(str(path_or_id))).eval()
+        return download(str(path_or_id))
     if not (path / "model").is_dir() and (path / "last.pt").exists():
         raise ValueError(f"{path} is an unfinished run without model/: finish it, or give its last.pt")
-    return from_folder(path / "model" if (path / "model").is_dir() else path).eval()
+    return path / "model" if (path / "model").is_dir() else path
 
 
 def from_folder(folder):
@@ -174,7 +182,7 @@ def from_checkpoint(path):
 
 
 def download(path_or_id):
-    """The folder with the hub's two files, from an earlier download where the hub cannot be reached. Raises ValueError."""
+    """The folder with the hub's files, from an earlier download where the hub cannot be reached. Raises ValueError."""
     repo_id, _, revision = path_or_id.partition("@")
     if not HUB_ID.fullmatch(repo_id):
         raise ValueError(f"{path_or_id}: no such run, model folder or checkpoint, and no hub id USER/NAME")
@@ -184,7 +192,7 @@ def download(path_or_id):
         HfApi().model_info(repo_id, revision=revision, timeout=5)  # where this fails, a download would retry for 23 s
     except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
         problem = error
-    files = ["config.json", "model.safetensors"]
+    files = ["config.json", "model.safetensors", "README.md"]
     try:
         folder = snapshot_download(
             repo_id, revision=revision, allow_patterns=files, local_files_only=problem is not None
@@ -230,3 +238,66 @@ def start_from(model, net, head, arch, settings, classes):
 
 def one_line(error):
     return " ".join(str(error).split())
+
+
+# ------------------------------------------------------------------------------------------------------------- export
+
+
+def scores_of(folder):
+    """What a model/ folder's run scored, from its result.json or else from the card: name -> value, {} if neither says."""
+    result = folder.parent / "result.json"
+    if folder.name == "model" and result.exists():
+        row = json.loads(result.read_text())
+        return {name: row[name] for name in ("dataset", "n_test", "top1", "top5", "loss", "ece") if name in row}
+    if not (folder / "README.md").exists():
+        return {}
+    measured = ModelCard.load(folder / "README.md").data.eval_results or []
+    names = {"accuracy": "top1", "top_5_accuracy": "top5"}
+    scores = {names[r.metric_type]: r.metric_value for r in measured if r.metric_type in names}
+    return {"dataset": measured[0].dataset_name} | scores if scores else {}
+
+
+def export_run(path_or_id, out):
+    """Writes a finished run, a model/ folder or a hub id as one file and says how well it agrees. Raises ValueError."""
+    import export
+
+    path = Path(path_or_id)
+    export.check_packages(out)
+    if not out.parent.is_dir():
+        raise ValueError(f"--export {out}: there is no folder {out.parent}, make it first")
+    if path.is_file():
+        raise ValueError(f"{path} is a checkpoint: give the folder of its run once that is finished")
+    if (path / "last.pt").exists() and not (path / "result.json").exists():
+        raise ValueError(f"{path} is an unfinished run: finish it, then export it")
+    folder = model_folder(path_or_id)
+    difference, largest = export.write(from_folder(folder).eval(), scores_of(folder), out)
+    return (
+        f"written: {out}; on {sum(export.CHECKED)} images it gives the network's classes, and its logits differ by "
+        f"{difference:.1e} at most, where the largest is {largest:.2g}"
+    )
+
+
+def refuse(message, code=2):
+    """Ends the program with one line: exit code 2 for a bad flag, 1 for what failed."""
+    print(f"hub.py: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def main(argv=None):
+    from export import SUFFIXES
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="a run's folder, its model/ or a hub id")
+    parser.add_argument("--export", type=Path, required=True, metavar="FILE", help="the file to write, .onnx or .pt2")
+    parser.error = refuse
+    args = parser.parse_args(argv)
+    if args.export.suffix not in SUFFIXES:
+        refuse(f"--export takes a file that ends in {' or '.join(SUFFIXES)}, got {args.export}")
+    try:
+        print(export_run(args.run, args.export))
+    except (OSError, ValueError) as error:
+        refuse(one_line(error), code=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,9 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
-import torch
-
-from models.ops import bfloat16
+# torch is imported where it is needed: locks.py, which needs only processes, should start at once
 
 try:
     import resource
@@ -30,6 +28,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def device_name(device):
+    import torch
+
+    from models.ops import bfloat16
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = PROC / "cpuinfo"
@@ -68,6 +70,8 @@ def keep_freed_memory():
 def peak_memory_mb(device):
     """Most memory the run took, its images and evaluation included: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = PROC / "self" / "status"
     if status.exists():  # ru_maxrss begins, in a child process, with what its parent had
@@ -116,6 +120,11 @@ def cores():
             if quota.isdecimal() and period.isdecimal():  # no limit is "max", and -1 in the first version
                 n = min(n, math.ceil(int(quota) / int(period)))
     return max(1, n)
+
+
+def keep_to_cores():
+    """Makes torch compute with no more threads than this process has cores, which it asks the whole machine for."""
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))
 
 
 def process_started(pid):

@@ -11,6 +11,13 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from flags import refuse
 
+BY_TORCHRUN = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+SIZES = (
+    "WORLD_SIZE",
+    "PMI_SIZE",
+    "OMPI_COMM_WORLD_SIZE",
+    "MV2_COMM_WORLD_SIZE",
+)  # in which accelerate looks for others
 POLL_S = 1.0  # in which processes ask each other whether one has decoded the images
 
 
@@ -18,7 +25,7 @@ class Processes:
     """The processes that train one run together, as this one sees them: rank of world_size, on a device."""
 
     def __init__(self, args):
-
+        refuse_without_torchrun()
         # without cpu= every process of a machine without GPUs would take itself for the only one
         self.state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=args.timeout_s))
         self.rank, self.world_size = self.state.process_index, self.state.num_processes
@@ -88,3 +95,16 @@ class Processes:
         together = torch.tensor(numbers, device=self.device)
         dist.all_reduce(together, dist.ReduceOp.MAX)
         return together.tolist()
+
+
+def refuse_without_torchrun():
+    """Ends the program if the environment speaks of several processes and does not say how they find each other."""
+    if all(name in os.environ for name in BY_TORCHRUN):
+        return
+    sizes = {name: os.environ[name] for name in SIZES if os.environ.get(name, "1") != "1"}
+    lone = sizes or {name: os.environ[name] for name in BY_TORCHRUN[:1] if name in os.environ}
+    if lone:
+        name, value = next(iter(lone.items()))
+        missing = next(name for name in BY_TORCHRUN if name not in os.environ)
+        refuse(f"{name}={value} is set and {missing} is not: start several processes with torchrun "
+               f"--nproc_per_node N train.py, or unset {name} for one process")  # fmt: skip

@@ -28,8 +28,11 @@ SAME_DATA = ("n_test", "classes")
 # what all runs of a report share; in the rest of the recipe, architectures may differ
 SHARED = ("dataset", "data", "folds", "image_size", "val_size", "epochs", "max_steps", "n_train", "n_train + n_val",
           *SAME_DATA, "epochs in the curve")  # fmt: skip
-LATER = {"accumulate": 1}  # settings added to train.py later, with the value that earlier runs had in effect
-NO_SETTINGS = ("machine", "graph", "side_by_side", "content")  # how a run was computed, and what only newer rows record
+# settings added to train.py later, with the value that earlier runs had in effect
+LATER = {"accumulate": 1, "class_weights": None, "balanced_sampling": False}
+# how a run was computed, and what only newer rows record
+NO_SETTINGS = ("machine", "graph", "side_by_side", "content", "class_names", "confusion", "balanced_accuracy",
+               "macro_f1")  # fmt: skip
 MEAN_OF_EPOCH = ("top1", "train_loss")
 MEAN_OVER_FOLDS = ("train_imgs_per_s", "eval_imgs_per_s", "train_s", *PERCENT, "val_top1", "loss")
 READ_OF_RECIPE = ("dataset", "epochs", "batch_size")
@@ -105,7 +108,7 @@ def problem_of(row):
         return "curve must be a list with one object per epoch"
     percents = [(name, row[name]) for name in PERCENT]
     percents += [(name, row[name]) for name in MAY_BE_NULL if row[name] is not None]
-    percents += [(f"per_class_top1[{i}]", value) for i, value in enumerate(per_class)]
+    percents += [(f"per_class_top1[{i}]", value) for i, value in enumerate(per_class) if value is not None]
     percents += [(f"curve[{i}].top1", epoch.get("top1")) for i, epoch in enumerate(curve)]
     for name, value in percents:
         if not is_number(value, 0, 100):
@@ -203,8 +206,9 @@ def mean_row(rows):
         {"epoch": epoch} | {name: float(np.mean([row["curve"][epoch][name] for row in rows])) for name in MEAN_OF_EPOCH}
         for epoch in range(len(rows[0]["curve"]))
     ]
+    per_class = list(zip(*(row["per_class_top1"] for row in rows), strict=True))
     return rows[0] | mean | named | {
-        "per_class_top1": np.mean([row["per_class_top1"] for row in rows], axis=0).tolist(), "curve": curve,
+        "per_class_top1": [None if None in of else float(np.mean(of)) for of in per_class], "curve": curve,
         "peak_memory_mb": max(row["peak_memory_mb"] for row in rows),
         "val_top1_of_folds": [row["val_top1"] for row in rows],
     }  # fmt: skip

@@ -1,21 +1,14 @@
-"""The folder of a run: its name, which run it belongs to, what is in it already, and who is writing it."""
+"""The folder of a run: its name, which run it belongs to, and what is in it already."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
-import threading
-import time
-import uuid
-from pathlib import Path
 
-import machine
 from checkpoints import load_checkpoint
 
 NOT_THE_RUN = (  # flags that do not change what a run computes
     "list",
     "summary",
+    "check",
     "eval_only",
     "predict",
     "json",
@@ -32,8 +25,6 @@ NOT_THE_RUN = (  # flags that do not change what a run computes
     "seeds",
     "timeout_s",
 )
-HEARTBEAT_S = 10.0  # between two signs of life of a run's owner
-WATCH_S = 35.0  # in which the owner of another machine must give one
 
 # ------------------------------------------------------------------------------------------------- name and content
 
@@ -79,7 +70,10 @@ def look_at_folder(folder, config):
         and (name in there or name != "content")  # which older runs did not note
     ]
     if others:
-        raise ValueError(f"{folder} holds another run ({'; '.join(others[:3])}): give --name, or remove it")
+        way = "give --name, or remove it"
+        if result and len(others) == 1 and config["epochs"] > there.get("epochs", 0):
+            way = f"to train further from it, give --init-from {folder} --name NEW"
+        raise ValueError(f"{folder} holds another run ({'; '.join(others[:3])}): {way}")
     return result, saved
 
 
@@ -106,107 +100,3 @@ def last_checkpoint(folder):
             f"no readable checkpoint in {folder}: remove the folder to start afresh, or give another --name"
         )
     return saved
-
-
-# ------------------------------------------------------------------------------------------------------------ owner
-
-
-class Lock:
-    """The right to write a folder, held by one process at a time, on whatever machine.
-
-    A file `lock` in the folder, created atomically, names its holder; a thread touches it every HEARTBEAT_S. Raises
-    ValueError, naming the holder, if there is one that is alive. A holder is gone if its process is (on this machine), its
-    Slurm job is, or the file's time stands still while we watch it: the clocks of two machines are not compared.
-    """
-
-    def __init__(self, folder):
-        self.path = Path(folder) / "lock"
-        self.taken_over = None  # the holder that was gone, in words
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        own = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "process_started": machine.process_started(os.getpid()),
-            "job": os.environ.get("SLURM_JOB_ID"),
-            "time": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "token": uuid.uuid4().hex,
-        }
-        content = json.dumps(own).encode()
-        if not create(self.path, content):
-            holder = self.holder()
-            if holder and is_alive(holder, self.path):
-                raise ValueError(
-                    f"{self.path.parent} is being written by {in_words(holder)}: wait for it, or give --name"
-                )
-            self.take_over(holder, content)
-        self.stopped = threading.Event()
-        threading.Thread(target=self.beat, daemon=True).start()
-
-    def holder(self):
-        try:
-            return json.loads(self.path.read_text())
-        except (OSError, ValueError):
-            return None  # just released, or cut off by a full disk
-
-    def take_over(self, holder, content):
-        """Puts our lock in the place of one whose holder is gone; of several that try, one wins."""
-        claim = self.path.with_name(f"lock.{holder['token'] if holder else 'unreadable'}")
-        if not create(claim, content):
-            raise ValueError(f"{self.path.parent} is being taken over by another process: wait for it, or give --name")
-        os.replace(claim, self.path)
-        self.taken_over = in_words(holder) if holder else "an unknown process"
-
-    def beat(self):
-        while not self.stopped.wait(HEARTBEAT_S):
-            try:
-                os.utime(self.path)
-            except OSError:
-                return
-
-    def release(self):
-        self.stopped.set()
-        self.path.unlink(missing_ok=True)
-
-
-def create(path, content):
-    """Writes a new file; False if it is there already."""
-    try:
-        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    except FileExistsError:
-        return False
-    with os.fdopen(file, "wb") as out:
-        out.write(content)
-    return True
-
-
-def in_words(holder):
-    job = f", job {holder['job']}" if holder.get("job") else ""
-    return f"process {holder['pid']} on {holder['host']}{job}, since {holder['time']}"
-
-
-def is_alive(holder, path):
-    """Whether the holder of a lock still runs, by its process, by its job, or by its heartbeat."""
-    if holder["host"] == socket.gethostname():
-        started = machine.process_started(holder["pid"])
-        return started is not None and abs(started - holder["process_started"]) < 1
-    if holder.get("job") and (running := slurm_jobs()) is not None:
-        return holder["job"] in running
-    before = path.stat().st_mtime_ns
-    deadline = time.monotonic() + WATCH_S
-    while time.monotonic() < deadline:
-        time.sleep(1)
-        try:
-            if path.stat().st_mtime_ns != before:
-                return True
-        except OSError:
-            return True  # released meanwhile: the next start finds it free
-    return False
-
-
-def slurm_jobs():
-    """The ids of the jobs that Slurm knows, or None where squeue cannot be asked."""
-    try:
-        done = subprocess.run(["squeue", "-h", "-o", "%A"], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return set(done.stdout.split()) if done.returncode == 0 else None

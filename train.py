@@ -71,6 +71,7 @@ def main(args):
     team = Processes(args)
     torch.backends.cudnn.benchmark = True
     machine.keep_freed_memory()
+    machine.keep_to_cores()
     amp = engine.amp_dtype(args.amp, team.device)
     if team.device.type == "cpu" and (args.sync_bn or args.graph):
         refuse(f"{'--sync-bn' if args.sync_bn else '--graph'} works on GPUs only: leave it out")
@@ -98,6 +99,8 @@ def main(args):
 
     # Build, train and finish: a run for each seed. What is finished stays as it is.
     runs = [training.Run(Namespace(**vars(args) | {"seed": seed}), team, images, amp, stop) for seed in args.seeds]
+    if args.check:
+        return team.say(runs[0].check())
     for run in runs:
         if run.result:
             team.say(f"{run.folder} is finished, top-1 {run.result['top1']:.2f} %: nothing to do")

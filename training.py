@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.utils import set_seed, tqdm
 from torch.nn.parallel import DistributedDataParallel
@@ -18,6 +19,7 @@ import checkpoints
 import data
 import engine
 import hub
+import locks
 import log
 import machine
 import optimizers
@@ -28,7 +30,9 @@ from models import build
 
 EVAL_BATCH, EVAL_PIXELS = 512, 512 * 64**2  # images and pixels per process at most
 EVAL_BATCH_GPU = 2500  # images of 32 pixels, in which a GPU is busy
+UNEQUAL = 10  # times the images of the smallest class, at which the first line names it
 TIME_IS_UP_CODE = 75  # exit code of --max-minutes: "try again", as in sysexits.h
+HELD_CODE = 3  # exit code where another process writes the folder
 
 
 class Run:
@@ -77,10 +81,19 @@ class Run:
                 on = [team.device.index] if team.device.type == "cuda" else None
                 model = DistributedDataParallel(model, device_ids=on, gradient_as_bucket_view=True)
             self.state = state
-            recipe = args.label_smoothing, args.clip_norm, args.accumulate
+            recipe = args.label_smoothing, args.clip_norm, args.accumulate, self.class_weights()
             self.step = engine.Step(state, model, self.batches, *recipe, captured=args.graph != "off", say=self.say)
-            self.own_folder()
-            self.begin_log()
+            if not args.check:
+                self.own_folder()
+                self.begin_log()
+
+    def check(self):
+        """What --check says, in JSON, of a run that could be trained."""
+        self.build()
+        gpus = torch.cuda.device_count() if self.team.device.type == "cuda" else 0
+        n_steps, n_train = self.last_step, len(self.batches.split)
+        facts = {"steps": n_steps, "batch_size": self.args.batch_size, "n_train": n_train, "gpus": gpus}
+        return json.dumps(facts)
 
     def on_its_stream(self):
         """Work that is queued in here does not wait for that of other runs on the same GPU."""
@@ -90,16 +103,21 @@ class Run:
         """Takes the lock of the folder, and removes what a run that was killed while it saved has left there."""
 
         def take():
-            self.lock = runfolder.Lock(self.folder)
+            try:
+                self.lock = locks.Lock(self.folder / "lock")
+            except locks.HeldError as held:
+                return None, str(held)
             if runfolder.stamp(self.folder) != self.stamp:
                 raise ValueError(f"{self.folder} was written by another process just now: start again")
             for stale in self.folder.glob("*.tmp"):
                 stale.unlink(missing_ok=True)
             (self.folder / "status").unlink(missing_ok=True)
-            return self.lock.taken_over
+            return self.lock.taken_over, None
 
         with failures_told():
-            gone = self.team.first_decides(take)
+            gone, held = self.team.first_decides(take)
+        if held:
+            refuse(held, code=HELD_CODE)
         if gone:
             self.say(f"{self.folder}: {gone} is gone; this process goes on in its place")
 
@@ -144,7 +162,18 @@ class Run:
                 args.seed,
                 self.team.rank,
                 self.team.world_size,
+                args.balanced_sampling,
             )
+
+    def class_weights(self):
+        """The inverse of each class's share of the training images, 1 for all if they are equal: (classes,); or None."""
+        if not self.args.class_weights:
+            return None
+        counts = torch.bincount(torch.from_numpy(self.batches.targets), minlength=len(self.images.classes))
+        if (counts == 0).any():
+            empty = self.images.classes[counts.argmin()]
+            refuse(f"--class-weights {self.args.class_weights}: no training image is of class {empty}")
+        return (counts.sum() / (len(counts) * counts)).float().to(self.team.device)
 
     def refuse_single_values(self, net):
         """Refuses parts of a batch that cannot be: of unequal size, or of one image where batch norm then has one value."""
@@ -176,9 +205,12 @@ class Run:
                           "image_size": images.image_size, "mean": self.statistics[0], "std": self.statistics[1]}  # fmt: skip
         train = self.batches.split
         held_out = f"{len(self.val):,} for validation" if self.val else "none for validation"
+        counts = np.bincount(self.batches.targets, minlength=len(images.classes))
+        ends = [f"{images.classes[i]} has {counts[i]:,}" for i in (counts.argmin(), counts.argmax())]
+        unequal = f", of which {' and '.join(ends)}" if counts.max() >= UNEQUAL * counts.min() else ""
         self.say(
             f"{args.arch}: {self.params:,} parameters, {self.macs:,} MACs; {args.dataset}: {len(train):,} images to train "
-            f"on, {held_out}, {len(images.test):,} to test, {train.way}; {team.world_size} x "
+            f"on{unequal}, {held_out}, {len(images.test):,} to test, {train.way}; {team.world_size} x "
             f"{machine.device_name(team.device)}, {self.config['amp']}; writing {self.folder}"
         )
         if team.rank == 0:
@@ -331,13 +363,16 @@ class Run:
             "top1": scores["top1"], "top5": scores["top5"], "loss": scores["loss"], "ece": scores["ece"],
             "val_top1": watched_top1[-1] if val else None,
             "best_on_test_minus_last": None if val else max(watched_top1) - watched_top1[-1],
-            "per_class_top1": scores["per_class_top1"], "curve": state.curve, "status": "finished",
+            "balanced_accuracy": scores["balanced_accuracy"], "macro_f1": scores["macro_f1"],
+            "class_names": self.images.classes, "per_class_top1": scores["per_class_top1"],
+            "confusion": scores["confusion"].tolist(), "curve": state.curve, "status": "finished",
         }  # fmt: skip
         self.log.finish(result, scores["confusion"], state.step)
         model = hub.Classifier(**self.published)
         model.net.load_state_dict(state.eval_net.state_dict())
         hub.save(model, self.folder / "model", self.config, result)
-        checkpoints.write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode())
+        fields = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())
+        checkpoints.write_atomically(self.folder / "result.json", f"{{\n{fields}\n}}\n".encode())
         self.say(f"test {in_words(scores)}, in {self.folder}/result.json")
         if args.push_to_hub:
             push(self.folder, args.push_to_hub)

@@ -7,7 +7,7 @@ quarter of the block's width with SiLU inside) follows timm.
 Departures, for 32x32 images and narrow stages: heads of 16 channels (32 do not fit into a stage of 16); an MBConv
 strides in its depthwise convolution, which the paper found better on its smallest net than its own 1x1
 (`stride_place=expand`); the stem is one 3x3 convolution of stride 1 (for large images two of stride 2, with batch norm
-behind both and a ReLU where the paper has a GELU); the last layer norm is behind the pooling; weights start at PyTorch's
+after both and a ReLU where the paper has a GELU); the last layer norm is after the pooling; weights start at PyTorch's
 default.
 """
 
@@ -22,6 +22,7 @@ from torch import nn
 from models.ops.channels import Pointwise
 from models.ops.depthwise import Depthwise
 from models.ops.layout import mean_of_pixels
+from models.ops.tracing import of_size
 from models.prenorm import ChannelNorm, Downsample
 from models.resnet import BlockFamily, ConvBN, DropPath
 
@@ -110,13 +111,13 @@ class RelativeAttention(nn.Module):
         return self.bias_table.flatten(1)[:, self.offset]
 
     def forward(self, x):
+        if self.bias_table is not None:
+            x = of_size(x, self.size, "coatnet's bias is")
         B, _, H, W = x.shape
         qkv = self.qkv(x.flatten(2).transpose(1, 2))  # (B, N, 3 out_ch)
         q, k, v = qkv.view(B, H * W, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, N, head_dim)
         if self.bias_table is None:
             out = F.scaled_dot_product_attention(q, k, v)
-        elif (self.size, self.size) != (H, W):
-            raise ValueError(f"coatnet's bias is for maps of {self.size}x{self.size} pixels, got {H}x{W}")
         else:  # by hand, because PyTorch's fast kernels for CPUs take no bias that learns
             out = ((q * q.shape[-1] ** -0.5) @ k.mT + self.bias()).softmax(-1).to(v.dtype) @ v
         out = self.proj(out.transpose(1, 2).flatten(2))  # (B, N, out_ch)

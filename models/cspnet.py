@@ -3,7 +3,7 @@
 Wang, Liao, Wu, Chen, Hsieh and Yeh, "CSPNet: A New Backbone that can Enhance Learning Capability of CNN", CVPR Workshops
 2020, Figures 2 and 3. Slot: stage, around any block. Published with SGD.
 
-Departures: ReLU, as in the rest of the network, where the authors' configurations have leaky ReLU, or none behind some
+Departures: ReLU, as in the rest of the network, where the authors' configurations have leaky ReLU, or none after some
 splits of CSPResNeXt-50. The paper slices the channels; the authors' configurations make the two parts by 1x1
 convolutions, which is the default here (`split`). Each part has its share of the channels, as in CSPResNeXt and
 CSPDarknet (in CSPResNet-50 both are as wide as the stage).
@@ -32,12 +32,12 @@ class Slice(nn.Module):
 class CSPStage(nn.Module):
     """Runs the blocks on one part of the channels: (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)).
 
-    A 3x3 convolution in front of the split changes the shape where in_ch and stride ask for it; between bottlenecks, which
+    A 3x3 convolution before the split changes the shape where in_ch and stride ask for it; between bottlenecks, which
     are four times as wide as their own 3x3, it only strides and the 1x1 convolutions of the split widen, as in
     CSPResNeXt-50.
 
     gamma: the fraction of the channels that bypasses the blocks (part 1). split: two 1x1 convolutions, or a slice. fusion:
-    a 1x1 transition behind the blocks and one behind the concatenation ("both"), only the latter ("first": the parts are
+    a 1x1 transition after the blocks and one after the concatenation ("both"), only the latter ("first": the parts are
     fused first), or only the former ("last"). Raises ValueError for a gamma that leaves no whole number of channels on
     either side.
     """

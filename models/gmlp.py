@@ -3,8 +3,8 @@
 Liu, Dai, So and Le, "Pay Attention to MLPs", NeurIPS 2021, Figure 1, equations 1 to 4 and the ablation of the gate.
 Slot: block. Published with AdamW. The authors gave no code.
 
-Departures: the block stands between those of a ResNet, in the third stage, where a map is 64 pixels, and behind its
-ReLU; a block at 32x32 would hold a million spatial weights. There is no patch embedding and no norm in front of the
+Departures: the block stands between those of a ResNet, in the third stage, where a map is 64 pixels, and after its
+ReLU; a block at 32x32 would hold a million spatial weights. There is no patch embedding and no norm before the
 classifier. Weights other than the spatial ones start at PyTorch's default.
 """
 
@@ -13,6 +13,7 @@ from typing import Literal
 from torch import nn
 
 from models.ops.channels import Pointwise
+from models.ops.tracing import of_size
 from models.prenorm import ChannelNorm
 from models.resnet import BlockFamily, DropPath
 
@@ -37,11 +38,10 @@ class SpatialGatingUnit(nn.Module):
         nn.init.constant_(self.spatial.bias, spatial_bias)
 
     def forward(self, x):
-        if x.shape[2:] != (self.size, self.size):
-            raise ValueError(f"gmlp is built for maps of {self.size}x{self.size} pixels, got {x.shape[2]}x{x.shape[3]}")
+        x = of_size(x, self.size, "gmlp is built")
         z1, z2 = x.chunk(2, dim=1) if self.gate == "split" else (x, x)
         f = self.spatial(self.norm(z2).flatten(2))  # along the pixels, row by row
-        f = f.unflatten(2, x.shape[2:])
+        f = f.unflatten(2, (self.size, self.size))
         if self.gate == "linear":
             return f
         return z1 + f if self.gate == "additive" else z1 * f
@@ -70,7 +70,7 @@ class GMLPBlock(nn.Module):
 class GMLP(BlockFamily):
     """gMLP blocks in place of blocks that keep the shape; the others, the stem and the head stay the ResNet's.
 
-    stages: those with gMLP blocks, from 1. The third has 64 pixels of a 32x32 image and, behind the ImageNet stem, 196 of a
+    stages: those with gMLP blocks, from 1. The third has 64 pixels of a 32x32 image and, after the ImageNet stem, 196 of a
     224x224 image, in a net of four stages too. first_block: index in its stage (from 0) of the first block replaced: 2
     leaves one in a stage of three. Strided blocks are never replaced. ratio: hidden width in widths of the block.
     spatial_std, spatial_bias: initial deviation of W, which nn.Linear by itself would start at 1 / sqrt(3 n) for n

@@ -3,7 +3,7 @@
 Szegedy, Liu, Jia and others, "Going Deeper with Convolutions", CVPR 2015, section 5, Table 1 and Figure 2(b).
 
 Departures, those of weiaicunzai's pytorch-cifar100: three 3x3 convolutions of stride 1 and one pool for a stem, batch
-norm behind every convolution, two 3x3 convolutions in place of a 5x5 (Szegedy et al., CVPR 2016), no auxiliary
+norm after every convolution, two 3x3 convolutions in place of a 5x5 (Szegedy et al., CVPR 2016), no auxiliary
 classifiers, which batch norm made needless.
 """
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from models.ops.layout import concatenate, mean_of_pixels
 
-# Channels of 1x1; of 3x3, reduced to and made; of 5x5, reduced to and made; behind the pool. None is a 3x3 pool of stride 2.
+# Channels of 1x1; of 3x3, reduced to and made; of 5x5, reduced to and made; after the pool. None is a 3x3 pool of stride 2.
 INCEPTIONS = (
     (64, 96, 128, 16, 32, 32),
     (128, 128, 192, 32, 96, 64),
@@ -50,7 +50,7 @@ class Inception(nn.Module):
 
 
 class GoogLeNet(nn.Module):
-    """Nine inception modules: (B, 3, H, W) -> (B, num_classes). dropout: rate in front of the classifier."""
+    """Nine inception modules: (B, 3, H, W) -> (B, num_classes). dropout: rate before the classifier."""
 
     def __init__(self, num_classes, image_size, *, dropout: float = 0.4):
         super().__init__()

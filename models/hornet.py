@@ -8,7 +8,7 @@ large images); weights start at PyTorch's default rather than at a truncated nor
 rather than at 1e-6; and the gates are multiplied by 3 rather than by 1/3. gnConv of order n multiplies n + 1 layers: the
 paper's start leaves 1e-14 of a unit input at order 4, which Adam survives, as it divides gradients by their size, and
 from which SGD never wakes. A layer of PyTorch's start divides its input's size by the root of 3, and a gate stands
-behind two: times 3, it has unit size. At train.py's learning rate and --clip-norm that is more than SGD bears safely: one
+after two: times 3, it has unit size. At train.py's learning rate and --clip-norm that is more than SGD bears safely: one
 of three seeds was lost soon after the rate's peak (results/README.md). (`init=trunc`, `layer_scale=1e-6` and
 `scale=0.3333` give the paper's.) The gates of `gate=gf`, whose last layer is a norm, are not scaled; theirs, too, are
 times 1/3.
@@ -22,6 +22,7 @@ from torch import nn
 
 from models.ops.channels import Pointwise
 from models.ops.depthwise import Depthwise
+from models.ops.tracing import of_size
 from models.prenorm import ChannelNorm, Downsample, Init, LayerScale, PreNormFamily, initialized
 from models.resnet import DropPath
 
@@ -44,14 +45,10 @@ class GlobalLocalFilter(nn.Module):
         self.norm_out = ChannelNorm(ch)
 
     def forward(self, x):
-        if x.shape[2] != self.size or x.shape[3] != self.size:
-            raise ValueError(
-                f"hornet.gate=gf is built for maps of {self.size}x{self.size} pixels, got {x.shape[2]}x{x.shape[3]}: choose "
-                "an image size that the stem and every stage halve evenly"
-            )
+        x = of_size(x, self.size, "choose an image size that every layer halves evenly: hornet.gate=gf is built")
         near, far = self.norm_in(x).chunk(2, dim=1)  # float32 under autocast too, as there is no FFT in bfloat16
         spectrum = torch.fft.rfft2(far) * torch.complex(self.real, self.imag)
-        far = torch.fft.irfft2(spectrum, s=far.shape[2:])
+        far = torch.fft.irfft2(spectrum, s=(self.size, self.size))
         pairs = torch.stack((self.local(near), far), 2)  # (B, C/2, 2, H, W): every gate gets both kinds
         return self.norm_out(pairs.flatten(1, 2))
 
@@ -78,10 +75,10 @@ class GnConv(nn.Module):
 
     def forward(self, x):
         p, q = self.proj_in(x).split([self.widths[0], sum(self.widths)], dim=1)
-        first, *rest = (self.gate(q) * self.scale).split(self.widths, dim=1)
-        p = p * first
-        for widen, q_i in zip(self.widen, rest, strict=True):
-            p = widen(p) * q_i
+        gates = (self.gate(q) * self.scale).split(self.widths, dim=1)
+        p = p * gates[0]
+        for i, widen in enumerate(self.widen):
+            p = widen(p) * gates[i + 1]
         return self.proj_out(p)
 
 

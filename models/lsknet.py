@@ -3,7 +3,7 @@
 Li, Hou, Zheng, Cheng, Yang and Li, "Large Selective Kernel Network for Remote Sensing Object Detection", ICCV 2023,
 section 3. Slots: attention (LSK) and block (LSKBlocks). Published with AdamW.
 
-Departures: in the attention slot the gate stands alone, behind the last norm of the branch and before the add, without
+Departures: in the attention slot the gate stands alone, after the last norm of the branch and before the add, without
 the 1x1 convolutions and the shortcut of the paper's unit (models/van.py), and its weights start at PyTorch's default.
 LSKBlocks has the paper's unit and initialization; its stem and expansion are those of models/van.py.
 """
@@ -95,7 +95,7 @@ class LSK(nn.Module):
             parts.append(reduce(a))  # (B, C/2, H, W)
         if self.squeeze is not None:
             masks = self.masks(torch.cat(parts, 1)).unbind(1)
-            parts = [part * mask for part, mask in zip(parts, masks, strict=True)]
+            parts = [part * masks[i] for i, part in enumerate(parts)]
         mixed, *rest = parts
         for part in rest:  # a sum over a stacked dimension would return contiguous maps for channels-last ones
             mixed = mixed + part

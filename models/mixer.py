@@ -3,14 +3,15 @@
 Tolstikhin, Houlsby, Kolesnikov, Beyer, Zhai and others, "MLP-Mixer: An all-MLP Architecture for Vision", NeurIPS 2021,
 Figure 1 and equation 1. Slot: block. Published with Adam.
 
-Departures: the block stands between those of a ResNet, in the third stage, where a map is 64 pixels, and behind its
-ReLU; there is no patch embedding and no norm in front of the classifier, which does not start at zero. Weights start at
+Departures: the block stands between those of a ResNet, in the third stage, where a map is 64 pixels, and after its
+ReLU; there is no patch embedding and no norm before the classifier, which does not start at zero. Weights start at
 PyTorch's default.
 """
 
 from torch import nn
 
 from models.ops.channels import Pointwise
+from models.ops.tracing import of_size
 from models.prenorm import ChannelNorm
 from models.resnet import BlockFamily, DropPath
 
@@ -23,11 +24,8 @@ class TokenMLP(nn.Sequential):
         self.size = size
 
     def forward(self, x):
-        if x.shape[2:] != (self.size, self.size):
-            raise ValueError(
-                f"mixer is built for maps of {self.size}x{self.size} pixels, got {x.shape[2]}x{x.shape[3]}"
-            )
-        return super().forward(x.flatten(2)).unflatten(2, x.shape[2:])  # along the pixels, row by row
+        x = of_size(x, self.size, "mixer is built")
+        return super().forward(x.flatten(2)).unflatten(2, (self.size, self.size))  # along the pixels, row by row
 
 
 class MixerBlock(nn.Module):
@@ -57,7 +55,7 @@ class MixerBlock(nn.Module):
 class Mixer(BlockFamily):
     """Mixer blocks in place of blocks that keep the shape; the others, the stem and the head stay the ResNet's.
 
-    stages: those with Mixer blocks, from 1. The third has 64 pixels of a 32x32 image and, behind the ImageNet stem, 196 of a
+    stages: those with Mixer blocks, from 1. The third has 64 pixels of a 32x32 image and, after the ImageNet stem, 196 of a
     224x224 image, in a net of four stages too. first_block: index in its stage (from 0) of the first block replaced: 2
     leaves one in a stage of three. Strided blocks are never replaced. token_hidden, channel_hidden: hidden widths of
     the two MLPs, 0 for the paper's, a half and four times the block's. Raises ValueError for stages that are not

@@ -1,10 +1,10 @@
-"""Multi-scale convolutions: several kernel sizes side by side, or small kernels one behind the other.
+"""Multi-scale convolutions: several kernel sizes side by side, or small kernels one after the other.
 
 Szegedy, Liu, Jia and others, "Going Deeper with Convolutions", CVPR 2015, section 4 (kernels side by side); Tan and Le,
 "MixConv: Mixed Depthwise Convolutional Kernels", BMVC 2019, section 3.1; Gao, Cheng, Zhao, Zhang, Yang and Torr,
 "Res2Net: A New Multi-scale Backbone Architecture", IEEE TPAMI 2021, equation 1. Slot: conv. Published with SGD.
 
-Departures: kernels side by side are reduced to just that, with one norm behind their concatenation. Res2Net's cascade is
+Departures: kernels side by side are reduced to just that, with one norm after their concatenation. Res2Net's cascade is
 made for bottlenecks, whose 1x1 convolutions mix its groups, and keeps the width. So in a basic block it takes the place
 of the first convolution, and the second mixes; a convolution that changes the width stays. As in the authors' code
 the last group is the one without a kernel, where the paper has the first. Their code leaves out the cascade in the
@@ -68,7 +68,7 @@ class MixedDepthwise(nn.Module):
 
     def forward(self, x):
         parts = x.split(self.parts, dim=1)
-        return self.mix(concatenate([conv(part) for conv, part in zip(self.convs, parts, strict=True)]))
+        return self.mix(concatenate([conv(parts[i]) for i, conv in enumerate(self.convs)]))
 
 
 class Cascade(nn.Module):
@@ -86,11 +86,12 @@ class Cascade(nn.Module):
         self.convs = nn.ModuleList(ConvBN(ch // scales, ch // scales, stride) for _ in range(scales - 1))
 
     def forward(self, x):
-        *groups, last = x.chunk(len(self.convs) + 1, dim=1)
+        groups = x.chunk(len(self.convs) + 1, dim=1)
         out = []
-        for conv, group in zip(self.convs, groups, strict=True):
+        for i, conv in enumerate(self.convs):
             cascades = out and self.stride == 1
-            out.append(conv(group + out[-1] if cascades else group))
+            out.append(conv(groups[i] + out[-1] if cascades else groups[i]))
+        last = groups[len(self.convs)]
         if self.stride > 1:
             last = F.avg_pool2d(last, 3, self.stride, padding=1)
         return concatenate([*out, last])

@@ -1,6 +1,6 @@
 """What the pre-norm methods share: layer norm over channels, layer scale, a start, and the family that hosts their blocks.
 
-Pre-norm blocks keep width and size and have no activation behind the add, so such a family brings its own stem,
+Pre-norm blocks keep width and size and have no activation after the add, so such a family brings its own stem,
 downsampling and final norm.
 """
 
@@ -57,7 +57,7 @@ class LayerScale(nn.Module):
 class PreNormFamily(BlockFamily):
     """Hosts blocks that keep the shape. A method gives stem, downsample and block.
 
-    downsample: "native" is the paper's layer in front of the first block of a stage; "resnet" keeps the ResNet's own
+    downsample: "native" is the paper's layer before the first block of a stage; "resnet" keeps the ResNet's own
     strided basic block there. A stage that brings its own downsampling, as CSPNet's does, reads neither.
     """
 

@@ -16,7 +16,16 @@ import torch
 from torch import nn
 
 from models.ops.layout import mean_of_pixels
+from models.ops.tracing import leaf
 from models.resnet import ConvBN
+
+
+@leaf
+def of_several(x):
+    """The maps (B, C, H, W) themselves. Raises ValueError for B = 1."""
+    if x.shape[0] == 1:
+        raise ValueError("resnest cannot train on a batch of 1 image: its gate normalizes over the batch alone")
+    return x
 
 
 class SplitAttention(nn.Module):
@@ -42,17 +51,18 @@ class SplitAttention(nn.Module):
         )
 
     def forward(self, x):
-        B, R, K = len(x), self.radix, self.cardinality
-        if self.training and B == 1:
-            raise ValueError("resnest cannot train on a batch of 1 image: its gate normalizes over the batch alone")
+        R, K = self.radix, self.cardinality
+        if self.training:
+            x = of_several(x)
+        B = x.shape[0]
         splits = self.splits(x).chunk(R, 1)  # R of (B, C, H, W)
-        pooled = sum(mean_of_pixels(split) for split in splits)  # (B, C)
+        pooled = sum(mean_of_pixels(splits[r]) for r in range(R))  # (B, C)
         logits = self.gate(pooled[:, :, None, None]).view(B, K, R, -1)  # (B, K, R, C / K): the gate's groups come first
         weights = logits.softmax(2) if R > 1 else logits.sigmoid()  # on a GPU, autocast's softmax is in float32
         weights = weights.transpose(1, 2).reshape(B, R, -1, 1, 1).to(splits[0].dtype).unbind(1)  # R of (B, C, 1, 1)
         out = weights[0] * splits[0]
-        for weight, split in zip(weights[1:], splits[1:], strict=True):  # stacked and summed they would be float32
-            out = torch.addcmul(out, weight, split)
+        for r in range(1, R):  # stacked and summed they would be float32
+            out = torch.addcmul(out, weights[r], splits[r])
         return out
 
 

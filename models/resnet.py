@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.ops.layout import mean_of_pixels
+from models.ops.tracing import leaf
 
 
 class Place(NamedTuple):
@@ -34,7 +35,7 @@ class Place(NamedTuple):
     bottleneck: bool = False
 
     def after(self, stride):
-        """The same place behind a layer of this stride (sizes round up, as a padded 3x3 convolution does)."""
+        """The same place after a layer of this stride (sizes round up, as a padded 3x3 convolution does)."""
         return self._replace(size=-(-self.size // stride))
 
 
@@ -47,6 +48,12 @@ class ConvBN(nn.Sequential):
         super().__init__(conv, nn.BatchNorm2d(out_ch), *([nn.ReLU(inplace=True)] if relu else []))
 
 
+@leaf
+def drop_path(x, rate):
+    keep = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(1 - rate)
+    return x * keep.div_(1 - rate)
+
+
 class DropPath(nn.Module):
     """Stochastic depth (Huang et al. 2016): drops a sample's whole branch with probability `rate`, scales the rest."""
 
@@ -57,8 +64,7 @@ class DropPath(nn.Module):
     def forward(self, x):
         if not self.training or self.rate == 0:
             return x
-        keep = x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(1 - self.rate)
-        return x * keep.div_(1 - self.rate)
+        return drop_path(x, self.rate)
 
     def extra_repr(self):
         return f"rate={self.rate:.3g}"
@@ -95,7 +101,7 @@ class ResidualBlock(nn.Module):
     """relu(shortcut(x) + branch(x)): (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)).
 
     An attention module stands before the add (the usual place), or where `attention_position` says; "after-add" is
-    behind the last ReLU. A kind of block gives the branch's layers.
+    after the last ReLU. A kind of block gives the branch's layers.
     """
 
     def __init__(self, in_ch, out_ch, stride, drop_path, conv, attention, shortcut, attention_position):
@@ -114,7 +120,7 @@ class ResidualBlock(nn.Module):
         self.after_add = attend("after-add", out_ch)
 
     def layers(self, in_ch, out_ch, stride, conv, attend):
-        """The convolutions, and attend("after-conv1", channels) behind the first: a list of modules."""
+        """The convolutions, and attend("after-conv1", channels) after the first: a list of modules."""
         raise NotImplementedError
 
     def forward(self, x):
@@ -168,7 +174,7 @@ class BlockFamily:
         return basic(in_ch, out_ch, stride, drop_path)
 
     def final_norm(self, ch):
-        """Normalizes the pooled vector (B, ch) in front of the classifier."""
+        """Normalizes the pooled vector (B, ch) before the classifier."""
         return nn.Identity()
 
 
@@ -255,9 +261,19 @@ class StagedNet(nn.Module):
                 "resnet.shortcut is read by the ResNet's own blocks that change the shape, and this network has none"
             )
 
+    def stage_maps(self, x):
+        """The maps that leave the stages, a list: (B, 3, H, W) -> (B, C_i, H_i, W_i) each, the largest first."""
+        maps = [self.stem(x)]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return maps[1:]
+
+    def forward_features(self, x):
+        """The map that leaves the last stage, before the mean: (B, 3, H, W) -> (B, C, H', W')."""
+        return self.stages(self.stem(x))
+
     def forward(self, x):
-        x = self.stages(self.stem(x))
-        return self.fc(self.norm(mean_of_pixels(x)))
+        return self.fc(self.norm(mean_of_pixels(self.forward_features(x))))
 
 
 class ResNet(StagedNet):

@@ -3,7 +3,7 @@
 Guo, Lu, Hou, Liu, Cheng and Hu, "SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation",
 NeurIPS 2022, equations 1 and 2 and Figure 2. Slots: attention (MSCA) and block (MSCAN). Published with AdamW.
 
-Departures: in the attention slot the gate stands alone, behind the last norm of the branch and before the add, without
+Departures: in the attention slot the gate stands alone, after the last norm of the branch and before the add, without
 the 1x1 convolutions and the shortcut of the paper's unit (models/van.py), and its weights start at PyTorch's default:
 with the authors' normal initialization it would amplify the branch about five times. MSCAN has the paper's unit and
 initialization; its stem and expansion are those of models/van.py.

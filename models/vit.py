@@ -119,5 +119,5 @@ class ViT(nn.Module):
 
     def forward(self, x):
         patches = self.patch_embed(x)  # (B, N, D)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], 1) + self.pos_embed
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), patches], 1) + self.pos_embed
         return self.head(self.norm(self.blocks(x))[:, 0])

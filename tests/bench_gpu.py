@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import time
 import traceback
 from multiprocessing import get_context
@@ -34,11 +35,12 @@ METHODS = [
 ARCHS = ["resnet", *(f"{name}_resnet" for name in METHODS)]
 BATCH, IMAGES, EPOCH, SIDE_BY_SIDE = 128, 10_000, 50_000, 4
 MEASURED_S = 1.5
+EVAL_BATCH_GPU = 2500  # as training.py scores
 COLUMNS = ("eager", "captured", "captured x4", "compiled", "compiled x4")
 
 
-def make_step(arch, seed, captured, compiled):
-    """A training step of a network on noise, on a stream of its own."""
+def make_step(arch, seed, captured, compiled, device="cuda:0"):
+    """A training step of a network on noise."""
     import torch
 
     import engine
@@ -47,7 +49,7 @@ def make_step(arch, seed, captured, compiled):
     from data import Split
     from models import build
 
-    device = torch.device("cuda", 0)
+    device = torch.device(device)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (IMAGES, 32, 32, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
     split = Split(pixels, torch.arange(IMAGES) % 100, torch.arange(IMAGES)).to(device)
@@ -127,6 +129,43 @@ def bench(arch, compiles, barrier_n, ready, turn, results):
     results.put(row)
 
 
+def epoch_costs(device):
+    """Seconds of what an epoch of ResNet-20 does beside its steps: {name: seconds}, each after a first time."""
+    import io
+
+    import torch
+    from torch.utils.tensorboard import SummaryWriter
+
+    import engine
+    from augment import eval_batches
+
+    step = make_step("resnet", 0, False, False, device)
+    split, statistics = step.batches.split, ([120.0] * 3, [60.0] * 3)
+    size = EVAL_BATCH_GPU if device.type == "cuda" else 500
+    with tempfile.TemporaryDirectory() as folder:
+        writer = SummaryWriter(folder)
+
+        def log():
+            for i in range(2 * EPOCH // BATCH // 20):
+                writer.add_scalar("train/loss", 1.0, i)
+
+        calls = {
+            "drawing 50,000 images": lambda: [step.batches.prepare(i) for i in range(EPOCH // IMAGES)],
+            "scoring 10,000 images": lambda: engine.evaluate(
+                step.state.net, eval_batches(split, size, *statistics), IMAGES, 100, step.state.amp
+            ),
+            "the training curve": log,
+            "a checkpoint, without the disk": lambda: torch.save(step.state.state_dict(), io.BytesIO()),
+        }
+        seconds = {}
+        for name, call in calls.items():
+            call()
+            started = time.perf_counter()
+            call()
+            seconds[name] = time.perf_counter() - started
+    return seconds
+
+
 def bounds():
     """What the card does at its best: bytes copied, and operations of a bf16 matrix product, per second."""
     import torch
@@ -174,6 +213,8 @@ def main():
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path, help="write the rows here, too")
     args = parser.parse_args()
+    import torch
+
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = get_context("spawn")
     ready, turn, results = context.Value("i", 0), context.Lock(), context.Queue()
@@ -193,6 +234,8 @@ def main():
     if args.out:
         args.out.write_text(json.dumps(rows, indent=1))
     table(rows, *bounds())
+    seconds = epoch_costs(torch.device("cuda", 0))
+    print("\nan epoch's own costs, ms: " + ", ".join(f"{name} {1000 * s:.1f}" for name, s in seconds.items()))
 
 
 if __name__ == "__main__":

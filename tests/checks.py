@@ -36,7 +36,7 @@ def randomize(module, seed=0):
 def assert_every_parameter_learns(module, x, exempt=()):
     """After one backward every parameter has a finite gradient, which is zero for those with a name in `exempt` alone.
 
-    In float64, where what is zero but for rounding, such as a bias in front of a norm, is told from what is small.
+    In float64, where what is zero but for rounding, such as a bias before a norm, is told from what is small.
     """
     module.double().train()
     out = module(x.double())

@@ -64,7 +64,7 @@ def assert_same(a, b, where=""):
 
 
 def die_after_saves(n_saves, flags):
-    """A run that is killed right behind its n-th checkpoint."""
+    """A run that is killed right after its n-th checkpoint."""
     save, saves = checkpoints.save_checkpoint, []
 
     def save_and_die(*args):

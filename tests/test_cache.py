@@ -13,7 +13,8 @@ from PIL import Image
 
 import cache
 import data
-from tests.test_data import loaded, picture, random_split, small_folder, write_images, write_parquet
+from tests.test_augment import random_split
+from tests.test_data import loaded, picture, small_folder, write_images, write_parquet
 
 
 def test_decoded_images_are_cached_and_mapped(tmp_path, monkeypatch):

@@ -169,7 +169,7 @@ def test_mbconv_parameter_count(ch, count):
 
 
 def test_whole_network_is_the_papers():
-    """CoAtNet-0 for ImageNet, heads of 32, with timm's hidden layer in front of the classifier."""
+    """CoAtNet-0 for ImageNet, heads of 32, with timm's hidden layer before the classifier."""
     family, in_ch, size = CoAtNet(head_dim=32), 64, 112
     with torch.device("meta"):
         layers = [nn.Conv2d(3, 64, 3, bias=False), nn.BatchNorm2d(64), nn.Conv2d(64, 64, 3, bias=False)]
@@ -263,7 +263,7 @@ def test_learns_and_keeps_layout(letter, knobs, stride):
         return block(letter, 16, 16 * stride, stride, 7, **knobs)
 
     x = torch.randn(2, 16, 7, 7)
-    # the batch norm behind the first 1x1 takes away again what the shift of the pre-norm adds
+    # the batch norm after the first 1x1 takes away again what the shift of the pre-norm adds
     exempt = ["branch.0.bias"] if letter == "C" and "norm" not in knobs else []
     assert_every_parameter_learns(net(), x, exempt)
     assert_channels_last_agrees(net(), x)

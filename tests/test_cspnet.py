@@ -130,7 +130,7 @@ def test_widths_with_the_parameters_of_the_baseline(width, count):
 
 @pytest.mark.parametrize(("gamma", "ch2"), [(0.25, 12), (0.5, 8), (0.75, 4)])
 def test_what_the_blocks_are_asked_for(gamma, ch2):
-    """Width (1 - gamma) C, stride 1, the size behind the downsampling, each its own index and drop path rate."""
+    """Width (1 - gamma) C, stride 1, the size after the downsampling, each its own index and drop path rate."""
     asked = []
 
     def block(in_ch, out_ch, stride, place, drop_path):

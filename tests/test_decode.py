@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from decode import Encoded, UnfitImageError, decoded, image_files, left_out_in_words, read_image, resize
+from decode import Encoded, UnfitImageError, decoded, headers, image_files, left_out_in_words, read_image, resize
 
 RAMP = np.arange(256).reshape(16, 16)  # the value of each pixel says where it is
 
@@ -226,6 +226,12 @@ def test_batch_with_unfit_images_is_their_names_and_the_others_come():
     names = [[line.split(":")[0] for line in made[i].problems] for i in (0, 2)]
     assert names == [["test split, row 3", "test split, row 4"], ["test split, row 9"]]
     assert made[1][:, 0, 0, 0].tolist() == [6, 7, 8]
+
+
+@pytest.mark.parametrize("n", [1, 16, 17, 50])
+def test_headers_of_all_images_are_read(n):
+    images = Encoded("test", Slow(n, bad=range(n)), np.zeros(n), 8)
+    assert [line.split(":")[0] for line in headers(images, 3)] == [f"test split, row {row}" for row in range(n)]
 
 
 def test_only_so_many_batches_are_decoded_ahead():

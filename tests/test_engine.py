@@ -53,7 +53,7 @@ def slow_scores(net, split, n_classes):
         of_class[target].append(ranked[0] == target)
     n = len(split)
     ece = sum(abs(sum(c for c, _ in b) - sum(hit for _, hit in b)) for b in bins) / n
-    per_class = [100 * sum(h) / len(h) if h else 0.0 for h in of_class]
+    per_class = [100 * sum(h) / len(h) if h else None for h in of_class]
     return {
         "top1": 100 * hits / n,
         "top5": 100 * hits5 / n,
@@ -104,6 +104,16 @@ class Confident(nn.Module):
 
     def forward(self, imgs):
         return self.logits
+
+
+def test_scores_of_unequal_classes():
+    """Class 0: 8 of 10 right; 1: 1 of 2; 2 has no image, and 1 is taken for it; 3 is nowhere."""
+    confusion = torch.tensor([[8, 2, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    scores = engine.of_classes(confusion)
+    assert scores["per_class_top1"] == [80.0, 50.0, None, None]
+    assert scores["balanced_accuracy"] == 65.0
+    f1 = [2 * 8 / (10 + 8), 2 * 1 / (2 + 3), 0.0]  # twice the hits, over images and predictions
+    assert scores["macro_f1"] == pytest.approx(100 * sum(f1) / 3)
 
 
 def test_calibration_error_has_fifteen_bins():
@@ -290,7 +300,7 @@ def test_average_of_weights_keeps_indices_whole():
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 @pytest.mark.parametrize("optimizer", ["sgd", "nadam", "adafactor"])
 def test_update_that_is_not_finite_leaves_the_weights_alone(where, optimizer):
-    """The step is named, and neither it nor any step behind it changes a weight or the optimizer."""
+    """The step is named, and neither it nor any step after it changes a weight or the optimizer."""
     state, made = new_state(optimizer=optimizer), new_batches()
     seen = {}
 

@@ -103,7 +103,7 @@ def test_primaries_come_first_and_untouched():
 
 
 def test_the_last_module_of_a_block_is_not_rectified():
-    """Only ReLUs of the block's own: one behind each half of its first module, the other behind the add."""
+    """Only ReLUs of the block's own: one after each half of its first module, the other after the add."""
     net = ResNet(10, 16, conv=GhostConv, depth=8)
     for block in (module for module in net.modules() if isinstance(module, BasicBlock)):
         first, last = (module for module in block.branch if isinstance(module, GhostConv))

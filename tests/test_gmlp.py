@@ -128,7 +128,7 @@ def test_spatial_start_is_the_knobs():
 @pytest.mark.parametrize("knobs", [{}, {"gate": "whole"}, {"gate": "additive"}, {"gate": "linear", "ratio": 2}])
 def test_learns_and_keeps_layout(knobs):
     def net():
-        return block(16, 7, spatial_std=0.1, **knobs)  # the paper's 1e-6 would hide real zeros behind W
+        return block(16, 7, spatial_std=0.1, **knobs)  # the paper's 1e-6 would hide real zeros after W
 
     x = torch.randn(2, 16, 7, 7)
     assert_every_parameter_learns(net(), x)

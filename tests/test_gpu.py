@@ -12,7 +12,7 @@ import speed
 from augment import Augment
 from models import build
 from tests.runs import result_of, run
-from tests.test_data import batches, random_split
+from tests.test_augment import batches, random_split
 from tests.test_faults import start, wait_for_step
 from tests.test_models import ALONE, TRAINED
 

@@ -1,11 +1,17 @@
 """models/ops/layout.py: numbers, and the order in memory of maps and gradients."""
 
+import warnings
+
 import pytest
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from models import METHODS, build
 from models.ops.layout import channels_last_gradient, concatenate, mean_of_pixels
 from models.resnet import ConvBN
+from tests import processes
+from tests.nets import KNOBS, SMALL
 
 
 def is_channels_last(x):
@@ -63,3 +69,35 @@ def test_gradients_reach_convolutions_with_batch_norm_channels_last(arch):
                 module[-1].inplace = False  # which a backward hook does not allow
     net(channels_last(2, 3, 32, 32)).sum().backward()
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("arch", "settings", "amp"), [*((*net, False) for net in [*SMALL, *KNOBS]), *((*net, True) for net in SMALL)]
+)
+def test_gradients_have_the_strides_of_their_parameters(arch, settings, amp):
+    """Where they differ, DistributedDataParallel warns and copies each gradient at every step."""
+    net = build(arch, 7, settings).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+        net(channels_last(4, 3, 32, 32)).sum().backward()
+    wrong = [name for name, p in net.named_parameters() if p.grad.stride() != p.stride()]
+    assert not wrong
+
+
+def train_two_steps(arch, settings):
+    warnings.simplefilter("error")
+    torch.distributed.init_process_group("gloo")
+    try:
+        net = build(arch, 7, settings).to(memory_format=torch.channels_last)
+        model = DistributedDataParallel(net, gradient_as_bucket_view=True)
+        optimizer = torch.optim.SGD(net.parameters(), 0.01)
+        for _ in range(2):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(channels_last(2, 3, 32, 32)), torch.tensor([0, 6])).backward()
+            optimizer.step()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("arch", ["hornet_resnet", "lskblock_resnet"])
+def test_two_processes_train_without_a_warning(arch):
+    processes.run(train_two_steps, 2, arch, dict(SMALL)[arch])

@@ -121,6 +121,16 @@ def test_process_is_known_by_its_start(tmp_path, monkeypatch, has_proc):
     assert machine.process_started(later.pid) is None
 
 
+def test_threads_are_no_more_than_cores(monkeypatch):
+    monkeypatch.setattr("torch.get_num_threads", lambda: 8)
+    given = []
+    monkeypatch.setattr("torch.set_num_threads", given.append)
+    for n in (3, 12):
+        monkeypatch.setattr(machine, "cores", lambda n=n: n)
+        machine.keep_to_cores()
+    assert given == [3, 8]
+
+
 def test_cores_without_affinity(files, monkeypatch):
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 12)

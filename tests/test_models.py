@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cost import cost, layer_table, n_params
-from describe import listing, shown, summary
+from describe import listing, meanings, shown, summary
 from models import BACKBONES, METHODS, build, canonical, describe_type, knobs, parse_settings, settable
 from tests.checks import assert_channels_last_agrees, assert_samples_are_independent
 
@@ -282,6 +282,28 @@ def test_listing_names_every_method_backbone_and_knob():
     for row in BACKBONES.values():
         for knob in knobs(row.make, row.fixed):
             assert f"--set {row.family}.{knob}=" in text
+
+
+def test_listing_groups_methods_by_slot():
+    parts = listing().split("\n\n")[1:5]
+    for part, slot in zip(parts, ("conv", "attention", "block", "stage"), strict=True):
+        assert part.startswith(f"Methods of the {slot} slot")
+        named = [line.split()[0] for line in part.splitlines()[1:] if not line.startswith(" ")]
+        assert named == [name for name, row in METHODS.items() if row.slot == slot]
+
+
+def test_knobs_are_listed_with_what_their_class_says_of_them():
+    docstring = """A layer.
+
+    size: of the kernel, odd; 0 takes
+    the usual one. first, second: of both. Raises ValueError for an even size.
+    """
+    assert meanings(docstring) == {
+        "size": "of the kernel, odd; 0 takes the usual one",
+        "first": "of both",
+        "second": "of both",
+    }
+    assert "--set ghostnet.kernel_size=3  (int)  of the depthwise filters, odd" in listing()
 
 
 def test_listing_imports_no_library_of_networks():

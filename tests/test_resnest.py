@@ -204,7 +204,7 @@ def test_output_is_never_negative():
 )
 def test_learns_and_keeps_layout(knobs):
     x = torch.randn(8, 16, 7, 7)
-    # the batch norm behind it takes the gate's first bias away again
+    # the batch norm after it takes the gate's first bias away again
     assert_every_parameter_learns(ResNeStConv(16, 32, 2, True, **knobs), x, exempt=["gate.0.bias"])
     assert_channels_last_agrees(ResNeStConv(16, 32, 2, True, **knobs), x)
     assert_samples_are_independent(ResNeStConv(16, 32, 2, True, **knobs), x)

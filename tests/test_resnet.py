@@ -123,7 +123,7 @@ def test_attention_in_a_bottleneck(position):
     (recorder,) = (module for module in block.modules() if isinstance(module, Recorder))
     assert recorder.ch == {"before-conv1": 4, "after-conv1": 4}.get(position, 16)
     out = block(torch.randn(2, 4, 8, 8))
-    if position == "before-add":  # behind the last norm, so it is not rectified yet
+    if position == "before-add":  # after the last norm, so it is not rectified yet
         assert recorder.seen[0].shape == (2, 16, 4, 4) and recorder.seen[0].min() < 0
     if position == "after-add":
         assert torch.equal(out, 2 * recorder.seen[0])

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import compare
 import machine
 import speed
 from cost import cost
@@ -23,7 +25,7 @@ from tests.processes import ROOT
 
 def environment(settings):
     """The user's, but for what the scripts read of it."""
-    names = re.findall(r"\$\{([A-Z]+):?-", (ROOT / "compare.sh").read_text() + (ROOT / "ablations.sh").read_text())
+    names = re.findall(r"\$\{([A-Z]+)-", (ROOT / "compare.sh").read_text() + (ROOT / "ablations.sh").read_text())
     user = {name: value for name, value in os.environ.items() if name not in names}
     return user | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | settings
 
@@ -37,7 +39,7 @@ def run_script(script, *flags, check=True, **settings):
 
 def planned(script, **settings):
     lines = run_script(script, PLAN="1", **settings).stdout.splitlines()
-    return [tuple(line.split()) for line in lines[1:]]
+    return [tuple(line.split()) for line in lines[1:-1]]  # between the count and the line for Slurm
 
 
 def test_comparison_has_every_method_and_the_widening_curve(tmp_path, monkeypatch):
@@ -109,44 +111,105 @@ def test_presets_name_their_runs(tmp_path, preset, some):
 def test_unknown_preset_is_refused(tmp_path):
     done = run_script("compare.sh", check=False, PRESET="nosuch", OUT=str(tmp_path))
     assert done.returncode == 2
-    assert "no list 'nosuch'; choose from methods depth classics vit transfer recipe cost" in done.stderr
+    assert "no list 'nosuch'; choose from methods depth classics vit transfer recipe tuning cost" in done.stderr
 
 
-def python_calls(folder, script, *flags, **settings):
-    """What a script would start: the arguments of each call of python."""
-    (folder / "bin").mkdir()
-    python = folder / "bin" / "python"
-    python.write_text(f'#!/bin/sh\necho "$@" >>"{folder}/calls"\n')
-    python.chmod(0o755)
-    run_script(script, *flags, PATH=f"{folder}/bin:{os.environ['PATH']}", **settings)
-    return (folder / "calls").read_text().splitlines()
+SETTINGS = {
+    "SEEDS": "0 1", "EPOCHS": "100", "DATASET": "cifar100", "OUT": "out", "NPROC": "1", "JOBS": "1", "MINUTES": "0",
+    "RECIPE": "", "TUNED": "", "RUNS": "resnet eca_resnet",
+}  # fmt: skip
 
 
-def test_parts_of_a_run_become_flags(tmp_path):
+def test_parts_of_a_run_become_flags():
     """Knobs, flags and the name of a foreign network; the user's flags come behind the preset's and so count."""
-    runs = "torchvision:resnet18:--pretrained:--freeze=backbone eca_resnet:eca.kernel_size=5:--init-from=runs/a/model"
-    settings = {"PRESET": "transfer", "RUNS": runs, "SEEDS": "3", "OUT": "out"}
-    calls = python_calls(tmp_path, "compare.sh", "--lr", "1", **settings)
-    first, second = [call for call in calls if call.startswith("train.py")]
+    runs = [
+        "torchvision:resnet18:--pretrained:--freeze=backbone",
+        "eca_resnet:eca.kernel_size=5:--init-from=runs/a/model",
+    ]
+    environ = SETTINGS | {"RUNS": " ".join(runs), "RECIPE": "--optimizer adamw --lr 5e-4 --image-size 64"}
+    settings = compare.read_settings(environ, ["--lr", "1"])
+    one, several = compare.train_command(settings, runs[0], ["3"]), compare.train_command(settings, runs[1], ["0", "1"])
     recipe = "--optimizer adamw --lr 5e-4 --image-size 64 --lr 1"
-    common = "--epochs 100 --dataset cifar100 --seed 3"
-    assert first == (
-        f"train.py --arch torchvision:resnet18 {common} --pretrained --freeze=backbone "
+    common = "--epochs 100 --dataset cifar100"
+    assert " ".join(one[2:]) == (
+        f"--arch torchvision:resnet18 {common} --seed 3 --pretrained --freeze=backbone "
         f"--out out --name torchvision-resnet18-pretrained-freeze=backbone-seed3 {recipe}"
     )
-    assert second == (
-        f"train.py --arch eca_resnet {common} --set eca.kernel_size=5 --init-from=runs/a/model "
-        f"--out out --name eca_resnet-eca.kernel_size=5-init-from=runs-a-model-seed3 {recipe}"
+    assert " ".join(several[2:]) == (
+        f"--arch eca_resnet {common} --seed 0 1 --set eca.kernel_size=5 --init-from=runs/a/model "
+        f"--out out --name eca_resnet-eca.kernel_size=5-init-from=runs-a-model-seed{{seed}} {recipe}"
     )
 
 
-def test_cost_preset_trains_nothing(tmp_path):
+@pytest.mark.parametrize(
+    ("settings", "flags", "message"),
+    [
+        ({}, ["--seed", "5"], "--seed is set for all runs: give SEEDS"),
+        ({}, ["--out=x"], "--out is set for all runs: give OUT"),
+        ({}, ["--name", "x"], "--name is set for all runs: give OUT"),
+        ({}, ["--arch", "x"], "--arch is set for all runs: give RUNS"),
+        ({}, ["--epochs", "1"], "--epochs is set for all runs: give EPOCHS"),
+        ({}, ["--dataset", "x"], "--dataset is set for all runs: give DATASET"),
+        ({}, ["--eval-only", "x"], "--eval-only is for one run: give it to train.py"),
+        ({"SEEDS": ""}, [], "SEEDS must be whole numbers"),
+        ({"SEEDS": "0 1 0"}, [], "SEEDS has a number twice: 0 1 0"),
+        ({"RUNS": ""}, [], "RUNS is empty"),
+        ({"OUT": ""}, [], "OUT is empty"),
+        ({"JOBS": "0"}, [], "JOBS must be a whole number, 1 or more, got '0'"),
+        ({"EPOCHS": "five"}, [], "EPOCHS must be a whole number, 1 or more, got 'five'"),
+        ({"MINUTES": "-1"}, [], "MINUTES must be a number, 0 or more, got '-1'"),
+        ({"TUNED": "nowhere"}, [], "TUNED: no runs in nowhere: start PRESET=tuning OUT=nowhere first"),
+    ],
+)
+def test_mistaken_setting_is_one_line(settings, flags, message, capsys):
+    with pytest.raises(SystemExit) as exit:
+        compare.read_settings(SETTINGS | settings, flags)
+    assert exit.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"compare.sh: {message}") and err.count("\n") == 1
+
+
+def test_empty_settings_are_given():
+    assert [run for run, _ in planned("compare.sh", ARCHS="", WIDTHS="", SEEDS="0", OUT="nowhere")] == ["resnet"]
+    refused = run_script("compare.sh", check=False, RUNS="", OUT="nowhere")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("script", ["compare.sh", "ablations.sh"])
+def test_line_for_slurm_repeats_what_was_given(script, tmp_path):
+    settings = {"OUT": str(tmp_path / "a b"), "SEEDS": "0 1", "PLAN": "1"}
+    settings |= {"METHODS": "eca"} if script == "ablations.sh" else {"RUNS": "resnet"}
+    line = run_script(script, "--lr", "1", **settings).stdout.splitlines()[-1]
+    assert f"SEEDS='0 1' OUT='{tmp_path / 'a b'}' sbatch --array=0-" in line
+    assert line.endswith(f"--gpus=1 --requeue --signal=B:TERM@90 --open-mode=append {script} --lr 1")
+    assert ("METHODS=eca" in line) == (script == "ablations.sh")
+
+
+@pytest.mark.parametrize("script", ["compare.sh", "ablations.sh"])
+def test_copy_of_a_script_finds_the_repository(script, tmp_path):
+    """Slurm runs a copy in a folder of its own, in the folder in which the user stood."""
+    copy = tmp_path / "slurm_script"
+    copy.write_text((ROOT / script).read_text())
+    settings = environment({"PLAN": "1", "OUT": "nowhere", "SLURM_SUBMIT_DIR": str(ROOT)})
+    done = subprocess.run(["bash", str(copy)], cwd=ROOT, env=settings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    settings["SLURM_SUBMIT_DIR"] = str(tmp_path)
+    done = subprocess.run(["bash", str(copy)], cwd=tmp_path, env=settings, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"{script}: {tmp_path} is not the repository: start sbatch in the folder of {script}\n"
+
+
+def test_cost_preset_trains_nothing(tmp_path, monkeypatch):
     settings = {"PRESET": "cost", "RUNS": "resnet eca_resnet", "SIZES": "16 32", "OUT": "out"}
     plan = run_script("compare.sh", PLAN="1", **settings).stdout.splitlines()
     assert plan == ["costs at 16 32 pixels, in out", "resnet", "eca_resnet"]
-    assert python_calls(tmp_path, "compare.sh", "--batch-size", "2", **settings) == [
-        "speed.py resnet eca_resnet --costs out/costs.json --image-sizes 16 32 --batch-size 2",
-        "report.py out/costs.json",
+    calls = []
+    monkeypatch.setattr(subprocess, "run", lambda command: calls.append(command[1:]) or SimpleNamespace(returncode=0))
+    compare.costs(settings | {"PLAN": ""}, ["--batch-size", "2"])
+    here = compare.HERE
+    assert [" ".join(call) for call in calls] == [
+        f"{here}/speed.py resnet eca_resnet --costs out/costs.json --image-sizes 16 32 --batch-size 2",
+        f"{here}/report.py out/costs.json",
     ]
 
 
@@ -320,25 +383,40 @@ def test_killed_half_way_nothing_is_trained_twice(small, tmp_path):
     assert len(json.loads(saved.with_name("result.json").read_text())["curve"]) == 12
 
 
-def stub_python(folder, script):
-    """A program that stands for python, and the PATH on which it is found."""
+def stub_python(folder, script, gpus=0):
+    """A program that stands for python in what compare.py starts, and the settings under which it does."""
     folder.mkdir()
-    python = folder / "python"
-    python.write_text(f"#!/bin/bash\n{script}")
+    python = folder / "stub"
+    facts = json.dumps({"steps": 1, "batch_size": 1, "n_train": 1, "gpus": gpus})
+    check = f"for flag; do [ $flag != --check ] || {{ echo '{facts}'; exit; }}; done\n"
+    python.write_text(f'#!/bin/bash\nset -- $(basename $1) "${{@:2}}"\n{check}{script}')
     python.chmod(0o755)
+    wrapper = folder / "python"  # as which compare.sh finds compare.py's interpreter
+    code = f"import sys; sys.executable = {str(python)!r}; sys.path.insert(0, {str(ROOT)!r}); import compare; compare.main(sys.argv[2:])"
+    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{code}" "$@"\n')
+    wrapper.chmod(0o755)
     return f"{folder}:{os.environ['PATH']}"
 
 
 @pytest.mark.parametrize(
-    ("visible", "used"), [(None, "0 1 2"), ("5,7", "5 7 5"), ("GPU-a,GPU-b,GPU-c", "GPU-a GPU-b GPU-c")]
+    ("visible", "used"), [(None, "0 1 2"), ("5,7", "5 7"), ("GPU-a,GPU-b,GPU-c", "GPU-a GPU-b GPU-c")]
 )
 def test_runs_side_by_side_are_on_the_users_gpus(visible, used, tmp_path, monkeypatch):
+    """One process on each, which waits here until all are at work."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    calls = tmp_path / "calls"
-    path = stub_python(tmp_path / "bin", f"[ $1 != train.py ] || echo $CUDA_VISIBLE_DEVICES >>{calls}\n")
-    settings = {"RUNS": "resnet eca_resnet gmlp_resnet", "SEEDS": "0", "JOBS": "3", "OUT": str(tmp_path / "out")}
-    run_script("compare.sh", PATH=path, **settings | ({"CUDA_VISIBLE_DEVICES": visible} if visible else {}))
-    assert sorted(calls.read_text().split()) == sorted(used.split())
+    n_gpus, calls = len(used.split()), tmp_path / "calls"
+    wait = f"until [ $(wc -l <{calls}) -ge {n_gpus} ]; do sleep 0.05; done\n"
+    path = stub_python(
+        tmp_path / "bin", f"[ $1 != train.py ] || {{ echo $CUDA_VISIBLE_DEVICES $7 $8 >>{calls}; {wait} }}\n", n_gpus
+    )
+    settings = {"RUNS": "resnet eca_resnet gmlp_resnet", "SEEDS": "0 1", "JOBS": "3", "OUT": str(tmp_path / "out")}
+    done = run_script(
+        "compare.sh", PATH=path, check=False, **settings | ({"CUDA_VISIBLE_DEVICES": visible} if visible else {})
+    )
+    lines = [line.split() for line in calls.read_text().splitlines()]
+    assert {gpu for gpu, *_ in lines} == set(used.split())
+    assert len(lines) == 3  # all seeds of a network in one call
+    assert ("JOBS=3 is more than 2 GPUs are for: 2 at once" in done.stdout) == (n_gpus == 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])

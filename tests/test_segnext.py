@@ -188,7 +188,7 @@ def test_downsampling_native_or_the_resnets():
     place = Place(2, 0, 9)
     native = MSCAN()(16, 32, 2, place, plain_block, no_attention, 0.0)
     assert native(torch.randn(2, 16, 9, 9)).shape == (2, 32, 5, 5)
-    assert [type(layer) for layer in native[0]] == [nn.Conv2d, nn.BatchNorm2d]  # the norm stands behind the convolution
+    assert [type(layer) for layer in native[0]] == [nn.Conv2d, nn.BatchNorm2d]  # the norm stands after the convolution
     assert native[0][0].kernel_size == (3, 3)
     assert isinstance(MSCAN(downsample="resnet")(16, 32, 2, place, plain_block, no_attention, 0.0), BasicBlock)
     assert isinstance(MSCAN(downsample="resnet")(16, 16, 1, place, plain_block, no_attention, 0.0), VANBlock)

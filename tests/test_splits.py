@@ -7,7 +7,7 @@ import augment
 import data
 import splits
 from augment import Augment, TrainBatches
-from tests.test_data import batches, random_split
+from tests.test_augment import batches, random_split
 
 
 def test_held_out_part_is_stratified_and_fixed_by_the_seed():

@@ -142,6 +142,7 @@ def test_mistake_of_two_processes_is_said_once(flags, command, capfd, monkeypatc
 
 def test_other_processes_leave_the_message_to_the_first(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     with pytest.raises(SystemExit):
         parse_args(["--nosuch"])

@@ -9,6 +9,8 @@ import importlib.util
 import torch.nn.functional as F
 from torch import nn
 
+from models.ops.tracing import leaf
+
 if importlib.util.find_spec("triton"):
     from models.ops import kernels, sums_cuda
 else:
@@ -22,15 +24,23 @@ class Pointwise(nn.Conv2d):
         super().__init__(in_ch, out_ch, 1, bias=bias)
 
     def forward(self, x):
-        if kernels is None or not kernels.takes(x):
-            return super().forward(x)
-        rows = x.permute(0, 2, 3, 1)  # (B, H, W, in_ch)
-        if self.bias is None:
-            return F.linear(rows, self.weight.flatten(1)).permute(0, 3, 1, 2)
-        out = F.linear(rows, self.weight.flatten(1), self.bias.detach()).permute(0, 3, 1, 2)
-        return sums_cuda.BiasGradient.apply(out, self.bias)
+        return pointwise(x, self.weight, self.bias)
 
 
+@leaf
+def pointwise(x, weight, bias):
+    """The 1x1 F.conv2d: (B, in_ch, H, W), (out_ch, in_ch, 1, 1), (out_ch,) or None -> (B, out_ch, H, W)."""
+    if kernels is None or not kernels.takes(x):
+        return F.conv2d(x, weight, bias)
+    rows = x.permute(0, 2, 3, 1)  # (B, H, W, in_ch)
+    weight = weight.permute(0, 2, 3, 1).flatten(1)  # (out_ch, in_ch), whose gradient comes back channels-last
+    if bias is None:
+        return F.linear(rows, weight).permute(0, 3, 1, 2)
+    out = F.linear(rows, weight, bias.detach()).permute(0, 3, 1, 2)
+    return sums_cuda.BiasGradient.apply(out, bias)
+
+
+@leaf
 def channel_scale(x, factor):
     """x * factor: (B, C, H, W), (C, 1, 1) -> (B, C, H, W)."""
     if kernels is None or not kernels.takes(x) or factor.dtype not in kernels.DTYPES:

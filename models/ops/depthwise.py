@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from models.ops import bfloat16
 from models.ops.layout import channels_last_gradient
+from models.ops.tracing import leaf
 
 if importlib.util.find_spec("triton"):
     from models.ops import depthwise_cuda, kernels
@@ -61,11 +62,13 @@ class FastGradients(torch.autograd.Function):
             grad, x, dense, [C], (s, s), ctx.padding, (1, 1), False, (0, 0), C // n, (False, True, ctx.has_bias)
         )
         own = grad_dense.view(C // n, n, n, kh, kw).diagonal(dim1=1, dim2=2)  # (C / n, kh, kw, n)
-        return grad_x, own.permute(0, 3, 1, 2).reshape(weight.shape), grad_bias, None
+        grad_weight = torch.empty_like(weight)  # in its strides, which DistributedDataParallel's buckets have, too
+        grad_weight.copy_(own.permute(0, 3, 1, 2).reshape(weight.shape))
+        return grad_x, grad_weight, grad_bias, None
 
 
 def take_apart(x, d):
-    """The d*d maps of every d-th pixel, as samples: (B, C, H, W) -> (d*d B, C, ceil(H / d), ceil(W / d)), zeros behind."""
+    """The d*d maps of every d-th pixel, as samples: (B, C, H, W) -> (d*d B, C, ceil(H / d), ceil(W / d)), padded with zeros."""
     x = F.pad(x, (0, -x.shape[3] % d, 0, -x.shape[2] % d)).permute(0, 2, 3, 1)
     x = x.unflatten(2, (-1, d)).unflatten(1, (-1, d))  # (B, H', d, W', d, C)
     return x.permute(2, 4, 0, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
@@ -93,32 +96,43 @@ class Depthwise(nn.Conv2d):
         sizes = kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
         padding = [dilation * (k // 2) for k in sizes]
         super().__init__(ch, multiplier * ch, sizes, stride, padding, dilation, groups=ch, bias=bias)
-        self.has_fast_form = multiplier == 1 and (stride == 1 or dilation == 1)
-        self.has_kernel = multiplier == 1 and stride == 1
 
     def forward(self, x):
-        if x.device.type == "cpu" and self.has_fast_form:
-            return self.on_cpu(x)
-        if self.has_kernel and kernels is not None and kernels.takes(x):
-            is_cast = torch.is_autocast_enabled("cuda")
-            if is_cast or x.dtype == self.weight.dtype:
-                x = x.to(torch.get_autocast_dtype("cuda")) if is_cast else x
-                return depthwise_cuda.depthwise(x, self.weight, self.bias, self.dilation[0])
-        return super().forward(x)
+        if self.out_channels > self.in_channels:
+            return super().forward(x)
+        return depthwise(x, self.weight, self.bias, self.stride[0], self.dilation[0])
 
-    def on_cpu(self, x):
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        wide = min(self.kernel_size) > 1 and max(self.kernel_size) >= WIDE
-        slow = dtype == torch.bfloat16 and not bfloat16.is_native()
-        computed = torch.float32 if wide or slow else dtype
-        with torch.autocast("cpu", enabled=False):
-            bias = None if self.bias is None else self.bias.to(dtype).to(computed)
-            return self.fast_form(x.to(dtype).to(computed), self.weight.to(dtype).to(computed), bias).to(dtype)
 
-    def fast_form(self, x, weight, bias):
-        (kh, kw), (d, _), (s, _) = self.kernel_size, self.dilation, self.stride
-        if d > 1:
-            return put_together(FastGradients.apply(take_apart(x, d), weight, bias, s), d, *x.shape[2:])
-        if kh == 1 and kw >= WIDE:
-            return upright(FastGradients.apply(upright(x), weight.transpose(2, 3), bias, s))
-        return FastGradients.apply(x, weight, bias, s)
+@leaf
+def depthwise(x, weight, bias, stride, dilation):
+    """The F.conv2d of kernels (C, 1, kh, kw), padded to keep the size: (B, C, H, W) -> (B, C, ceil(H / stride), ...)."""
+    if x.device.type == "cpu" and (stride == 1 or dilation == 1):
+        return on_cpu(x, weight, bias, stride, dilation)
+    if stride == 1 and kernels is not None and kernels.takes(x):
+        is_cast = torch.is_autocast_enabled("cuda")
+        if is_cast or x.dtype == weight.dtype:
+            x = x.to(torch.get_autocast_dtype("cuda")) if is_cast else x
+            return depthwise_cuda.depthwise(x, weight, bias, dilation)
+    padding = [dilation * (k // 2) for k in weight.shape[2:]]
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups=len(weight))
+
+
+def on_cpu(x, weight, bias, stride, dilation):
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    kernel_size = weight.shape[2:]
+    wide = min(kernel_size) > 1 and max(kernel_size) >= WIDE
+    slow = dtype == torch.bfloat16 and not bfloat16.is_native()
+    computed = torch.float32 if wide or slow else dtype
+    with torch.autocast("cpu", enabled=False):
+        bias = None if bias is None else bias.to(dtype).to(computed)
+        return fast_form(x.to(dtype).to(computed), weight.to(dtype).to(computed), bias, stride, dilation).to(dtype)
+
+
+def fast_form(x, weight, bias, stride, dilation):
+    kh, kw = weight.shape[2:]
+    if dilation > 1:
+        apart = FastGradients.apply(take_apart(x, dilation), weight, bias, stride)
+        return put_together(apart, dilation, *x.shape[2:])
+    if kh == 1 and kw >= WIDE:
+        return upright(FastGradients.apply(upright(x), weight.transpose(2, 3), bias, stride))
+    return FastGradients.apply(x, weight, bias, stride)

@@ -3,7 +3,7 @@
 cuDNN and PyTorch have fast kernels for small squares of some layouts only; strips (1x7 to 21x1) go through layout copies
 and loops there, and the gradients of kernels through matrices. A depthwise layer multiplies each number of its input as
 often as the kernel has taps, so what counts is how often a number is read: here a thread computes REUSE outputs that lie
-one behind the other along one axis, and a number that it reads serves all of them.
+one after the other along one axis, and a number that it reads serves all of them.
 
 An axis "along" (A) has the reuse, the other one is "across" (B). Squares and upright strips go along H, flat strips along
 W: the kernels are given strides of both axes, so that 1x21 and 21x1 are one compiled kernel.
@@ -59,7 +59,7 @@ def zeros(N: tl.constexpr, P: tl.constexpr, C: tl.constexpr):
 def positions(p, n_lines, n_starts, B, D, R: tl.constexpr):
     """Sample of thread p, its first output along the axis, its place across, and whether it has any.
 
-    Its R outputs are D apart. So D threads, from one start each, fill R * D places, and the next ones begin behind them.
+    Its R outputs are D apart. So D threads, from one start each, fill R * D places, and the next ones begin after them.
     """
     start = (p // B) % n_starts
     return p // (B * n_starts), (start // D) * (R * D) + start % D, p % B, p < n_lines
@@ -299,7 +299,7 @@ def kernel_gradient(x, grad, weight, dilation, has_bias):
         num_warps=Blocks.KERNEL_WARPS,
         num_stages=1,
     )
-    grad_weight = torch.empty(weight.shape, dtype=weight.dtype, device=x.device)
+    grad_weight = torch.empty_like(weight)
     grad_bias = torch.empty((C if has_bias else 0,), dtype=weight.dtype, device=x.device)
     sum_chunks(partial, grad_weight, grad_bias if has_bias else None)
     return grad_weight, grad_bias

@@ -5,12 +5,15 @@ import importlib.util
 import torch
 import torch.nn.functional as F
 
+from models.ops.tracing import leaf
+
 if importlib.util.find_spec("triton"):
     from models.ops import kernels, layernorm_cuda
 else:
     kernels = None
 
 
+@leaf
 def channel_norm(x, weight, bias, eps, before_linear=False):
     """F.layer_norm over dimension 1: (B, C, H, W) -> (B, C, H, W). On channels-last maps no copy is made.
 

@@ -33,7 +33,7 @@ INTEGERS = ["n_pixels", "C", "x_row", "g_row", "n_tiles"]  # nothing to compile 
 
 @triton.jit
 def normalized(x, is_channel, C, eps):
-    """Pixels (P, CHANNELS), 0 behind the channels, with mean 0 and variance 1; and the reciprocal deviation (P, 1)."""
+    """Pixels (P, CHANNELS), 0 after the last channel, with mean 0 and variance 1; and the reciprocal deviation (P, 1)."""
     mean = tl.sum(x, axis=1) / C
     centred = tl.where(is_channel[None, :], x - mean[:, None], 0.0)
     scale = 1 / tl.sqrt(tl.sum(centred * centred, axis=1) / C + eps)

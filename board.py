@@ -1,0 +1,187 @@
+"""What is left of a comparison, as all processes that work at it see it: its only state are files in OUT.
+
+A run is finished when its result.json is there. Who trains it holds a lock in OUT/claims, and is known to be gone as locks.py
+says. Each process remembers which runs are finished: taking the next one costs a look at those that others hold, and not at
+all that were ever finished.
+"""
+
+import json
+import os
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import locks
+import slurm
+
+LOOK_AGAIN_S = 5.0  # at a run that another process holds
+
+
+@dataclass
+class Taken:
+    """A run and those of its seeds that are ours to train."""
+
+    run: str
+    seeds: list
+    claims: list = field(default_factory=list)
+
+
+class Board:
+    """runs and seeds in their order: the first seed of all runs, then the second. together: all seeds of a run at once.
+
+    best: if not 0, only so many runs of each architecture are trained with more than the first seed, namely the best ones
+    on the validation split.
+    """
+
+    def __init__(self, out, runs, seeds, name_of, arch_of, best=0):
+        self.out, self.claims, self.seeds, self.together, self.best = out, out / "claims", seeds, False, best
+        self.name_of, self.arch_of = name_of, arch_of
+        first = seeds[:1] if best else seeds
+        self.left = {(run, seed): None for seed in first for run in runs}  # not known to be finished, in order
+        self.done, self.seen, self.held_at, self.passed = {}, {}, {}, set()
+        self.busy = 0  # runs that threads of this process train
+        self.undecided = {}  # architecture -> its runs, whose best are not known yet
+        if best:
+            for run in runs:
+                self.undecided.setdefault(arch_of(run), []).append(run)
+        self.mutex = threading.Lock()
+
+    def folder(self, run, seed):
+        return self.out / f"{self.name_of(run)}-seed{seed}"
+
+    def is_finished(self, run, seed):
+        return (run, seed) in self.done or (self.folder(run, seed) / "result.json").exists()
+
+    def claim_file(self, run, seed):
+        return self.claims / f"{self.name_of(run)}-seed{seed}"
+
+    def overview(self):
+        """(those waiting, those finished), each a list of (run, seed)."""
+        with self.mutex:
+            self.decide()
+            for entry in list(self.left):
+                self.settle(entry)
+            return list(self.left), list(self.done)
+
+    def settle(self, entry):
+        """Whether a run is finished, noted for ever."""
+        if self.is_finished(*entry):
+            self.left.pop(entry, None)
+            self.held_at.pop(entry, None)
+            self.done[entry] = None
+            return True
+        return False
+
+    # ------------------------------------------------------------------------------------------------------ take
+
+    def take(self):
+        """The next run to train; None if there is none, and [] if there may be one later."""
+        with self.mutex:
+            self.decide()
+            for all_of_them in (False, True):
+                for run, seed in list(self.left):
+                    taken = self.try_to_take(run, seed, all_of_them)
+                    if taken:
+                        self.busy += 1
+                        return taken
+            unknown = any(alive is None and entry not in self.passed for entry, (_, alive) in self.held_at.items())
+            return [] if unknown or (self.undecided and self.busy) else None
+
+    def try_to_take(self, run, seed, all_of_them):
+        now, taken = time.monotonic(), Taken(run, [])
+        for other in self.seeds if self.together else [seed]:
+            entry = run, other
+            held_at, _ = self.held_at.get(entry, (float("-inf"), True))
+            if entry not in self.left or entry in self.passed or (now - held_at < LOOK_AGAIN_S and not all_of_them):
+                continue
+            if self.settle(entry) or self.has_failed(*entry):
+                continue
+            try:
+                lock = locks.Lock(self.claim_file(*entry), self.seen)
+            except locks.HeldError as held:
+                self.held_at[entry] = now, held.is_alive
+                continue
+            self.held_at.pop(entry, None)
+            if self.settle(entry):  # just before we had the lock
+                lock.release()
+                continue
+            if lock.taken_over:
+                print(
+                    f"{self.folder(*entry)}: {lock.taken_over} is gone; this process goes on in its place", flush=True
+                )
+            taken.seeds.append(other)
+            taken.claims.append(lock)
+        return taken if taken.seeds else None
+
+    def give_back(self, taken):
+        with self.mutex:
+            self.busy -= 1
+            for seed in taken.seeds:
+                if not self.settle((taken.run, seed)):
+                    self.passed.add((taken.run, seed))  # it failed, was stopped, or is held
+            for lock in taken.claims:
+                lock.release()
+
+    def pass_over(self, taken):
+        print(f"{taken.run}: another process writes its folder; going on with the next run", flush=True)
+
+    # -------------------------------------------------------------------------------------------------- failures
+
+    def failed_file(self, run, seed):
+        claim = self.claim_file(run, seed)
+        return claim.with_name(claim.name + ".failed")
+
+    def note_failure(self, run, seeds):
+        """For the other tasks of this array, and for who waits for all runs of an architecture."""
+        for seed in seeds:
+            self.failed_file(run, seed).write_text(json.dumps({"array": slurm.array(), "pid": os.getpid()}))
+
+    def has_failed(self, run, seed):
+        """Whether a run failed in this array of tasks, or in this process: the next command tries it again."""
+        try:
+            noted = json.loads(self.failed_file(run, seed).read_text())
+        except (OSError, ValueError):
+            return False
+        return noted["array"] == slurm.array() if slurm.array() else (run, seed) in self.passed
+
+    # ------------------------------------------------------------------------------------------------------ best
+
+    def decide(self):
+        """Adds the other seeds of an architecture's best runs once all of its runs are trained with the first seed."""
+        first = self.seeds[0]
+        for arch, runs in list(self.undecided.items()):
+            finished = [run for run in runs if self.is_finished(run, first)]
+            if len(finished) + sum(self.has_failed(run, first) for run in runs if run not in finished) == len(runs):
+                ranked = sorted(finished, key=self.val_top1, reverse=True)
+                for seed in self.seeds[1:]:
+                    self.left |= {(run, seed): None for run in ranked[: self.best] if (run, seed) not in self.done}
+                del self.undecided[arch]
+
+    def val_top1(self, run):
+        return json.loads((self.folder(run, self.seeds[0]) / "result.json").read_text())["val_top1"] or 0.0
+
+    # -------------------------------------------------------------------------------------------------------- end
+
+    def held_by_others(self):
+        """Whether a living process trains one of the runs that are left."""
+        held = [
+            locks.look(self.claim_file(*entry), self.seen) for entry in self.left if self.claim_file(*entry).exists()
+        ]
+        return any(alive is not False for _, alive in held)
+
+    def is_reported(self):
+        """Whether the report is younger than every result."""
+        reports = [path.stat().st_mtime for path in (self.out / "report").glob("*") if path.is_file()]
+        results = [path.stat().st_mtime for path in self.out.glob("*/result.json")]
+        return bool(reports) and max(reports) > max(results)
+
+    def clear(self):
+        """Removes what runs that are finished have left: locks of those killed just behind that, and earlier failures."""
+        for entry in self.done:
+            path = self.claim_file(*entry)
+            self.failed_file(*entry).unlink(missing_ok=True)
+            if path.exists() and locks.look(path, self.seen)[1] is False:
+                path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.claims.rmdir()

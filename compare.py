@@ -1,0 +1,431 @@
+"""Trains the runs that compare.sh and ablations.sh name, over seeds, then writes the report. They are what a user starts.
+
+Settings come from the environment (SETTINGS), flags go on to train.py. All state is in OUT, so that any number of these
+processes, on whatever machines, may work at one comparison: each takes the next run that is not finished and that nobody
+holds (board.py). Exit codes: 0 if nothing is left to take, 1 if a run failed, 2 for a user's mistake, 75 if MINUTES are over
+and runs are left, and 128 and the signal's number.
+"""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import locks
+import slurm
+from board import Board
+from tuning import recipes_of
+
+HERE = Path(__file__).parent
+OWN_FLAGS = {  # of train.py, and the setting that stands for each
+    "--seed": 'SEEDS, such as SEEDS="0 1"',
+    "--out": "OUT",
+    "--name": "OUT, the folder of all runs",
+    "--arch": 'RUNS, such as RUNS="resnet eca_resnet"',
+    "--epochs": "EPOCHS",
+    "--dataset": "DATASET",
+    "--max-minutes": "MINUTES",
+}
+NOT_FOR_MANY = ("--check", "--list", "--summary", "--eval-only", "--predict", "--push-to-hub")
+HELD_CODE, TIME_IS_UP_CODE = 3, 75  # train.py's
+SAVE_EVERY_S = 60.0  # train.py's --save-every-s
+STOP_SIGNALS = tuple(
+    getattr(signal, f"SIG{name}") for name in ("HUP", "INT", "TERM", "USR1") if hasattr(signal, f"SIG{name}")
+)
+REPEAT_S = 2.0  # seconds within which a signal may arrive twice
+SIGNAL_S = 1.0  # in which a signal that has ended a child reaches us, if it is for all of us
+SPEEDS = "cost.json"
+
+
+def refuse(message):
+    """Ends the program for a user's mistake: one line, exit code 2."""
+    print(f"{os.environ.get('SCRIPT', 'compare.sh')}: {' '.join(str(message).split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+# -------------------------------------------------------------------------------------------------------- settings
+
+
+@dataclass
+class Settings:
+    """What the environment asks for; see the head of compare.sh. flags: of train.py, the recipe's before the user's."""
+
+    runs: list
+    seeds: list
+    epochs: str
+    dataset: str
+    out: Path
+    nproc: int
+    jobs: int
+    minutes: float
+    best: int
+    flags: list
+    recipes: dict  # of each architecture, by TUNED
+    user_flags: list
+
+
+def read_settings(environ, user_flags):
+    """Refuses what makes no sense, in one line that names the setting."""
+    for flag in user_flags:
+        name = flag.split("=")[0]
+        if name in OWN_FLAGS:
+            refuse(f"{name} is set for all runs: give {OWN_FLAGS[name]}")
+        if name in NOT_FOR_MANY:
+            refuse(f"{name} is for one run: give it to train.py")
+    runs, seeds = (list(environ[name].split()) for name in ("RUNS", "SEEDS"))
+    if not runs:
+        refuse('RUNS is empty: name one or more, such as RUNS="resnet eca_resnet"')
+    if not seeds or not all(seed.isdecimal() for seed in seeds):
+        refuse(f'SEEDS must be whole numbers, such as SEEDS="0 1 2", got {environ["SEEDS"]!r}')
+    if len(set(seeds)) < len(seeds):
+        refuse(f"SEEDS has a number twice: {environ['SEEDS']}")
+    for name in ("OUT", "DATASET"):
+        if not environ[name]:
+            refuse(f"{name} is empty: leave it unset for the default, or give a value")
+    numbers = {name: number(name, environ[name]) for name in ("EPOCHS", "NPROC", "JOBS")}
+    minutes = number("MINUTES", environ["MINUTES"], float, 0)
+    runs = list(dict.fromkeys(runs))
+    try:
+        recipes = recipes_of(environ["TUNED"], {arch_of(run) for run in runs}) if environ.get("TUNED") else {}
+    except ValueError as error:
+        refuse(error)
+    return Settings(
+        runs, seeds, environ["EPOCHS"], environ["DATASET"], Path(environ["OUT"]), numbers["NPROC"], numbers["JOBS"],
+        minutes, number("BEST", environ.get("BEST", "0"), int, 0), environ["RECIPE"].split() + user_flags, recipes,
+        user_flags,
+    )  # fmt: skip
+
+
+def number(name, text, kind=int, least=1):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not least <= value < float("inf"):
+        refuse(f"{name} must be a {'whole ' if kind is int else ''}number, {least} or more, got {text!r}")
+    return value
+
+
+def parts_of(run):
+    """'torchvision:resnet18:--freeze=backbone:a.b=1' -> (arch, {knob: value}, flags)."""
+    arch, *parts = run.split(":")
+    flags = [part for part in parts if part.startswith("--")]
+    knobs = dict(part.split("=", 1) for part in parts if "=" in part and part not in flags)
+    foreign = [part for part in parts if "=" not in part and part not in flags]  # torchvision:NAME
+    return ":".join([arch, *foreign]), knobs, flags
+
+
+def arch_of(run):
+    return parts_of(run)[0]
+
+
+def name_of(run):
+    """The name of a run's folder, but for the seed: eca_resnet-eca.kernel_size=5, vit-pretrained."""
+    return run.replace(":--", "-").replace(":", "-").replace("/", "-")
+
+
+def train_command(settings, run, seeds, name=None):
+    """The call of train.py for a run and some of its seeds."""
+    arch, knobs, flags = parts_of(run)
+    tuned = settings.recipes.get(arch)
+    if tuned:
+        knobs = tuned.knobs | knobs
+    nproc = settings.nproc
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(nproc)] if nproc > 1 else []
+    flags = [flag for knob, value in knobs.items() for flag in ("--set", f"{knob}={value}")] + flags
+    seed = seeds[0] if len(seeds) == 1 else "{seed}"
+    return [
+        sys.executable, *launch, str(HERE / "train.py"), "--arch", arch, "--epochs", settings.epochs,
+        "--dataset", settings.dataset, "--seed", *seeds, *flags, "--out", str(settings.out),
+        "--name", name or f"{name_of(run)}-seed{seed}", *(tuned.flags if tuned else []), *settings.flags,
+    ]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------- processes
+
+
+class Children:
+    """The programs at hand. Each is a process group of its own, to which a signal that stops us is passed on."""
+
+    def __init__(self):
+        self.mutex, self.running, self.told = threading.RLock(), set(), threading.Event()
+        self.stopped_by, self.stopped_at = 0, 0.0
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self.stop)
+
+    def stop(self, number, _):
+        now = time.monotonic()
+        if self.stopped_by and now - self.stopped_at < REPEAT_S:
+            return  # a scheduler signals all processes, some of them twice
+        self.stopped_by, self.stopped_at = self.stopped_by or number, now
+        self.told.set()
+        for child in list(self.running):
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGTERM)
+
+    def run(self, command, environ=None, **how):
+        """(exit code, output if stdout was given as a pipe). Once stopped, nothing is started: code 128 and the signal's."""
+        with self.mutex:
+            if self.stopped_by:
+                return 128 + self.stopped_by, ""
+            child = subprocess.Popen(command, env=environ, process_group=0, text=True, **how)
+            self.running.add(child)
+        if self.stopped_by:  # between the check and the addition
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGTERM)
+        output, _ = child.communicate()
+        self.running.discard(child)
+        if child.returncode < 0 or child.returncode > 128:  # by a signal, which may be just on its way to us, too
+            self.told.wait(SIGNAL_S)
+        return child.returncode, output
+
+    def leave_if_stopped(self):
+        if self.stopped_by:
+            raise SystemExit(128 + self.stopped_by)
+
+
+# ------------------------------------------------------------------------------------------------------------ work
+
+
+class Comparison:
+    def __init__(self, settings):
+        self.settings, self.children = settings, Children()
+        self.board = Board(settings.out, settings.runs, settings.seeds, name_of, arch_of, settings.best)
+        self.began, self.failures, self.facts = time.monotonic(), [], {}
+        self.deadline = self.began + 60 * settings.minutes if settings.minutes else float("inf")
+        self.time_is_up = False
+        self.needed_s = 0.0  # that a run must have to be worth a start
+        self.steps_before = {}  # of runs that were taken: where they stood
+
+    def check(self):
+        """The dry check of one run, before anything expensive. It also tells what the machine is."""
+        waiting, finished = self.board.overview()
+        if not waiting:
+            return
+        new = [entry for entry in waiting if not self.board.folder(*entry).exists()]
+        run, seed = (finished or new or waiting)[0]
+        command = [*train_command(self.settings, run, [seed]), "--check"]
+        began = time.monotonic()
+        code, output = self.children.run(command, stdout=subprocess.PIPE)
+        self.children.leave_if_stopped()
+        *notes, last = output.strip().splitlines() or [""]
+        if code:
+            print(output, end="")
+            if finished:
+                refuse(
+                    f"{self.settings.out} cannot be continued with these settings: correct them, or choose another OUT"
+                )
+            raise SystemExit(code)
+        for note in notes:
+            print(note)
+        self.facts = json.loads(last)
+        self.needed_s = time.monotonic() - began + self.save_every_s()
+        self.board.together = self.facts["gpus"] > 0 and self.settings.nproc == 1
+        self.fit_jobs()
+
+    def save_every_s(self):
+        flags = " ".join(self.settings.flags).replace("=", " ").split()
+        if "--save-every-s" in flags[:-1]:
+            return float(flags[flags.index("--save-every-s") + 1])
+        return SAVE_EVERY_S
+
+    def fit_jobs(self):
+        """One process per GPU at most: one that trains several seeds is faster than several that share a GPU."""
+        gpus, s = self.facts["gpus"], self.settings
+        if gpus and s.jobs * s.nproc > gpus:
+            fitting = max(1, gpus // s.nproc)
+            print(f"JOBS={s.jobs} is more than {gpus} GPUs are for: {fitting} at once, a process on each")
+            s.jobs = fitting
+
+    def speeds(self):
+        """Measures the speeds, unless another process does or has done it, and says how long the rest takes."""
+        s = self.settings
+        with suppress(locks.HeldError), locks.Lock(self.board.claims / "speeds", {}):
+            if not self.speeds_are_there():
+                command = [sys.executable, str(HERE / "speed.py"), *s.runs, "--out", str(s.out / SPEEDS), *s.flags]
+                code, _ = self.children.run(command)
+                self.children.leave_if_stopped()
+                if code:
+                    raise SystemExit(code)
+        hours = self.hours()
+        if hours:
+            left = [hours[run] for run, _ in self.board.overview()[0]]
+            total = sum(left) / s.jobs
+            print(f"{len(left)} runs left, about {total:.1f} hours of training at the measured speeds", flush=True)
+
+    def speeds_are_there(self):
+        """Whether another task of this array has measured: its machine stands for all."""
+        return slurm.is_array() and (self.settings.out / SPEEDS).exists() and bool(self.hours())
+
+    def hours(self):
+        """{run: hours} at the speeds in OUT; empty if they are not known."""
+        file = self.settings.out / SPEEDS
+        if not file.exists() or not self.facts:
+            return {}
+        import speed
+
+        n_images = self.facts["steps"] * self.facts["batch_size"] / self.settings.nproc
+        try:
+            return {run: speed.hours_left(file, [speed.parse_run(run)], n_images) for run in self.settings.runs}
+        except (KeyError, ValueError):
+            return {}
+
+    def work(self):
+        """JOBS workers, until there is nothing to take."""
+        workers = [threading.Thread(target=self.worker, args=(i,), daemon=True) for i in range(self.settings.jobs)]
+        for worker in workers:
+            worker.start()
+        while any(worker.is_alive() for worker in workers):
+            for worker in workers:
+                worker.join(0.1)  # in which a signal is heard
+
+    def worker(self, i):
+        environ = dict(os.environ)
+        gpus, n = self.facts.get("gpus", 0), self.settings.nproc
+        if self.settings.jobs > 1 and gpus:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+            environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[i * n : (i + 1) * n])
+        while not self.children.stopped_by:
+            left = self.deadline - time.monotonic()
+            if left < self.needed_s:
+                self.time_is_up = True
+                return
+            taken = self.board.take()
+            if taken is None:
+                return
+            if not taken:  # others may leave something
+                time.sleep(locks.POLL_S)
+                continue
+            try:
+                self.train(taken, left, environ)
+            finally:
+                self.board.give_back(taken)
+
+    def train(self, taken, left, environ):
+        command = train_command(self.settings, taken.run, taken.seeds)
+        if left < float("inf"):
+            command += ["--max-minutes", f"{left / 60:.3f}"]
+        folders = [self.board.folder(taken.run, seed) for seed in taken.seeds]
+        self.steps_before |= {folder: step_of(folder) for folder in folders if folder not in self.steps_before}
+        code, _ = self.children.run(command, environ)
+        unfinished = [seed for seed in taken.seeds if not self.board.is_finished(taken.run, seed)]
+        if code == HELD_CODE:
+            self.board.pass_over(taken)
+        elif code == TIME_IS_UP_CODE:
+            self.time_is_up = True
+        elif unfinished and not self.children.stopped_by:
+            self.failures += [f"{taken.run} with seed {seed}" for seed in unfinished]
+            self.board.note_failure(taken.run, unfinished)
+
+    def progressed(self):
+        """Whether a run that was taken got further than it stood before."""
+        return any(
+            (folder / "result.json").exists() or step_of(folder) > before
+            for folder, before in self.steps_before.items()
+        )
+
+    def finish(self):
+        """The report, by the process that finished the last run; what failed; how many runs are left."""
+        if self.children.stopped_by:
+            if slurm.job():
+                slurm.requeue_if_out_of_time(self.progressed(), bool(self.board.overview()[0]))
+            raise SystemExit(128 + self.children.stopped_by)
+        waiting, finished = self.board.overview()
+        if finished:
+            self.report()
+        if self.failures:
+            print(f"failed: {'; '.join(self.failures)}", file=sys.stderr)
+            raise SystemExit(1)
+        if self.time_is_up and waiting:
+            total = len(waiting) + len(finished)
+            print(
+                f"MINUTES={self.settings.minutes:g} are over: {len(waiting)} of {total} runs are left; the same command goes on"
+            )
+            raise SystemExit(TIME_IS_UP_CODE)
+        if waiting:
+            print(f"{len(waiting)} runs are left, all of them held by other processes")
+
+    def report(self):
+        out = self.settings.out
+        with suppress(locks.HeldError), locks.Lock(self.board.claims / "report", {}):
+            if self.board.held_by_others() or (slurm.is_array() and self.board.is_reported()):
+                return
+            code, _ = self.children.run(
+                [sys.executable, str(HERE / "report.py"), str(out), *os.environ["REPORT"].split()]
+            )
+            self.children.leave_if_stopped()
+            if code:
+                self.failures.append("report")
+        self.board.clear()
+
+
+def step_of(folder):
+    """The step at which a run was stopped, by its status; 0 if that is not known."""
+    with suppress(OSError, ValueError):
+        return int((folder / "status").read_text().rsplit("at step ", 1)[1])
+    with suppress(OSError):
+        return 1 if (folder / "last.pt").exists() else 0
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------------ main
+
+
+def costs(environ, flags):
+    """PRESET=cost: trains nothing."""
+    runs, sizes, file = environ["RUNS"].split(), environ["SIZES"].split(), f"{environ['OUT']}/costs.json"
+    if not runs or not sizes:
+        refuse(f"{'SIZES' if runs else 'RUNS'} is empty: leave it unset for the default, or give a value")
+    if environ["PLAN"]:
+        print("\n".join([f"costs at {' '.join(sizes)} pixels, in {environ['OUT']}", *runs]))
+        return
+    measure = [sys.executable, str(HERE / "speed.py"), *runs, "--costs", file, "--image-sizes", *sizes, *flags]
+    for command in (measure, [sys.executable, str(HERE / "report.py"), file]):
+        code = subprocess.run(command).returncode
+        if code:
+            raise SystemExit(code if code > 0 else 128 - code)
+
+
+def plan(comparison, waiting):
+    """PLAN=1: what would be trained, and how to hand it to Slurm."""
+    for run, seed in waiting:
+        print(run, seed)
+    if not waiting:
+        return
+    if (comparison.settings.out / SPEEDS).exists():
+        comparison.check()
+    given = [
+        f"{name}={shlex.quote(os.environ[name])}" for name in os.environ.get("GIVEN", "").split() if name != "PLAN"
+    ]
+    script = [os.environ["SCRIPT"], *comparison.settings.user_flags]
+    print(slurm.sbatch_line(given, script, waiting, comparison.hours()))
+
+
+def main(flags):
+    if os.environ["PRESET"] == "cost":
+        return costs(os.environ, flags)
+    settings = read_settings(os.environ, flags)
+    comparison = Comparison(settings)
+    waiting, finished = comparison.board.overview()
+    print(f"{len(waiting) + len(finished)} runs in {settings.out}, {len(finished)} of them finished", flush=True)
+    if os.environ["PLAN"]:
+        return plan(comparison, waiting)
+    if waiting:
+        comparison.check()
+        comparison.speeds()
+        comparison.work()
+    elif not (settings.out / SPEEDS).exists():
+        comparison.speeds()
+    comparison.finish()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,115 @@
+"""A trained network as one file for other programs: ONNX for their runtimes, or .pt2 for PyTorch's own.
+
+The file takes uint8 images (B, 3, H, W) of any batch B, normalizes them by itself and gives logits (B, classes). Its
+metadata are text: arch, image_size, and classes and scores as JSON. In a .pt2 they are the extra file metadata.json.
+"""
+
+import json
+import logging
+import math
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+from torch.export import Dim
+
+from shapes import draw_shapes
+
+SUFFIXES = (".onnx", ".pt2")
+CHECKED = (1, 2, 7, 45, 45)  # images of the batches that compare the file with the network, 100 in all
+METADATA = "metadata.json"
+
+
+def check_packages(path):
+    """Raises ValueError if what writes and runs the file is not installed."""
+    if path.suffix == ".onnx":
+        try:
+            import onnx  # noqa: F401
+            import onnxruntime  # noqa: F401
+            import onnxscript  # noqa: F401
+        except ImportError as error:
+            raise ValueError(
+                f"--export {path} needs the package {error.name}: pip install -r requirements-export.txt"
+            ) from None
+
+
+def write(model, scores, path):
+    """Exports a Classifier and compares: returns (the largest difference of a logit, the largest logit).
+
+    scores: name -> value, for the metadata. The file appears only if it agrees. Raises ValueError, in one line, for a
+    network that cannot be traced and for a file that gives an image another class.
+    """
+    path = Path(path)
+    check_packages(path)
+    metadata = {
+        "arch": model.arch,
+        "image_size": str(model.image_size),
+        "classes": json.dumps(model.classes),
+        "scores": json.dumps(scores),
+    }
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        pending = Path(folder) / path.name
+        try:
+            with quiet(), torch.no_grad():
+                run = (write_onnx if path.suffix == ".onnx" else write_pt2)(trace(model), metadata, pending)
+                found = torch.cat([run(part) for part in checked_images(model).split(CHECKED)])
+        except OSError:
+            raise
+        except Exception as error:  # each obstacle has an exception of its own
+            first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ValueError(f"{model.arch} cannot be exported with an open batch ({first})") from None
+        agreement = compare(model, found)
+        os.replace(pending, path)
+    return agreement
+
+
+def quiet():
+    """Silences the exporters' remarks on their own internals. What matters is compared afterwards."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    return warnings.catch_warnings(action="ignore")
+
+
+def trace(model):
+    """The exported program of a Classifier, its batch left open."""
+    imgs = torch.zeros(2, 3, model.image_size, model.image_size, dtype=torch.uint8)
+    return torch.export.export(model, (imgs,), dynamic_shapes=({0: Dim("batch")},), strict=False)
+
+
+def write_onnx(program, metadata, path):
+    """Returns what the file computes, through ONNX Runtime: images -> logits."""
+    import onnxruntime
+
+    names = {"input_names": ["images"], "output_names": ["logits"]}
+    onnx_program = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+    onnx_program.model.metadata_props.update(metadata)
+    onnx_program.save(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda imgs: torch.from_numpy(session.run(["logits"], {"images": imgs.numpy()})[0])
+
+
+def write_pt2(program, metadata, path):
+    """Returns what the file computes, loaded again: images -> logits."""
+    torch.export.save(program, path, extra_files={METADATA: json.dumps(metadata)})
+    return torch.export.load(path).module()
+
+
+def checked_images(model):
+    """A hundred drawings with the model's size, uint8 (100, 3, H, W), the same every time."""
+    return draw_shapes(torch.arange(sum(CHECKED)), model.image_size, torch.Generator().manual_seed(0))
+
+
+def compare(model, found):
+    """(Largest difference of a logit, largest logit). Raises ValueError if a class differs from the network's."""
+    with torch.no_grad():
+        expected = torch.cat([model(part) for part in checked_images(model).split(CHECKED)])
+    difference = (found - expected).abs().max().item()
+    n_other = (found.argmax(1) != expected.argmax(1)).sum().item()
+    if n_other or not math.isfinite(difference):
+        raise ValueError(
+            f"the exported {model.arch} gives {n_other} of {len(found)} images another class than the network (the "
+            f"largest difference of a logit is {difference:.2g}): nothing is written"
+        )
+    return difference, expected.abs().max().item()

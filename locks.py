@@ -1,0 +1,197 @@
+"""Locks that are files: one holder at a time, on whatever machine that sees the folder, and known to be gone when it is.
+
+A lock is created atomically and names its holder: host, process, Slurm job and time. A thread touches it every HEARTBEAT_S.
+A holder is gone if its process is (on this machine), if its Slurm job is, or if the file's time stands still while we watch
+it: the clocks of two machines are never compared. No torch here: whoever only looks for work should start at once.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+import machine
+
+HEARTBEAT_S = 10.0  # between two signs of life of a holder
+WATCH_S = 35.0  # in which the holder on another machine must give one
+POLL_S = 1.0  # between two looks at a lock
+SQUEUE_S = 20.0  # for which an answer of squeue holds, and in which it must come
+
+
+class HeldError(ValueError):
+    """The lock has a holder. is_alive: True, or None if it must be watched for longer."""
+
+    def __init__(self, message, is_alive=True):
+        super().__init__(message)
+        self.is_alive = is_alive
+
+
+class Lock:
+    """Takes the lock at `path`, or raises HeldError, which names the holder.
+
+    seen: a dict of the caller's, who comes back later; without one this waits until it knows whether the holder is alive.
+    taken_over: the holder that was gone, in words, or None.
+    """
+
+    def __init__(self, path, seen=None):
+        self.path, self.taken_over, self.token = Path(path), None, uuid.uuid4().hex
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        own = {
+            "host": socket.gethostname(),
+            "pids": pid_space(),
+            "pid": os.getpid(),
+            "process_started": machine.process_started(os.getpid()),
+            "job": os.environ.get("SLURM_JOB_ID"),
+            "restart": restart_count(),
+            "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "token": self.token,
+        }
+        self.content = json.dumps(own).encode()
+        watched = {} if seen is None else seen
+        while not create(self.path, self.content):
+            holder, alive = look(self.path, watched)
+            if alive is False:
+                self.take_over(holder)
+                break
+            if alive or seen is not None:
+                raise self.held(holder, alive)
+            time.sleep(POLL_S)
+        self.stopped = threading.Event()
+        threading.Thread(target=self.beat, daemon=True).start()
+
+    def held(self, holder, alive=True):
+        return HeldError(f"{self.path.parent} is held by {in_words(holder)}: wait for it, or give --name", alive)
+
+    def take_over(self, old):
+        """Puts our lock in the place of one whose holder is gone. Of several that try, the one whose lock is there wins."""
+        claim = self.path.with_name(f"{self.path.name}.{token_of(old)}")
+        if not create(claim, self.content):
+            rival, alive = look(claim, {})
+            if alive is not False:
+                raise self.held(rival)
+            claim.unlink(missing_ok=True)  # it died between the next two lines
+            if not create(claim, self.content):
+                raise self.held(read(claim))
+        if token_of(read(self.path)) != token_of(old):
+            claim.unlink(missing_ok=True)
+            raise self.held(read(self.path))
+        with suppress(FileNotFoundError):  # taken for a dead one's by a rival
+            os.replace(claim, self.path)
+        if not self.is_ours():
+            raise self.held(read(self.path))
+        self.taken_over = in_words(old)
+
+    def is_ours(self):
+        return token_of(read(self.path)) == self.token
+
+    def beat(self):
+        while not self.stopped.wait(HEARTBEAT_S):
+            try:
+                os.utime(self.path)
+            except OSError:
+                return
+
+    def release(self):
+        self.stopped.set()
+        if self.is_ours():
+            self.path.unlink(missing_ok=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.release()
+
+
+def create(path, content):
+    """Writes a new file; False if it is there already."""
+    try:
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except FileExistsError:
+        return False
+    with os.fdopen(file, "wb") as out:
+        out.write(content)
+    return True
+
+
+def read(path):
+    """The holder named in a lock, or None: it is just being created or released, or was cut off by a full disk."""
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def token_of(holder):
+    return holder["token"] if holder else "unreadable"
+
+
+def in_words(holder):
+    if not holder:
+        return "an unknown process"
+    job = f", job {holder['job']}" if holder.get("job") else ""
+    return f"process {holder['pid']} on {holder['host']}{job}, since {holder['time']}"
+
+
+# ---------------------------------------------------------------------------------------------------- is it alive?
+
+
+def look(path, watched):
+    """(the holder, whether it is alive). None in place of True or False: come back, it must be watched for longer.
+
+    watched: (path, token) -> (the file's time, since when we have seen that), kept by the caller.
+    """
+    holder = read(path)
+    if holder and holder["host"] == socket.gethostname() and holder.get("pids") == pid_space():
+        started = machine.process_started(holder["pid"])
+        return holder, started is not None and abs(started - holder["process_started"]) < 1
+    if holder and holder.get("job"):
+        if holder["job"] == os.environ.get("SLURM_JOB_ID") and holder["restart"] != restart_count():
+            return holder, False  # this job, before it was requeued
+        running = slurm_jobs()
+        if running is not None and holder["job"] not in running:
+            return holder, False
+    try:
+        now = path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return holder, None  # released meanwhile
+    key = str(path), token_of(holder)
+    before, since = watched.setdefault(key, (now, time.monotonic()))
+    if before != now and holder:
+        watched[key] = now, time.monotonic()
+        return holder, True
+    return holder, False if time.monotonic() - since >= WATCH_S else None
+
+
+def restart_count():
+    return os.environ.get("SLURM_RESTART_COUNT", "0")
+
+
+def pid_space():
+    """Where process numbers are counted: two containers of one name have each their own."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return None
+
+
+squeue_said = (float("-inf"), None)  # when, what
+
+
+def slurm_jobs():
+    """The ids of the jobs that run, or None where squeue cannot be asked. A requeued job that waits does not run."""
+    global squeue_said
+    if time.monotonic() - squeue_said[0] > SQUEUE_S:
+        command = ["squeue", "-h", "-t", "running,completing,configuring,suspended,stopped", "-o", "%A"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SQUEUE_S)
+            ids = set(done.stdout.split()) if done.returncode == 0 else None
+        except (OSError, subprocess.TimeoutExpired):
+            ids = None
+        squeue_said = time.monotonic(), ids
+    return squeue_said[1]

@@ -1,0 +1,82 @@
+"""What Slurm says of the job that this process is part of, and what is asked of it."""
+
+import math
+import os
+import re
+import shlex
+import subprocess
+
+NEAR_S = 15 * 60  # before its time limit a job that is told to stop is stopped by that
+ASK_S = 20  # for an answer of Slurm's
+SPARE = 1.5  # times the measured hours, and START_H more, is a time limit that suffices
+START_H = 0.25
+UNKNOWN_TASKS = 256  # at most that are proposed
+
+
+def job():
+    """Name of this job, or of its element of an array, as scontrol takes it; None outside of Slurm."""
+    if array():
+        return f"{array()}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID")
+
+
+def array():
+    return os.environ.get("SLURM_ARRAY_JOB_ID")
+
+
+def is_array():
+    return array() is not None
+
+
+def ask(*command):
+    """What a command of Slurm's prints, or None if it cannot be asked."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def seconds(text):
+    """'1-02:03:04' -> 93784; None for UNLIMITED and the like."""
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text or "")
+    if not found:
+        return None
+    days, hours, minutes, secs = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + secs
+
+
+def is_out_of_time(shown):
+    """Whether the text of `scontrol show job` is of a job that its time limit ends, and no person and no other job.
+
+    Before the limit, when --signal=B: comes, it is RUNNING with little time left; scancel makes it CANCELLED.
+    """
+    fields = dict(re.findall(r"(\S+?)=(\S*)", shown or ""))
+    state = fields.get("JobState")
+    run, limit = seconds(fields.get("RunTime")), seconds(fields.get("TimeLimit"))
+    near = run is not None and limit is not None and limit - run <= min(NEAR_S, limit / 2 + 60)
+    return state == "TIMEOUT" or (state in ("RUNNING", "COMPLETING") and near)
+
+
+def requeue_if_out_of_time(progressed, is_work_left):
+    """Asks for another turn of this job, of its own element of an array alone, if its time limit ended it with work left."""
+    name = job()
+    if not is_work_left or not is_out_of_time(ask("scontrol", "show", "job", os.environ["SLURM_JOB_ID"])):
+        return
+    if not progressed:
+        print(f"the time limit of job {name} is too short: no run got further in it; raise --time", flush=True)
+    elif ask("scontrol", "requeue", name) is None:
+        print(f"job {name} cannot be requeued: start it with --requeue, or the same line again", flush=True)
+    else:
+        print(f"the time limit of job {name} is over, with runs left: requeued", flush=True)
+
+
+def sbatch_line(given, script, waiting, hours):
+    """The line that hands the waiting runs (run, seed) to Slurm. hours: {run: hours} as measured, or empty."""
+    n_tasks = min(len(waiting), UNKNOWN_TASKS)
+    limit = ""
+    if hours:
+        longest = math.ceil(60 * (SPARE * max(hours[run] for run, _ in waiting) + START_H))
+        limit = f" --time={longest // 60:02d}:{longest % 60:02d}:00"
+    command = f"sbatch --array=0-{n_tasks - 1}{limit} --gpus=1 --requeue --signal=B:TERM@90 --open-mode=append"
+    return " ".join([*given, command, *map(shlex.quote, script)])

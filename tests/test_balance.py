@@ -1,0 +1,101 @@
+"""Training sets whose classes are of unequal size: weights in the loss, balanced sampling, and what is said of them."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import engine
+from augment import Augment, TrainBatches
+from data import Split
+from tests.runs import result_of, run
+from tests.test_engine import new_state
+
+SMALL = ["--set", "resnet.depth=8", "--set", "resnet.width=4"]
+
+
+def unequal_split(counts=(20, 3, 1)):
+    targets = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    images = torch.zeros(len(targets), 3, 4, 4, dtype=torch.uint8)
+    return Split(images.contiguous(memory_format=torch.channels_last), targets, torch.arange(len(targets)))
+
+
+def balanced(rank=0, world_size=1, seed=0):
+    batches = TrainBatches(
+        unequal_split(), 8, Augment(1), [0.0] * 3, [1.0] * 3, 3, seed, rank, world_size, balanced=True
+    )
+    return batches
+
+
+def test_each_class_comes_equally_often():
+    """24 images an epoch: 8 of each class, no image of the large one twice, each of the small one's three two or three times."""
+    rows = balanced().draw(0)["row"].numpy()
+    times = np.bincount(rows, minlength=24)
+    assert times[:20].max() == 1 and times[:20].sum() == 8
+    assert sorted(times[20:23]) == [2, 3, 3]
+    assert times[23] == 8
+    assert not np.array_equal(rows, balanced().draw(1)["row"].numpy())
+
+
+def test_balanced_batches_do_not_depend_on_the_number_of_processes():
+    whole = [targets for _, targets in balanced().epoch(2)]
+    parts = [[targets for _, targets in balanced(rank, 2).epoch(2)] for rank in (0, 1)]
+    assert all(torch.equal(a, torch.cat(b)) for a, b in zip(whole, zip(*parts, strict=True), strict=True))
+
+
+def test_weights_scale_the_loss_of_each_image():
+    state = new_state()
+    imgs, targets = torch.randn(6, 3, 4, 4), torch.tensor([0, 0, 0, 0, 1, 2])
+    weights = torch.tensor([0.5, 2.0, 3.0, 1.0, 1.0, 1.0, 1.0])
+    with torch.no_grad():
+        losses = F.cross_entropy(state.net.train()(imgs), targets, reduction="none")
+    engine.train_step(state, state.net, imgs, targets, class_weights=weights)
+    assert state.mean_loss(0, 1) == pytest.approx((losses * weights[targets]).mean().item(), rel=1e-5)
+
+
+@pytest.fixture
+def unequal(photos, tmp_path):
+    """20, 20, 20 and 2 training images."""
+    shutil.copytree(photos, tmp_path / "unequal")
+    for file in sorted((tmp_path / "unequal" / "train" / "class3").glob("*.png"))[2:]:
+        file.unlink()
+    return tmp_path / "unequal"
+
+
+@pytest.mark.parametrize("how", [["--class-weights", "balanced"], ["--balanced-sampling"]])
+def test_run_on_unequal_classes(command, unequal, tmp_path, capsys, how):
+    run(*command(*SMALL, *how, "--data-dir", str(unequal), "--val-size", "0"))
+    assert "of which class3 has 2 and class0 has 24" in capsys.readouterr().out
+    result = result_of(tmp_path / "runs" / "run")
+    assert result["class_names"] == [f"class{c}" for c in range(4)]
+    assert sum(map(sum, result["confusion"])) == result["n_test"]
+    assert result["balanced_accuracy"] == pytest.approx(np.mean(result["per_class_top1"]))
+    with pytest.raises(SystemExit):
+        run(*command(*SMALL, "--data-dir", str(unequal), "--val-size", "0"))
+    assert "holds another run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", [["--class-weights", "balanced"], ["--balanced-sampling"]])
+def test_class_without_an_image_is_refused(command, unequal, capsys, how):
+    """Both images of the smallest class are held out, with most others."""
+    with pytest.raises(SystemExit) as exit:
+        run(*command(*SMALL, *how, "--data-dir", str(unequal), "--val-size", "72", "--batch-size", "2"))
+    assert exit.value.code == 2
+    assert "no training image is of class" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--momentum", "0.8", "--optimizer", "adagrad"], "--momentum 0.8 would not be read: adagrad has none"),
+        (["--warmup-frac", "0.2", "--schedule", "constant"], "--warmup-frac 0.2 would not be read"),
+        (["--crop-padding", "2", "--crop-scale", "0.5"], "--crop-padding 2 would not be read"),
+    ],
+)
+def test_flag_that_nothing_reads_is_refused(command, capsys, flags, message):
+    with pytest.raises(SystemExit) as exit:
+        run(*command(*flags))
+    assert exit.value.code == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,172 @@
+"""Several processes at one comparison: each run is trained once, by one of them, and nothing is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import get_context
+
+import pytest
+
+from board import Board
+from tests import processes, stand_in
+from tests.processes import ROOT
+from tests.test_scripts import environment
+
+
+@pytest.fixture
+def compare(tmp_path):
+    """Starts compare.sh with a stand-in for train.py; settings can be given."""
+    path = stand_in.install(tmp_path / "bin")
+
+    def begin(*flags, **settings):
+        common = {"RUNS": "resnet eca_resnet", "SEEDS": "0 1", "OUT": str(tmp_path / "out"), "PATH": path}
+        return processes.program(["bash", str(ROOT / "compare.sh"), *flags], environment(common | settings))
+
+    return begin
+
+
+def ended(running, code=0):
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == code, out + err
+    return out + err
+
+
+def test_three_at_once_train_each_run_once(compare, tmp_path):
+    with compare() as first, compare() as second, compare() as third:
+        said = [ended(running) for running in (first, second, third)]
+    out = tmp_path / "out"
+    assert len(list(out.glob("*/result.json"))) == len(list(out.glob("*/events.*"))) == 4
+    assert (out / "measured").read_text().count("once") >= 1
+    assert (out / "report" / "report.md").read_text().splitlines()[-1] == "4 runs"
+    assert not list(out.glob("**/lock*")) and not (out / "claims").exists(), said
+
+
+def test_runs_of_one_that_was_killed_are_taken_over(compare, tmp_path):
+    saved = tmp_path / "out" / "resnet-seed0" / "last.pt"
+    with compare(STEPS="60") as running:
+        while not saved.exists() or int(saved.read_text() or 0) < 3:
+            assert running.poll() is None
+            time.sleep(0.02)
+        processes.signal_session(running.pid, signal.SIGKILL)
+        running.wait()
+    assert (tmp_path / "out" / "claims" / "resnet-seed0").exists()
+    with compare(STEPS="60") as running:
+        assert "is gone; this process goes on in its place" in ended(running)
+    out = tmp_path / "out"
+    assert len(list(out.glob("*/events.*"))) == len(list(out.glob("*/result.json"))) == 4
+    assert not (out / "claims").exists()
+
+
+def test_run_that_someone_trains_is_left_to_them(compare, tmp_path):
+    """The script was killed, its training lives on: it holds the folder."""
+    saved = tmp_path / "out" / "resnet-seed0" / "last.pt"
+    with compare(STEPS="200", SEEDS="0") as running:
+        while not saved.exists():
+            time.sleep(0.02)
+        os.kill(running.pid, signal.SIGKILL)
+        with compare(STEPS="5", SEEDS="0") as second:
+            assert "resnet: another process writes its folder; going on with the next run" in ended(second)
+    assert not (saved.parent / "result.json").exists()
+    assert (tmp_path / "out" / "eca_resnet-seed0" / "result.json").exists()
+
+
+def test_minutes_stop_and_the_same_command_goes_on(compare, tmp_path):
+    settings = {"STEPS": "40", "MINUTES": "0.05"}
+    with compare("--save-every-s", "0", **settings) as running:
+        said = ended(running, code=75)
+    assert "MINUTES=0.05 are over: 3 of 4 runs are left; the same command goes on" in said
+    with compare("--save-every-s", "100", **settings) as running:
+        assert "3 of 4 runs are left" in ended(running, code=75)  # none of which had the time to save
+    with compare(STEPS="40") as running:
+        ended(running)
+    assert len(list((tmp_path / "out").glob("*/events.*"))) == 4
+
+
+def test_failed_run_is_tried_again_by_the_next_command(compare):
+    for _ in range(2):
+        with compare(RUNS="resnet lost_resnet", SEEDS="0") as running:
+            assert "failed: lost_resnet with seed 0" in ended(running, code=1)
+
+
+def test_tuning_and_its_winners(compare, tmp_path):
+    """All runs with the first seed, the best two of each architecture with all; a run that is lost is passed over."""
+    settings = {"PRESET": "tuning", "RECIPE": "", "ARCHS": "resnet hornet_resnet", "SEEDS": "0 1 2", "STEPS": "1"}
+    out = tmp_path / "out"
+    environ = environment(settings | {"OUT": str(out), "PLAN": "1"})
+    plan = subprocess.run(["bash", str(ROOT / "compare.sh")], env=environ, capture_output=True, text=True).stdout
+    runs = [line.split()[0] for line in plan.splitlines()[1:-1]]
+    assert len(runs) == 7 + 10  # HorNet also from its published start
+    starts = "hornet.init=trunc:hornet.layer_scale=1e-6:hornet.scale=0.3333"
+    assert f"hornet_resnet:{starts}:--optimizer=adamw:--lr=1e-3" in runs
+    few = [f"{arch}:--lr={lr}" for arch in ("resnet", "eca_resnet") for lr in ("0.05", "0.1", "0.2", "0.4")]
+    settings |= {"RUNS": " ".join([*few, "resnet:--lr=lost"]), "JOBS": "2"}
+    with compare(**settings) as running:
+        assert "failed: resnet:--lr=lost with seed 0" in ended(running, code=1)
+    done = {path.parent.name for path in out.glob("*/result.json")}
+    assert len(done) == 8 + 2 * 2 * 2
+    assert {name for name in done if name.endswith("seed2")} == {
+        f"{arch}-lr={lr}-seed2" for arch in ("resnet", "eca_resnet") for lr in ("0.1", "0.05")
+    }
+    with compare(TUNED=str(out), OUT=str(tmp_path / "long"), SEEDS="0", STEPS="1") as running:
+        ended(running)
+    rows = [json.loads(path.read_text()) for path in (tmp_path / "long").glob("*/result.json")]
+    assert [row["lr"] for row in rows] == [0.1, 0.1]
+    with compare(TUNED=str(out), RUNS="gmlp_resnet") as running:
+        said = ended(running, code=2)
+    assert f"TUNED: no rows of gmlp_resnet in {out}, only of eca_resnet resnet: tune it with PRESET=tuning" in said
+
+
+# ---------------------------------------------------------------------------------------------- many, without training
+
+
+def take_all(out, n_runs, results):
+    board = Board(out, [f"run{i}" for i in range(n_runs)], ["0"], str, str)
+    taken, seconds = 0, 0.0
+    while True:
+        began = time.process_time()  # not of waiting for a core
+        mine = board.take()
+        seconds += time.process_time() - began
+        if not mine:
+            break
+        folder = board.folder(mine.run, "0")
+        folder.mkdir(parents=True)  # twice would fail
+        (folder / "result.json").touch()
+        board.give_back(mine)
+        taken += 1
+    results.put((taken, seconds))
+
+
+def crowd(out, n_workers, n_runs):
+    """(runs that were taken, seconds of taking in all processes together, seconds until the last one ended)."""
+    context = get_context("fork")
+    results = context.Queue()
+    began = time.perf_counter()
+    workers = [context.Process(target=take_all, args=(out, n_runs, results)) for _ in range(n_workers)]
+    for worker in workers:
+        worker.start()
+    got = [results.get(timeout=300) for _ in workers]
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    return sum(taken for taken, _ in got), sum(seconds for _, seconds in got), time.perf_counter() - began
+
+
+def test_crowd_takes_each_run_once(tmp_path):
+    taken, _, _ = crowd(tmp_path, 16, 100)
+    assert taken == len(list(tmp_path.glob("*/result.json"))) == 100
+    assert not list((tmp_path / "claims").iterdir())
+
+
+if __name__ == "__main__":  # the cost of taking a run: python -m tests.test_board
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    for n_runs in map(int, sys.argv[1:] or (100, 500, 1000, 2000)):
+        with TemporaryDirectory() as folder:
+            taken, seconds, wall = crowd(Path(folder), 64, n_runs)
+            print(
+                f"{n_runs} runs: {taken} taken by 64 processes in {wall:.1f} s, {1000 * seconds / taken:.2f} ms of a core each"
+            )

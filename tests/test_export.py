@@ -1,0 +1,150 @@
+"""export.py and hub.py --export: files that give the network's answers, and what is refused."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import export
+import hub
+from tests.nets import KNOBS, SMALL
+from tests.test_hub import RECIPE, RESULT, classifier, saved
+
+BATCHES = (1, 2, 7)
+
+
+def imgs_of(n, size=16):
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))
+
+
+def finished_run(folder):
+    hub.save(classifier("eca_resnet"), folder / "model", RECIPE, RESULT)
+    (folder / "result.json").write_text(json.dumps(RESULT | {"status": "finished"}))
+    (folder / "last.pt").touch()
+    return folder
+
+
+@pytest.mark.parametrize(("arch", "settings"), [*SMALL, *KNOBS])
+def test_every_network_becomes_onnx(arch, settings, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    model = hub.Classifier(arch, list("abcdefg"), settings, 32, [120.0] * 3, [60.0] * 3).eval()
+    difference, largest = export.write(model, {}, tmp_path / "net.onnx")
+    assert difference < 1e-5 * largest  # which is far from 1 in some networks that have not been trained
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    for n in BATCHES:
+        (logits,) = session.run(None, {"images": imgs_of(n, 32).numpy()})
+        with torch.no_grad():
+            expected = model(imgs_of(n, 32))
+        torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-3, atol=1e-5 * largest)
+
+
+def test_run_becomes_onnx_with_its_classes_size_and_scores(tmp_path, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    run, out = finished_run(tmp_path / "run"), tmp_path / "net.onnx"
+    hub.main([str(run), "--export", str(out)])
+    assert "on 100 images it gives the network's classes, and its logits differ by" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(out)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"]) == ["a", "b"]
+    assert (metadata["image_size"], metadata["arch"]) == ("16", "eca_resnet")
+    assert json.loads(metadata["scores"]) == {
+        name: RESULT[name] for name in ("dataset", "n_test", "top1", "top5", "loss", "ece")
+    }
+    (logits,) = session.run(None, {"images": np.zeros((3, 3, 16, 16), np.uint8)})
+    assert logits.shape == (3, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "run"]  # nothing is left beside it
+
+
+def test_model_folder_becomes_pt2_with_the_scores_of_its_card(tmp_path):
+    folder, out = saved(tmp_path / "published"), tmp_path / "net.pt2"
+    hub.main([str(folder), "--export", str(out)])
+    extra = {export.METADATA: ""}
+    program, model = torch.export.load(out, extra_files=extra).module(), hub.load(folder)
+    for n in BATCHES:
+        with torch.no_grad():
+            torch.testing.assert_close(program(imgs_of(n)), model(imgs_of(n)))
+    scores = json.loads(json.loads(extra[export.METADATA])["scores"])
+    assert scores == {"dataset": "shapes100", "top1": 62.5, "top5": 100.0}
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+def refused(capsys, *flags):
+    """The one line of a refusal, and its exit code."""
+    with pytest.raises(SystemExit) as end:
+        hub.main([*map(str, flags)])
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    return line, end.value.code
+
+
+def test_file_of_another_kind_is_refused(tmp_path, capsys):
+    line, code = refused(capsys, finished_run(tmp_path / "run"), "--export", "net.tflite")
+    assert "--export takes a file that ends in .onnx or .pt2, got net.tflite" in line
+    assert code == 2
+
+
+def test_unfinished_run_and_checkpoint_are_refused(tmp_path, capsys):
+    run = finished_run(tmp_path / "run")
+    (run / "result.json").unlink()
+    assert "is an unfinished run: finish it" in refused(capsys, run, "--export", tmp_path / "net.pt2")[0]
+    line, code = refused(capsys, run / "last.pt", "--export", tmp_path / "net.pt2")
+    assert "is a checkpoint: give the folder of its run" in line
+    assert code == 1
+
+
+def test_folders_that_are_not_there_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = finished_run(tmp_path / "run")
+    line = refused(capsys, run, "--export", tmp_path / "nowhere" / "net.pt2")[0]
+    assert f"there is no folder {tmp_path}/nowhere, make it first" in line
+    assert "no such run" in refused(capsys, "nosuchrun", "--export", "net.pt2")[0]
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_missing_package_is_named(tmp_path, capsys, monkeypatch, package):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    monkeypatch.setitem(sys.modules, package, None)
+    line = refused(capsys, finished_run(tmp_path / "run"), "--export", tmp_path / "net.onnx")[0]
+    assert f"needs the package {package}: pip install -r requirements-export.txt" in line
+
+
+class Untraceable(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :2] * (1 if x.sum() > 0 else 2)
+
+
+class ForgetsTheRest(nn.Module):
+    """Answers by what a trace cannot see: how often it was called."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        sign = 1 if self.calls == 1 else -1
+        return sign * x.mean((1, 2, 3))[:, None] * torch.tensor([1.0, -1.0])
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (Untraceable(), "resnet cannot be exported with an open batch ("),
+        (ForgetsTheRest(), "the exported resnet gives 100 of 100 images another class than the network"),
+    ],
+)
+def test_network_that_cannot_be_exported_leaves_no_file(tmp_path, net, message):
+    model = classifier()
+    model.net = net
+    with pytest.raises(ValueError) as error:
+        export.write(model, {}, tmp_path / "net.pt2")
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,238 @@
+"""Locks: one holder at a time, and one that is gone is known to be."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import locks
+from tests import processes
+from tests.runs import run
+from tests.test_faults import start, wait_for_step
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(locks, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(locks, "WATCH_S", 0.6)
+    monkeypatch.setattr(locks, "POLL_S", 0.05)
+    monkeypatch.setattr(locks, "squeue_said", (float("-inf"), None))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "lock"
+
+
+def left_by(path, **changes):
+    """A lock whose holder is as we are but for the changes."""
+    lock = locks.Lock(path)
+    lock.stopped.set()
+    holder = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(holder))
+    return lock
+
+
+def test_one_holder_at_a_time(path):
+    with locks.Lock(path) as lock:
+        with pytest.raises(
+            locks.HeldError, match=f"is held by process {os.getpid()} on {socket.gethostname()}, since "
+        ):
+            locks.Lock(path)
+        assert lock.is_ours() and lock.taken_over is None
+    assert not path.exists()
+
+
+def test_holder_that_was_killed_is_replaced(path):
+    code = f"import locks, os; locks.Lock({str(path)!r}); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code], cwd=processes.ROOT)
+    assert path.exists()
+    with locks.Lock(path) as lock:
+        assert lock.taken_over.startswith("process ")
+
+
+def test_number_of_a_process_that_was_given_anew_is_no_holder(path):
+    left_by(path, process_started=1.0)
+    locks.Lock(path).release()
+
+
+def test_holder_on_another_machine_is_known_by_its_heartbeat(path, monkeypatch):
+    with locks.Lock(path), monkeypatch.context() as elsewhere:
+        elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
+        with pytest.raises(locks.HeldError):
+            locks.Lock(path)
+    left_by(path, host="elsewhere")
+    began = time.monotonic()
+    lock = locks.Lock(path)
+    assert "on elsewhere" in lock.taken_over
+    assert time.monotonic() - began >= locks.WATCH_S
+
+
+def test_who_comes_back_later_does_not_wait(path):
+    left_by(path, host="elsewhere")
+    seen = {}
+    with pytest.raises(locks.HeldError) as first:
+        locks.Lock(path, seen)
+    assert first.value.is_alive is None
+    time.sleep(locks.WATCH_S)
+    locks.Lock(path, seen).release()
+
+
+def squeue_that_says(tmp_path, monkeypatch, text):
+    program = tmp_path / "bin" / "squeue"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{text}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
+def test_job_that_slurm_does_not_run_is_gone_at_once(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "WATCH_S", 1000)
+    squeue_that_says(tmp_path, monkeypatch, "echo 8")
+    left_by(path, host="elsewhere", job="7")
+    locks.Lock(path, {}).release()
+    left_by(path, host="elsewhere", job="8")
+    with pytest.raises(locks.HeldError):
+        locks.Lock(path, {})
+
+
+def test_without_an_answer_of_squeue_the_heartbeat_counts(path, tmp_path, monkeypatch):
+    squeue_that_says(tmp_path, monkeypatch, "exit 1")
+    left_by(path, host="elsewhere", job="7")
+    with pytest.raises(locks.HeldError):
+        locks.Lock(path, {})
+    locks.Lock(path).release()
+
+
+def test_requeued_job_takes_what_it_held(path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    left_by(path, host="elsewhere", job="7", restart="0")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    locks.Lock(path, {}).release()
+
+
+@pytest.mark.parametrize("content", ["", '{"host": "cut'])
+def test_unreadable_lock_is_watched_first(path, content):
+    """It may be one that is just being written."""
+    path.write_text(content)
+    with pytest.raises(locks.HeldError):
+        locks.Lock(path, {})
+    lock = locks.Lock(path)
+    assert lock.taken_over == "an unknown process"
+
+
+def test_of_several_that_take_over_one_wins(path):
+    for _ in range(20):
+        left_by(path, process_started=1.0)
+        won, go = [], threading.Barrier(8)
+
+        def take(won=won, go=go):
+            go.wait()
+            with contextlib.suppress(locks.HeldError):
+                won.append(locks.Lock(path))
+
+        takers = [threading.Thread(target=take) for _ in range(8)]
+        for taker in takers:
+            taker.start()
+        for taker in takers:
+            taker.join()
+        assert len(won) == 1 and won[0].is_ours()
+        won[0].release()
+        assert not list(path.parent.glob("lock*"))
+
+
+def test_one_that_judged_late_does_not_take_a_living_lock(path, monkeypatch):
+    """Between the look at a dead holder and the taking over, another process did that."""
+    left_by(path, process_started=1.0)
+    look, others = locks.look, []
+
+    def slow(*args):
+        found = look(*args)
+        if not others:
+            others.append(None)
+            others[0] = locks.Lock(path)
+        return found
+
+    monkeypatch.setattr(locks, "look", slow)
+    with pytest.raises(locks.HeldError):
+        locks.Lock(path)
+    assert others[0].is_ours()
+    others[0].release()
+    assert not list(path.parent.glob("lock*"))
+
+
+def test_taker_that_died_in_between_is_no_obstacle(path):
+    left_by(path, process_started=1.0)
+    token = json.loads(path.read_text())["token"]
+    path.with_name(f"lock.{token}").write_text(path.read_text())
+    locks.Lock(path).release()
+    assert not list(path.parent.glob("lock*"))
+
+
+def test_lock_of_another_is_not_released(path):
+    lock = left_by(path, token="another")
+    lock.release()
+    assert path.exists()
+
+
+def test_same_command_twice_at_once(command, tmp_path, capsys):
+    """The second one ends with one line and leaves all as it is; after a kill it goes on."""
+    folder = tmp_path / "runs" / "run"
+    small = ["--set", "resnet.depth=8", "--set", "resnet.width=4"]
+    flags = command(*small, "--epochs", "200", "--save-every", "1")
+    with start(1, *flags) as running:
+        wait_for_step(folder, running)
+        with pytest.raises(SystemExit) as exit:
+            run(*flags)
+        assert exit.value.code == 3
+        err = capsys.readouterr().err
+        assert f"{folder} is held by process {running.pid} on " in err and err.count("\n") == 1
+        assert running.poll() is None
+        processes.signal_session(running.pid, signal.SIGKILL)
+        running.wait()
+    with pytest.raises(SystemExit):
+        run(*flags, "--max-minutes", "0.001")
+    assert f"{folder}: process {running.pid} on " in capsys.readouterr().out
+    assert not (folder / "lock").exists()
+    assert len(list(folder.glob("events*"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "missing"),
+    [("LOCAL_RANK", "0", "RANK"), ("PMI_SIZE", "2", "LOCAL_RANK"), ("WORLD_SIZE", "2", "LOCAL_RANK")],
+)
+def test_sign_of_other_processes_without_torchrun(name, value, missing, command, monkeypatch, capsys):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as exit:
+        run(*command())
+    assert exit.value.code == 2
+    err = capsys.readouterr().err
+    assert f"{name}={value} is set and {missing} is not: start several processes with torchrun" in err
+    assert err.count("\n") == 1
+
+
+def test_rank_alone_silences_no_mistake(command, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit):
+        run(*command("--lr", "-1"))
+    assert "--lr must be more than 0" in capsys.readouterr().err
+
+
+def test_more_epochs_of_a_finished_run(command, tmp_path, capsys):
+    small = ["--set", "resnet.depth=8", "--set", "resnet.width=4"]
+    run(*command(*small, "--epochs", "1"))
+    with pytest.raises(SystemExit):
+        run(*command(*small, "--epochs", "2"))
+    folder = tmp_path / "runs" / "run"
+    assert f"give --init-from {folder} --name NEW" in capsys.readouterr().err
+    run(*command(*small, "--epochs", "2", "--init-from", str(folder)), "--name", "new")
+    with pytest.raises(SystemExit):
+        run(*command(*small, "--epochs", "2", "--lr", "1"))
+    assert "give --name, or remove it" in capsys.readouterr().err

@@ -1,0 +1,50 @@
+"""Every network in torch.fx, torch.export and torch.compile."""
+
+import pytest
+import torch
+from torch.export import Dim
+
+from models import build
+from tests.nets import KNOBS, SMALL
+
+
+def imgs_of(n):
+    return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(n))
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(("arch", "settings"), [*SMALL, *KNOBS])
+def test_fx_traces_every_network(arch, settings, train):
+    torch.manual_seed(0)
+    net = build(arch, 7, settings).train(train)
+    graph = torch.fx.symbolic_trace(net)
+    if not train:
+        with torch.no_grad():
+            for n in (1, 3):
+                assert torch.equal(graph(imgs_of(n)), net(imgs_of(n)))
+
+
+@pytest.mark.parametrize(("arch", "settings"), [*SMALL, *KNOBS])
+def test_export_leaves_the_batch_open(arch, settings):
+    torch.manual_seed(0)
+    net = build(arch, 7, settings).eval()
+    exported = torch.export.export(net, (imgs_of(2),), dynamic_shapes=({0: Dim("batch")},), strict=False).module()
+    with torch.no_grad():
+        for n in (1, 2, 7):
+            torch.testing.assert_close(exported(imgs_of(n)), net(imgs_of(n)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("arch", ["coatnet_resnet", "hornet_resnet", "lsknet_resnet", "resnest_resnet", "vit"])
+def test_compile_makes_one_graph_for_two_batch_sizes(arch):
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    net = build(arch, 7, dict(SMALL)[arch])
+    model = torch.compile(net, backend=count, dynamic=True, fullgraph=True)
+    for n in (4, 6):
+        model(imgs_of(n))
+    assert len(graphs) == 1

@@ -1,0 +1,56 @@
+"""The recipe that a search found for each architecture, read from the rows of that search."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+RECIPE = ("optimizer", "lr", "weight_decay")  # what PRESET=tuning varies, beside knobs
+
+
+@dataclass(frozen=True)
+class Recipe:
+    flags: list  # of train.py
+    knobs: dict  # {name: value as --set takes it}
+
+
+def recipes_of(folder, archs):
+    """{arch: its Recipe}: the best mean top-1 on the validation split, of those trained with the most seeds.
+
+    Raises ValueError if the folder has no rows of one of the architectures, or rows without a validation split.
+    """
+    rows = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*/result.json"))]
+    if not rows:
+        raise ValueError(f"TUNED: no runs in {folder}: start PRESET=tuning OUT={folder} first")
+    if any(row.get("val_top1") is None for row in rows):
+        raise ValueError(f"TUNED: runs in {folder} held nothing out: tune without --val-size 0")
+    found = {}
+    for arch in sorted(archs):
+        candidates = {}
+        for row in rows:
+            if row["arch"] == arch:
+                key = json.dumps([[row[name] for name in RECIPE], row["settings"]], sort_keys=True)
+                candidates.setdefault(key, []).append(row)
+        if not candidates:
+            there = " ".join(sorted({row["arch"] for row in rows}))
+            raise ValueError(
+                f"TUNED: no rows of {arch} in {folder}, only of {there}: tune it with PRESET=tuning ARCHS={arch}"
+            )
+        most = max(map(len, candidates.values()))
+        best = max(
+            (rows for rows in candidates.values() if len(rows) == most),
+            key=lambda rows: sum(row["val_top1"] for row in rows) / len(rows),
+        )
+        found[arch] = recipe_of(best[0])
+    return found
+
+
+def recipe_of(row):
+    flags = [part for name in RECIPE for part in (f"--{name.replace('_', '-')}", as_text(row[name]))]
+    return Recipe(flags, {knob: as_text(value) for knob, value in row["settings"].items()})
+
+
+def as_text(value):
+    """A value of JSON as it is typed: [1, 2] -> 1,2."""
+    if isinstance(value, list):
+        return ",".join(map(as_text, value))
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
