@@ -124,6 +124,8 @@ def cores():
 
 def keep_to_cores():
     """Makes torch compute with no more threads than this process has cores, which it asks the whole machine for."""
+    import torch
+
     torch.set_num_threads(min(torch.get_num_threads(), cores()))
 
 
