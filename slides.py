@@ -123,7 +123,7 @@ def answer_lines(results):
     n_judged = len(results.judged)
     helped = f"{len(helps)} of {n_judged} {'helps' if len(helps) == 1 else 'help'}: {names}."
     if not helps:
-        helped = f"None of {n_judged} methods helps." if n_judged > 1 else "The method does not help."
+        helped = f"None of the {n_judged} methods helps." if n_judged > 1 else "The method does not help."
     rest = [f"{'All ' * (len(counts) == 1 < n_judged and not helps)}{', '.join(counts)}."] if counts else []
     return [helped, *rest, f"After {epochs_of(row)}; longer training may change the order."]
 
