@@ -1,4 +1,4 @@
-"""The report's charts."""
+"""The report's charts, drawn with matplotlib."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from rows import COSTS, SUPERCLASSES
 from tables import pm, superclass_table
 from verdicts import shared_methods, what_differs
 
-# Okabe and Ito's palette, told apart by colour-blind readers; each word has its own marker too, for print in grey
+# Okabe and Ito's palette, which colour-blind readers can tell apart; each word has its own marker too, for print in grey
 LOOKS = {
     "helps": ("#009E73", "^"),
     "no better than widening": ("#E69F00", "s"),
@@ -40,9 +40,9 @@ def short(net):
 
 
 def draw_differences(figure, results):
-    """Forest plot: a row per method, its difference from the baseline with the 95% interval, and the word.
+    """Forest plot: one row per method with its difference from the baseline, the 95% interval and the word.
 
-    An unstable method has its seeds instead, which do not stretch the axis.
+    An unstable method shows its single seeds instead; they do not stretch the axis.
     """
     shown = [result for result in results.methods if result.seeds][::-1]
     ax = figure.subplots()
@@ -71,12 +71,12 @@ def draw_differences(figure, results):
 
 
 def place_labels(ax, points, texts, line):
-    """Writes a text beside each point, at the first of growing rings of places where it covers no point, line or text.
+    """Writes a text beside each point, at the nearest place where it covers no point, line or other text.
 
-    A text that stands apart has a thin line to its point, which crosses no other point. points: (x, y, colour) and line:
-    (x, y), in data.
+    A text far from its point gets a thin line to it, which crosses no other point if possible. points: (x, y, colour) and
+    line: (x, y), in data coordinates.
     """
-    ax.figure.canvas.draw()  # from here on sizes and places are known
+    ax.figure.canvas.draw()  # from here on, sizes and positions are known
     ax.figure.set_layout_engine("none")
     centres = ax.transData.transform([point[:2] for point in points])
     taken = [(x - 9, y - 9, x + 9, y + 9) for x, y in centres]
@@ -86,7 +86,9 @@ def place_labels(ax, points, texts, line):
         label = ax.annotate(text, (x, y), (0, 0), textcoords="offset pixels", ha="center", va="center", fontsize=size)
         every = list(places_around(centre, label.get_window_extent()))
         free = [place for place in every if within(place.box, ax.bbox) and not overlaps(place.box, taken)]
-        place = min(free or every[-1:], key=lambda place: crosses(centre, place.end, centres))  # the first of the best
+        place = min(
+            free or every[-1:], key=lambda place: crosses(centre, place.end, centres)
+        )  # the nearest of the best
         taken.append(place.box)
         label.set_position(place.offset)
         if place.distance > NEAREST:
@@ -96,7 +98,7 @@ def place_labels(ax, points, texts, line):
 
 @dataclass
 class Place:
-    """Where a text may stand, in pixels: its centre from the point's, the end of the line to it, and what it covers."""
+    """Where a text may go, in pixels: its offset from the point, the end of the line to it, and the box that it covers."""
 
     distance: float
     offset: tuple
@@ -105,11 +107,13 @@ class Place:
 
 
 def places_around(centre, extent):
-    """The Places of a text of this extent around a point, the nearest first."""
+    """The Places for a text of this extent around a point, the nearest first."""
     angles = [math.radians(degrees) for degrees in (0, 180, 90, 270, 30, 330, 150, 210, 60, 300, 120, 240)]
     for distance in (NEAREST, 30, 50, 75, 105, 140, 180, 230):
         for cos, sin in ((math.cos(angle), math.sin(angle)) for angle in angles):
-            dx = distance * cos + extent.width / 2 * max(-1, min(2 * cos, 1))  # its side or corner is at the distance
+            dx = distance * cos + extent.width / 2 * max(
+                -1, min(2 * cos, 1)
+            )  # so that its side or corner is at this distance
             dy = distance * sin + extent.height / 2 * max(-1, min(2 * sin, 1))
             left, low = centre[0] + dx - extent.width / 2, centre[1] + dy - extent.height / 2
             end = (centre[0] + distance * cos, centre[1] + distance * sin)
@@ -121,19 +125,19 @@ def within(box, frame):
 
 
 def overlaps(box, others):
-    """Whether a box (left, low, right, high) covers a part of one of the others."""
+    """Whether a box (left, low, right, high) overlaps one of the others."""
     return any(b[0] < box[2] and box[0] < b[2] and b[1] < box[3] and box[1] < b[3] for b in others)
 
 
 def crosses(start, end, centres, near=8):
-    """Whether the line between two places comes nearer than `near` pixels to a centre that is not its start."""
+    """Whether the line from start to end passes within `near` pixels of a centre other than its start."""
     along = np.linspace(start, end, 24)[:, None]
     others = centres[np.hypot(*(centres - start).T) > 1]
     return bool((np.hypot(*np.moveaxis(along - others, -1, 0)) < near).any())
 
 
 def plain_ticks(axis, values):
-    """Ticks of a logarithmic axis as plain numbers, evenly spaced where the values are close to each other."""
+    """Plain numbers as ticks of a logarithmic axis, evenly spaced if the values are close to one another."""
     narrow = max(values) < 4 * min(values)
     axis.set_major_locator(MaxNLocator(6) if narrow else LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -181,7 +185,7 @@ def chart_of(cost):
 
 
 def note_words(ax, results, first):
-    """A legend above the axes: what line and markers mean, in their colours."""
+    """A legend above the axes for the line and the markers."""
     entries = [(first, "black", None)]
     words = {result.word for result in results.stable}
     entries += [(word or "no verdict", *look) for word, look in LOOKS.items() if word in words]
@@ -191,7 +195,7 @@ def note_words(ax, results, first):
 
 
 def draw_learning(figure, results):
-    """Small multiples: top-1 after each epoch of every method beside its baseline, means over seeds or, if one of the two is
+    """Small multiples: top-1 after each epoch, of every method and its baseline: means over seeds or, if one of the two is
     unstable, all seeds of both."""
 
     def curves(net, unstable):
@@ -218,7 +222,7 @@ def draw_learning(figure, results):
 
 
 def draw_superclasses(figure, results):
-    """Heat map: points of top-1 over the baseline, a row per method and a column per superclass; noise stays white."""
+    """Heat map: points of top-1 over the baseline, one row per method, one column per superclass; noise stays white."""
     found = results.superclasses
     values = np.where(found.readable, found.differences, 0)
     limit = max(np.abs(values).max(), 0.1)
@@ -237,7 +241,7 @@ def draw_superclasses(figure, results):
 
 
 def draw_budgets(figure, results, conditions):
-    """Forest plot: a row per method with a point for each condition, its difference from the baseline there and interval."""
+    """Forest plot: one row per method with its difference from the baseline, and interval, under each condition."""
     ax = figure.subplots()
     names = shared_methods(conditions)[::-1]
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.75, len(conditions)))
@@ -258,7 +262,7 @@ def draw_budgets(figure, results, conditions):
 
 
 def told_ablations(results):
-    """The architectures whose settings are better or worse than the default, most settings first; three at most."""
+    """The architectures with settings better or worse than the default, those with most first; at most MOST_PANELS."""
     n_told = {
         arch: sum(r.change in ("better", "worse") for r in of_arch) for arch, of_arch in results.ablations.items()
     }
@@ -266,7 +270,7 @@ def told_ablations(results):
 
 
 def draw_ablations(figure, results):
-    """Forest plots side by side: an architecture's settings with their differences from its default."""
+    """Forest plots side by side: each architecture's settings with their differences from its default."""
     looks = {"better": LOOKS["helps"], "worse": LOOKS["hurts"], "no evidence": LOOKS["no evidence"]}
     archs = told_ablations(results)
     for ax, arch in zip(figure.subplots(1, len(archs), squeeze=False).flat, archs, strict=True):
@@ -288,7 +292,7 @@ def setting(net):
 
 
 def render(file, draw, *arguments, font=STYLE["font.size"]):
-    """Writes the picture that draw(figure, *arguments) makes, in letters of `font` points on CHART_SIZE, to a file."""
+    """Writes to a file what draw(figure, *arguments) draws, CHART_SIZE large, in letters of `font` points."""
     with plt.rc_context(STYLE | {"font.size": font}):
         figure = plt.figure(figsize=CHART_SIZE)
         draw(figure, *arguments)
@@ -301,9 +305,9 @@ CHARTS = ("differences", "cost_parameters", "cost_macs", "cost_time", "learning"
 
 
 def draw_charts(results, out, conditions=(), pair=None):
-    """Writes the charts that these results have and removes others of an earlier report: {file's name: title}.
+    """Writes the charts that these results allow, removes those of an earlier report, and returns {file's name: title}.
 
-    conditions: of several folders, see verdicts.py. pair: two networks, see pictures.py.
+    conditions: several folders, see verdicts.py. pair: two networks, see pictures.py.
     """
     wanted = {}
     if any(result.seeds for result in results.methods):

@@ -51,8 +51,8 @@ from verdicts import changes, what_differs
 def report_text(results, charts, folder, team=None, conditions=(), pair=None):
     """report.md: question, answer, design, methods, results, cost, ablations, limits, and how to repeat every number.
 
-    charts: {file's name: title} of those that were drawn. folder: the runs', named in the text. conditions: of several
-    folders, see verdicts.py. pair: two networks, see pictures.py.
+    charts: {file's name: title} of the charts that were drawn. folder: the runs' folder, named in the text. conditions:
+    several folders, see verdicts.py. pair: two networks, see pictures.py.
     """
 
     def chart(name):
@@ -96,7 +96,7 @@ def bullets(compared, name_of):
 
 
 def words_text(results):
-    """The methods by word."""
+    """The methods that got each word."""
     return "\n".join(f"- **{word}**: {names}" for word, names in verdict_lists(results))
 
 
@@ -111,7 +111,7 @@ def recipes_text(results):
 
 
 def methods_text(results):
-    """Each method in three lines beside a drawing of where it goes."""
+    """Each method in three lines, beside a drawing of where it goes."""
     modules = modules_of(results.networks)
     if not modules:
         return ""
@@ -227,14 +227,14 @@ def superclasses_text(results, chart):
 
 
 def pair_text(pair, charts):
-    """What two networks do with the test images, of one run each."""
+    """Two networks on the test images, one run of each."""
     if pair is None:
         return ""
     return "\n\n".join(["### Two networks on the test images", pair.sentence, *(chart for chart in charts if chart)])
 
 
 def cost_text(results, charts):
-    """Accuracy against cost, and the distances from the widening curve."""
+    """Accuracy against cost, and the differences from the widening curve."""
     if results.has_curve:
         parts = [cost_sentence(results), *charts, "### Equal cost", markdown(equal_cost_table(results)), EQUAL_COST]
     else:
@@ -283,7 +283,7 @@ def method_text():
 
 
 def repeat_text(results, folder):
-    """Where every number comes from and how to make it again."""
+    """Where every number comes from, and how to reproduce it."""
     best = results.methods[0].net if results.methods else results.nets[0]
     knobs = "".join(f" --set {knob}" for knob in best.knobs.split())
     told = ("dataset", "val_size", "epochs", "batch_size", "optimizer", "lr", "weight_decay")
@@ -304,7 +304,7 @@ def contributions_text(team):
 
 
 def write_csv(path, results):
-    """results.csv: a line per run (of folds: their means) with what was measured, and the speeds of the cost pass where it has them."""
+    """results.csv: one line per run (with folds: their mean) with what was measured, and the cost pass's speeds if there are any."""
     names = [n for n in MEASURED if n not in ("per_class_top1", "curve", "started", "status")]
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -370,12 +370,16 @@ table.upright th:not(:first-child) { writing-mode: vertical-rl; padding: 0.3rem 
   td img { width: 15rem; }
 }
 """
-MANY_COLUMNS, TOO_MANY = 9, 13  # from here on a table is set smaller, and its header upright
+MANY_COLUMNS, TOO_MANY = 9, 13  # columns from which a table is set smaller, and from which its header is vertical
 TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 
 def page(markdown, folder):
-    """Markdown -> the page's HTML, with the pictures that it names taken from `folder`."""
+    """Markdown -> one self-contained HTML page that opens offline, with the pictures from `folder` inside.
+
+    It knows only the Markdown that report_text() writes: headings, paragraphs, lists, tables, fenced code, images, links,
+    `code`, *emphasis*, **strong** and <br>.
+    """
     blocks = [block for block in re.split(r"\n{2,}", markdown.strip()) if block]
     body = "\n".join(as_html(block, folder) for block in blocks)
     title = re.sub(r"^# ", "", blocks[0].splitlines()[0])
@@ -383,7 +387,7 @@ def page(markdown, folder):
 
 
 def as_html(block, folder):
-    """One block of Markdown, blank lines around it -> HTML."""
+    """One block of Markdown, as between blank lines -> HTML."""
     lines = block.splitlines()
     if heading := re.match(r"(#{1,6}) (.*)", lines[0]):
         level = len(heading[1])
@@ -399,7 +403,7 @@ def as_html(block, folder):
 
 
 def html_table(lines, folder):
-    """A Markdown table's lines -> HTML; columns ruled '--:' are numbers."""
+    """A Markdown table's lines -> HTML; columns marked '--:' hold numbers."""
     header, rule, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     classes = [' class="number"' if cell == "--:" else "" for cell in rule]
 
@@ -414,7 +418,7 @@ def html_table(lines, folder):
 
 
 def inline(text, folder):
-    """The marks inside a block -> HTML; `code` keeps its characters."""
+    """The markup inside a block -> HTML; `code` keeps its characters."""
     parts = re.split(r"(`[^`]+`)", text)
     return "".join(
         f"<code>{escape(part[1:-1])}</code>" if part.startswith("`") else marked(part, folder) for part in parts

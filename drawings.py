@@ -1,15 +1,16 @@
-"""Small drawings of where a module stands in the ResNet: rectangles, arrows and words, as SVG or for a slide.
+"""Small drawings of where a module goes in the ResNet: rectangles, arrows and words, as SVG or for a slide.
 
-A drawing is a list of shapes in units of a common grid, (width, height) = SIZE, y downwards:
+A drawing is a list of shapes on a common grid, (width, height) = SIZE, with y downwards:
 
-    Box(x, y, width, height, text, look)     look: 'plain', 'module' (what the method brings) or 'around' (a frame)
-    Arrow(points)                             [(x, y), ...], the head at the last
+    Box(x, y, width, height, text, look)     look: 'plain', 'module' (what the method adds), 'around' (a frame) or 'words'
+    Arrow(points)                             [(x, y), ...], with its head at the last point
 """
 
 from dataclasses import dataclass
 from html import escape
 
 SIZE = (420, 92)
+THIRD_STAGE_ONLY = ("gmlp", "mixer")  # methods that by default replace the blocks of the third stage alone
 MODULE_COLOUR, PLAIN_COLOUR, LINE_COLOUR = "#009E73", "#E8ECF0", "#444444"
 
 
@@ -29,7 +30,7 @@ class Arrow:
 
 
 def residual_block(conv="3x3 conv", second="", attention=""):
-    """A basic block from left to right, its shortcut above. Named parts are the module's."""
+    """A basic block from left to right, with its shortcut above. The parts named in the arguments are the module's."""
     line, top, left = 62, 42, 24
     parts = [
         Box(left, top, 92, 40, conv, "plain" if conv == "3x3 conv" else "module"),
@@ -49,7 +50,7 @@ def residual_block(conv="3x3 conv", second="", attention=""):
 
 
 def stages(text, third_only=False):
-    """The network as three stages of blocks, those that the module replaces in its colour."""
+    """The network as three stages of blocks; those that the module replaces have its colour."""
     shapes, x = [Box(4, 40, 44, 36, "stem", "plain" if third_only else "module")], 58
     for stage in range(3):
         replaced = stage == 2 or not third_only
@@ -62,7 +63,7 @@ def stages(text, third_only=False):
 
 
 def around_a_stage(text):
-    """One stage of blocks and the way around it."""
+    """One stage of blocks and the path around it."""
     blocks = [Box(110 + 66 * i, 48, 58, 32, "block") for i in range(3)]
     join = Box(336, 48, 44, 32, "join", "module")
     arrows = [Arrow(((2, 64), (30, 64))), Arrow(((84, 64), (110, 64))), Arrow(((300, 64), (336, 64)))]
@@ -72,7 +73,7 @@ def around_a_stage(text):
 
 
 def drawing(method, module):
-    """The shapes of a method's drawing; method '' is the ResNet's basic block as it is."""
+    """The shapes of a method's drawing; method '' is the ResNet's plain basic block."""
     if not method:
         return residual_block()
     short = {"segnext": "SegNeXt", "lsknet": "LSKNet", "multiscale": "multi-scale"}.get(method, module.name)
@@ -82,11 +83,11 @@ def drawing(method, module):
         return residual_block(short, "" if method == "resnest" else short)
     if module.slot == "stage":
         return around_a_stage("around the blocks")
-    return stages(short, third_only=method in ("gmlp", "mixer"))
+    return stages(short, third_only=method in THIRD_STAGE_ONLY)
 
 
 def svg(shapes, title):
-    """The shapes as an SVG file's text, with a title for readers who cannot see it."""
+    """The shapes as the text of an SVG file, with a title for screen readers."""
     width, height = SIZE
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
              f'role="img" font-family="Helvetica, Arial, sans-serif" font-size="13"><title>{escape(title)}</title>']  # fmt: skip
@@ -109,7 +110,7 @@ def svg(shapes, title):
 
 
 def arrow_head(points, size=6):
-    """The corners of an arrow's head, 'x,y x,y x,y', for a last segment along an axis."""
+    """The corners of an arrow's head, 'x,y x,y x,y', if the last segment is horizontal or vertical."""
     (x0, y0), (x, y) = points[-2:]
     dx, dy = (x > x0) - (x < x0), (y > y0) - (y < y0)
     corners = ((x, y), (x - size * dx - size / 2 * dy, y - size * dy - size / 2 * dx),

@@ -1,21 +1,21 @@
-"""How far seeds scatter, and what follows from it: variances, tests, intervals and detectable differences.
+"""How much results vary over seeds, and what can be said in spite of it: tests, intervals, differences, the widening curve.
 
-A network trained with three seeds says little about its own noise: two degrees of freedom. But the networks of one
-comparison scatter alike, so each network's variance is moderated by the others', as is usual for thousands of genes
+A network trained with three seeds says little about its own noise: it has two degrees of freedom. But the networks of one
+comparison have similar noise, so each network's variance is moderated by the others', as is usual for thousands of genes
 measured on a few arrays:
 
     Smyth, Linear Models and Empirical Bayes Methods for Assessing Differential Expression, 2004
     Phipson, Lee, Majewski, Alexander and Smyth, Robust Hyperparameter Estimation Protects against Hypervariable Genes
     and Improves Power to Detect Differential Expression, 2016
 
-Top-1 of network a with seed s is taken as mean_a + block_s + noise, the noise normal with a variance of each network's
-own; those variances come from a scaled inverse chi-squared prior. tests/simulate_verdicts.py measures how often the tests
-err and what they find. Departures from the papers, chosen by that simulation:
+The model: the top-1 of network a with seed s is mean_a + block_s + noise. The noise is normal, with a variance of its own
+for each network; the variances come from a scaled inverse chi-squared prior. tests/simulate_verdicts.py measures how often
+the tests err and what they find. Departures from the papers, chosen by that simulation:
 
-- the prior is fitted to quantiles of the log variances instead of moments: a few noisy networks hardly move them;
-- its degrees of freedom are at most the number of networks, as few variances tell little of how much they differ;
-- a sum over several networks has the degrees of freedom of the network that has fewest;
-- a network noisier than expected loses the prior gradually, from a tail probability of 0.15 down.
+- the prior is fitted to quantiles of the log variances instead of moments, because a few noisy networks hardly move them;
+- its degrees of freedom are at most the number of networks, because few variances say little about how much they differ;
+- a sum over several networks has the degrees of freedom of the network with the fewest;
+- a network noisier than expected loses the prior gradually, as its tail probability falls below 0.15.
 """
 
 import math
@@ -28,21 +28,21 @@ from scipy import optimize, special, stats
 from rows import Net, at_chance
 
 ALPHA = 0.05  # of the corrected tests; intervals cover 1 - ALPHA
-POWER = 0.8  # chance to find the smallest detectable difference
+POWER = 0.8  # chance of finding the smallest detectable difference
 FEWEST_NETWORKS, FEWEST_SEEDS = 8, 3  # below these each comparison keeps its own noise
-FITTED = 0.15  # the prior is fitted to this quantile of the log variances and to the one as far from the top
+FITTED = 0.15  # the prior is fitted to this quantile of the log variances and to its mirror image, 1 - FITTED
 LOSES_PRIOR = 0.15  # tail probability below which a network's noise begins to count as its own
-FASTER = 0.1  # part of its time by which a width must undercut a wider one to stay on the curve, as times are measured
-TRIMMED = 0.2  # part of the networks left out at either end where a seed's effect is estimated
+FASTER = 0.1  # a width stays on the curve if it takes less time than a wider one by this fraction, as times are noisy
+TRIMMED = 0.2  # fraction of the networks left out at either end when a seed's effect is estimated
 
 
 def no_spread(values):
-    """Whether values say nothing about their noise: fewer than two of them, or all the same."""
+    """Whether values say nothing about their noise: fewer than two, or all the same."""
     return len(values) < 2 or np.ptp(values) < 1e-9
 
 
 def t_interval(values):
-    """(mean, half width) of the 95% t-interval: mean ± t(0.975, n-1) · s / √n; nan for the half where there is no spread."""
+    """(mean, half width) of the 95% t-interval: mean ± t(0.975, n-1) · s / √n; the half is nan without a spread."""
     mean, n = float(np.mean(values)), len(values)
     if no_spread(values):
         return mean, math.nan
@@ -55,10 +55,10 @@ class Moderated:
 
     variance: np.ndarray
     df: np.ndarray
-    tail: np.ndarray  # probability under the prior of a sample variance as large as the network's or larger
+    tail: np.ndarray  # probability under the prior of a sample variance at least as large as the network's
     prior_variance: np.ndarray
     prior_df: np.ndarray
-    block_variance: np.ndarray  # of the seeds' common effect
+    block_variance: np.ndarray  # of the effect that a seed has on all networks
 
 
 def moderate(top1):
@@ -68,7 +68,7 @@ def moderate(top1):
     block = stats.trim_mean(centred, TRIMMED, axis=-2)  # (..., n)
     residuals = centred - block[..., None, :]
     df = n_seeds - 1
-    sample = (residuals**2).sum(-1) / df * n_nets / (n_nets - 1)  # the block takes a share of each network's noise
+    sample = (residuals**2).sum(-1) / df * n_nets / (n_nets - 1)  # the block absorbs a share of each network's noise
     sample = np.maximum(sample, 1e-12)  # seeds that agree to the last image
     prior_variance, prior_df = fit_prior(np.log(sample), df)
     tail = stats.f.sf(sample / prior_variance, df, prior_df)
@@ -83,15 +83,15 @@ def moderate(top1):
 def fit_prior(log_variances, df):
     """(s0², d0) of the prior, a scaled inverse chi-squared: σ² ~ d0 · s0² / χ²(d0); log variances (..., K) -> (..., 1) each.
 
-    Var(log s²) = ψ'(df/2) + ψ'(d0/2) (Smyth 2004, section 6.2), with the variance read off two quantiles; s0² puts the
-    median where an F distribution with df and d0 has it.
+    Var(log s²) = ψ'(df/2) + ψ'(d0/2) (Smyth 2004, section 6.2), with the variance taken from two quantiles. s0² makes
+    the median that of an F distribution with df and d0.
     """
     n_nets = log_variances.shape[-1]
     low, high = np.quantile(log_variances, [FITTED, 1 - FITTED], axis=-1, keepdims=True)
-    expected = np.log(stats.chi2.ppf([FITTED, 1 - FITTED], df))  # where all networks have the same variance
+    expected = np.log(stats.chi2.ppf([FITTED, 1 - FITTED], df))  # if all networks had the same variance
     sampling = special.polygamma(1, df / 2)
     spread = (((high - low) / (expected[1] - expected[0])) ** 2 - 1) * sampling
-    alike = 2 / n_nets  # about ψ'(n_nets / 2): a smaller spread would give more degrees of freedom than are allowed
+    alike = 2 / n_nets  # about ψ'(n_nets / 2), which gives the most degrees of freedom allowed
     prior_df = np.minimum(2 * inverse_trigamma(np.maximum(spread, alike)), n_nets)
     median = np.median(log_variances, axis=-1, keepdims=True)
     return np.exp(median) / stats.f.ppf(0.5, df, prior_df), prior_df
@@ -113,7 +113,7 @@ def t_test(estimate, squared_error, df):
 
 
 def against_first(top1):
-    """(differences, p-values), each (..., K-1), of all networks but the first to the first; top1 as for moderate()."""
+    """(differences, p-values) of every other network to the first, each (..., K-1); top1 as for moderate()."""
     noise, means, n_seeds = moderate(top1), top1.mean(-1), top1.shape[-1]
     differences = means[..., 1:] - means[..., :1]
     squared_error = (noise.variance[..., 1:] + noise.variance[..., :1]) / n_seeds
@@ -143,10 +143,11 @@ def likely_real(ps):
 
 @cache
 def detectable_in_errors(df, level):
-    """The smallest difference, in standard errors, that a two-sided t-test at `level` finds, with its sign, with
-    probability POWER.
+    """The smallest difference, in standard errors, that a two-sided t-test at `level` finds, with the right sign,
+    with probability POWER.
 
-    Solves P(T > t(1 - level/2, df)) = POWER for T noncentral t with df degrees of freedom and the difference as noncentrality.
+    Solves P(T > t(1 - level/2, df)) = POWER where T is noncentral t with df degrees of freedom and the
+    difference as noncentrality.
     """
     critical = stats.t.ppf(1 - level / 2, df)
 
@@ -161,7 +162,7 @@ def detectable_in_errors(df, level):
 
 @dataclass
 class Estimate:
-    """mean ± half (95%), the two-sided p of no effect, and the standard error with its df; nan where seeds tell nothing."""
+    """mean ± half (95%), the two-sided p of no effect, and the standard error with its df; nan where the seeds cannot tell."""
 
     mean: float = math.nan
     half: float = math.nan
@@ -175,14 +176,14 @@ def top1_of(net, seeds):
 
 
 class SeedNoise:
-    """The noise of the networks trained with all of `seeds`, moderated over them (see moderate) where there are enough.
+    """The noise of the networks trained with all of `seeds`, moderated by moderate() if there are enough of them.
 
-    With fewer than FEWEST_NETWORKS networks or FEWEST_SEEDS seeds each sum has the noise of its own seeds alone, as in the
-    paired t-test. So has one with a network that ended at chance, whose scatter is of another kind and has no part in this.
+    With fewer than FEWEST_NETWORKS networks or FEWEST_SEEDS seeds, each sum has the noise of its own seeds alone, as in the
+    paired t-test. So has a sum with a network that ended at chance: its scatter is of another kind, and is left out here.
     """
 
     def __init__(self, nets, seeds, measure=top1_of):
-        """measure: (net, seeds) -> an entry per seed, in points."""
+        """measure: (net, seeds) -> one entry per seed, in points."""
         self.seeds, self.measure = list(seeds), measure
         trained = [net for net in nets if set(self.seeds) <= set(net.seeds)]
         self.nets = [net for net in trained if not any(at_chance(net.runs[seed]) for seed in self.seeds)]
@@ -191,13 +192,13 @@ class SeedNoise:
 
     @property
     def usual(self):
-        """Standard deviation over seeds that the prior expects of a network, in points; nan where there is no prior."""
+        """The standard deviation over seeds, in points, that the prior expects of a network; nan without a prior."""
         return math.sqrt(self.moderated.prior_variance[0]) if self.moderated else math.nan
 
     def deviation(self, net):
         """A network's standard deviation over seeds, in points, if it is far noisier than the others; else None.
 
-        Far is a tail probability below ALPHA after Bonferroni's correction for the number of networks.
+        Far means a tail probability below ALPHA after Bonferroni's correction for the number of networks.
         """
         if self.moderated is None or net not in self.nets:
             return None
@@ -208,7 +209,7 @@ class SeedNoise:
     def estimate(self, *terms):
         """The sum of weight · measure over terms (net, weight), all trained with self.seeds -> Estimate.
 
-        Weights that add up to 0 cancel what a seed does to all networks alike.
+        If the weights add up to 0, what a seed does to all networks alike cancels out.
         """
         terms = [(net, weight) for net, weight in terms if weight]
         of_seeds = sum(weight * self.measure(net, self.seeds) for net, weight in terms)
@@ -254,7 +255,7 @@ def widening_curve(nets, baseline):
 
 
 def not_undercut(curve, cost):
-    """The points of the curve but for those that cost as much as a wider one, or nearly its time."""
+    """The points of the curve, without those that cost as much as a wider one, or take nearly its time."""
     points, limit = [], 1 - FASTER if cost == "training time" else 1
     for net in reversed(curve):
         if not points or net.costs[cost] < limit * points[0].costs[cost]:
@@ -265,7 +266,7 @@ def not_undercut(curve, cost):
 def curve_weights(costs, cost):
     """The weight of each point, costs ascending, in the curve's top-1 at `cost`: (n_points,).
 
-    Linear in log(cost) between the two neighbouring points; None outside the points, as nothing is extrapolated.
+    Linear in log(cost) between the two neighbouring points; None outside the points, because nothing is extrapolated.
     """
     if not costs[0] <= cost <= costs[-1]:
         return None
@@ -273,7 +274,7 @@ def curve_weights(costs, cost):
 
 
 def gap_to_curve(net, curve, cost, noise):
-    """A method's Gap: its top-1 minus the curve's at its cost, so that both vary, with the noise of the seeds."""
+    """A method's Gap: its top-1 minus the curve's at the same cost. The interval covers the noise of both."""
     if len(curve) < 2:
         return Gap(why="no widening curve")
     if not net.can_compare(cost):
@@ -307,7 +308,7 @@ class Interaction:
 
     @property
     def word(self):
-        """Whether they add up; '' where seeds tell nothing."""
+        """Whether the gains add up; '' where the seeds cannot tell."""
         if math.isnan(self.p_holm):
             return ""
         if self.p_holm >= ALPHA:
@@ -316,9 +317,9 @@ class Interaction:
 
 
 def find_interactions(nets, baselines, noise_of):
-    """The Interaction of every pair of modules of which all four networks were trained and none ended at chance.
+    """The Interaction of every pair of modules whose four networks were all trained and never ended at chance.
 
-    noise_of: seeds -> SeedNoise. Holm's family is all of them.
+    noise_of: seeds -> SeedNoise. Holm's family is all of these pairs.
     """
     as_is = {net.arch: net for net in nets if not net.settings}
     found = []

@@ -17,7 +17,7 @@ class Module:
     paper: str
     idea: str
     place: str
-    here: str  # what differs from the paper here
+    here: str  # how the module here differs from the paper's
 
     @property
     def lines(self):
@@ -111,7 +111,7 @@ MODULES = {
 
 
 def modules_of(nets):
-    """{method: Module} of the methods in the networks' names, in the order of MODULES; unknown ones are left out."""
+    """{method: Module} of the methods named in the architectures, in the order of MODULES; unknown ones are left out."""
     used = {method for net in nets if net.is_method for method in net.arch.split("_")[:-1]}
     return {method: module for method, module in MODULES.items() if method in used}
 
@@ -188,7 +188,7 @@ def shared_recipe(results):
 
 
 def design_table(results):
-    """What was compared and how: a row per part of the design."""
+    """What was compared and how: one row per part of the design."""
     row, recipe = results.row, shared_recipe(results)
     seeds = sorted({seed for net in results.nets for seed in net.seeds})
     scored = "once, after the last epoch" if row["n_val"] else "after every epoch, and the last one counts"
@@ -225,7 +225,7 @@ def design_table(results):
 
 
 def speed_text(results):
-    """Where the speeds come from, and which of them cannot be compared."""
+    """Where the speeds come from, and which cannot be compared."""
     timed = [net for net in results.networks if net.cost_pass]
     of_trainings = [net.name for net in results.networks if not net.cost_pass]
     if not timed:
@@ -241,7 +241,7 @@ def speed_text(results):
 
 
 def machines_text(results):
-    """Which networks were trained on which machines, as a list; '' if all were on one kind."""
+    """Which networks were trained on which machines, as a list; '' if all ran on one kind."""
     found = by_machine((net.name, net) for net in results.networks)
     if len(found) < 2:
         return ""
@@ -250,7 +250,7 @@ def machines_text(results):
 
 
 def by_machine(named_nets):
-    """(name, net) -> {kinds of machine: names of the nets trained there}."""
+    """(name, net) -> {kinds of machine: names of the networks trained there}."""
     names_of = {}
     for name, net in named_nets:
         names_of.setdefault(in_list(sorted({machine(row) for row in net.runs.values()})), []).append(name)
@@ -258,14 +258,14 @@ def by_machine(named_nets):
 
 
 def trained_where(named_nets):
-    """Which of the (name, net) were trained on which kinds of machine, as a sentence; '' if all were on one."""
+    """Which of the (name, net) were trained on which kinds of machine, as a sentence; '' if all ran on one kind."""
     found = by_machine(named_nets)
     where = "; ".join(f"{in_list(names)} on {machines}" for machines, names in found.items())
     return f"Different machines: {where}." if len(found) > 1 else ""
 
 
 def bias_text(results):
-    """The bias of choosing the epoch on the test set, from the runs that watched it."""
+    """How much choosing the epoch on the test set would flatter, from the runs that watched the test set."""
     values = [v for net in results.nets for v in net.values("best_on_test_minus_last") if not math.isnan(v)]
     if not values:
         return "No epoch could be chosen on the test set: each run scored it once, after its last epoch."
@@ -274,7 +274,7 @@ def bias_text(results):
 
 
 def left_out_text(results):
-    """The nets that the comparison names and leaves out."""
+    """The networks left out of the comparison, each with the reason."""
     lines = [f"{r.net.name}: {r.remark}" for r in results.methods if r.lacks or not r.reference]
     for net in results.nets:
         if net.on_curve and net not in results.curves.get(net.backbone, ()):
@@ -294,7 +294,7 @@ def provenance(results):
 
 
 def origins(rows):
-    """What the rows were measured on and with: [[what, the values and how many runs have each]]."""
+    """On what and with what the rows were measured: [[what, each value with its number of runs]]."""
 
     def counted(values):
         return "; ".join(f"{value} ({n} run{'s' * (n > 1)})" for value, n in sorted(Counter(map(str, values)).items()))

@@ -1,11 +1,11 @@
-"""Scores the test set with two trained networks and keeps what report.py draws of them: pair.npz.
+"""Scores the test set with two trained networks and writes pair.npz, from which report.py draws them.
 
     python pair.py runs/compare                                                    # the best method and its baseline
     python pair.py runs/compare/eca_resnet-seed0 runs/compare/resnet-seed0         # two runs
-    python pair.py runs/compare --data-dir ~/cifar100                              # where the hub is out of reach
+    python pair.py runs/compare --data-dir ~/cifar100                              # without access to the hub
 
-Needs the weights that a run keeps in its model/ folder. pair.npz goes beside the runs, where report.py looks for it. It holds
-both networks' probabilities for every test image and the few images on which they differ most: some megabytes.
+It needs the weights that a run keeps in its model/ folder. pair.npz goes beside the runs, where report.py looks for it. It
+holds both networks' probabilities for every test image, and the few images on which they differ most: some megabytes.
 """
 
 import argparse
@@ -24,13 +24,13 @@ BATCH = 256  # images
 
 
 def refuse(message):
-    """Ends the program for a mistake of the user: one line, exit code 2."""
+    """Ends the program with one line and exit code 2, because of a mistake by the user."""
     print(f"pair.py: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def best_and_baseline(folder):
-    """The folders of two runs with kept weights and one seed: the method with the highest mean, and its baseline."""
+    """The run folders of the method with the highest mean and of its baseline, with the same seed and kept weights."""
     kept = {}
     for path in sorted(folder.rglob("result.json")):
         row = json.loads(path.read_text())
@@ -92,7 +92,7 @@ def main(argv=None):
     runs = args.runs if len(args.runs) == 2 else best_and_baseline(args.runs[0])
     for run in runs:
         if not ((run / "result.json").exists() and (run / "model").is_dir()):
-            refuse(f"{run} is no finished run that kept its weights: it needs result.json and model/")
+            refuse(f"{run} is not a finished run that kept its weights: it needs result.json and model/")
     try:
         arrays = score(runs, args.data_dir, args.cache_dir)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What two networks do with the test images: where they err, how sure they are, and where they differ. Read from pair.npz."""
+"""Two networks on the test images: where they err, how confident they are, and where they differ. Read from pair.npz."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from rows import SUPERCLASS_OF, SUPERCLASSES, Net, key_of, refuse
 
 FIELDS = ("archs", "seeds", "settings", "dataset", "classes", "targets", "probabilities", "shown", "images")
 N_BINS = 15  # of confidence, as in the runs' expected calibration error
-MOST_GROUPS = 20  # classes that a confusion matrix can show
+MOST_GROUPS = 20  # groups of classes that a confusion matrix can show
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Pair:
 
     @property
     def sentence(self):
-        """How often the two agree, and who is right where they do not."""
+        """How often the two agree, and which is right when they do not."""
         first, second = self.correct
         agree = np.mean(self.predicted[0] == self.predicted[1])
         alone = (int((first & ~second).sum()), int((second & ~first).sum()))
@@ -49,7 +49,7 @@ class Pair:
 
 
 def read_pair(path, results):
-    """pair.npz beside the runs -> Pair; None without the file. Refuses one that is damaged or of runs that are not here."""
+    """pair.npz beside the runs -> Pair; None without the file. Refuses a damaged file, or one of runs that are not here."""
     if not path.exists():
         return None
     try:
@@ -75,7 +75,7 @@ def read_pair(path, results):
 
 
 def groups_of(pair):
-    """(names, the group of each class): CIFAR-100's superclasses, or few classes as they are; None for many others."""
+    """(names, the group of each class): CIFAR-100's superclasses, or the classes themselves if they are few; else None."""
     if pair.dataset == "cifar100":
         return SUPERCLASSES, np.array(SUPERCLASS_OF)
     if len(pair.classes) <= MOST_GROUPS:
@@ -84,7 +84,7 @@ def groups_of(pair):
 
 
 def confusion(predicted, targets, groups):
-    """Percent of each group's images that were given to each group: (groups, groups), a row per true group."""
+    """Percent of each true group's images predicted as each group: (groups, groups), one row per true group."""
     n_groups = groups.max() + 1
     counts = np.bincount(groups[targets] * n_groups + groups[predicted], minlength=n_groups**2).reshape(
         n_groups, n_groups
@@ -93,7 +93,7 @@ def confusion(predicted, targets, groups):
 
 
 def reliability(probabilities, targets):
-    """(confidence, accuracy, n) of each bin of confidence that has images, the means over its images, from 0 to 1."""
+    """(confidence, accuracy, n) of each bin of confidence that has images; the first two are means over its images."""
     confidence, correct = probabilities.max(-1), probabilities.argmax(-1) == targets
     bins = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
     n = np.bincount(bins, minlength=N_BINS)
@@ -108,7 +108,7 @@ def draw_confusion(figure, pair):
     axes = figure.subplots(1, 2, sharey=True)
     matrices = [confusion(predicted, pair.targets, groups) for predicted in pair.predicted]
     for ax, matrix, name in zip(axes, matrices, pair.names, strict=True):
-        image = ax.imshow(matrix, cmap="Blues", norm=PowerNorm(0.5, 0, 100))  # small confusions show, too
+        image = ax.imshow(matrix, cmap="Blues", norm=PowerNorm(0.5, 0, 100))  # so that small confusions show too
         ax.set_title(name, fontsize="medium")
         ax.set_xticks(range(len(names)), names, rotation=90, fontsize="x-small")
         ax.set_yticks(range(len(names)), names, fontsize="x-small")
@@ -118,7 +118,7 @@ def draw_confusion(figure, pair):
 
 
 def draw_reliability(figure, pair):
-    """Accuracy against confidence; below the diagonal a network is too sure of itself."""
+    """Accuracy against confidence; below the diagonal, a network is overconfident."""
     for ax, probabilities, name in zip(figure.subplots(1, 2, sharey=True), pair.probabilities, pair.names, strict=True):
         confidence, accuracy, n = reliability(probabilities, pair.targets)
         ece = 100 * np.sum(n * np.abs(confidence - accuracy)) / n.sum()
@@ -133,7 +133,7 @@ def draw_reliability(figure, pair):
 
 
 def draw_disagreements(figure, pair):
-    """The images on which the true class's probabilities differ most, with what both say."""
+    """The images on which the two probabilities of the true class differ most, with both predictions."""
     axes = figure.subplots(2, (len(pair.shown) + 1) // 2, squeeze=False).flat
     for ax in axes:
         ax.set_axis_off()
@@ -148,7 +148,7 @@ def draw_disagreements(figure, pair):
 
 
 def pair_charts(pair):
-    """{file's name: (title, draw)} of the pictures that this pair can have."""
+    """{file's name: (title, draw)} of the pictures that this pair allows."""
     if pair is None:
         return {}
     found = {"confusion": ("Confusion between groups of classes", draw_confusion)} if groups_of(pair) else {}

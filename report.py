@@ -6,28 +6,28 @@
     python report.py runs/cost/costs.json
     python report.py runs/recipe --recipes
 
-Reads every result.json below the folder and, if there is one, cost.json at its top (speeds measured side by side, see
-compare.sh); every number printed comes from them. An architecture's role follows from its name and its knobs:
+It reads every result.json below the folder and, if there is one, cost.json at its top: speeds measured side by side, see
+compare.sh. Every number printed comes from these files. An architecture's role follows from its name and its knobs:
 
-    baseline         a backbone as it is: resnet, resnet56
-    widening curve   a backbone at several widths (only resnet.width set), the baseline among them
-    method           anything grafted onto a backbone, as it is: eca_resnet, eca_ghostnet_resnet
-    ablation         an architecture with other knobs set, or started from other weights; compared with that architecture
-                     as it is, trained from scratch
+    baseline         a plain backbone: resnet, resnet56
+    widening curve   a backbone at several widths (only resnet.width is set), including the baseline
+    method           anything grafted onto a backbone, with its defaults: eca_resnet, eca_ghostnet_resnet
+    ablation         an architecture with other knobs set, or started from other weights; it is compared with the same
+                     architecture with its defaults, trained from scratch
 
-All accuracies are percentages of the test set and all differences percentage points of top-1. Runs of cross-validation
-(--folds) are averaged over the folds first, so that a seed counts once: trainings on overlapping folds are no independent
-samples (Bengio and Grandvalet, No Unbiased Estimator of the Variance of K-Fold Cross-Validation, 2004).
+All accuracies are percentages on the test set, and all differences are percentage points of top-1. Runs of cross-validation
+(--folds) are averaged over the folds first, so that a seed counts once: runs on overlapping folds are not independent samples
+(Bengio and Grandvalet, No Unbiased Estimator of the Variance of K-Fold Cross-Validation, 2004).
 
-All runs of a folder share data and budget. Each architecture has one recipe; architectures may differ in theirs, and the
-report says so. --recipes compares recipes instead, on the validation split: see small_reports.py. Several folders, of
-different budgets or recipes, become the report of the largest budget with a section on what changes. A costs.json (what
-networks cost without training) becomes a table, costs.csv and charts. A pair.npz at the top of the folder (see pair.py) adds
-what two of the networks do with the test images: confusion, confidence, and the images on which they differ most.
+All runs of a folder share data and budget. Each architecture has one recipe; if the recipes differ between architectures, the
+report says so. --recipes compares recipes instead, on the validation split. Several folders with different budgets or recipes
+become the report of the largest budget, with a section on what changes. A costs.json, with what networks cost without
+training, becomes a table, costs.csv and charts. A pair.npz at the top of the folder (see pair.py) adds what two of the
+networks do on the test images: confusion, confidence, and the images on which they differ most.
 
     rows.py            result.json files, read and checked; networks with their runs and costs
-    noise.py           noise over seeds, differences with intervals, the curve of widths, pairs of modules
-    verdicts.py        what is compared with what, the word for it, and what another budget changes
+    noise.py           noise over seeds, differences with intervals, the widening curve, pairs of modules
+    verdicts.py        what is compared with what, the verdict, and what another budget changes
     notes.py           texts: what each method is, how differences are judged, where the numbers come from
     tables.py          results as tables and sentences
     charts.py          charts; drawings.py draws the modules, pictures.py two networks on the test images
@@ -85,8 +85,10 @@ def parse_args(argv):
     parser.add_argument(
         "runs", type=Path, nargs="+", help="a folder with runs below it, several of them, or a costs.json"
     )
-    parser.add_argument("--out", type=Path, help="where the report goes (default: report/ beside what it is made of)")
-    parser.add_argument("--recipes", action="store_true", help="compare recipes, on the validation split, not networks")
+    parser.add_argument("--out", type=Path, help="where the report goes (default: report/ beside its rows)")
+    parser.add_argument(
+        "--recipes", action="store_true", help="compare recipes instead of networks, on the validation split"
+    )
     parser.add_argument("--team", type=Path, help="a TOML file with title, course, date and members (see team.py)")
     parser.error = refuse
     args = parser.parse_args(argv)
@@ -98,7 +100,7 @@ def parse_args(argv):
 
 
 def write_report(conditions, out, team):
-    """Writes the report of the largest budget, the last condition, with the others beside it."""
+    """Writes the report of the last condition, which has the largest budget, with the others for comparison."""
     results, folder = conditions[-1].results, conditions[-1].folder.resolve()
     folder = "/".join(folder.parts[-2:] if folder.parent.name in ("runs", "results") else folder.parts[-1:])
     pair = read_pair(conditions[-1].folder / "pair.npz", results)

@@ -13,34 +13,26 @@ from pathlib import Path
 import numpy as np
 
 IDENTITY = ("arch", "settings", "seed")
-# the weights that a run starts from and those that it trains; read_results() makes them settings
+# which weights a run starts from and which it trains; read_results() adds them to the settings
 START = ("pretrained", "init_from", "freeze")
 POSITIVE = ("classes", "n_train", "n_test", "world_size", "params", "macs", "train_imgs_per_s", "eval_imgs_per_s", "train_s",
             "peak_memory_mb")  # fmt: skip
 PERCENT = ("top1", "top5", "ece")
-MAY_BE_NULL = ("val_top1", "best_on_test_minus_last")  # whether the validation part or the test set was watched
+MAY_BE_NULL = (
+    "val_top1",
+    "best_on_test_minus_last",
+)  # which of the two is null depends on what a run watched: a validation part or the test set
 MEASURED = (*POSITIVE, *PERCENT, *MAY_BE_NULL, "n_val", "loss", "device", "torch", "commit", "started", "per_class_top1",
             "curve", "status")  # fmt: skip
 SAME_DATA = ("n_test", "classes")
-# what all runs of a report share; in the rest of its recipe an architecture may differ from another
+# what all runs of a report share; in the rest of the recipe, architectures may differ
 SHARED = ("dataset", "data", "folds", "image_size", "val_size", "epochs", "max_steps", "n_train", "n_train + n_val",
           *SAME_DATA, "epochs in the curve")  # fmt: skip
-LATER = {
-    "accumulate": 1,
-    "class_weights": None,
-    "balanced_sampling": False,
-}  # settings that train.py did not have at first, with the value that runs had without them
-# how a run was computed, and what only newer rows know
-NO_SETTINGS = (
-    "machine",
-    "graph",
-    "side_by_side",
-    "content",
-    "class_names",
-    "confusion",
-    "balanced_accuracy",
-    "macro_f1",
-)
+# settings added to train.py later, with the value that earlier runs had in effect
+LATER = {"accumulate": 1, "class_weights": None, "balanced_sampling": False}
+# how a run was computed, and what only newer rows record
+NO_SETTINGS = ("machine", "graph", "side_by_side", "content", "class_names", "confusion", "balanced_accuracy",
+               "macro_f1")  # fmt: skip
 MEAN_OF_EPOCH = ("top1", "train_loss")
 MEAN_OVER_FOLDS = ("train_imgs_per_s", "eval_imgs_per_s", "train_s", *PERCENT, "val_top1", "loss")
 READ_OF_RECIPE = ("dataset", "epochs", "batch_size")
@@ -64,21 +56,21 @@ SUPERCLASS_OF = (
 
 
 def refuse(message):
-    """Ends the program for rows that no report can be made of: one line, exit code 2."""
+    """Ends the program with one line and exit code 2, because no report can be made of these rows."""
     print(f"report.py: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def read_json(path):
-    """The JSON object in a file; refuses what is no JSON, no object or holds NaN or infinity."""
+    """The JSON object in a file; refuses a file that is not JSON, is not an object, or holds NaN or infinity."""
 
     def no_number(constant):
-        raise ValueError(f"{constant} is no measurement")
+        raise ValueError(f"{constant} is not a measurement")
 
     try:
         content = json.loads(path.read_text(), parse_constant=no_number)
         if not isinstance(content, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError) as error:
         refuse(f"{path} cannot be used: {error}")
     return content
@@ -111,9 +103,9 @@ def problem_of(row):
             return f"{name} must be a number, 0 or more, got {row[name]!r}"
     per_class, curve = row["per_class_top1"], row["curve"]
     if not (isinstance(per_class, list) and len(per_class) == row["classes"]):
-        return "per_class_top1 must be a list with a number for each class"
+        return "per_class_top1 must be a list with one number per class"
     if not (isinstance(curve, list) and curve and all(isinstance(epoch, dict) for epoch in curve)):
-        return "curve must be a list with an object for each epoch"
+        return "curve must be a list with one object per epoch"
     percents = [(name, row[name]) for name in PERCENT]
     percents += [(name, row[name]) for name in MAY_BE_NULL if row[name] is not None]
     percents += [(f"per_class_top1[{i}]", value) for i, value in enumerate(per_class) if value is not None]
@@ -133,13 +125,13 @@ def problem_of(row):
 
 
 def at_chance(row):
-    """Whether a run ended no better than guessing one of so many equally frequent classes: within three deviations of it."""
+    """Whether a run ended no better than guessing among equally frequent classes: at most three deviations above it."""
     chance = 1 / row["classes"]
     return row["top1"] / 100 <= chance + 3 * math.sqrt(chance * (1 - chance) / row["n_test"])
 
 
 def recipe_of(row):
-    """How a run was trained: every setting but arch, knobs, start, seed and fold, and the data it saw."""
+    """How a run was trained: the data, and every setting except arch, knobs, start, seed and fold."""
     own = (*IDENTITY, *START, *MEASURED, *NO_SETTINGS, "fold", "val_top1_of_folds")
     recipe = {name: value for name, value in row.items() if name not in own and (name, value) not in LATER.items()}
     n_images = {"n_train + n_val": row["n_train"] + row["n_val"]} if row.get("folds") else {"n_train": row["n_train"]}
@@ -147,7 +139,7 @@ def recipe_of(row):
 
 
 def read_results(folder):
-    """{path: row} of every result.json below `folder`, in the order of their paths; refuses what cannot be used."""
+    """{path: row} of every result.json below `folder`, sorted by path; refuses rows that cannot be used."""
     rows = {path: read_json(path) for path in sorted(Path(folder).rglob("result.json"))}
     if not rows:
         refuse(f"no result.json below {folder}: train something with --out {folder}, or name another folder")
@@ -159,7 +151,7 @@ def read_results(folder):
 
 
 def read_rows(folder):
-    """The rows below `folder`, folds averaged; refuses other data or another budget, and two recipes of one architecture."""
+    """The rows below `folder`, averaged over folds; refuses a mixture of data or budgets, and two recipes of one architecture."""
     rows = read_results(folder)
     first_path, first_row = next(iter(rows.items()))
     refuse_difference("a mixture of budgets or data", SHARED, (first_path, first_row), rows.items())
@@ -179,17 +171,17 @@ def refuse_difference(what, names, first, runs):
         for name in sorted(ours.keys() | first_recipe.keys()) if names is None else names:
             if ours.get(name) != first_recipe.get(name):
                 refuse(f"{what}: {name} is {first_recipe.get(name)!r} in {first_path} and {ours.get(name)!r} in {path}; "
-                       "report them apart")  # fmt: skip
+                       "report them separately")  # fmt: skip
 
 
 def differing(recipes):
-    """The settings in which recipes differ, in their order."""
+    """The settings in which recipes differ, in the order of the recipes."""
     names = dict.fromkeys(name for recipe in recipes for name in recipe)
     return [name for name in names if any(recipe.get(name) != recipes[0].get(name) for recipe in recipes)]
 
 
 def average_folds(rows):
-    """Rows of cross-validation -> a row for each net and seed with the means over its folds; refuses missing folds."""
+    """Rows of cross-validation -> one row per network and seed with the means over its folds; refuses missing folds."""
     by_fold = {}
     for row in rows:
         arch, settings = key_of(row["arch"], row["settings"])
@@ -207,7 +199,7 @@ def average_folds(rows):
 
 
 def mean_row(rows):
-    """The rows of all folds as one: means of what was measured, the most memory, and each fold's val_top1."""
+    """The rows of all folds as one: means of what was measured, the peak memory, and val_top1 of each fold."""
     mean = {name: float(np.mean([row[name] for row in rows])) for name in MEAN_OVER_FOLDS}
     named = {name: in_list(sorted({str(row[name]) for row in rows})) for name in ("device", "torch", "commit")}
     curve = [
@@ -223,32 +215,32 @@ def mean_row(rows):
 
 
 def family_and_depth(arch):
-    """The kind of a backbone and its layers: 'resnet' -> ('resnet', 20), 'eca_plain56' -> ('plain', 56); else None."""
+    """A backbone's kind and number of layers: 'resnet' -> ('resnet', 20), 'eca_plain56' -> ('plain', 56); else None."""
     found = re.fullmatch(r"(resnet|plain)(\d*)", arch.split("_")[-1])
     return found and (found[1], int(found[2] or 20))
 
 
 def default_width(arch):
-    """What resnet.width is where it is not set: 64 in the networks of ImageNet's depths, 16 in those of CIFAR's."""
+    """The default of resnet.width: 64 at the depths used for ImageNet, 16 at those used for CIFAR."""
     family = family_and_depth(arch)
     return 64 if family and family[1] in (18, 34, 50, 101, 152) else 16
 
 
 def key_of(arch, settings):
-    """What tells nets apart; the default width, set or not, is the same net."""
+    """The identity of a network: (arch, settings as JSON). Setting the default width does not make another network."""
     rest = {knob: value for knob, value in settings.items() if (knob, value) != ("resnet.width", default_width(arch))}
     return arch, json.dumps(rest, sort_keys=True)
 
 
 def refuse_other_network(name, row, first):
-    """Refuses two runs of one net that differ in size."""
+    """Refuses two runs of one network that differ in size."""
     for size in ("params", "macs"):
         if row[size] != first[size]:
             refuse(f"{name} has {size} {first[size]} in one run and {row[size]} in another: are both this network?")
 
 
 def in_list(items):
-    """['a', 'b', 'c'] -> 'a, b and c'; 'none' of none."""
+    """['a', 'b', 'c'] -> 'a, b and c'; [] -> 'none'."""
     *most, last = map(str, items) if items else ["none"]
     return f"{', '.join(most)} and {last}" if most else last
 
@@ -258,13 +250,13 @@ def in_list(items):
 
 @dataclass(eq=False)
 class Net:
-    """One architecture with one set of knobs, its runs and, if the cost pass has it, its row of cost.json."""
+    """One architecture with one set of knobs, its runs and, if the cost pass timed it, its row of cost.json."""
 
     arch: str
     settings: dict
     runs: dict = field(default_factory=dict)  # seed -> row
     cost_pass: dict | None = None
-    only_form: bool = False  # has knobs set, but its architecture was trained in no other form
+    only_form: bool = False  # has knobs set, and its architecture was trained in no other form
 
     @property
     def backbone(self):
@@ -272,7 +264,7 @@ class Net:
 
     @property
     def is_method(self):
-        return "_" in self.arch and ":" not in self.arch  # torchvision:vgg11_bn is a network as it is
+        return "_" in self.arch and ":" not in self.arch  # torchvision:vgg11_bn is a whole network
 
     @property
     def on_curve(self):
@@ -306,11 +298,11 @@ class Net:
         return sorted(self.runs)
 
     def values(self, name, seeds=None):
-        """A measured field, an entry per seed."""
+        """A measured field: one entry per seed."""
         return np.array([self.runs[seed][name] for seed in seeds or self.seeds], dtype=float)
 
     def imgs_per_s(self, name):
-        """train_imgs_per_s or eval_imgs_per_s: of the cost pass if it has this net, else the median over the runs."""
+        """train_imgs_per_s or eval_imgs_per_s: from the cost pass if it timed this network, else the median over the runs."""
         return self.cost_pass[name] if self.cost_pass else float(np.median(self.values(name)))
 
     @property
@@ -320,24 +312,26 @@ class Net:
         return dict(zip(COSTS, (row["params"], row["macs"], 1 / self.imgs_per_s("train_imgs_per_s")), strict=True))
 
     def can_compare(self, cost):
-        """Training times can be compared if they are of the cost pass, which takes them side by side; other costs always."""
+        """Training times can be compared only if the cost pass measured them, side by side; other costs always can."""
         return cost != "training time" or self.cost_pass is not None
 
 
 def machine(row):
-    """What a run was computed on, in words; runs side by side on one GPU share its speed."""
+    """What a run was computed on, in words. Runs side by side on one GPU share its speed, so their number is named."""
     together = f", {row['side_by_side']} runs side by side" if row.get("side_by_side", 1) != 1 else ""
     return f"{row['world_size']} x {row['device']}{together}"
 
 
 def group(rows, cost_pass=None):
-    """Rows -> {key: Net}; refuses a seed that a net has twice, and seeds of one net that differ in size."""
+    """Rows -> {key: Net}; refuses a network that has a seed twice, or whose seeds differ in size."""
     speeds = {key_of(row["arch"], row["settings"]): row for row in (cost_pass or {"rows": []})["rows"]}
     nets = {}
     for row in rows:
         key = key_of(row["arch"], row["settings"])
         knobs = {name: value for name, value in row["settings"].items() if name not in ("pretrained", "init_from")}
-        timed = key_of(row["arch"], knobs)  # the cost pass knows no weights, and no frozen network
+        timed = key_of(
+            row["arch"], knobs
+        )  # speed does not depend on the weights at the start; a frozen network is not timed
         net = nets.setdefault(key, Net(key[0], json.loads(key[1]), {}, speeds.get(timed)))
         if row["seed"] in net.runs:
             refuse(f"{net.name} has seed {row['seed']} twice: remove one of the two runs")
@@ -347,7 +341,7 @@ def group(rows, cost_pass=None):
 
 
 def read_cost_pass(folder):
-    """cost.json at the top of the folder, or None. Its rows replace the speeds that trainings measured of themselves."""
+    """cost.json at the top of the folder, or None. Its speeds replace those that the runs measured during training."""
     path = Path(folder) / "cost.json"
     if not path.exists():
         return None

@@ -1,6 +1,6 @@
 """slides.pptx: a talk of 8 to 10 minutes, at most twelve slides, and an appendix with the tables.
 
-At most 40 words stand on a slide; the numbers behind it are in the speaker's notes.
+A slide has at most 40 words; its numbers are in the speaker's notes.
 """
 
 import math
@@ -17,7 +17,17 @@ from pptx.oxml.ns import qn
 from pptx.util import Inches, Pt
 
 from charts import chart_of, draw_ablations, draw_budgets, draw_cost, draw_differences, render, told_ablations
-from drawings import LINE_COLOUR, MODULE_COLOUR, PLAIN_COLOUR, SIZE, Arrow, around_a_stage, residual_block, stages
+from drawings import (
+    LINE_COLOUR,
+    MODULE_COLOUR,
+    PLAIN_COLOUR,
+    SIZE,
+    THIRD_STAGE_ONLY,
+    Arrow,
+    around_a_stage,
+    residual_block,
+    stages,
+)
 from notes import NOISE, bias_text, dataset_of, left_out_text, modules_of, shared_recipe, speed_text
 from rows import COSTS, family_and_depth, in_list
 from tables import (
@@ -44,21 +54,21 @@ from verdicts import changes, what_differs
 
 SLIDE, MARGIN, TOP = (13.333, 7.5), 0.5, 1.4  # inches
 BOX = (SLIDE[0] - 2 * MARGIN, SLIDE[1] - TOP - 0.4)
-LARGEST, CHART_FONT = 30, 18  # points: of words, and in charts, so that the last row can read them
+LARGEST, CHART_FONT = 30, 18  # points: of text, and in charts, so that the last row can read them
 ROWS_PER_SLIDE = 15
-CHARACTER = 0.6  # width of a character, rather wide, as fonts differ between programs, and
-LINE = 1.25  # height of a line, as parts of the font's size
-SLOTS = {  # slot -> (what it takes the place of, its drawing)
+CHARACTER = 0.6  # width of a character, on the wide side because fonts differ between programs, and
+LINE = 1.25  # height of a line, both as fractions of the font's size
+SLOTS = {  # slot -> (what a module of it replaces or adds, drawing)
     "conv": ("Convolution", residual_block("module", "module")),
     "attention": ("Attention before the add", residual_block(attention="module")),
     "block": ("Whole block", stages("module")),
     "stage": ("Whole stage", around_a_stage("part of the channels")),
 }
-NAMES_PER_WORD = 4  # of methods below a word; the notes have the rest
+NAMES_PER_WORD = 4  # methods listed under a word; the notes have the rest
 
 
 def write_slides(path, results, charts, team=None, conditions=()):
-    """Writes the talk and its appendix; the pictures of `charts` that the appendix shows are taken from path's folder."""
+    """Writes the talk and its appendix; the appendix takes the pictures of `charts` from path's folder."""
     deck, seeds = Deck(), sorted({seed for net in results.nets for seed in net.seeds})
     row = results.row
     budget = f"{dataset_of(row)}, {epochs_of(row)}, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
@@ -96,7 +106,7 @@ def write_slides(path, results, charts, team=None, conditions=()):
 
 
 def answer_lines(results):
-    """The answer in three lines at most."""
+    """The answer in at most three lines."""
     if not results.judged:
         return opening(results)[:1]
     helps, row = results.by_word("helps"), results.row
@@ -113,8 +123,8 @@ def answer_lines(results):
     n_judged = len(results.judged)
     helped = f"{len(helps)} of {n_judged} {'helps' if len(helps) == 1 else 'help'}: {names}."
     if not helps:
-        helped = f"None of {n_judged} methods helps." if n_judged > 1 else "The method does not help."
-    rest = [f"{', '.join(counts)}."] if counts else []
+        helped = f"None of the {n_judged} methods helps." if n_judged > 1 else "The method does not help."
+    rest = [f"{'All ' * (len(counts) == 1 < n_judged and not helps)}{', '.join(counts)}."] if counts else []
     return [helped, *rest, f"After {epochs_of(row)}; longer training may change the order."]
 
 
@@ -123,7 +133,7 @@ def word_lines(results):
 
 
 def word_columns(results):
-    """(word, names of the methods that earned it), the best first, the rest counted."""
+    """[(word, names of its methods)], the best first and the rest counted."""
     found = []
     for word, _ in verdict_lists(results):
         names = [readable(result.net) for result in results.by_word(word)]
@@ -151,13 +161,15 @@ def resnet_slide(deck, results):
 
 
 def methods_slide(deck, results):
-    """Where each method goes: a drawing for each slot with the names of those that fill it."""
+    """Where each method goes: one drawing per slot, with the names of its methods."""
     modules = modules_of(results.networks)
     parts = []
     for slot, (heading, shapes) in SLOTS.items():
-        names = [module.name.removesuffix(" attention") for module in modules.values() if module.slot == slot]
+        names = {m: module.name.removesuffix(" attention") for m, module in modules.items() if module.slot == slot}
+        if slot == "block" and names.keys() <= set(THIRD_STAGE_ONLY):
+            shapes = stages("module", third_only=True)
         if names:
-            parts.append((shapes, heading, ", ".join(names)))
+            parts.append((shapes, heading, ", ".join(names.values())))
     if parts:
         notes = "\n".join(f"{module.name} ({module.paper}): {' '.join(module.lines)}" for module in modules.values())
         deck.drawings("Where each method goes", parts, notes=notes)
@@ -181,7 +193,7 @@ def fair_notes(results):
 
 
 def best_cost(results):
-    """The cost at which most methods can be compared with the curve, parameters before MACs before time; None without any."""
+    """The cost at which most methods can be compared with the curve; of equals, the first in COSTS. None without any."""
     drawn = [cost for cost in COSTS if any(net.can_compare(cost) for curve in results.curves.values() for net in curve)]
 
     def n_compared(cost):
@@ -221,7 +233,7 @@ def limit_notes(results):
 
 
 def appendix(deck, results, charts, folder):
-    """Every table, and the charts that the talk leaves out."""
+    """Every table, and the charts that are not in the talk."""
     tables = [
         ("verdicts", verdict_table(results) if results.methods else None),
         ("recipes", recipes_table(results)),
@@ -251,7 +263,7 @@ def appendix(deck, results, charts, folder):
 
 
 def font_that_fits(paragraphs, width, height, largest=LARGEST):
-    """The largest font in points, down to 9, at which the paragraphs fit a box of width x height inches."""
+    """The largest font in points, down to 9, at which the paragraphs fit into a box of width x height inches."""
     for points in range(largest, 9, -1):
         per_line = int(72 * width / (CHARACTER * points))
         n_lines = sum(max(1, len(textwrap.wrap(text, per_line))) + 0.4 for text in paragraphs)
@@ -265,7 +277,7 @@ def inches(box):
 
 
 class Deck:
-    """A presentation that grows by one slide a call; `notes` are what the speaker sees."""
+    """A presentation that grows by one slide per call; `notes` are for the speaker."""
 
     def __init__(self):
         self.file = Presentation()
@@ -279,13 +291,13 @@ class Deck:
         return slide
 
     def write(self, slide, paragraphs, box, largest=LARGEST, bold=False, centred=False):
-        """Words in a box (left, top, width, height in inches) in the largest font that fits."""
+        """Writes paragraphs into a box (left, top, width, height in inches) in the largest font that fits."""
         frame = slide.shapes.add_textbox(*inches(box)).text_frame
         frame.word_wrap = True
         size = font_that_fits(paragraphs, box[2] - 0.2, box[3] - 0.1, largest)
         for i, text in enumerate(paragraphs):
             paragraph = frame.paragraphs[0] if i == 0 else frame.add_paragraph()
-            paragraph.text = text.replace(" -", " \N{MINUS SIGN}")  # a hyphen would end lines
+            paragraph.text = text.replace(" -", " \N{MINUS SIGN}")  # a hyphen would allow a line break
             paragraph.font.size, paragraph.font.bold, paragraph.space_after = Pt(size), bold, Pt(0.6 * size)
             paragraph.alignment = PP_ALIGN.CENTER if centred else PP_ALIGN.LEFT
 
@@ -313,7 +325,7 @@ class Deck:
             self.write(slide, lines, (left, TOP + 1, width - 0.1, BOX[1] - 1), largest=24)
 
     def drawings(self, title, parts, notes=""):
-        """Up to four drawings, parts of (shapes, heading, line), in two columns; one alone fills the slide's width."""
+        """Up to four drawings, parts of (shapes, heading, line), in two columns; a single one fills the slide's width."""
         slide = self.slide(title, notes)
         n_columns = min(2, len(parts))
         width = BOX[0] / n_columns - 0.3 * (n_columns - 1)

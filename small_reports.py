@@ -28,7 +28,7 @@ on the GPU or, without a GPU, the peak of the process, which includes some hundr
 
 
 def read_costs(path):
-    """costs.json of speed.py; refuses one with a row that lacks something."""
+    """costs.json, as speed.py writes it; refuses a file with an incomplete row."""
     costs = read_json(path)
     for row in costs.get("rows") or [{}]:
         wanted = ("image_size",) if "problem" in row else COSTS_MEASURED
@@ -38,12 +38,12 @@ def read_costs(path):
 
 
 def per_s(speed):
-    """'1,234', but of a slow network '1.2'."""
+    """'1,234', or '1.2' for a slow network."""
     return f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
 
 
 def costs_table(rows):
-    """A row per network and image size, the networks that cannot be measured among them."""
+    """One row per network and image size, including the networks that could not be measured."""
     table = [
         ["arch", "pixels", "parameters", "MACs, M", "step, ms", "train img/s", "eval img/s", "TFLOP/s", "memory, MB"]
     ]
@@ -60,7 +60,7 @@ def costs_table(rows):
 
 
 def draw_costs(figure, rows):
-    """Time of a training step against MACs, and the line on which the best TFLOP/s measured here would put all networks."""
+    """Time of a training step against MACs, with the line on which all networks would lie at the best TFLOP/s measured."""
     ax = figure.subplots()
     ax.set_xscale("log")
     ax.set_yscale("log")
@@ -87,7 +87,9 @@ def draw_costs(figure, rows):
 def report_costs(costs, out):
     """Writes costs.md, costs.csv and a chart for each image size; prints the table."""
     conditions = {name: value for name, value in costs.items() if name != "rows"}
-    rows = sorted(costs["rows"], key=lambda row: row["image_size"])  # in the order of the list for each size
+    rows = sorted(
+        costs["rows"], key=lambda row: row["image_size"]
+    )  # a stable sort: each size keeps the order of the list
     table = costs_table(rows)
     with (out / "costs.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["arch", "settings", *COSTS_MEASURED, "problem"], lineterminator="\n")
@@ -133,12 +135,12 @@ def report_recipes(rows, out):
     """Writes recipes.md and prints its table: each network's top-1 on the validation split under each recipe.
 
     A recipe is named by the settings that differ between the runs. Refuses runs that held nothing out: a recipe chosen on
-    the test set would flatter what is then measured there.
+    the test set would bias what is then measured there.
     """
     if any(row["val_top1"] is None for row in rows):
         refuse("recipes are compared on held-out images, and some of these runs watched the test set (--val-size 0)")
     if len({(row["dataset"], row["n_val"]) for row in rows}) > 1 or any(row.get("folds") for row in rows):
-        refuse("recipes are compared on one held-out part of one dataset: report others, and folds, apart")
+        refuse("recipes are compared on one held-out part of one dataset: report others, and folds, separately")
     recipes = [recipe_of(row) for row in rows]
     differ = differing(recipes)
     top1 = {}  # arch -> (knobs, recipe) -> seed -> value
@@ -162,7 +164,7 @@ def report_recipes(rows, out):
 
 
 def recipes_table(differ, top1):
-    """A row for each of one architecture's recipes, the best first. top1: (knobs, *values of `differ`) -> {seed: top-1}."""
+    """One row per recipe of an architecture, the best first. top1: (knobs, *values of `differ`) -> {seed: top-1}."""
     table = [["knobs", *differ, "top-1", "seeds", "each seed"]]
     for how, of_seed in sorted(top1.items(), key=lambda item: -np.mean(list(item[1].values()))):
         seeds, values = zip(*sorted(of_seed.items()), strict=True)

@@ -14,7 +14,7 @@ MOST_NAMES = 3  # in a sentence; a list has the others
 
 
 def pm(mean, half, sign=""):
-    """'+1.20 ± 0.30'; without the interval where there is none, and '-' where there is no mean."""
+    """'+1.20 ± 0.30'; without the interval if there is none, and '-' if there is no mean."""
     if math.isnan(mean):
         return "-"
     return f"{mean:{sign}.2f}" + ("" if math.isnan(half) else f" ± {half:.2f}")
@@ -55,7 +55,7 @@ def verdict_table(results):
 
 
 def relative_costs(result):
-    """'0.42 / 0.37 / 0.98': a method's parameters, MACs and training time, as parts of its baseline's."""
+    """'0.42 / 0.37 / 0.98': a method's parameters, MACs and training time as fractions of its baseline's."""
     if not result.reference:
         return "-"
     net, baseline = result.net, result.reference
@@ -73,7 +73,7 @@ def equal_cost_table(results):
 
 
 def folds_table(results):
-    """A row per net with its top-1 on the held-out folds; None unless the rows are of cross-validation."""
+    """One row per network with its top-1 on the held-out folds; None unless the rows are of cross-validation."""
     if not results.row.get("folds"):
         return None
     rows = [["arch", "top-1 on the folds", "spread over folds", "lowest fold", "highest fold", "n seeds"]]
@@ -88,9 +88,9 @@ def folds_table(results):
 
 
 def depth_table(results):
-    """Does depth hurt without shortcuts? A row per depth of plain networks and ResNets; None unless both kinds were run.
+    """Does depth hurt without shortcuts? One row per depth of plain networks and ResNets; None unless both kinds were run.
 
-    Training losses tell a network that is hard to optimize (degradation) from one that overfits.
+    The training loss distinguishes a network that is hard to optimize (degradation) from one that overfits.
     """
     nets = by_depth(results)
     if len({family for family, _ in nets}) < 2:
@@ -108,13 +108,13 @@ def depth_table(results):
 
 
 def by_depth(results):
-    """Plain networks and ResNets as they are, {(family, layers): net}, in this order."""
+    """Plain networks and ResNets with their defaults: {(family, layers): net}, sorted."""
     nets = {family_and_depth(net.arch): net for net in results.nets if net.on_curve and not net.settings}
     return {key: nets[key] for key in sorted(key for key in nets if key)}
 
 
 def train_loss(net):
-    """Of the last epoch, the mean over seeds."""
+    """The training loss of the last epoch, averaged over seeds."""
     return float(np.mean([run["curve"][-1]["train_loss"] for run in net.runs.values()]))
 
 
@@ -131,7 +131,7 @@ def ablation_table(arch, comparisons, results):
 
 
 def recipes_table(results):
-    """A row per recipe with the networks trained by it and the settings in which recipes differ; None where all share one."""
+    """One row per recipe: the networks trained with it, and the settings in which recipes differ; None if all share one."""
     settings = results.own_recipes
     if not settings:
         return None
@@ -143,7 +143,7 @@ def recipes_table(results):
 
 
 def interaction_table(results):
-    """A row per pair of modules: each alone, their sum, both together, and the interaction."""
+    """One row per pair of modules: each alone, their sum, both together, and the interaction."""
     rows = [["modules", "first alone", "second alone", "sum", "together", "interaction", "Holm p", "in words"]]
     for each in results.interactions:
         first, second = each.alone
@@ -155,7 +155,7 @@ def interaction_table(results):
 
 
 def superclass_table(found):
-    """A row per superclass and a column per method; cells that could be noise are empty. None where none can be read."""
+    """One row per superclass, one column per method; cells that may be noise are empty. None if all are."""
     if found is None or not found.readable.any():
         return None
     cells = np.where(found.readable, np.char.mod("%+.1f", found.differences), "")
@@ -166,7 +166,7 @@ def superclass_table(found):
 
 
 def budget_table(conditions):
-    """A row per method with its difference and word in each condition."""
+    """One row per method with its difference and word under each condition."""
     table = [["method", *(each.label for each in conditions)]]
     for name in shared_methods(conditions):
         found = [each.methods.get(name) for each in conditions]
@@ -175,7 +175,7 @@ def budget_table(conditions):
 
 
 def markdown(table):
-    """A table, a list of rows of strings with the header first, as Markdown; numbers to the right."""
+    """A table as Markdown; columns of numbers are aligned to the right."""
     if len(table) == 1:
         return "Nothing to compare."
     columns = zip(*table[1:], strict=True)
@@ -187,7 +187,7 @@ def markdown(table):
 
 
 def readable(net):
-    """A network's name for a reader who has not seen the code: 'gMLP', 'ECA + GhostNet', 'ECA (resnet56)'."""
+    """A network's name for readers who have not seen the code: 'gMLP', 'ECA + GhostNet', 'ECA (resnet56)'."""
     if not net.is_method:
         return net.name
     names = " + ".join(MODULES[method].name if method in MODULES else method for method in net.arch.split("_")[:-1])
@@ -195,7 +195,7 @@ def readable(net):
 
 
 def members(comparisons):
-    """The methods with their differences, the best MOST_NAMES of them by name."""
+    """The best MOST_NAMES methods with their differences, and how many more there are."""
     named = [f"{readable(result.net)} {interval(result.estimate, '+')}" for result in comparisons[:MOST_NAMES]]
     rest = len(comparisons) - len(named)
     return in_list([*named, f"{rest} more"] if rest else named)
@@ -206,7 +206,7 @@ def epochs_of(row):
 
 
 def opening(results):
-    """The answer in three sentences at most."""
+    """The answer in at most three sentences."""
     if any(result.too_early for result in results.methods):
         return [too_early_sentence(results)]
     if results.judged:
@@ -264,7 +264,7 @@ def helps_sentence(results):
 
 
 def others_sentence(results):
-    """How many methods got each other word."""
+    """How many methods got each of the other words."""
     phrases = []
     for word, one, many in (
         (
@@ -298,7 +298,7 @@ def budget_sentence(results):
 
 
 def cost_sentence(results):
-    """How many methods are ahead of, and behind, a ResNet of equal cost."""
+    """How many methods are above and below a ResNet of equal cost."""
     gaps = [(gap, cost, r.net) for r in results.judged for cost, gap in r.gaps.items() if not gap.why]
     if not gaps:
         return "No method could be compared with a ResNet of another width, which may do as well."
@@ -326,13 +326,13 @@ def power_sentence(comparisons):
 
 
 def verdict_lists(results):
-    """[(word, the methods that earned it with their differences)], words without a method left out."""
+    """[(word, its methods with their differences)]; words without a method are left out."""
     found = [(word, results.by_word(word)) for word in WORDS]
     return [(word, ", ".join(map(with_reason, of_word))) for word, of_word in found if of_word]
 
 
 def with_reason(result):
-    """A method with its difference, and why a significant one gets no word."""
+    """A method with its difference, and why a significant loss does not count as one."""
     named = f"{readable(result.net)} {interval(result.estimate, '+')}"
     if result.word == "no evidence" and result.direction < 0:
         return f"{named} (below the baseline, above a ResNet at equal {in_list(result.where('above'))})"
@@ -361,7 +361,7 @@ def ablation_sentence(arch, comparisons):
 
 
 def depth_sentences(results):
-    """What more layers did to each kind of network."""
+    """How more layers changed each kind of network."""
     sentences = []
     for family, words in (("plain", "networks without shortcuts"), ("resnet", "ResNets")):
         nets = [net for key, net in by_depth(results).items() if key[0] == family]

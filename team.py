@@ -1,4 +1,4 @@
-"""The team behind a report, from a TOML file; without the file nothing is said of a team.
+"""The team of a report, from a TOML file. Without the file, the report names no team.
 
 title = "Which module helps a ResNet?"     # optional: title of the report and the slides
 course = "Deep Learning, winter term"      # optional
@@ -15,7 +15,7 @@ from datetime import date
 
 from rows import in_list, refuse
 
-TITLE = "Which module is worth adding to a ResNet?"  # without a team's own
+TITLE = "Which module is worth adding to a ResNet?"  # unless the team has its own
 FIELDS, MEMBER_FIELDS = ("title", "course", "date", "members"), ("name", "did")
 
 
@@ -37,7 +37,7 @@ def title_of(team):
 
 
 def read_team(path):
-    """A TOML file -> Team; refuses, in one line, missing, unknown and empty fields."""
+    """A TOML file -> Team; refuses missing, unknown and empty fields in one line."""
     try:
         content = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -59,7 +59,7 @@ def read_team(path):
 
 
 def check_fields(path, content, allowed, required):
-    """Refuses fields of a TOML table that are missing or unknown."""
+    """Refuses missing and unknown fields of a TOML table."""
     for name in required:
         if name not in content:
             refuse(f"{path} cannot be used: it has no {name}; a team has {in_list(allowed)}")

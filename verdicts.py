@@ -1,4 +1,4 @@
-"""Where a verdict is decided: comparisons with a baseline and with the widening curve, a word for each, and budgets."""
+"""How a verdict is reached: comparisons with a baseline and with the widening curve, one word for each, and budgets."""
 
 import math
 from collections import Counter
@@ -59,8 +59,10 @@ class Comparison:
     p_holm: float = math.nan  # nan: not in the corrected family
     family_size: int = 0
     detectable: float = math.nan
-    noisy: dict = field(default_factory=dict)  # of the two, those far noisier than other networks: name -> deviation
-    usual_noise: float = math.nan  # the others' deviation, in points
+    noisy: dict = field(
+        default_factory=dict
+    )  # name -> deviation, for each of the two that is far noisier than the others
+    usual_noise: float = math.nan  # deviation of the other networks, in points
     gaps: dict = field(default_factory=dict)  # cost -> Gap
 
     @property
@@ -81,16 +83,16 @@ class Comparison:
 
     @property
     def direction(self):
-        """1 or -1 for a difference that is significant after Holm's correction, else 0."""
+        """The sign of a difference that is significant after Holm's correction, else 0."""
         return int(np.sign(self.mean)) if self.p_holm < ALPHA else 0
 
     def lost(self, net):
-        """The seeds with which one of the two, the net or its reference, ended at chance."""
+        """The seeds with which `net`, one of the two, ended at chance."""
         return [seed for seed in self.seeds if at_chance(net.runs[seed])]
 
     @property
     def too_early(self):
-        """Whether the reference ended at chance with every seed, so that nothing can be read from a comparison with it."""
+        """Whether the reference ended at chance with every seed, so that a comparison with it means nothing."""
         return bool(self.seeds) and len(self.lost(self.reference)) == len(self.seeds)
 
     @property
@@ -100,7 +102,7 @@ class Comparison:
 
     @property
     def losses(self):
-        """'ended at chance with seed 1', or whose runs did; '' where none or all of them did."""
+        """'ended at chance with seed 1', after the reference's name if it was the reference; '' unless unstable."""
         if not self.unstable:
             return ""
         lost = {"": self.lost(self.net), f"{self.reference.name} ": self.lost(self.reference)}
@@ -116,7 +118,7 @@ class Comparison:
 
     @property
     def word(self):
-        """The verdict by RULE; '' where there is none."""
+        """The verdict, by RULE in notes.py; '' where there is none."""
         if self.too_early:
             return ""
         if self.unstable:
@@ -130,7 +132,7 @@ class Comparison:
 
     @property
     def change(self):
-        """In a word, what an ablation's knobs do to its default; '' where nothing can be said."""
+        """How an ablation's knobs compare with the default, in a word; '' where nothing can be said."""
         if self.too_early:
             return ""
         if self.unstable:
@@ -139,7 +141,7 @@ class Comparison:
 
     @property
     def remark(self):
-        """What a reader must know beside the word."""
+        """What a reader must know besides the word."""
         if self.reference is None:
             return f"not compared: {self.net.arch if self.net.settings else self.net.backbone} itself was not run"
         if self.too_early:
@@ -156,7 +158,7 @@ class Comparison:
         return "; ".join([*self.notes_on_noise(), *self.notes_on_curve()])
 
     def notes_on_noise(self):
-        """What keeps a difference from being judged, or makes its judgement weaker than its interval looks."""
+        """Why a difference is not judged, or is judged more strictly than its interval suggests."""
         notes = (
             ["the difference is the same for every seed, so there is nothing to test"]
             if math.isnan(self.estimate.error)
@@ -192,9 +194,9 @@ class Comparison:
 
 
 def compare(pairs, noise_of):
-    """[(net, reference)] -> [Comparison]; Holm's family is every net that has all seeds of its reference, two at least.
+    """[(net, reference)] -> [Comparison]; Holm's family is every net with all seeds of its reference, at least two.
 
-    noise_of: seeds -> SeedNoise. A reference that ended at chance with all seeds gives no verdict, so it is in no family.
+    noise_of: seeds -> SeedNoise. If the reference ended at chance with all seeds, there is no verdict, and no family.
     """
     compared = [Comparison(net, reference) for net, reference in pairs]
     for result in compared:
@@ -242,23 +244,23 @@ class Results:
         return self.noise_of(net.seeds).estimate((net, 1))
 
     def difference(self, net, other):
-        """The Estimate of a net's top-1 over another's, from the seeds of both; empty for the same net or none."""
+        """The Estimate of a net's top-1 minus another's, from the seeds of both; empty if it is the same net or None."""
         seeds = sorted(set(net.seeds) & set(other.seeds)) if other else []
         return Estimate() if net is other or not seeds else self.noise_of(seeds).estimate((net, 1), (other, -1))
 
     @property
     def row(self):
-        """Any row: for what all of them share."""
+        """Any row, for what all rows share."""
         return next(iter(self.nets[0].runs.values()))
 
     @property
     def own_recipes(self):
-        """The settings in which the networks' recipes differ; none where all share one."""
+        """The settings in which the networks' recipes differ; empty if all share one recipe."""
         return differing([net.recipe for net in self.nets])
 
     @property
     def networks(self):
-        """All but the ablations, which have tables of their own and no speeds there."""
+        """All but the ablations, which have their own tables, without speeds."""
         return [net for net in self.nets if not net.is_ablation]
 
     @property
@@ -306,9 +308,9 @@ def analyse(rows, cost_pass=None):
 
 
 def mark_only_forms(nets, baselines):
-    """Lets a method that was trained with one set of knobs, and by another recipe than its baseline, stand for itself.
+    """Marks a method trained with a single set of knobs and another recipe than its baseline: it is no ablation.
 
-    A method's own recipe may include the start of its paper, a knob such as convnext.layer_scale=1e-6.
+    A method's own recipe may include its paper's initial values, which are knobs such as convnext.layer_scale=1e-6.
     """
     n_forms = Counter(net.arch for net in nets)
     for net in nets:
@@ -321,14 +323,14 @@ def mark_only_forms(nets, baselines):
 
 
 def of_superclass(index):
-    """The measure of one superclass for SeedNoise: (net, seeds) -> mean top-1 of its five classes, an entry per seed."""
+    """A measure for SeedNoise: (net, seeds) -> mean top-1 of a superclass's five classes, one entry per seed."""
     members = np.equal(SUPERCLASS_OF, index)
     return lambda net, seeds: np.array([np.mean(np.array(net.runs[s]["per_class_top1"])[members]) for s in seeds])
 
 
 @dataclass
 class SuperclassMap:
-    """Differences from the baseline in points, (n_methods, 20), and which of them stand out of the noise."""
+    """Differences from the baseline in points, (n_methods, 20), and which of them stand out from the noise."""
 
     archs: list
     differences: np.ndarray
@@ -336,7 +338,7 @@ class SuperclassMap:
 
     @property
     def sentence(self):
-        """How many cells can be read, and how many of those may still be noise."""
+        """How many cells stand out, and how many of those may still be noise."""
         n_readable, n_cells = int(self.readable.sum()), self.readable.size
         if not n_readable:
             return f"No superclass of any method stands out from the noise ({n_cells} cells), so none is shown."
@@ -365,7 +367,7 @@ def superclass_map(results):
 
 @dataclass
 class Condition:
-    """A folder's results and what tells them from the other folders', such as '45 epochs'."""
+    """One folder's results, and a label that distinguishes it from the other folders: '45 epochs'."""
 
     folder: Path
     results: Results
@@ -387,7 +389,7 @@ class Condition:
 
 
 def read_conditions(folders):
-    """[folder] -> [Condition], the smallest budget first; refuses folders that make no common chart."""
+    """[folder] -> [Condition], the smallest budget first; refuses folders that cannot share a chart."""
     found = []
     for folder in folders:
         found.append(Condition(folder, analyse(read_rows(folder), read_cost_pass(folder))))
@@ -396,33 +398,33 @@ def read_conditions(folders):
         for name in ("dataset", "n_test"):
             if other.results.row[name] != first.results.row[name]:
                 refuse(f"one chart cannot show two datasets: {name} is {first.results.row[name]} in {first.folder} and "
-                       f"{other.results.row[name]} in {other.folder}; report them apart")  # fmt: skip
+                       f"{other.results.row[name]} in {other.folder}; report them separately")  # fmt: skip
     if len(found) > 1 and not set.intersection(*(set(each.methods) for each in found)):
-        refuse(f"{in_list(folders)} share no method that was trained with its baseline in each: report them apart")
+        refuse(f"{in_list(folders)} share no method that was trained with its baseline in each: report them separately")
     found.sort(key=lambda each: (each.epochs, each.recipe))
     with_recipe = len({each.recipe for each in found}) > 1
     for each in found:
         each.label = f"{each.epochs} epochs" + f", {each.recipe}" * with_recipe
     for each, other in pairwise(found):
         if each.label == other.label:
-            refuse(f"{each.folder} and {other.folder} have the same budget ({each.label}): report them apart")
+            refuse(f"{each.folder} and {other.folder} have the same budget ({each.label}): report them separately")
     return found
 
 
 def what_differs(conditions):
-    """'budget', 'recipe' or 'budget and recipe': what tells the conditions apart."""
+    """'budget', 'recipe' or 'budget and recipe': in what the conditions differ."""
     differs = [("budget", "epochs"), ("recipe", "recipe")]
     return in_list([name for name, of in differs if len({getattr(each, of) for each in conditions}) > 1])
 
 
 def shared_methods(conditions):
-    """The methods that were compared in two of the conditions at least, in the order of the last condition."""
+    """The methods compared under two or more of the conditions, in the order of the last condition."""
     names = dict.fromkeys(name for each in reversed(conditions) for name in each.methods)
     return [name for name in names if sum(name in each.methods for each in conditions) > 1]
 
 
 def changes(conditions):
-    """[(method, what changes)] for the methods whose word, or the sign of whose mean, is not the same in all conditions."""
+    """[(method, what changes)] for each method whose word or whose sign is not the same under all conditions."""
     found = []
     for name in shared_methods(conditions):
         results = [each.methods[name] for each in conditions if name in each.methods]

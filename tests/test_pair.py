@@ -160,7 +160,7 @@ def test_the_best_method_and_its_baseline_are_found(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["runs/run0", "runs/run1"], "is no finished run that kept its weights"),
+        (["runs/run0", "runs/run1"], "is not a finished run that kept its weights"),
         (["runs"], "no method below"),
         (["runs/run0", "runs/run1", "runs/run0"], "give one folder of runs, or two runs"),
     ],

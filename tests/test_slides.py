@@ -122,3 +122,12 @@ def test_font_shrinks_until_the_text_fits():
     small = font_that_fits(["word " * 400], 12, 5)
     assert 9 < small < LARGEST
     assert 2000 / (72 * 12 / (CHARACTER * small)) * LINE * small <= 72 * 5
+
+
+@pytest.mark.parametrize(("archs", "stages"), [(("gmlp_resnet",), 1), (("gmlp_resnet", "convnext_resnet"), 3)])
+def test_methods_of_the_third_stage_are_drawn_there(archs, stages, tmp_path):
+    make([content for arch in ("resnet", *archs) for content in rows_of(arch, 60)], tmp_path)
+    (slide,) = [s for s in deck_of(tmp_path).slides if s.shapes[0].text_frame.text == "Where each method goes"]
+    drawings = [shape.shapes for shape in slide.shapes if hasattr(shape, "shapes")]
+    texts = [shape.text_frame.text for shapes in drawings for shape in shapes if shape.has_text_frame]
+    assert texts.count("module") == stages and texts.count("basic blocks") == 3 - stages
