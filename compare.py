@@ -363,14 +363,13 @@ class Comparison:
     def report(self):
         out = self.settings.out
         with suppress(locks.HeldError), locks.Lock(self.board.claims / "report", {}):
-            if self.board.held_by_others() or (slurm.is_array() and self.board.is_reported()):
-                return
-            code, _ = self.children.run(
-                [sys.executable, str(HERE / "report.py"), str(out), *os.environ["REPORT"].split()]
-            )
-            self.leave_if_stopped()
-            if code:
-                self.failures.append("report")
+            there = slurm.is_array() and self.board.is_reported()
+            if not there and not self.board.held_by_others():
+                flags = os.environ["REPORT"].split()
+                code, _ = self.children.run([sys.executable, str(HERE / "report.py"), str(out), *flags])
+                self.leave_if_stopped()
+                if code:
+                    self.failures.append("report")
         self.board.clear()
 
 

@@ -40,7 +40,6 @@ class Lock:
 
     def __init__(self, path, seen=None):
         self.path, self.taken_over, self.token = Path(path), None, uuid.uuid4().hex
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         own = {
             "host": socket.gethostname(),
             "pids": pid_space(),
@@ -114,6 +113,9 @@ def create(path, content):
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
         return False
+    except FileNotFoundError:  # another process may have removed an empty folder
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return create(path, content)
     with os.fdopen(file, "wb") as out:
         out.write(content)
     return True
