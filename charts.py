@@ -86,9 +86,7 @@ def place_labels(ax, points, texts, line):
         label = ax.annotate(text, (x, y), (0, 0), textcoords="offset pixels", ha="center", va="center", fontsize=size)
         every = list(places_around(centre, label.get_window_extent()))
         free = [place for place in every if within(place.box, ax.bbox) and not overlaps(place.box, taken)]
-        place = min(
-            free or every[-1:], key=lambda place: crosses(centre, place.end, centres)
-        )  # the nearest of the best
+        place = min(free or every[-1:], key=lambda place: crosses(centre, place.end, centres))  # the nearest, if equal
         taken.append(place.box)
         label.set_position(place.offset)
         if place.distance > NEAREST:
@@ -111,9 +109,8 @@ def places_around(centre, extent):
     angles = [math.radians(degrees) for degrees in (0, 180, 90, 270, 30, 330, 150, 210, 60, 300, 120, 240)]
     for distance in (NEAREST, 30, 50, 75, 105, 140, 180, 230):
         for cos, sin in ((math.cos(angle), math.sin(angle)) for angle in angles):
-            dx = distance * cos + extent.width / 2 * max(
-                -1, min(2 * cos, 1)
-            )  # so that its side or corner is at this distance
+            # so that its side or corner is at this distance
+            dx = distance * cos + extent.width / 2 * max(-1, min(2 * cos, 1))
             dy = distance * sin + extent.height / 2 * max(-1, min(2 * sin, 1))
             left, low = centre[0] + dx - extent.width / 2, centre[1] + dy - extent.height / 2
             end = (centre[0] + distance * cos, centre[1] + distance * sin)

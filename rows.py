@@ -18,10 +18,8 @@ START = ("pretrained", "init_from", "freeze")
 POSITIVE = ("classes", "n_train", "n_test", "world_size", "params", "macs", "train_imgs_per_s", "eval_imgs_per_s", "train_s",
             "peak_memory_mb")  # fmt: skip
 PERCENT = ("top1", "top5", "ece")
-MAY_BE_NULL = (
-    "val_top1",
-    "best_on_test_minus_last",
-)  # which of the two is null depends on what a run watched: a validation part or the test set
+# a run watches either a validation part or the test set, and leaves the field of the other null
+MAY_BE_NULL = ("val_top1", "best_on_test_minus_last")
 MEASURED = (*POSITIVE, *PERCENT, *MAY_BE_NULL, "n_val", "loss", "device", "torch", "commit", "started", "per_class_top1",
             "curve", "status")  # fmt: skip
 SAME_DATA = ("n_test", "classes")
@@ -329,9 +327,8 @@ def group(rows, cost_pass=None):
     for row in rows:
         key = key_of(row["arch"], row["settings"])
         knobs = {name: value for name, value in row["settings"].items() if name not in ("pretrained", "init_from")}
-        timed = key_of(
-            row["arch"], knobs
-        )  # speed does not depend on the weights at the start; a frozen network is not timed
+        # speed does not depend on the weights at the start; a frozen network is not timed
+        timed = key_of(row["arch"], knobs)
         net = nets.setdefault(key, Net(key[0], json.loads(key[1]), {}, speeds.get(timed)))
         if row["seed"] in net.runs:
             refuse(f"{net.name} has seed {row['seed']} twice: remove one of the two runs")

@@ -87,9 +87,7 @@ def draw_costs(figure, rows):
 def report_costs(costs, out):
     """Writes costs.md, costs.csv and a chart for each image size; prints the table."""
     conditions = {name: value for name, value in costs.items() if name != "rows"}
-    rows = sorted(
-        costs["rows"], key=lambda row: row["image_size"]
-    )  # a stable sort: each size keeps the order of the list
+    rows = sorted(costs["rows"], key=lambda row: row["image_size"])  # stable: each size keeps the list's order
     table = costs_table(rows)
     with (out / "costs.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["arch", "settings", *COSTS_MEASURED, "problem"], lineterminator="\n")

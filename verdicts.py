@@ -59,9 +59,8 @@ class Comparison:
     p_holm: float = math.nan  # nan: not in the corrected family
     family_size: int = 0
     detectable: float = math.nan
-    noisy: dict = field(
-        default_factory=dict
-    )  # name -> deviation, for each of the two that is far noisier than the others
+    # name -> deviation, for each of the two that is far noisier than the other networks
+    noisy: dict = field(default_factory=dict)
     usual_noise: float = math.nan  # deviation of the other networks, in points
     gaps: dict = field(default_factory=dict)  # cost -> Gap
 
