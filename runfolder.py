@@ -1,7 +1,9 @@
 """The folder of a run: its name, which run it belongs to, and what is in it already."""
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 from checkpoints import load_checkpoint
 
@@ -100,3 +102,13 @@ def last_checkpoint(folder):
             f"no readable checkpoint in {folder}: remove the folder to start afresh, or give another --name"
         )
     return saved
+
+
+def commit():
+    """The commit of this code, with -dirty if it was changed; None outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() or None

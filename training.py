@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import sys
 import time
 from contextlib import nullcontext
@@ -359,7 +358,7 @@ class Run:
             "classes": len(self.images.classes), "n_train": len(self.batches.split), "n_val": len(val) if val else 0,
             "n_test": len(self.images.test), "world_size": team.world_size, "device": machine.device_name(team.device),
             "graph": bool(self.step.graph), "side_by_side": len(args.seeds) if self.stream else 1,
-            "torch": str(torch.__version__), "commit": commit(), "started": self.started, "params": self.params,
+            "torch": str(torch.__version__), "commit": runfolder.commit(), "started": self.started, "params": self.params,
             "macs": self.macs, "train_imgs_per_s": self.last_step * args.batch_size / state.train_s,
             "eval_imgs_per_s": scores["imgs_per_s"], "train_s": state.train_s,
             "peak_memory_mb": machine.peak_memory_mb(team.device),
@@ -441,13 +440,3 @@ def push(folder, repo_id):
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"train.py: the hub did not take {folder}/model ({reason}); the run is complete, and the same command "
               "pushes it again", file=sys.stderr)  # fmt: skip
-
-
-def commit():
-    """The commit of this code, with -dirty if it was changed; None outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except OSError:
-        return None
-    return done.stdout.strip() or None
