@@ -119,6 +119,13 @@ def test_tuning_and_its_winners(compare, tmp_path):
     assert f"TUNED: no rows of gmlp_resnet in {out}, only of eca_resnet resnet: tune it with PRESET=tuning" in said
 
 
+def test_relative_folder_is_the_users(tmp_path):
+    """Not the repository's: where the user stands."""
+    settings = {"RUNS": "resnet", "SEEDS": "0", "OUT": "mine", "PATH": stand_in.install(tmp_path / "bin"), "STEPS": "1"}
+    subprocess.run(["bash", str(ROOT / "compare.sh")], cwd=tmp_path, env=environment(settings), check=True)
+    assert (tmp_path / "mine" / "resnet-seed0" / "result.json").exists()
+
+
 # ---------------------------------------------------------------------------------------------- many, without training
 
 

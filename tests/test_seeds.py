@@ -1,5 +1,6 @@
 """Several seeds in one call, limits of time, checkpoints by time, and parts of a batch."""
 
+import json
 import signal
 
 import pytest
@@ -131,3 +132,14 @@ def test_checkpoint_within_a_long_epoch(command, monkeypatch):
     monkeypatch.setattr(training.Run, "save", lambda self: (saves.append(self.state.step), save(self)))
     run(*command(*SMALL, "--epochs", "1", "--save-every-s", "1e-9", "--log-every", "3"))
     assert saves == [3, 4]
+
+
+def test_check_trains_nothing_and_writes_nothing(command, tmp_path, capsys):
+    run(*command(*SMALL, "--check", "--epochs", "3"))
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert facts == {"steps": 12, "batch_size": 20, "n_train": 86, "gpus": 0}
+    assert not (tmp_path / "runs").exists()
+    run(*command(*SMALL, "--max-steps", "1"))
+    with pytest.raises(SystemExit):
+        run(*command(*SMALL, "--check", "--lr", "1"))
+    assert "holds another run (" in capsys.readouterr().err

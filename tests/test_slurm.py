@@ -82,7 +82,7 @@ def read(path):
     return path.read_text() if path.exists() else ""
 
 
-def wait_until(condition, seconds=120):
+def wait_until(condition, seconds=170):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -126,7 +126,7 @@ def test_disturbed_tasks_lose_nothing(tasks):
 def test_time_limit_asks_for_another_turn(tasks):
     """A minute is Slurm's least; its signal comes early in it, and what is left is done in the next turns."""
     job = tasks.submit(
-        "--array=0", "--time=1", "--requeue", "--signal=B:TERM@55", SEEDS="0", RUNS="resnet", STEPS="600"
+        "--array=0", "--time=1", "--requeue", "--signal=B:TERM@55", SEEDS="0", RUNS="resnet", STEPS="3000"
     )
     wait_until(lambda: "is over, with runs left: requeued" in tasks.log())
     assert "is too short" not in tasks.log()
@@ -137,7 +137,7 @@ def test_time_limit_asks_for_another_turn(tasks):
 
 
 def test_what_a_person_ends_is_not_requeued(tasks):
-    job = tasks.submit("--array=0", "--requeue", "--time=10", SEEDS="0", RUNS="resnet", STEPS="600")
+    job = tasks.submit("--array=0", "--requeue", "--time=10", SEEDS="0", RUNS="resnet", STEPS="3000")
     wait_until(lambda: list(tasks.out.glob("*/last.pt")))
     tasks.say("scancel", job)
     wait_until(lambda: is_over(tasks))
@@ -182,3 +182,27 @@ def test_numbers_are_those_of_one_process(photos, cluster, tmp_path):
                 del row[name]
         assert_same(alone, other)
     assert (tmp_path / "tasks" / "report" / "report.md").exists(), log
+
+
+@pytest.mark.parametrize(
+    ("progressed", "left", "answer", "asked", "line"),
+    [
+        (True, True, "", True, "is over, with runs left: requeued"),
+        (True, True, None, True, "cannot be requeued: start it with --requeue"),
+        (False, True, "", False, "is too short: no run got further in it; raise --time"),
+        (True, False, "", False, ""),
+    ],
+)
+def test_own_element_is_requeued_unless_it_got_no_further(progressed, left, answer, asked, line, monkeypatch, capsys):
+    calls = []
+
+    def ask(*command):
+        calls.append(command)
+        return "JobState=TIMEOUT" if command[1] == "show" else answer
+
+    monkeypatch.setattr(slurm, "ask", ask)
+    for name, value in (("ARRAY_JOB_ID", "7"), ("ARRAY_TASK_ID", "3"), ("JOB_ID", "9")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    slurm.requeue_if_out_of_time(progressed, left)
+    assert (("scontrol", "requeue", "7_3") in calls) == asked
+    assert line in capsys.readouterr().out

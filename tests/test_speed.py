@@ -1,0 +1,121 @@
+"""speed.py: speeds measured side by side, and what a network costs by itself."""
+
+import json
+import os
+
+import pytest
+
+import machine
+import speed
+from cost import cost
+from speed import parse_run
+
+TINY = ("resnet", {"resnet.depth": 8, "resnet.width": 4})
+HOW = (4, "off", False)  # batch size, amp, compiled
+
+
+def test_speeds_are_measured_for_each_run():
+    runs = [("resnet", {"resnet.depth": 8}), ("eca_resnet", {"resnet.depth": 8})]
+    rows = speed.measure(runs, 5, 16, *HOW, rounds=2, n_calls=1)
+    assert [(row["arch"], row["settings"], row["image_size"]) for row in rows] == [(*run, 16) for run in runs]
+    assert all(row["train_imgs_per_s"] > 0 < row["eval_imgs_per_s"] for row in rows)
+
+
+def test_a_slow_spell_slows_all_networks_alike():
+    """Two equal networks, the second slow by chance in a fast round; by its own median it would seem to be slow always."""
+    speeds = [[10.0, 10.0], [10.0, 6.0], [5.0, 5.0]]
+    first, second = speed.typical(speeds)
+    assert first == pytest.approx(second)
+    assert speed.typical([[10.0, 20.0], [5.0, 10.0], [20.0, 40.0]]).tolist() == pytest.approx([10, 20])
+
+
+def test_speeds_measured_otherwise_are_not_used(tmp_path, monkeypatch):
+    measured = []
+
+    def measure(runs, n_classes, image_size, *how):
+        measured.append(how)
+        return [{"arch": a, "settings": s, "image_size": image_size, "train_imgs_per_s": 10.0} for a, s in runs]
+
+    monkeypatch.setattr(speed, "measure", measure)
+    file = tmp_path / "out" / "cost.json"
+    for how in (HOW, HOW, (8, "off", False), (8, "bf16", False), (8, "bf16", False)):
+        speed.write_speeds(file, [TINY], 32, how)
+    assert measured == [HOW, (8, "off", False), (8, "bf16", False)]
+    monkeypatch.setattr(machine, "device_name", lambda device: "another machine")
+    speed.write_speeds(file, [TINY], 32, (8, "bf16", False))
+    speed.write_speeds(file, [TINY], 64, (8, "bf16", False))
+    assert len(measured) == 5
+    assert speed.hours_left(file, [TINY, TINY], 36_000) == pytest.approx(2)
+
+
+def test_new_networks_are_measured_beside_the_known_ones(tmp_path, monkeypatch):
+    """A comparison that is continued with a part of its networks keeps the speeds of all, on whatever machine."""
+    rows = [{"image_size": 32, "train_imgs_per_s": 10.0}]
+    monkeypatch.setattr(speed, "measure", lambda runs, *_: [rows[0] | {"arch": a, "settings": s} for a, s in runs])
+    file, other = tmp_path / "cost.json", ("hornet_resnet", {"hornet.orders": (1, 1, 1)})
+    speed.write_speeds(file, [TINY], 32, HOW)
+    monkeypatch.setattr(machine, "device_name", lambda device: "another machine")
+    speed.write_speeds(file, [other, TINY], 32, HOW)
+    speed.write_speeds(file, [("resnet", {}), other], 32, HOW)
+    content = json.loads(file.read_text())
+    assert content["device"] == "another machine"
+    measured = [("resnet", {}), ("hornet_resnet", {"hornet.orders": [1, 1, 1]}), TINY]
+    assert [(row["arch"], row["settings"]) for row in content["rows"]] == measured
+
+
+def test_a_network_that_takes_no_such_images_is_refused_by_the_cost_pass(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "sys.argv", ["speed.py", "googlenet", "--image-size", "1", "--out", str(tmp_path / "cost.json")]
+    )
+    with pytest.raises(SystemExit) as exit:
+        speed.main()
+    assert exit.value.code == 2
+    assert capsys.readouterr().err.startswith("train.py: ")
+
+
+def test_flags_of_a_run_leave_its_speed_alone():
+    assert parse_run("resnet:resnet.width=8:--freeze=backbone") == ("resnet", {"resnet.width": 8})
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batchsize", "8"], "unknown flag --batchsize: did you mean --batch-size?"),
+        (["nosuch"], "unknown backbone"),
+        (["resnet", "--costs", "nosuch/costs.json", "--image-size", "16"], "--costs takes --image-sizes"),
+    ],
+)
+def test_mistyped_flag_of_the_cost_pass_is_refused(flags, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["speed.py", *flags, "--out", str(tmp_path / "cost.json")])
+    with pytest.raises(SystemExit) as exit:
+        speed.main()
+    assert exit.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_costs_of_networks_alone(tmp_path, capsys):
+    """A second call measures what is missing, and what cannot be measured has a row that says why."""
+    file = tmp_path / "costs.json"
+    speed.write_costs(file, [TINY], [16], HOW)
+    before = json.loads(file.read_text())["rows"]
+    speed.write_costs(file, [TINY, ("gmlp_resnet", {"gmlp.ratio": 0})], [16], HOW)
+    content = json.loads(file.read_text())
+    row, unfit = content["rows"]
+    assert [row] == before
+    assert (row["params"], row["macs"]) == cost(*TINY[:1], 100, TINY[1], 16)
+    assert row["train_step_ms"] == pytest.approx(4000 / row["train_imgs_per_s"])
+    assert row["train_tflops"] == pytest.approx(6 * row["macs"] * row["train_imgs_per_s"] / 1e12)
+    assert row["peak_memory_mb"] > 0
+    assert unfit.keys() == {"arch", "settings", "image_size", "problem"}
+    assert "resnet at 16x16: " in capsys.readouterr().out
+    assert content["batch_size"] == 4
+
+
+def be_killed(*args):
+    os._exit(9)
+
+
+def test_network_that_needs_too_much_memory_has_a_row(monkeypatch):
+    monkeypatch.setattr(speed, "measure_alone", be_killed)
+    row = speed.cost_row(TINY, 100, 16, *HOW)
+    assert "terminated abruptly" in row["problem"]
