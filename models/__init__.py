@@ -224,3 +224,9 @@ def build(arch, num_classes=100, settings=None, image_size=32):
         if METHODS[name].make.__module__ not in sources:
             raise ValueError(f"--arch {arch}: nothing in this network uses {name}; leave it out or change its settings")
     return net
+
+
+def __getattr__(name):
+    if name == "load":
+        raise AttributeError("models.load() has moved: import hub, and call hub.load()")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

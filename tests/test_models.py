@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+import models
 from cost import cost, layer_table, n_params
 from describe import listing, meanings, shown, summary
 from models import BACKBONES, METHODS, build, canonical, describe_type, knobs, parse_settings, settable
 from tests.checks import assert_channels_last_agrees, assert_samples_are_independent
+from tests.processes import ROOT
 
 ALONE = {  # arch: parameters of ResNet-20 with the method's default graft
     "resnet": 275_572,
@@ -336,3 +338,11 @@ def test_summary_says_what_a_paper_needed():
     text = summary("convnext_eca_resnet", {}, 100, 32)
     assert "166,079 parameters" in text
     assert "convnext: Liu et al., A ConvNet for the 2020s, CVPR 2022; published with AdamW" in text
+
+
+def test_what_has_moved_names_its_new_place():
+    with pytest.raises(AttributeError, match=r"hub\.load\(\)"):
+        models.load("runs/a")
+    done = subprocess.run([sys.executable, "-m", "models.speed", "resnet"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "python -m models.speed has moved: python speed.py resnet\n"
