@@ -15,7 +15,7 @@ import torch.nn.functional as F
 class Augment:
     """What is drawn for each training image, in pixels and rates; 0 turns a part off.
 
-    crop_padding: pixels by which the crop may move, borders reflected. flip: mirrors every other image. cutout: side of
+    crop_padding: pixels by which the crop may move, borders reflected. flip: mirrors each image with probability 1/2. cutout: side of
     the square that is set to the mean (DeVries and Taylor 2017). mixup, cutmix: the alpha of their Beta(alpha, alpha)
     (Zhang et al. 2018; Yun et al. 2019); with both, each batch takes one of them. crop_scale: the least share of the
     image's area that a crop is resized from (Szegedy et al. 2015, with 0.08), in place of the padded crop. Departures

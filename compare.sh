@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains a list of networks over seeds with one recipe, then writes the report. PRESET names the list:
 #
-#   methods    the ResNet at several widths, every method and some combinations (the default)
+#   methods    the ResNet at several widths, eleven methods and four combinations (the default)
 #   depth      plain networks against residual ones of the same layers: does depth hurt without shortcuts?
 #   classics   the networks that everyone knows
 #   vit        a vision transformer with published weights and from scratch, and a smaller one of its own
@@ -20,11 +20,11 @@
 #   sbatch --array=0-39%10 --gpus=1 --requeue --signal=B:TERM@90 compare.sh     # on a Slurm cluster
 #
 # Finished runs are skipped and unfinished ones resumed: run the same command again after an interruption. Ctrl-C and SIGTERM
-# stop the runs at hand after a step. OUT is their folder (runs/compare, or runs/ and the preset's name); one that holds runs
-# of another recipe is refused. Several of these commands, on whatever machines, may share one OUT: each takes the next run
+# stop the current runs after the step in progress. OUT is their folder (runs/compare, or runs/ and the preset's name); one that holds runs
+# of another recipe is refused. Several of these commands, on any machines that share the folder, may have one OUT: each takes the next run
 # that nobody holds. A failed run is reported at the end (exit code 1) and does not stop the others. PLAN=1 only lists what
 # would be trained. ARCHS and WIDTHS replace parts of the methods' list, and RUNS any list: architectures with knobs and flags
-# of their own behind colons, such as RUNS="resnet eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone". RECIPE
+# of their own after colons, such as RUNS="resnet eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone". RECIPE
 # replaces a preset's flags for all runs. compare.py does the work; settings that are empty count as given.
 set -euo pipefail
 

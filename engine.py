@@ -17,7 +17,7 @@ from torch import nn
 from models.ops import bfloat16
 from optimizers import CAPTURABLE
 
-MAX_SKIPPED = 20  # updates in a row that fp16 may leave out while its scaler looks for a scale; from 2**16 to 2**-4
+MAX_SKIPPED = 20  # consecutive updates that fp16 may skip while the loss scale is halved, from 2**16 to 2**-4
 ECE_BINS = 15  # as Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
 WARM_UPS = 3  # steps before a capture, in which libraries choose their kernels
 DDP_WARM_UPS = 11  # those that DistributedDataParallel needs, by PyTorch's notes on CUDA graphs
@@ -129,7 +129,7 @@ class TrainState:
         return summed(self.losses)[row].mean().item() / max(1, n_steps)
 
     def assert_finite(self):
-        """As refuse_bad_numbers, of what the state holds now. This waits for the device."""
+        """refuse_bad_numbers() for the current state. This waits for the device."""
         self.refuse_bad_numbers(self.n_bad.item(), self.step)
 
     def refuse_bad_numbers(self, n_bad, step):
@@ -263,7 +263,7 @@ class Step:
         self.captured = captured and state.device.type == "cuda"
         self.n_warm_ups = DDP_WARM_UPS if is_parallel() else WARM_UPS
         if self.captured and not state.reads_rate_on_device:
-            self.give_up(f"{type(state.optimizer).__name__} asks the host for numbers")
+            self.give_up(f"{type(state.optimizer).__name__} needs values on the host")
 
     def give_up(self, reason):
         self.captured = False

@@ -65,8 +65,8 @@ def mistakes_refused():
 
 
 @contextmanager
-def failures_told():
-    """Ends a run that cannot go on, because its numbers, its disk or an image fail, with one line, exit code 1."""
+def failures_reported():
+    """Exits with one line and code 1 on numbers that are not finite, disk errors and unreadable images."""
     from torch import OutOfMemoryError
 
     try:
@@ -166,7 +166,7 @@ def add_data(add):
     default = f"(default {CROP_SCALE} for images of more than {PADDED_UP_TO} pixels, else 0)"
     least = "least share of the area that a random crop is resized from; 0 for padded crops"
     add("--crop-scale", None, f"{least} {default}", type=float)
-    add("--flip", True, "mirror every other image")
+    add("--flip", True, "mirror each image with probability 1/2")
     add("--cutout", 0, "side in pixels of a square that is blanked")
     add("--mixup", 0.0, "alpha of mixup's Beta distribution; 0 for none")
     add("--cutmix", 0.0, "alpha of CutMix's Beta distribution; 0 for none")
@@ -192,7 +192,7 @@ def add_recipe(add):
     add(
         "--clip-norm",
         5.0,
-        "largest norm of the gradient; 0 for no limit. Gates without a sigmoid need one at this --lr",
+        "largest norm of the gradient; 0 for no limit, with which HorNet's gates diverge at this --lr",
     )
     seeds = (
         "of weights, validation split, sample order and augmentation; several for as many runs, side by side on a GPU"
@@ -212,7 +212,9 @@ def add_run(add):
     upload = "upload model/ at the end, tagged with the run's name; again, if it failed, by the same command"
     add("--push-to-hub", None, upload, metavar="USER/NAME")
     add("--log-every", 20, "steps between two points of the training curve")
-    every = "seconds between two checkpoints, made at an epoch's end or, in a long epoch, at a point of the curve; 0: at each"
+    every = (
+        "least seconds between checkpoints, which come at epochs' ends and, in long epochs, at log points; 0: at every"
+    )
     add("--save-every-s", 60.0, f"{every} epoch's end")
     add("--save-every", 0, "steps between two checkpoints within an epoch, besides those; 0 for none")
     add("--max-minutes", 0.0, "stop and save after this time, as SIGTERM does, with exit code 75; 0 for no limit")
@@ -263,12 +265,12 @@ def check_combinations(args):
     if len(args.seeds) > 1 and args.name and "{seed}" not in args.name:
         refuse(f"--name {args.name} is the folder of one run: leave it out with several seeds, or put {{seed}} into it")
     if args.momentum != MOMENTUM and args.optimizer in ("adagrad", "adafactor"):
-        refuse(f"--momentum {args.momentum:g} would not be read: {args.optimizer} has none")
+        refuse(f"--momentum {args.momentum:g} would have no effect: {args.optimizer} has none")
     if args.warmup_frac != WARMUP and args.schedule == "constant":
-        refuse(f"--warmup-frac {args.warmup_frac:g} would not be read: take --schedule constant_with_warmup")
+        refuse(f"--warmup-frac {args.warmup_frac:g} would have no effect: take --schedule constant_with_warmup")
     if args.crop_padding != CROP_PADDING and args.crop_scale:
         refuse(
-            f"--crop-padding {args.crop_padding} would not be read: --crop-scale {args.crop_scale:g} resizes its crops"
+            f"--crop-padding {args.crop_padding} would have no effect: --crop-scale {args.crop_scale:g} resizes its crops"
         )
     if args.pretrained and args.init_from:
         refuse("--pretrained and --init-from are two sets of weights: give one of them")

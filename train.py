@@ -6,7 +6,7 @@
 
 The same command again resumes an unfinished run and leaves a finished one alone. SIGTERM, SIGINT and SIGUSR1 stop a run
 after the step at hand, to be resumed. A run leaves in runs/<name>/: TensorBoard events, last.pt (to resume), model/ (weights
-in the hub's format) and result.json. On a GPU the runs of several seeds train side by side, on a CPU one after the other.
+in the hub's format) and result.json. On one GPU the runs of several seeds train side by side, elsewhere one after the other.
 
 `--list` shows the architectures and their knobs, `--summary` one architecture's layers. `--predict IMAGE_OR_FOLDER
 --init-from RUN` applies what was trained; it ends with exit code 1 if an image could not be read, after the predictions for

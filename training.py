@@ -24,12 +24,12 @@ import machine
 import optimizers
 import runfolder
 from cost import cost
-from flags import failures_told, mistakes_refused, refuse
+from flags import failures_reported, mistakes_refused, refuse
 from models import build
 
 EVAL_BATCH, EVAL_PIXELS = 512, 512 * 64**2  # images and pixels per process at most
 EVAL_BATCH_GPU = 2500  # images of 32 pixels, in which a GPU is busy
-UNEQUAL = 10  # times the images of the smallest class, at which the first line names it
+UNEQUAL = 10  # if the largest class has this many times the images of the smallest, the first line names both
 TIME_IS_UP_CODE = 75  # exit code of --max-minutes: "try again", as in sysexits.h
 HELD_CODE = 3  # exit code where another process writes the folder
 
@@ -53,7 +53,7 @@ class Run:
     # ------------------------------------------------------------------------------------------------- build
 
     def build(self):
-        """Network, data, optimizer, saved state, step: what train() needs. Its order holds for every library."""
+        """Network, data, optimizer, saved state, step: what train() needs. The order of these steps matters to the libraries."""
         args, team = self.args, self.team
         if team.device.type == "cuda":
             self.stream = torch.cuda.Stream(team.device)
@@ -113,7 +113,7 @@ class Run:
             (self.folder / "status").unlink(missing_ok=True)
             return self.lock.taken_over, None
 
-        with failures_told():
+        with failures_reported():
             gone, held = self.team.first_decides(take)
         if held:
             refuse(held, code=HELD_CODE)
@@ -175,7 +175,7 @@ class Run:
         return (counts.sum() / (len(counts) * counts)).float().to(self.team.device)
 
     def refuse_single_values(self, net):
-        """Refuses parts of a batch that cannot be: of unequal size, or of one image where batch norm then has one value."""
+        """Refuses an --accumulate that cuts a batch unevenly, and single images where batch norm would see one value."""
         args, b = self.args, self.batches.b
         if b % args.accumulate:
             refuse(f"--accumulate {args.accumulate} does not divide the {b} images of each process")
@@ -186,7 +186,7 @@ class Run:
                     one = torch.empty(1, 3, self.images.image_size, self.images.image_size)
                     torch.func.functional_call(net, values, one)
             except ValueError:
-                refuse(f"{args.arch} cannot be trained on one image at a time, of which batch norm has no statistics: "
+                refuse(f"{args.arch} cannot be trained on one image at a time, as batch norm needs more than one value: "
                        "raise --batch-size, or lower --accumulate")  # fmt: skip
 
     def resume(self, state):
@@ -213,7 +213,7 @@ class Run:
             f"{machine.device_name(team.device)}, {self.config['amp']}; writing {self.folder}"
         )
         if team.rank == 0:
-            with failures_told():
+            with failures_reported():
                 costs = {"params": self.params, "macs": self.macs}
                 self.log = log.Log(self.folder, self.config | costs, state.step if self.saved else None)
                 if not self.saved:
@@ -418,7 +418,7 @@ def in_turns(generators, contexts=None):
         for i, generator in enumerate(generators):
             if i not in ended:
                 try:
-                    with contexts[i]() if contexts else nullcontext(), failures_told():
+                    with contexts[i]() if contexts else nullcontext(), failures_reported():
                         next(generator)
                 except StopIteration as end:
                     ended[i] = end.value

@@ -89,9 +89,9 @@ def test_class_without_an_image_is_refused(command, unequal, capsys, how):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--momentum", "0.8", "--optimizer", "adagrad"], "--momentum 0.8 would not be read: adagrad has none"),
-        (["--warmup-frac", "0.2", "--schedule", "constant"], "--warmup-frac 0.2 would not be read"),
-        (["--crop-padding", "2", "--crop-scale", "0.5"], "--crop-padding 2 would not be read"),
+        (["--momentum", "0.8", "--optimizer", "adagrad"], "--momentum 0.8 would have no effect: adagrad has none"),
+        (["--warmup-frac", "0.2", "--schedule", "constant"], "--warmup-frac 0.2 would have no effect"),
+        (["--crop-padding", "2", "--crop-scale", "0.5"], "--crop-padding 2 would have no effect"),
     ],
 )
 def test_flag_that_nothing_reads_is_refused(command, capsys, flags, message):

@@ -501,13 +501,13 @@ def test_image_that_one_process_meets_is_told_by_that_one(monkeypatch, capsys):
     """Numbers that fail are the same in all processes, and the first one speaks."""
     monkeypatch.setenv("RANK", "1")
     for error, told in ((data.UnfitImageError("train split, row 3"), 1), (FloatingPointError("loss"), 0)):
-        with pytest.raises(SystemExit), flags.failures_told():
+        with pytest.raises(SystemExit), flags.failures_reported():
             raise error
         assert capsys.readouterr().err.count("\n") == told
 
 
 def test_full_gpu_is_told_in_one_line(capsys):
-    with pytest.raises(SystemExit) as exit, flags.failures_told():
+    with pytest.raises(SystemExit) as exit, flags.failures_reported():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
     assert exit.value.code == 1
     assert capsys.readouterr().err == (

@@ -106,7 +106,7 @@ def test_optimizer_that_asks_the_host_is_not_captured():
     step = engine.Step(step.state, step.model, step.batches, captured=True, say=said.append)
     trained(step)
     assert step.graph is None
-    assert said == ["the training step is not captured as a CUDA graph, and slower: NAdam asks the host for numbers"]
+    assert said == ["the training step is not captured as a CUDA graph, and slower: NAdam needs values on the host"]
 
 
 def test_step_that_cannot_be_captured_is_called_and_trains_the_same():
