@@ -7,6 +7,7 @@ import torch
 import augment
 from augment import Augment, TrainBatches
 from data import Split
+from flags import CROP_PADDING
 
 
 def random_split(n=40, size=8, n_classes=4):
@@ -200,3 +201,26 @@ def test_batches_that_cannot_be_are_refused():
         batches(random_split(), Augment(8))
     with pytest.raises(ValueError, match="40 training images do not fill one batch"):
         batches(random_split(), batch_size=64)
+
+
+def test_no_image_is_mirrored_without_flips():
+    assert not batches(random_split(), Augment(flip=False)).draw(0)["mirror"].any()
+
+
+def test_a_batch_takes_mixup_or_cutmix_alike_often():
+    both = batches(random_split(n=4000), Augment(mixup=0.2, cutmix=1.0)).draw(0)["blend"].view(-1, 8)
+    assert (both == both[:, :1]).all()  # a whole batch takes one of them
+    assert both.float().mean() == pytest.approx(0.5, abs=0.1)  # of 500 batches: over four standard deviations
+    assert batches(random_split(), Augment(mixup=0.2)).draw(0)["blend"].all()
+    assert not batches(random_split(), Augment(cutmix=1.0)).draw(0)["blend"].any()
+
+
+def test_epochs_may_come_in_any_order():
+    made = batches(random_split())
+    for epoch in (0, 5, 5, 2):
+        made.begin(epoch)
+        assert torch.equal(made.draws["row"].flatten(), made.draw(epoch)["row"])
+
+
+def test_usual_crop_is_that_of_the_flags():
+    assert Augment().crop_padding == CROP_PADDING

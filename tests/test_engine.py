@@ -403,3 +403,44 @@ def test_processors_of_one_name_are_told_apart():
     one = "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\npower management:\n"
     assert machine.cpu_name(one + "\n" + one.replace(": 26", ": 25")) == "AMD EPYC family 26 model 2"
     assert machine.cpu_name("processor\t: 0\nBogoMIPS\t: 50.00\n") == machine.cpu_name("") == "CPU"
+
+
+# ----------------------------------------------------------------------------------------------- precision, processes
+
+
+def test_only_fp16_scales_its_loss():
+    scales = {amp: new_state(amp=amp).scaler.get_scale() for amp in (None, torch.bfloat16, torch.float16)}
+    assert scales == {None: 1.0, torch.bfloat16: 1.0, torch.float16: 2.0**16}
+
+
+def test_a_reading_holds_what_was_there_when_it_was_made():
+    value = torch.tensor([1.0, 2.0])
+    reading = engine.Reading(value, value.sum())
+    value.zero_()
+    assert [v.tolist() for v in reading.read()] == [[1.0, 2.0], 3.0]
+
+
+def accumulated_under_ddp(expected):
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    state, made = new_state(), new_batches()
+    made = TrainBatches(made.split, 8, Augment(0, False), [128.0] * 3, [64.0] * 3, 7, 0, rank, 2)
+    model = nn.parallel.DistributedDataParallel(state.net.eval())
+    step = engine.Step(state, model, made, 0.0, 0.0, 2)
+    made.begin(0)
+    for _ in range(3):
+        step()
+    for p, q in zip(state.net.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.detach(), q, rtol=1e-5, atol=1e-7)
+    dist.destroy_process_group()
+
+
+def test_accumulated_gradients_are_summed_over_the_processes():
+    """Batch norm is frozen, so that two processes with two parts each are one with the whole batch."""
+    state, made = new_state(), new_batches()
+    made.augment = Augment(0, False)
+    step = engine.Step(state, state.net.eval(), made)
+    made.begin(0)
+    for _ in range(3):
+        step()
+    processes.run(accumulated_under_ddp, 2, [p.detach().clone() for p in state.net.parameters()])
