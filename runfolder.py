@@ -55,6 +55,7 @@ def run_name(args):
 def look_at_folder(folder, config):
     """What is already in the run's folder: (its result if it is finished, its checkpoint if there is one).
 
+    A run with a constant schedule goes on if more epochs are asked for, because its learning rates do not depend on them.
     Raises ValueError if that belongs to another run, or if no checkpoint in it can be read.
     """
     result = None
@@ -65,6 +66,8 @@ def look_at_folder(folder, config):
             raise ValueError(f"{folder}/result.json is damaged: remove it, and the run goes on") from None
     saved = None if result else last_checkpoint(folder)
     there = result or (saved and saved["run"]) or config
+    if is_longer(config, there) and (saved := saved or last_checkpoint(folder)):
+        result, there = None, there | {"epochs": config["epochs"]}  # the run as it would have begun with more epochs
     others = [
         f"{name} {there.get(name)} there, {value} here"
         for name, value in config.items()
@@ -77,6 +80,12 @@ def look_at_folder(folder, config):
             way = f"to train further from it, give --init-from {folder} --name NEW"
         raise ValueError(f"{folder} holds another run ({'; '.join(others[:3])}): {way}")
     return result, saved
+
+
+def is_longer(config, there):
+    """Whether a run is that of the config but for epochs to come, which change nothing in those that were."""
+    constant = config["schedule"] == "constant" and not config["max_steps"]
+    return constant and config["epochs"] > there.get("epochs", config["epochs"])
 
 
 def stamp(folder):

@@ -263,6 +263,20 @@ def test_other_labels_are_another_run(command, photos, tmp_path, capsys, split):
     assert re.search(r"holds another run \(content \w+ there, \w+ here\)", capsys.readouterr().err)
 
 
+def test_constant_schedule_goes_on_for_more_epochs(command, tmp_path, capsys):
+    """And ends as the run that had them from the start."""
+    flags = command("--schedule", "constant", "--warmup-frac", "0.1", "--lr", "0.01")
+    processes.run(run, 1, *flags, "--epochs", "2")
+    processes.run(run, 1, *flags, "--epochs", "4")
+    processes.run(run, 1, *flags, "--epochs", "4", "--name", "whole")
+    runs = tmp_path / "runs"
+    assert_same(saved_state(runs / "whole"), saved_state(runs / "run"))
+    assert len(result_of(runs / "run")["curve"]) == result_of(runs / "run")["epochs"] == 4
+    with pytest.raises(SystemExit):
+        run(*flags, "--epochs", "3")
+    assert "holds another run (epochs 4 there, 3 here)" in capsys.readouterr().err
+
+
 def test_learning_rate_depends_on_the_optimizer():
     assert parse_args([]).lr == 0.2
     assert parse_args(["--optimizer", "adamw"]).lr == 0.001
