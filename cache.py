@@ -7,12 +7,14 @@ import hashlib
 import json
 import math
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 import machine
 from decode import UnfitImageError, decoded, headers
@@ -44,8 +46,12 @@ def unfit(images, empty):
     """Decodes all images of an Encoded, in order, into what empty(shape) gives for each DECODED_AT_ONCE. Returns the problems."""
     n = len(images)
     batches = [range(start, min(start + DECODED_AT_ONCE, n)) for start in range(0, n, DECODED_AT_ONCE)]
-    results = decoded(images, batches, n_threads(), empty)
-    return [problem for result in results if isinstance(result, UnfitImageError) for problem in result.problems]
+    problems = []
+    with tqdm(total=n, unit="img", desc=images.split, leave=False, disable=not sys.stderr.isatty()) as bar:
+        for batch, result in zip(batches, decoded(images, batches, n_threads(), empty), strict=True):
+            problems += result.problems if isinstance(result, UnfitImageError) else []
+            bar.update(len(batch))
+    return problems
 
 
 def n_threads():

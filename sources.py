@@ -5,6 +5,7 @@ What is found is listed first, cheaply, so that a decoded set can be recognized 
 
 import glob
 import os
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,7 +165,8 @@ def open_tables(name, found, image_size):
     from datasets import Image, disable_progress_bars, load_dataset
     from datasets.exceptions import DatasetGenerationError
 
-    disable_progress_bars()
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     try:
         sets = load_dataset("parquet", data_files=found.files) if found else load_dataset(repository)
     except (ConnectionError, DatasetGenerationError, OSError, ValueError) as error:
