@@ -445,3 +445,9 @@ def test_bottleneck_quarters_its_channels():
 def test_knobs_of_the_basic_block_serve_where_one_is_left():
     net = ResNet(10, 32, block=ConvNeXt(downsample="resnet"), depth=8, shortcut="B")
     assert [type(module.shortcut) for module in net.modules() if isinstance(module, BasicBlock)] == [ConvBN, ConvBN]
+
+
+@pytest.mark.parametrize("make", [ResNet, ImageNetResNet])
+def test_one_channel_is_a_width(make):
+    with torch.device("meta"):
+        assert make(5, 32, width=1)(torch.empty(2, 3, 32, 32)).shape == (2, 5)

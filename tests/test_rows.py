@@ -14,7 +14,7 @@ import pytest
 
 import report
 from models import BACKBONES, knobs
-from rows import NO_SETTINGS, default_width, read_rows
+from rows import NO_SETTINGS, default_width, problem_of, read_rows
 from tables import folds_table, train_loss
 from tests.report_rows import JITTER, of_folds, row, rows_of, write
 from verdicts import analyse
@@ -200,3 +200,8 @@ def test_a_setting_that_came_later_is_no_other_recipe_where_it_changes_nothing(t
 def test_how_a_run_was_computed_is_no_part_of_its_recipe(name, tmp_path):
     rows = [content | {name: seed} for seed, content in enumerate(rows_of("resnet", 60))]
     assert len(read_rows(write(tmp_path, rows))) == 4
+
+
+def test_top5_may_equal_top1():
+    """As it does where there are few classes."""
+    assert problem_of(row(top5=60.0)) is None
