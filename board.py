@@ -177,7 +177,7 @@ class Board:
         return bool(reports) and max(reports) > max(results)
 
     def clear(self):
-        """Removes what runs that are finished have left: locks of those killed just behind that, and earlier failures."""
+        """Removes what runs that are finished have left: locks of those killed right after that, and earlier failures."""
         for entry in self.done:
             path = self.claim_file(*entry)
             self.failed_file(*entry).unlink(missing_ok=True)
