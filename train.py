@@ -31,6 +31,7 @@ def train_all(runs, together):
     for group in [runs] if together else [[run] for run in runs]:
         with ExitStack() as stack:
             for run in group:
+                run.n_together = len(group)
                 stack.callback(run.close)
                 run.build()
             ends = training.in_turns([run.train() for run in group], [run.on_its_stream for run in group])

@@ -43,6 +43,7 @@ class Run:
         self.folder = Path(args.out) / name
         self.config = runfolder.run_config(args, amp, images)
         self.lock = self.log = self.stream = None
+        self.n_together = 1  # runs that train side by side
         self.result, self.saved = team.first_decides(lambda: runfolder.look_at_folder(self.folder, self.config))
         self.stamp = runfolder.stamp(self.folder)
         self.prefix = f"seed {args.seed}: " if len(args.seeds) > 1 else ""
@@ -245,9 +246,8 @@ class Run:
                 self.stop_or_save(at_point)
             scores = yield from self.end_epoch(epoch)
         self.bar.close()
-        if (
-            self.val or scores is None
-        ):  # the test set is scored here for the only time, or was watched and never chosen on
+        # With a validation part this is the only score of the test set; without one the last epoch's is it.
+        if self.val or scores is None:
             scores = yield from self.score(self.images.test)
         if self.team.rank == 0:
             self.finish(scores)
@@ -357,7 +357,7 @@ class Run:
         result = self.config | {
             "classes": len(self.images.classes), "n_train": len(self.batches.split), "n_val": len(val) if val else 0,
             "n_test": len(self.images.test), "world_size": team.world_size, "device": machine.device_name(team.device),
-            "graph": bool(self.step.graph), "side_by_side": len(args.seeds) if self.stream else 1,
+            "graph": bool(self.step.graph), "side_by_side": self.n_together,
             "torch": str(torch.__version__), "commit": runfolder.commit(), "started": self.started, "params": self.params,
             "macs": self.macs, "train_imgs_per_s": self.last_step * args.batch_size / state.train_s,
             "eval_imgs_per_s": scores["imgs_per_s"], "train_s": state.train_s,
@@ -386,7 +386,6 @@ class Run:
 
 def score(net, split, mean, std, images, amp, team):
     """Scores a split; a generator that yields while the device works and returns what engine.evaluate does."""
-
     most = EVAL_BATCH_GPU if team.device.type == "cuda" else EVAL_BATCH
     batch_size = min(most, max(1, EVAL_PIXELS // split.image_size**2))
     batches = augment.eval_batches(split, batch_size, mean, std, team.rank, team.world_size)
@@ -432,8 +431,7 @@ def in_words(scores):
 
 
 def push(folder, repo_id):
-    """Uploads a finished run's model/ with its name as tag. A hub that does not take it costs a line, not the run."""
-
+    """Uploads a finished run's model/ with its name as tag. If the hub refuses it, the run is complete all the same."""
     try:
         print(f"pushed to the hub as {hub.push(folder / 'model', repo_id, folder.name)}")
     except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
