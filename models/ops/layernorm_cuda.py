@@ -32,11 +32,11 @@ INTEGERS = ["n_pixels", "C", "x_row", "g_row", "n_tiles"]  # nothing to compile 
 
 
 @triton.jit
-def normalized(x, is_channel, C, eps):
+def normalized(x, is_channel, C, EPS: tl.constexpr):
     """Pixels (P, CHANNELS), 0 after the last channel, with mean 0 and variance 1; and the reciprocal deviation (P, 1)."""
     mean = tl.sum(x, axis=1) / C
     centred = tl.where(is_channel[None, :], x - mean[:, None], 0.0)
-    scale = 1 / tl.sqrt(tl.sum(centred * centred, axis=1) / C + eps)
+    scale = 1 / tl.sqrt(tl.sum(centred * centred, axis=1) / C + EPS)
     return centred * scale[:, None], scale[:, None]
 
 
@@ -49,7 +49,7 @@ def norm_kernel(
     n_pixels,
     C,
     x_row,
-    eps,
+    EPS: tl.constexpr,
     ALIGN: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -62,7 +62,7 @@ def norm_kernel(
     x = tl.load(X + p[:, None] * (x_row * ALIGN) + c[None, :], mask=mask, other=0.0).to(tl.float32)
     weight = tl.load(Weight + c, mask=is_channel, other=0.0).to(tl.float32)
     bias = tl.load(Bias + c, mask=is_channel, other=0.0).to(tl.float32)
-    unit, _ = normalized(x, is_channel, C, eps)
+    unit, _ = normalized(x, is_channel, C, EPS)
     out = unit * weight[None, :] + bias[None, :]
     tl.store(Y + p[:, None] * C + c[None, :], out.to(Y.dtype.element_ty), mask=mask)
 
@@ -79,7 +79,7 @@ def norm_gradient_kernel(
     x_row,
     g_row,
     n_tiles,  # of PIXELS pixels, in a chunk
-    eps,
+    EPS: tl.constexpr,
     ALIGN: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -96,7 +96,7 @@ def norm_gradient_kernel(
         mask = (p < n_pixels)[:, None] & is_channel[None, :]
         x = tl.load(X + p[:, None] * (x_row * ALIGN) + c[None, :], mask=mask, other=0.0).to(tl.float32)
         grad = tl.load(Grad + p[:, None] * (g_row * ALIGN) + c[None, :], mask=mask, other=0.0).to(tl.float32)
-        unit, scale = normalized(x, is_channel, C, eps)
+        unit, scale = normalized(x, is_channel, C, EPS)
         grad_weight += grad * unit
         grad_bias += grad
         weighted = grad * weight[None, :]
@@ -136,7 +136,7 @@ def channel_norm(
         N * H * W,
         C // align,
         x.stride(3) // align,
-        eps,
+        EPS=eps,
         ALIGN=align,
         PIXELS=pixels,
         CHANNELS=channels,
@@ -171,7 +171,7 @@ def channel_norm_gradient(
         x.stride(3) // align,
         grad.stride(3) // align,
         n_tiles,
-        eps,
+        EPS=eps,
         ALIGN=align,
         PIXELS=pixels,
         CHANNELS=channels,
