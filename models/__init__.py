@@ -14,6 +14,7 @@ from typing import Literal, get_args, get_origin
 
 from models import libraries
 from models.alexnet import AlexNet
+from models.candidates import ContextGates, RelGate, WidePool
 from models.coatnet import CoAtNet
 from models.convnext import ConvNeXt
 from models.cspnet import CSPStage
@@ -54,6 +55,7 @@ class Backbone:
 
 METHODS = {
     "coatnet": Method("block", CoAtNet, "Dai et al., CoAtNet, NeurIPS 2021", "AdamW"),
+    "contextgate": Method("block", ContextGates, "our own, results/own", "SGD"),
     "convnext": Method("block", ConvNeXt, "Liu et al., A ConvNet for the 2020s, CVPR 2022", "AdamW"),
     "cspnet": Method("stage", CSPStage, "Wang et al., CSPNet, CVPR Workshops 2020", "SGD"),
     "eca": Method("attention", ECA, "Wang et al., ECA-Net, CVPR 2020", "SGD"),
@@ -65,9 +67,11 @@ METHODS = {
     "mixer": Method("block", Mixer, "Tolstikhin et al., MLP-Mixer, NeurIPS 2021", "Adam"),
     "mscan": Method("block", MSCAN, "Guo et al., SegNeXt, NeurIPS 2022", "AdamW"),
     "multiscale": Method("conv", MultiScaleConv, "Gao et al., Res2Net, IEEE TPAMI 2021 (form=cascade)", "SGD"),
+    "relgate": Method("block", RelGate, "our own, results/own", "SGD"),
     "resnest": Method("conv", ResNeStConv, "Zhang et al., ResNeSt, CVPR Workshops 2022", "SGD"),
     "se": Method("attention", SE, "Hu et al., Squeeze-and-Excitation Networks, CVPR 2018", "SGD"),
     "segnext": Method("attention", MSCA, "Guo et al., SegNeXt, NeurIPS 2022", "AdamW"),
+    "widepool": Method("block", WidePool, "our own, results/own", "SGD"),
 }
 
 WHOLE = {"slots": (), "sizes": (32, 224)}

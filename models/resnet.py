@@ -82,6 +82,13 @@ class PadShortcut(nn.Module):
         return F.pad(x, (0, 0, 0, 0, self.new_ch // 2, self.new_ch - self.new_ch // 2))
 
 
+class MeanOfPixels(nn.Module):
+    """Global average pooling: (B, C, H, W) -> (B, C)."""
+
+    def forward(self, x):
+        return mean_of_pixels(x)
+
+
 AttentionPosition = Literal["before-conv1", "after-conv1", "before-add", "after-add"]
 Shortcut = Literal["A", "B", "none"]
 
@@ -173,6 +180,10 @@ class BlockFamily:
         """One block: (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)), with H = place.size."""
         return basic(in_ch, out_ch, stride, drop_path)
 
+    def pooling(self, ch):
+        """What makes the last map a vector, (B, ch, H, W) -> (B, features), and its number of features."""
+        return MeanOfPixels(), ch
+
     def final_norm(self, ch):
         """Normalizes the pooled vector (B, ch) before the classifier."""
         return nn.Identity()
@@ -201,7 +212,7 @@ class Layout(NamedTuple):
 
 
 class StagedNet(nn.Module):
-    """Stem, stages of blocks, mean over pixels, final norm, classifier: (B, 3, H, W) -> (B, num_classes).
+    """Stem, stages of blocks, mean over pixels (or a family's pooling), final norm, classifier: (B, 3, H, W) -> (B, num_classes).
 
     Every stage but the first begins with a stride of 2. drop_path: rate of the last block; it rises linearly from 0 at
     the first. Raises ValueError for knobs out of range, and for knobs that nothing in the network reads.
@@ -248,8 +259,9 @@ class StagedNet(nn.Module):
             stride, place = 1 if i == 0 else 2, Place(i + 1, 0, size, bottleneck)
             self.stages.append(stage(in_ch, out_ch, stride, place, block=make_block, drop_paths=rates.tolist()))
             in_ch, size = out_ch, -(-size // stride)
-        self.norm = family.final_norm(in_ch)
-        self.fc = nn.Linear(in_ch, num_classes)
+        self.pool, features = family.pooling(in_ch)
+        self.norm = family.final_norm(features)
+        self.fc = nn.Linear(features, num_classes)
 
         blocks = [module for module in self.modules() if isinstance(module, ResidualBlock)]
         if attention_position != "before-add" and not blocks:
@@ -273,7 +285,7 @@ class StagedNet(nn.Module):
         return self.stages(self.stem(x))
 
     def forward(self, x):
-        return self.fc(self.norm(mean_of_pixels(self.forward_features(x))))
+        return self.fc(self.norm(self.pool(self.forward_features(x))))
 
 
 class ResNet(StagedNet):
