@@ -21,7 +21,7 @@ for name in METHODS SEEDS EPOCHS DATASET OUT NPROC JOBS MINUTES TUNED; do
 done
 export GIVEN="${GIVEN-$given}" # what PLAN=1 repeats
 
-METHODS="${METHODS-eca ghostnet hornet resnest cspnet convnext segnext lsknet coatnet gmlp mixer multiscale}"
+METHODS="${METHODS-eca ghostnet hornet resnest cspnet convnext segnext lsknet coatnet gmlp mixer multiscale productpool}"
 
 values() { # a run and a knob with its values, one run each
     local knob=$2
@@ -113,8 +113,13 @@ runs_of() { # the settings that a method's paper compares, each against the defa
             echo "$arch:multiscale.form=cascade:multiscale.scales=2"
             echo "$arch:multiscale.form=cascade:multiscale.scales=8"
             ;;
+        productpool)
+            values "$arch" productpool.form square relu linear
+            values "$arch" productpool.norm false
+            values "$arch" productpool.features 64 128 512
+            ;;
         *)
-            echo "METHODS: no ablations of '$1'; choose from eca ghostnet hornet resnest cspnet convnext segnext lsknet coatnet gmlp mixer multiscale" >&2
+            echo "METHODS: no ablations of '$1'; choose from eca ghostnet hornet resnest cspnet convnext segnext lsknet coatnet gmlp mixer multiscale productpool" >&2
             return 2
             ;;
     esac

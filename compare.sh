@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains a list of networks over seeds with one recipe, then writes the report. PRESET names the list:
 #
-#   methods    the ResNet at several widths, eleven methods and four combinations (the default)
+#   methods    the ResNet at several widths, twelve methods and four combinations (the default)
 #   depth      plain networks against residual ones of the same layers: does depth hurt without shortcuts?
 #   classics   the networks that everyone knows
 #   vit        a vision transformer with published weights and from scratch, and a smaller one of its own
@@ -43,7 +43,7 @@ export GIVEN="${GIVEN-$given}" # what PLAN=1 repeats
 
 PRESET="${PRESET-methods}"
 report=() # flags for report.py
-ALL_METHODS="coatnet convnext cspnet eca ghostnet gmlp hornet lsknet mixer resnest segnext"
+ALL_METHODS="coatnet convnext cspnet eca ghostnet gmlp hornet lsknet mixer productpool resnest segnext"
 COMBINATIONS="eca_ghostnet_resnet convnext_eca_resnet cspnet_eca_resnet eca_resnest_resnet"
 CLASSICS="linear lenet alexnet vgg16 vgg19 googlenet resnet resnet18 multiscale_resnet18 resnet34 resnet50"
 case "$PRESET" in

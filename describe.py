@@ -9,6 +9,7 @@ SLOTS = {  # what a method of the slot replaces; see models/resnet.py
     "attention": "joins the residual branch",
     "block": "takes the place of the basic block or bottleneck",
     "stage": "takes the place of the plain chain of blocks",
+    "pool": "takes the place of the mean over pixels",
 }
 MEANING = re.compile(r"(\w+(?:, \w+)*): (.+)\.", re.DOTALL)  # of one or several knobs, a sentence of a docstring
 

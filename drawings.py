@@ -49,17 +49,21 @@ def residual_block(conv="3x3 conv", second="", attention=""):
     return [*parts, add, *arrows]
 
 
-def stages(text, third_only=False):
-    """The network as three stages of blocks; those that the module replaces have its colour."""
-    shapes, x = [Box(4, 40, 44, 36, "stem", "plain" if third_only else "module")], 58
+def stages(text, first=1):
+    """The network as three stages of blocks. What the module replaces has its colour: stages from `first` on.
+
+    first: 1, with the stem, 3, or 4 for the pooling after the stages.
+    """
+    shapes, x = [Box(4, 40, 44, 36, "stem", "module" if first == 1 else "plain")], 58
     for stage in range(3):
-        replaced = stage == 2 or not third_only
+        replaced = first <= stage + 1
         shapes.append(Box(x, 30, 98, 56, look="around"))
         for block in range(3):
             shapes.append(Box(x + 6 + 30 * block, 42, 26, 32, "", "module" if replaced else "plain"))
         shapes.append(Box(x, 6, 98, 20, text if replaced else "basic blocks", "words"))
         x += 104
-    return [*shapes, Box(x + 2, 40, 40, 36, "head")]
+    head = Box(x + 2, 40, 40, 36, "pool", "module") if first == 4 else Box(x + 2, 40, 40, 36, "head")
+    return [*shapes, head]
 
 
 def around_a_stage(text):
@@ -83,7 +87,9 @@ def drawing(method, module):
         return residual_block(short, "" if method == "resnest" else short)
     if module.slot == "stage":
         return around_a_stage("around the blocks")
-    return stages(short, third_only=method in THIRD_STAGE_ONLY)
+    if module.slot == "pool":
+        return stages(short, first=4)
+    return stages(short, first=3 if method in THIRD_STAGE_ONLY else 1)
 
 
 def svg(shapes, title):

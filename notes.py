@@ -13,7 +13,7 @@ from rows import family_and_depth, in_list, machine, recipe_of
 @dataclass(frozen=True)
 class Module:
     name: str
-    slot: str  # conv, attention, block or stage
+    slot: str  # conv, attention, block, stage or pool
     paper: str
     idea: str
     place: str
@@ -106,6 +106,11 @@ MODULES = {
         "CSPNet", "stage", "Wang et al., CSPNet, CVPR Workshops 2020",
         "Sends part of the channels through a stage's blocks and routes the rest around them.",
         "Wraps every stage; the blocks inside stay as they are.", "Here with ReLU, as in the rest of the network.",
+    ),
+    "productpool": Module(
+        "Product pooling", "pool", "A module of this project, results/own/README.md",
+        "Multiplies two normed linear maps of each pixel and averages the products: a low-rank bilinear pooling.",
+        "Replaces the mean over pixels before the classifier.", "256 products, whatever the network's width.",
     ),
 }  # fmt: skip
 

@@ -63,6 +63,7 @@ SLOTS = {  # slot -> (what a module of it replaces or adds, drawing)
     "attention": ("Attention before the add", residual_block(attention="module")),
     "block": ("Whole block", stages("module")),
     "stage": ("Whole stage", around_a_stage("part of the channels")),
+    "pool": ("Pooling before the classifier", stages("module", first=4)),
 }
 NAMES_PER_WORD = 4  # methods listed under a word; the notes have the rest
 
@@ -167,7 +168,7 @@ def methods_slide(deck, results):
     for slot, (heading, shapes) in SLOTS.items():
         names = {m: module.name.removesuffix(" attention") for m, module in modules.items() if module.slot == slot}
         if slot == "block" and names.keys() <= set(THIRD_STAGE_ONLY):
-            shapes = stages("module", third_only=True)
+            shapes = stages("module", first=3)
         if names:
             parts.append((shapes, heading, ", ".join(names.values())))
     if parts:

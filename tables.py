@@ -210,7 +210,7 @@ def opening(results):
     if any(result.too_early for result in results.methods):
         return [too_early_sentence(results)]
     if results.judged:
-        return [helps_sentence(results), others_sentence(results), budget_sentence(results)]
+        return [text for text in (helps_sentence(results), others_sentence(results), budget_sentence(results)) if text]
     seen = [result for result in results.methods if result.seeds]
     ablated = [result for comparisons in results.ablations.values() for result in comparisons if result.judged]
     if ablated and not seen:
@@ -257,14 +257,12 @@ def helps_sentence(results):
             else f"{after}, the method does not help."
         )
     verb = "helps" if len(helps) == 1 else "help"
-    return (
-        f"{after}, {len(helps)} of {n_methods} method{'s' * (n_methods > 1)} {verb}: {members(helps)} points of top-1 over "
-        "the baseline."
-    )
+    which = f"{len(helps)} of {n_methods} methods" if n_methods > 1 else "the method"
+    return f"{after}, {which} {verb}: {members(helps)} points of top-1 over the baseline."
 
 
 def others_sentence(results):
-    """How many methods got each of the other words."""
+    """How many methods got each of the other words; empty if all help."""
     phrases = []
     for word, one, many in (
         (
@@ -279,7 +277,7 @@ def others_sentence(results):
         n_found = len(results.by_word(word))
         phrases += [f"{n_found} {one if n_found == 1 else many}"] if n_found else []
     if not phrases:
-        return "There are no others."
+        return ""
     if results.by_word("helps"):
         return f"Of the others, {in_list(phrases)}."
     return f"{'All ' * (len(phrases) == 1 < len(results.judged))}{in_list(phrases)}."
@@ -291,8 +289,9 @@ def budget_sentence(results):
     budget = "longer training may change the order"
     if not sizes:
         return f"The seeds show no spread, so the noise is unknown, and {budget}."
+    which = "Half of these comparisons" if len(sizes) > 1 else "The comparison"
     return (
-        f"Half of these comparisons had an {POWER:.0%} chance of finding a true difference of {np.median(sizes):.1f} points; "
+        f"{which} had an {POWER:.0%} chance of finding a true difference of {np.median(sizes):.1f} points; "
         f"smaller ones may have gone unnoticed, and {budget}."
     )
 

@@ -14,7 +14,6 @@ from typing import Literal, get_args, get_origin
 
 from models import libraries
 from models.alexnet import AlexNet
-from models.candidates import ContextGates, RelGate, WidePool
 from models.coatnet import CoAtNet
 from models.convnext import ConvNeXt
 from models.cspnet import CSPStage
@@ -28,6 +27,7 @@ from models.linear import Linear
 from models.lsknet import LSK, LSKBlocks
 from models.mixer import Mixer
 from models.multiscale import MultiScaleConv
+from models.productpool import ProductPool
 from models.resnest import ResNeStConv
 from models.resnet import DEPTHS, ImageNetResNet, ResNet
 from models.se import SE
@@ -38,7 +38,7 @@ from models.vit import ViT
 
 @dataclass(frozen=True)
 class Method:
-    slot: Literal["conv", "attention", "block", "stage"]
+    slot: Literal["conv", "attention", "block", "stage", "pool"]
     make: type  # its keyword-only arguments are the knobs
     paper: str
     published_with: str  # the optimizer of the paper's recipe
@@ -49,13 +49,12 @@ class Backbone:
     family: str  # what its knobs are called by: resnet56 has the knobs resnet.width, ...
     make: type
     fixed: dict = field(default_factory=dict)  # knobs that the name decides
-    slots: tuple = ("conv", "attention", "block", "stage")
+    slots: tuple = ("conv", "attention", "block", "stage", "pool")
     sizes: tuple = (1, math.inf)  # the smallest and largest image, in pixels
 
 
 METHODS = {
     "coatnet": Method("block", CoAtNet, "Dai et al., CoAtNet, NeurIPS 2021", "AdamW"),
-    "contextgate": Method("block", ContextGates, "our own, results/own", "SGD"),
     "convnext": Method("block", ConvNeXt, "Liu et al., A ConvNet for the 2020s, CVPR 2022", "AdamW"),
     "cspnet": Method("stage", CSPStage, "Wang et al., CSPNet, CVPR Workshops 2020", "SGD"),
     "eca": Method("attention", ECA, "Wang et al., ECA-Net, CVPR 2020", "SGD"),
@@ -67,26 +66,28 @@ METHODS = {
     "mixer": Method("block", Mixer, "Tolstikhin et al., MLP-Mixer, NeurIPS 2021", "Adam"),
     "mscan": Method("block", MSCAN, "Guo et al., SegNeXt, NeurIPS 2022", "AdamW"),
     "multiscale": Method("conv", MultiScaleConv, "Gao et al., Res2Net, IEEE TPAMI 2021 (form=cascade)", "SGD"),
-    "relgate": Method("block", RelGate, "our own, results/own", "SGD"),
+    "productpool": Method("pool", ProductPool, "this project, results/own/README.md", "SGD"),
     "resnest": Method("conv", ResNeStConv, "Zhang et al., ResNeSt, CVPR Workshops 2022", "SGD"),
     "se": Method("attention", SE, "Hu et al., Squeeze-and-Excitation Networks, CVPR 2018", "SGD"),
     "segnext": Method("attention", MSCA, "Guo et al., SegNeXt, NeurIPS 2022", "AdamW"),
-    "widepool": Method("block", WidePool, "our own, results/own", "SGD"),
 }
 
 WHOLE = {"slots": (), "sizes": (32, 224)}
 PLAIN = {"shortcut": "none"}
-OF_BLOCKS = ("conv", "attention")  # slots that bring no shortcuts of their own
+WITHOUT_SHORTCUTS = ("conv", "attention", "pool")  # slots that bring none of their own
 
 BACKBONES = {
     "resnet": Backbone("resnet", ResNet),
     **{f"resnet{depth}": Backbone("resnet", ResNet, {"depth": depth}) for depth in (32, 44, 56, 110)},
     **{f"resnet{depth}": Backbone("resnet", ImageNetResNet, {"depth": depth}) for depth in DEPTHS},
     **{
-        f"plain{depth}": Backbone("resnet", ResNet, PLAIN | {"depth": depth}, OF_BLOCKS)
+        f"plain{depth}": Backbone("resnet", ResNet, PLAIN | {"depth": depth}, WITHOUT_SHORTCUTS)
         for depth in (20, 32, 44, 56, 110)
     },
-    **{f"plain{depth}": Backbone("resnet", ImageNetResNet, PLAIN | {"depth": depth}, OF_BLOCKS) for depth in (18, 34)},
+    **{
+        f"plain{depth}": Backbone("resnet", ImageNetResNet, PLAIN | {"depth": depth}, WITHOUT_SHORTCUTS)
+        for depth in (18, 34)
+    },
     "vit": Backbone("vit", ViT, **WHOLE),
     "vgg16": Backbone("vgg", VGG, {"depth": 16}, **WHOLE),
     "vgg19": Backbone("vgg", VGG, {"depth": 19}, **WHOLE),
@@ -165,7 +166,11 @@ def parse_arch(arch):
             raise ValueError(f"--arch {arch} has {twice}: combine {slots[slot]} with one of {others}")
         slots_there = BACKBONES[backbone].slots
         if slot not in slots_there:
-            there = f"methods of the slots {' and '.join(slots_there)} only" if slots_there else "no method"
+            there = (
+                f"methods of the slots {', '.join(slots_there[:-1])} and {slots_there[-1]} only"
+                if slots_there
+                else "no method"
+            )
             raise ValueError(f"--arch {arch}: {backbone} has no {slot} slot for {method}, it takes {there}")
         slots[slot] = method
     return sorted(methods), backbone

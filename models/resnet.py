@@ -1,4 +1,4 @@
-"""The ResNets, slim for CIFAR and wide as for ImageNet, and the four slots that a method can fill.
+"""The ResNets, slim for CIFAR and wide as for ImageNet, and the five slots that a method can fill.
 
 He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016: section 4.2 (ResNet, the baseline) and
 section 4.1 with Table 1 and Figure 5 (ImageNetResNet). Without shortcuts they are the paper's plain networks.
@@ -8,6 +8,7 @@ section 4.1 with Table 1 and Figure 5 (ImageNetResNet). Without shortcuts they a
     attention  attention(ch), keeps the shape                             nothing: it joins the residual branch
     block      a BlockFamily                                              the basic block or bottleneck
     stage      stage(in_ch, out_ch, stride, place, block, drop_paths)     the plain chain of blocks
+    pool       pool(ch), to a vector of pool.out_ch numbers               the mean over pixels
 
 Shapes: B images, C channels, H x W pixels.
 """
@@ -83,7 +84,11 @@ class PadShortcut(nn.Module):
 
 
 class MeanOfPixels(nn.Module):
-    """Global average pooling: (B, C, H, W) -> (B, C)."""
+    """The empty pool slot, global average pooling: (B, C, H, W) -> (B, C)."""
+
+    def __init__(self, ch):
+        super().__init__()
+        self.out_ch = ch
 
     def forward(self, x):
         return mean_of_pixels(x)
@@ -180,10 +185,6 @@ class BlockFamily:
         """One block: (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)), with H = place.size."""
         return basic(in_ch, out_ch, stride, drop_path)
 
-    def pooling(self, ch):
-        """What makes the last map a vector, (B, ch, H, W) -> (B, features), and its number of features."""
-        return MeanOfPixels(), ch
-
     def final_norm(self, ch):
         """Normalizes the pooled vector (B, ch) before the classifier."""
         return nn.Identity()
@@ -212,7 +213,7 @@ class Layout(NamedTuple):
 
 
 class StagedNet(nn.Module):
-    """Stem, stages of blocks, mean over pixels (or a family's pooling), final norm, classifier: (B, 3, H, W) -> (B, num_classes).
+    """Stem, stages of blocks, pooling, final norm, classifier: (B, 3, H, W) -> (B, num_classes).
 
     Every stage but the first begins with a stride of 2. drop_path: rate of the last block; it rises linearly from 0 at
     the first. Raises ValueError for knobs out of range, and for knobs that nothing in the network reads.
@@ -229,6 +230,7 @@ class StagedNet(nn.Module):
         attention,
         block,
         stage,
+        pool,
         shortcut,
         attention_position,
         drop_path,
@@ -259,9 +261,9 @@ class StagedNet(nn.Module):
             stride, place = 1 if i == 0 else 2, Place(i + 1, 0, size, bottleneck)
             self.stages.append(stage(in_ch, out_ch, stride, place, block=make_block, drop_paths=rates.tolist()))
             in_ch, size = out_ch, -(-size // stride)
-        self.pool, features = family.pooling(in_ch)
-        self.norm = family.final_norm(features)
-        self.fc = nn.Linear(features, num_classes)
+        self.pool = pool(in_ch)
+        self.norm = family.final_norm(self.pool.out_ch)
+        self.fc = nn.Linear(self.pool.out_ch, num_classes)
 
         blocks = [module for module in self.modules() if isinstance(module, ResidualBlock)]
         if attention_position != "before-add" and not blocks:
@@ -306,6 +308,7 @@ class ResNet(StagedNet):
         attention=None,
         block=None,
         stage=Chain,
+        pool=MeanOfPixels,
         *,
         depth: int = 20,
         width: int = 16,
@@ -320,7 +323,17 @@ class ResNet(StagedNet):
         n = (depth - 2) // 6
         layout = Layout(width, 1, BasicBlock, (n, n, n), (width, 2 * width, 4 * width))
         super().__init__(
-            num_classes, image_size, layout, conv, attention, block, stage, shortcut, attention_position, drop_path
+            num_classes,
+            image_size,
+            layout,
+            conv,
+            attention,
+            block,
+            stage,
+            pool,
+            shortcut,
+            attention_position,
+            drop_path,
         )
 
 
@@ -353,6 +366,7 @@ class ImageNetResNet(StagedNet):
         attention=None,
         block=None,
         stage=Chain,
+        pool=MeanOfPixels,
         *,
         depth: int = 18,
         width: int = 64,
@@ -371,5 +385,15 @@ class ImageNetResNet(StagedNet):
         widths = tuple(widening * width * 2**i for i in range(4))
         layout = Layout(width, 4 if strides else 1, own_block, depths, widths)
         super().__init__(
-            num_classes, image_size, layout, conv, attention, block, stage, shortcut, attention_position, drop_path
+            num_classes,
+            image_size,
+            layout,
+            conv,
+            attention,
+            block,
+            stage,
+            pool,
+            shortcut,
+            attention_position,
+            drop_path,
         )

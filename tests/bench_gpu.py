@@ -29,6 +29,7 @@ METHODS = [
     "hornet",
     "lsknet",
     "mixer",
+    "productpool",
     "resnest",
     "segnext",
 ]

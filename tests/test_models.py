@@ -28,6 +28,7 @@ ALONE = {  # arch: parameters of ResNet-20 with the method's default graft
     "cspnet_resnet": 116_100,
     "ghostnet_resnet": 144_964,
     "hornet_resnet": 240_548,
+    "productpool_resnet": 328_564,
     "resnest_resnet": 310_036,
     "gmlp_resnet": 211_572,
     "mixer_resnet": 202_676,
@@ -183,7 +184,7 @@ def test_order_of_methods_does_not_matter():
         ("eca_vit", "vit has no attention slot for eca, it takes no method$"),
         (
             "convnext_plain20",
-            "plain20 has no block slot for convnext, it takes methods of the slots conv and attention only",
+            "plain20 has no block slot for convnext, it takes methods of the slots conv, attention and pool only",
         ),
         ("cspnet_plain18", "plain18 has no stage slot for cspnet"),
         ("vgg11", "unknown backbone 'vgg11' .* or is torchvision:NAME or timm:NAME$"),
@@ -287,8 +288,8 @@ def test_listing_names_every_method_backbone_and_knob():
 
 
 def test_listing_groups_methods_by_slot():
-    parts = listing().split("\n\n")[1:5]
-    for part, slot in zip(parts, ("conv", "attention", "block", "stage"), strict=True):
+    parts = listing().split("\n\n")[1:6]
+    for part, slot in zip(parts, ("conv", "attention", "block", "stage", "pool"), strict=True):
         assert part.startswith(f"Methods of the {slot} slot")
         named = [line.split()[0] for line in part.splitlines()[1:] if not line.startswith(" ")]
         assert named == [name for name, row in METHODS.items() if row.slot == slot]

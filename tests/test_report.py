@@ -67,12 +67,12 @@ def test_no_sentence_names_a_dozen_methods(tmp_path):
     rows = rows_of("resnet", 60)
     for i, method in enumerate(MODULES):
         rows += rows_of(f"{method}_resnet", 63 + i / 10, jitter=-JITTER)
-    first, second, _ = opening(analyse(rows))
+    first, _ = opening(analyse(rows))
+    best = list(MODULES.values())[-1].name
     assert first.startswith(
-        f"After 10 epochs on shapes100 with 4 seeds, {len(MODULES)} of {len(MODULES)} methods help: CSPNet"
+        f"After 10 epochs on shapes100 with 4 seeds, {len(MODULES)} of {len(MODULES)} methods help: {best} "
     )
     assert first.count("±") == 3 and f" and {len(MODULES) - 3} more points" in first
-    assert second == "There are no others."
 
 
 def test_the_answer_counts_what_can_be_compared():

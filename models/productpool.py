@@ -1,0 +1,48 @@
+"""Product pooling: the mean over pixels of products of two linear maps. A module of this project: results/own/README.md.
+
+    y_k = mean over pixels p of BN(u_k . x_p) BN(v_k . x_p),    k = 1 ... K
+
+Slot: pool, in place of the mean over pixels. The mean keeps C numbers, in which a pixel's features are only added up. A
+product says which features come together in a pixel, and the mean how often. It is the bilinear pooling of Lin, RoyChowdhury
+and Maji (ICCV 2015), mean_p x_p x_p^T, read through matrices of rank one, u_k v_k^T. Kim et al. ("Hadamard Product for
+Low-rank Bilinear Pooling", ICLR 2017) pool so with tanh, and Li et al. ("Factorized Bilinear Models for Image Recognition",
+ICCV 2017) give each class matrices of its own. Here all classes share the products, and batch norm keeps both factors at
+unit size, which training with SGD needs.
+"""
+
+from typing import Literal
+
+from torch import nn
+
+from models.ops.layout import mean_of_pixels
+from models.resnet import ConvBN
+
+Form = Literal["product", "square", "relu", "linear"]
+
+
+class ProductPool(nn.Module):
+    """Means of products over the pixels: (B, C, H, W) -> (B, features).
+
+    features: how many, whatever C is; K in the equation. form: "product" is BN(u x) BN(v x); "square" has one factor, BN(u x)^2, "relu"
+    is relu(BN(u x)) and "linear" BN(u x). norm: whether there are batch norms; without them the factors have biases. Raises
+    ValueError for less than 1 feature.
+    """
+
+    def __init__(self, ch, *, features: int = 256, form: Form = "product", norm: bool = True):
+        super().__init__()
+        if features < 1:
+            raise ValueError(f"productpool.features must be at least 1, got {features}")
+        self.form, self.out_ch = form, features
+        expanded = 2 * features if form == "product" else features
+        self.expand = ConvBN(ch, expanded, relu=False, kernel_size=1) if norm else nn.Conv2d(ch, expanded, 1)
+
+    def forward(self, x):
+        x = self.expand(x)  # (B, features or 2 features, H, W)
+        if self.form == "product":
+            u, v = x.chunk(2, dim=1)
+            x = u * v
+        elif self.form == "square":
+            x = x * x
+        elif self.form == "relu":
+            x = x.relu()
+        return mean_of_pixels(x)
