@@ -40,6 +40,15 @@ def device_name(device):
     return f"{name}{without}, {torch.get_num_threads()} threads per process"
 
 
+def unused_gpu(device):
+    """What the first line of a run adds on a Mac, whose GPU computes wrong numbers in silence in places."""
+    import torch
+
+    return (
+        " (the GPU of this machine is not used)" if device.type == "cpu" and torch.backends.mps.is_available() else ""
+    )
+
+
 def cpu_name(cpuinfo):
     """The first processor in the text of /proc/cpuinfo: its name, family and model, as far as they are there, or "CPU".
 

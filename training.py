@@ -211,7 +211,7 @@ class Run:
         self.say(
             f"{args.arch}: {self.params:,} parameters, {self.macs:,} MACs; {args.dataset}: {len(train):,} images to train "
             f"on{unequal}, {held_out}, {len(images.test):,} to test, {train.way}; {team.world_size} x "
-            f"{machine.device_name(team.device)}, {self.config['amp']}; writing {self.folder}"
+            f"{machine.device_name(team.device)}{machine.unused_gpu(team.device)}, {self.config['amp']}; writing {self.folder}"
         )
         if team.rank == 0:
             with failures_reported():

@@ -1,4 +1,7 @@
-"""Windows and a Mac, as far as tests/elsewhere.py can stand for them: train, stop, resume and predict, with Linux's numbers."""
+"""Windows and a Mac, as far as tests/elsewhere.py can stand for them: train, stop, resume, predict and report.
+
+The numbers are Linux's.
+"""
 
 import os
 import signal
@@ -13,13 +16,13 @@ from tests import processes
 from tests.runs import assert_same, run, saved_state
 
 
-def start(system, *flags):
-    command = [sys.executable, "tests/elsewhere.py", system, "train.py", *flags]
+def start(system, *flags, script="train.py"):
+    command = [sys.executable, "tests/elsewhere.py", system, script, *flags]
     return processes.program(command, os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-def output(system, *flags):
-    with start(system, *flags) as running:
+def output(system, *flags, script="train.py"):
+    with start(system, *flags, script=script) as running:
         out, err = running.communicate(timeout=240)
     assert running.returncode == 0, err
     return out
@@ -59,3 +62,12 @@ def test_folder_of_many_images(system, tmp_path):
         str(tmp_path / "runs"),
     ]
     assert "6,000 images to train on" in output(system, *small, *places)
+
+
+@pytest.mark.parametrize("system", ["windows", "mac"])
+def test_report(system, tmp_path):
+    pytest.importorskip("pptx", reason="of the report: pip install -r requirements-report.txt")
+    rows = processes.ROOT / "results" / "own" / "judged"
+    output(system, str(rows), "--out", str(tmp_path), script="report.py")
+    for name in ("report.md", "results.csv"):
+        assert (tmp_path / name).read_text() == (rows / "report" / name).read_text()

@@ -168,3 +168,11 @@ def test_names_are_kept_where_folders_cannot_be_opened(tmp_path, monkeypatch):
 @pytest.mark.skipif(sys.platform == "win32", reason="not there")
 def test_signals_that_stop_a_run():
     assert machine.STOP_SIGNALS == (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+@pytest.mark.parametrize(
+    ("device", "has_gpu", "said"), [("cpu", True, True), ("cpu", False, False), ("cuda", True, False)]
+)
+def test_a_mac_says_that_its_gpu_is_not_used(device, has_gpu, said, monkeypatch):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: has_gpu)
+    assert ("not used" in machine.unused_gpu(torch.device(device))) == said
