@@ -7,6 +7,7 @@ import math
 import textwrap
 from io import BytesIO
 from itertools import pairwise
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import numpy as np
 from pptx import Presentation
@@ -103,7 +104,16 @@ def write_slides(path, results, charts, team=None, conditions=()):
     if team:
         deck.text("Contributions", [f"{name}: {did}" for name, did in team.members])
     appendix(deck, results, charts, path.parent)
-    deck.file.save(path)
+    save(deck.file, path)
+
+
+def save(presentation, path):
+    """Writes the slides without the time of day that an archive holds, so that the same rows give the same file."""
+    made = BytesIO()
+    presentation.save(made)
+    with ZipFile(made) as parts, ZipFile(path, "w") as file:
+        for part in parts.infolist():
+            file.writestr(ZipInfo(part.filename), parts.read(part), ZIP_DEFLATED)
 
 
 def answer_lines(results):

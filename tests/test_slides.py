@@ -1,6 +1,8 @@
 from tests.reports import make, slide_texts, table_after  # skips this file where report.py's packages are missing
 
 # isort: split
+from zipfile import ZipFile
+
 import numpy as np
 import pptx
 import pytest
@@ -44,6 +46,12 @@ def test_the_talk_is_in_order_and_the_appendix_last(made):
     ]  # fmt: skip
     assert n_talk + 2 <= MOST_SLIDES  # budgets and contributions
     assert all(title.startswith("Appendix: ") for title in titles[n_talk:])
+
+
+def test_the_same_rows_give_the_same_file_at_any_time(made):
+    folder, *_ = made
+    with ZipFile(folder / "report" / "slides.pptx") as parts:
+        assert {part.date_time for part in parts.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
 def test_a_slide_of_the_talk_has_few_words(made):
