@@ -24,19 +24,28 @@ from flags import CROP_SCALE, PADDED_UP_TO, mistakes_refused, parse_args, refuse
 
 def train_all(runs, together):
     """Trains the runs, all of them together or one after the other. Ends the program with the largest of their exit codes
-    if one did not finish; after an interruption no other is begun."""
+    if one did not finish. The others go on past a run that failed or is held by another process, but not past an
+    interruption, or a mistake in the flags, which are theirs, too."""
     import training
 
-    codes = []
+    codes, goes_on = [], (1, training.HELD_CODE)
     for group in [runs] if together else [[run] for run in runs]:
         with ExitStack() as stack:
+            built = []
             for run in group:
-                run.n_together = len(group)
                 stack.callback(run.close)
-                run.build()
-            ends = training.in_turns([run.train() for run in group], [run.on_its_stream for run in group])
+                try:
+                    run.build()
+                    built.append(run)
+                except SystemExit as end:
+                    if end.code not in goes_on:
+                        raise
+                    codes.append(end.code)
+            for run in built:
+                run.n_together = len(built)
+            ends = training.in_turns([run.train() for run in built], [run.on_its_stream for run in built])
         codes += [end.code for end in ends if isinstance(end, SystemExit)]
-        if any(code != 1 for code in codes):
+        if any(code not in goes_on for code in codes):
             break
     if codes:
         raise SystemExit(max(codes))

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+import locks
 import training
 from checkpoints import TIME_IS_UP, StopSignals
 from tests import processes
@@ -57,6 +58,19 @@ def test_seed_that_fails_ends_alone(command, tmp_path, capsys):
     run(*flags, "--seed", "0", "1", "2")
     assert (blocked / "result.json").exists()
     assert capsys.readouterr().out.count("is finished") == 2
+
+
+def test_seed_that_another_process_trains_is_left_to_it(command, tmp_path, capsys):
+    flags = named(command(*SMALL, "--epochs", "1"), "run{seed}")
+    folder = tmp_path / "runs" / "run0"
+    folder.mkdir(parents=True)
+    lock = locks.Lock(folder / "lock")
+    with pytest.raises(SystemExit) as exit:
+        run(*flags, "--seed", "0", "1")
+    lock.release()
+    assert exit.value.code == training.HELD_CODE
+    assert str(folder) in capsys.readouterr().err
+    assert not (folder / "result.json").exists() and result_of(tmp_path / "runs" / "run1")["seed"] == 1
 
 
 def test_signal_stops_the_seed_at_hand_and_begins_no_other(command, tmp_path):
