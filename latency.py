@@ -18,7 +18,7 @@ import hub
 import machine
 
 ROUNDS, CALLS = 20, 10  # that are timed, of each network: 200 calls, so that ten are above the 95th percentile
-TURN_S = 0.5  # seconds after which a turn ends with fewer calls
+TURN_S = 0.25  # seconds after which a turn ends with fewer calls
 
 
 def places(device):
