@@ -45,8 +45,8 @@ def main_table(results):
 
 
 def ms(time_ms):
-    """'0.252', '12.3' or '1,234'."""
-    return f"{time_ms:.3g}" if time_ms < 100 else f"{time_ms:,.0f}"
+    """'0.250', '12.3' or '1,234'."""
+    return f"{time_ms:#.3g}" if time_ms < 99.95 else f"{time_ms:,.0f}"
 
 
 def with_latencies(table, cost_pass, rows):

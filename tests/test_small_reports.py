@@ -62,7 +62,7 @@ def test_latencies_have_columns_and_a_caption(tmp_path):
     text = make_costs(content, tmp_path)
     assert "| train img/s | eval img/s | latency / p95, ms | exported / p95, ms | TFLOP/s |" in text
     assert "| resnet | 32 | 275,572 | 40.0 | 42.7 | 3,000 | 9,000 | 3.25 / 12.3 | - | 0.72 | 700 |" in text
-    assert "| 1,500 | 4,500 | 4.25 / 12.3 | 0.988 / 1.5 | 0.72 |" in text
+    assert "| 1,500 | 4,500 | 4.25 / 12.3 | 0.988 / 1.50 | 0.72 |" in text
     assert "| 1,000 | 3,000 | 5.25 / 1,234 | - |" in text
     assert f"(as trained: {places['trained']}; as exported: {places['exported']})." in text
     assert "torch 2.15, each network in its own process" in text
