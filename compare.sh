@@ -9,7 +9,7 @@
 #   recipe     not networks but optimizers and learning rates, on the validation split
 #   tuning     the same search for each network of the methods' list, on the validation split: all with the first of SEEDS,
 #              then the best two with all of them. TUNED=runs/tuning then gives each architecture its own winner
-#   cost       trains nothing: parameters, MACs, speed and memory of all our networks at the image sizes in SIZES
+#   cost       trains nothing: parameters, MACs, speed, memory and the latency of one image of all our networks at the sizes in SIZES
 #
 #   bash compare.sh                                          # CIFAR-100 from the hub, 100 epochs: hours on one GPU
 #   EPOCHS=5 DATASET=shapes100 SEEDS="0 1" bash compare.sh   # about two hours on two CPU cores

@@ -16,6 +16,7 @@ from notes import (
     dataset_of,
     design_table,
     in_words,
+    latency_text,
     left_out_text,
     machines_text,
     modules_of,
@@ -24,7 +25,7 @@ from notes import (
     speed_text,
     trained_where,
 )
-from rows import MEASURED
+from rows import MEASURED, latencies_in
 from tables import (
     ablation_sentence,
     ablation_table,
@@ -182,7 +183,8 @@ def networks_text(results):
         "Top-1, top-5 and ECE (expected calibration error) are percentages on the test set, averaged over n seeds; top-1 has its "
         "95% interval. MACs are per image. Memory is the peak of any run; training is the median time of a run."
     )
-    parts = ["### All networks", markdown(main_table(results)), note, speed_text(results), machines_text(results)]
+    measured = speed_text(results), latency_text(results.cost_pass), machines_text(results)
+    parts = ["### All networks", markdown(main_table(results)), note, *measured]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -304,15 +306,17 @@ def contributions_text(team):
 
 
 def write_csv(path, results):
-    """results.csv: one line per run (with folds: their mean) with what was measured, and the cost pass's speeds if there are any."""
+    """results.csv: one line per run (with folds: their mean) with what was measured, and by the cost pass if there is one."""
     names = [n for n in MEASURED if n not in ("per_class_top1", "curve", "started", "status")]
+    of_cost_pass = ["train_imgs_per_s", "eval_imgs_per_s"]
+    of_cost_pass += [name for _, *fields in latencies_in(results.cost_pass) for name in fields]
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["arch", "settings", "seed", *names, "cost_pass_train_imgs_per_s", "cost_pass_eval_imgs_per_s"])
+        writer.writerow(["arch", "settings", "seed", *names, *(f"cost_pass_{name}" for name in of_cost_pass)])
         for net in results.nets:
-            speeds = [(net.cost_pass or {}).get(name, "") for name in ("train_imgs_per_s", "eval_imgs_per_s")]
+            timed = [(net.cost_pass or {}).get(name, "") for name in of_cost_pass]
             for seed in net.seeds:
-                writer.writerow([net.arch, net.knobs, seed, *(net.runs[seed][name] for name in names), *speeds])
+                writer.writerow([net.arch, net.knobs, seed, *(net.runs[seed][name] for name in names), *timed])
 
 
 # ---------------------------------------------------------------------------------------------------------- report.html

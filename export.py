@@ -10,6 +10,7 @@ import math
 import os
 import tempfile
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,17 +23,22 @@ CHECKED = (1, 2, 7, 45, 45)  # images of the batches that compare the file with 
 METADATA = "metadata.json"
 
 
+def missing_package():
+    """The first package that ONNX needs and that is not installed, or None."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        return error.name
+    return None
+
+
 def check_packages(path):
     """Raises ValueError if what writes and runs the file is not installed."""
-    if path.suffix == ".onnx":
-        try:
-            import onnx  # noqa: F401
-            import onnxruntime  # noqa: F401
-            import onnxscript  # noqa: F401
-        except ImportError as error:
-            raise ValueError(
-                f"--export {path} needs the package {error.name}: pip install -r requirements-export.txt"
-            ) from None
+    missing = missing_package() if path.suffix == ".onnx" else None
+    if missing:
+        raise ValueError(f"--export {path} needs the package {missing}: pip install -r requirements-export.txt")
 
 
 def write(model, scores, path):
@@ -51,18 +57,25 @@ def write(model, scores, path):
     }
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         pending = Path(folder) / path.name
-        try:
-            with quiet(), torch.no_grad():
-                run = (write_onnx if path.suffix == ".onnx" else write_pt2)(trace(model), metadata, pending)
-                found = torch.cat([run(part) for part in checked_images(model).split(CHECKED)])
-        except OSError:
-            raise
-        except Exception as error:  # each obstacle has an exception of its own
-            first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ValueError(f"{model.arch} cannot be exported with an open batch ({first})") from None
+        with obstacles_named(model.arch):
+            run = (write_onnx if path.suffix == ".onnx" else write_pt2)(trace(model), metadata, pending)
+            found = torch.cat([run(part) for part in checked_images(model).split(CHECKED)])
         agreement = compare(model, found)
         os.replace(pending, path)
     return agreement
+
+
+@contextmanager
+def obstacles_named(arch):
+    """Raises ValueError, in one line, for whatever keeps a network from being written and run; but OSError as it is."""
+    try:
+        with quiet(), torch.no_grad():
+            yield
+    except OSError:
+        raise
+    except Exception as error:  # each obstacle has an exception of its own
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(f"{arch} cannot be exported with an open batch ({first})") from None
 
 
 def quiet():
@@ -79,14 +92,16 @@ def trace(model):
 
 
 def write_onnx(program, metadata, path):
-    """Returns what the file computes, through ONNX Runtime: images -> logits."""
+    """Returns what the file computes, through ONNX Runtime on as many threads as PyTorch's: images -> logits."""
     import onnxruntime
 
     names = {"input_names": ["images"], "output_names": ["logits"]}
     onnx_program = torch.onnx.export(program, dynamo=True, verbose=False, **names)
     onnx_program.model.metadata_props.update(metadata)
     onnx_program.save(path)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda imgs: torch.from_numpy(session.run(["logits"], {"images": imgs.numpy()})[0])
 
 

@@ -236,13 +236,22 @@ def speed_text(results):
     if not timed:
         return ("Speeds were measured during training and are medians over the seeds. Other work on the machine may have slowed a "
                 "run, so they are not compared. A cost pass (cost.json, see compare.sh) measures all networks side by side.")  # fmt: skip
-    about = ", ".join(f"{k} {v}" for k, v in results.cost_pass.items() if k != "rows")
+    about = ", ".join(f"{k} {v}" for k, v in results.cost_pass.items() if k not in ("rows", "latency"))
     text = f"Speeds are medians of interleaved rounds of the cost pass ({about})"
     if of_trainings:
         text += f", which has not timed {in_list(of_trainings)}"
     shared = [name for name in ("amp", "compile", "batch_size") if name in results.cost_pass and name in results.row]
     other = [name for name in shared if results.cost_pass[name] != results.row[name]]
     return text + "." + f" The trainings and the cost pass differ in {in_list(other)}." * bool(other)
+
+
+def latency_text(cost_pass):
+    """What the latencies of a cost pass are and where they were measured; '' if it has none."""
+    found = [f"as {kind}: {place}" for kind, place in (cost_pass or {}).get("latency", {}).items() if place]
+    if not found:
+        return ""
+    return ("Latency is the time from one image to its logits: the median and the 95th percentile of calls that all networks took "
+            f"in turns ({'; '.join(found)}).")  # fmt: skip
 
 
 def machines_text(results):

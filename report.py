@@ -6,8 +6,8 @@
     python report.py runs/cost/costs.json
     python report.py runs/recipe --recipes
 
-It reads every result.json below the folder and, if there is one, cost.json at its top: speeds measured side by side, see
-compare.sh. Every number printed comes from these files. An architecture's role follows from its name and its knobs:
+It reads every result.json below the folder and, if there is one, cost.json at its top: speeds and latencies measured side by
+side, see compare.sh. Every number printed comes from these files. An architecture's role follows from its name and its knobs:
 
     baseline         a plain backbone: resnet, resnet56
     widening curve   a backbone at several widths (only resnet.width is set), including the baseline

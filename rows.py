@@ -34,6 +34,11 @@ NO_SETTINGS = ("machine", "graph", "side_by_side", "content", "class_names", "co
 MEAN_OF_EPOCH = ("top1", "train_loss")
 MEAN_OVER_FOLDS = ("train_imgs_per_s", "eval_imgs_per_s", "train_s", *PERCENT, "val_top1", "loss")
 READ_OF_RECIPE = ("dataset", "epochs", "batch_size")
+# of one image, which newer cost passes measure: the table's header, and the fields of the median and the 95th percentile
+LATENCIES = {
+    "trained": ("latency / p95, ms", "latency_ms", "latency_p95_ms"),
+    "exported": ("exported / p95, ms", "exported_latency_ms", "exported_latency_p95_ms"),
+}
 COSTS = ("parameters", "MACs", "training time")  # of a network
 
 # CIFAR-100's superclasses and the superclass of each of its classes in alphabetical order, the order of its labels.
@@ -314,6 +319,21 @@ class Net:
         return cost != "training time" or self.cost_pass is not None
 
 
+def latencies_in(cost_pass):
+    """The entries of LATENCIES that a cost pass (None: there is none) has measured."""
+    places = (cost_pass or {}).get("latency", {})
+    return [entry for kind, entry in LATENCIES.items() if places.get(kind)]
+
+
+def problem_of_latencies(row):
+    """What makes the latencies in a row of a cost pass unusable, as a phrase; None if nothing does or there are none."""
+    for names in LATENCIES.values():
+        for name in names[1:]:
+            if (names[1] in row or names[2] in row) and not is_number(row.get(name), 1e-9):
+                return f"{name} must be a number above 0, got {row.get(name)!r}"
+    return None
+
+
 def machine(row):
     """What a run was computed on, in words. Runs side by side on one GPU share its speed, so their number is named."""
     together = f", {row['side_by_side']} runs side by side" if row.get("side_by_side", 1) != 1 else ""
@@ -347,4 +367,6 @@ def read_cost_pass(folder):
         for name in ("train_imgs_per_s", "eval_imgs_per_s"):
             if not ("arch" in row and "settings" in row and is_number(row.get(name), 1e-9)):
                 refuse(f"{path} cannot be used: a row needs arch, settings and {name} above 0, got {row}")
+        if problem := problem_of_latencies(row):
+            refuse(f"{path} cannot be used: {problem}")
     return content

@@ -29,7 +29,7 @@ from drawings import (
     residual_block,
     stages,
 )
-from notes import NOISE, bias_text, dataset_of, left_out_text, modules_of, shared_recipe, speed_text
+from notes import NOISE, bias_text, dataset_of, latency_text, left_out_text, modules_of, shared_recipe, speed_text
 from rows import COSTS, family_and_depth, in_list
 from tables import (
     ablation_sentence,
@@ -200,7 +200,8 @@ def fair_notes(results):
     row = results.row
     data = f"{dataset_of(row)}: {row['n_train']:,} training images, {row['n_val']:,} held out, {row['n_test']:,} test images."
     recipe = ", ".join(f"{name} {value}" for name, value in shared_recipe(results).items() if value is not None)
-    return "\n".join([data, f"Recipe: {recipe}.", NOISE, speed_text(results)])
+    told = [data, f"Recipe: {recipe}.", NOISE, speed_text(results), latency_text(results.cost_pass)]
+    return "\n".join(text for text in told if text)
 
 
 def best_cost(results):

@@ -6,9 +6,9 @@ import re
 import numpy as np
 
 from charts import place_labels, plain_ticks, render
-from notes import in_words, origins
-from rows import Net, differing, in_list, is_number, read_json, recipe_of, refuse
-from tables import markdown
+from notes import in_words, latency_text, origins
+from rows import Net, differing, in_list, is_number, latencies_in, problem_of_latencies, read_json, recipe_of, refuse
+from tables import markdown, with_latencies
 
 COSTS_MEASURED = ("image_size", "params", "macs", "train_step_ms", "train_imgs_per_s", "eval_imgs_per_s", "train_tflops",
                   "peak_memory_mb")  # fmt: skip
@@ -21,6 +21,8 @@ Measured with {conditions}, each network in its own process. A step trains on on
 count six operations per MAC: a multiplication and an addition forward, and twice as many backward. Memory is the peak allocated
 on the GPU or, without a GPU, the peak of the process, which includes some hundred MB of Python and torch.
 
+{latency}
+
 {problems}
 
 {charts}
@@ -32,6 +34,8 @@ def read_costs(path):
     costs = read_json(path)
     for row in costs.get("rows") or [{}]:
         wanted = ("image_size",) if "problem" in row else COSTS_MEASURED
+        if problem := problem_of_latencies(row):
+            refuse(f"{path} cannot be used: {problem}")
         if not ("arch" in row and "settings" in row and all(is_number(row.get(name), 0) for name in wanted)):
             refuse(f"{path} cannot be used: a row needs arch, settings and {', '.join(wanted)}, got {row}")
     return costs
@@ -42,8 +46,8 @@ def per_s(speed):
     return f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
 
 
-def costs_table(rows):
-    """One row per network and image size, including the networks that could not be measured."""
+def costs_table(rows, costs):
+    """One row per network and image size, including the networks that could not be measured; costs: all of the file."""
     table = [
         ["arch", "pixels", "parameters", "MACs, M", "step, ms", "train img/s", "eval img/s", "TFLOP/s", "memory, MB"]
     ]
@@ -56,7 +60,7 @@ def costs_table(rows):
                 f"{row['peak_memory_mb']:,.0f}",
             ]  # fmt: skip
         table.append(cells + ["-"] * (len(table[0]) - len(cells)))
-    return table
+    return with_latencies(table, costs, rows)
 
 
 def draw_costs(figure, rows):
@@ -86,11 +90,14 @@ def draw_costs(figure, rows):
 
 def report_costs(costs, out):
     """Writes costs.md, costs.csv and a chart for each image size; prints the table."""
-    conditions = {name: value for name, value in costs.items() if name != "rows"}
+    conditions = {name: value for name, value in costs.items() if name not in ("rows", "latency")}
     rows = sorted(costs["rows"], key=lambda row: row["image_size"])  # stable: each size keeps the list's order
-    table = costs_table(rows)
+    table = costs_table(rows, costs)
+    measured = [*COSTS_MEASURED, *(name for _, *fields in latencies_in(costs) for name in fields)]
     with (out / "costs.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["arch", "settings", *COSTS_MEASURED, "problem"], lineterminator="\n")
+        writer = csv.DictWriter(
+            file, ["arch", "settings", *measured, "problem"], extrasaction="ignore", lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(row | {"settings": Net(row["arch"], row["settings"]).knobs} for row in rows)
     charts = []
@@ -103,6 +110,7 @@ def report_costs(costs, out):
         table=markdown(table),
         conditions=", ".join(f"{name} {value}" for name, value in conditions.items()),
         batch_size=costs["batch_size"],
+        latency=latency_text(costs),
         problems="\n".join(["Not measured:", "", *problems]) if problems else "",
         charts="\n\n".join(charts),
     )

@@ -1,5 +1,7 @@
 """How fast networks train and evaluate on this machine, measured side by side, and what each of them costs by itself.
 
+Both files also get the latency of one image, see latency.py.
+
     python speed.py resnet eca_resnet resnet:resnet.width=24 --out cost.json
     python speed.py resnet eca_resnet --costs costs.json --image-sizes 32 224
 
@@ -22,6 +24,7 @@ import torch
 
 import checkpoints
 import engine
+import latency
 import machine
 import optimizers
 from augment import Augment, TrainBatches, normalize
@@ -142,6 +145,7 @@ def measure(runs, num_classes, image_size, batch_size, amp, compiled, rounds=10,
 
 def measure_alone(run, *how):
     """The row of one run by measure(), with the most memory that this process has taken."""
+    machine.keep_to_cores()
     (row,) = measure([run], *how)
     return row | {"peak_memory_mb": machine.peak_memory_mb(the_device())}
 
@@ -213,6 +217,24 @@ def write_costs(file, runs, image_sizes, how):
                 print(f"{run[0]} at {image_size}x{image_size}: {result}", flush=True)
 
 
+def write_latencies(file, image_sizes, amp):
+    """Measures the latency of the file's networks at these sizes, unless it has all of them from the same place."""
+    places = latency.places(the_device())
+    content = json.loads(file.read_text())
+    rows = content.pop("rows")
+    if content.get("latency") != places:
+        rows = [{name: value for name, value in row.items() if "latency" not in name} for row in rows]
+    for image_size in image_sizes:
+        of_size = [row for row in rows if row["image_size"] == image_size and "problem" not in row]
+        if not all("latency_ms" in row for row in of_size):
+            print(f"measuring the latency of {len(of_size)} networks at {image_size}x{image_size}", flush=True)
+            runs = [(row["arch"], row["settings"]) for row in of_size]
+            how = N_CLASSES, image_size, engine.amp_dtype(amp, the_device()), the_device()
+            for row, measured in zip(of_size, latency.measure(runs, *how), strict=True):
+                row.update(measured)
+            write(file, content | {"latency": places}, rows)
+
+
 def hours_left(file, runs, n_images):
     """Hours that training each of the runs on n_images takes at the speeds in the file."""
     speed = {
@@ -236,6 +258,7 @@ def main():
     parser.add_argument("--image-sizes", type=int, nargs="+", default=[32], help="heights of the images of --costs")
     args, flags = parser.parse_known_args()
     recipe = parse_args(flags)  # which refuses what it does not know
+    machine.keep_to_cores()  # as train.py does
     how = recipe.batch_size, recipe.amp, recipe.compile
     with mistakes_refused():
         runs = [parse_run(run) for run in args.runs]
@@ -245,8 +268,10 @@ def main():
     if args.out:
         with mistakes_refused():
             write_speeds(args.out, distinct, recipe.image_size or 32, how)
+            write_latencies(args.out, [recipe.image_size or 32], recipe.amp)
     elif args.costs:
         write_costs(args.costs, distinct, args.image_sizes, how)
+        write_latencies(args.costs, args.image_sizes, recipe.amp)
     elif args.left:
         hours = hours_left(args.left, runs, args.images)
         print(f"{len(runs)} runs left, about {hours:.1f} hours of training at the measured speeds")

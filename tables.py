@@ -7,7 +7,7 @@ import numpy as np
 
 from noise import POWER, Gap, t_interval
 from notes import MODULES, dataset_of
-from rows import COSTS, SUPERCLASSES, family_and_depth, in_list
+from rows import COSTS, SUPERCLASSES, family_and_depth, in_list, latencies_in
 from verdicts import WORDS, Comparison, shared_methods
 
 MOST_NAMES = 3  # in a sentence; a list has the others
@@ -41,7 +41,22 @@ def main_table(results):
             interval(results.top1(net)), f"{net.values('top5').mean():.2f}", f"{net.values('ece').mean():.2f}",
             str(len(net.seeds)),
         ])  # fmt: skip
-    return rows
+    return with_latencies(rows, results.cost_pass, [net.cost_pass for net in results.networks])
+
+
+def ms(time_ms):
+    """'0.250', '12.3' or '1,234'."""
+    return f"{time_ms:#.3g}" if time_ms < 99.95 else f"{time_ms:,.0f}"
+
+
+def with_latencies(table, cost_pass, rows):
+    """The table with the latencies of a cost pass behind its speeds; rows: of the cost pass, one for each line, or None."""
+    at = table[0].index("eval img/s") + 1
+    columns = [
+        [header, *(f"{ms(row[median])} / {ms(row[p95])}" if row and median in row else "-" for row in rows)]
+        for header, median, p95 in latencies_in(cost_pass)
+    ]
+    return [line[:at] + list(cells) + line[at:] for line, *cells in zip(table, *columns, strict=True)]
 
 
 def verdict_table(results):

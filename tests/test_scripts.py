@@ -215,9 +215,12 @@ def test_cost_preset_trains_nothing(tmp_path, monkeypatch):
 
 @pytest.fixture
 def small(photos, tmp_path):
-    """Settings and flags of a comparison of two steps per run, on a few small images."""
+    """Settings and flags of a comparison of two steps per run, on a few small images; nothing is exported, which takes longer."""
+    (tmp_path / "without" / "onnxruntime").mkdir(parents=True)
+    (tmp_path / "without" / "onnxruntime" / "__init__.py").write_text("raise ImportError(name='onnxruntime')\n")
     settings = {"RUNS": "resnet eca_resnet", "SEEDS": "0 1", "DATASET": "folder", "EPOCHS": "1"}
     settings |= {"OUT": str(tmp_path / "out"), "OMP_NUM_THREADS": str(os.cpu_count())}
+    settings |= {"PYTHONPATH": str(tmp_path / "without")}
     flags = ["--data-dir", str(photos), "--cache-dir", str(tmp_path / "cache"), "--batch-size", "20"]
     return settings, [*flags, "--max-steps", "2"]
 
@@ -231,6 +234,7 @@ def test_comparison_from_nothing_to_the_report(small, tmp_path):
     assert "2 runs in" in first.stdout
     assert "0 of them finished" in first.stdout
     assert "2 runs left, about" in first.stdout
+    assert first.stdout.count("exported networks are not timed without onnxruntime: pip install") == 1
     before = {file: file.stat().st_mtime_ns for file in out.glob("*/result.json")}
     assert len(before) == 2
 
@@ -244,6 +248,7 @@ def test_comparison_from_nothing_to_the_report(small, tmp_path):
     report = (out / "report" / "report.md").read_text()
     for file in out.glob("*/result.json"):
         assert json.loads(file.read_text())["arch"] in report
+    assert "| latency / p95, ms |" in report and "(as trained: PyTorch on " in report
     assert (out / "report" / "slides.pptx").exists()
 
 

@@ -52,6 +52,45 @@ def test_costs_become_a_table_a_csv_and_a_chart_for_each_size(tmp_path, capsys):
     assert {file.name for file in (tmp_path / "report").glob("*.png")} == {"costs_32.png", "costs_224.png"}
 
 
+def test_latencies_have_columns_and_a_caption(tmp_path):
+    """As trained and, where it could be exported, as exported; a file of an older cost pass has neither."""
+    places = {"trained": "PyTorch on a GPU", "exported": "ONNX Runtime 1.99 on a CPU, 3 threads per process"}
+    content = costs(latency=places)
+    for i, one in enumerate(content["rows"][:5]):
+        one |= {"latency_ms": 3.25 + i, "latency_p95_ms": 12.34 if i < 2 else 1234.5}
+    content["rows"][1] |= {"exported_latency_ms": 0.9876, "exported_latency_p95_ms": 1.5}
+    text = make_costs(content, tmp_path)
+    assert "| train img/s | eval img/s | latency / p95, ms | exported / p95, ms | TFLOP/s |" in text
+    assert "| resnet | 32 | 275,572 | 40.0 | 42.7 | 3,000 | 9,000 | 3.25 / 12.3 | - | 0.72 | 700 |" in text
+    assert "| 1,500 | 4,500 | 4.25 / 12.3 | 0.988 / 1.50 | 0.72 |" in text
+    assert "| 1,000 | 3,000 | 5.25 / 1,234 | - |" in text
+    assert f"(as trained: {places['trained']}; as exported: {places['exported']})." in text
+    assert "torch 2.15, each network in its own process" in text
+    table = list(csv.DictReader((tmp_path / "report" / "costs.csv").open()))
+    assert [r["exported_latency_p95_ms"] for r in table[:3]] == ["", "1.5", ""]
+    assert (table[4]["latency_ms"], table[5]["latency_ms"]) == ("7.25", "")
+
+
+def test_networks_without_export_have_one_column_of_latencies(tmp_path):
+    content = costs(latency={"trained": "PyTorch on a CPU, 3 threads per process", "exported": None})
+    content["rows"][0] |= {"latency_ms": 3.456, "latency_p95_ms": 12.34}
+    text = make_costs(content, tmp_path)
+    assert "| eval img/s | latency / p95, ms | TFLOP/s |" in text
+    assert "(as trained: PyTorch on a CPU, 3 threads per process)." in text
+    assert "atency" not in make_costs(costs(), tmp_path)
+    assert "latency" not in (tmp_path / "report" / "costs.csv").read_text()
+
+
+@pytest.mark.parametrize("bad", [{"latency_ms": 3.0}, {"exported_latency_ms": "1", "exported_latency_p95_ms": 2.0}])
+def test_bad_latencies_are_refused_in_one_line(bad, tmp_path, capsys):
+    content = costs()
+    content["rows"][0] |= bad
+    with pytest.raises(SystemExit) as exit:
+        make_costs(content, tmp_path)
+    assert exit.value.code == 2
+    assert "ms must be a number above 0, got" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("rows", [[], [{"arch": "resnet", "settings": {}, "image_size": 32}], [{"problem": "none"}]])
 def test_bad_costs_are_refused_in_one_line(rows, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit:

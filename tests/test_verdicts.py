@@ -303,6 +303,28 @@ def test_the_cost_pass_replaces_speeds(campaign):
     assert "differ in batch_size" in speed_text(other)
 
 
+def test_the_cost_pass_adds_latencies(campaign, tmp_path):
+    cost_pass = timed([c for c in campaign if c["arch"] != "gmlp_resnet"])
+    assert "atency" not in make(campaign, tmp_path / "old", cost_pass)
+    cost_pass["latency"] = {"trained": "PyTorch on a CPU, 3 threads per process", "exported": None}
+    for one in cost_pass["rows"]:
+        one |= {"latency_ms": 3.456, "latency_p95_ms": 12.34}
+    text = make(campaign, tmp_path / "new", cost_pass)
+    table = table_after(text, "### All networks")
+    cells = {name: row[table["arch"].index("latency / p95, ms")] for name, row in table.items()}
+    assert (cells["resnet"], cells["gmlp_resnet"]) == ("3.46 / 12.3", "-")
+    assert "took in turns (as trained: PyTorch on a CPU, 3 threads per process)." in text
+    assert (
+        "{" not in text.split("### All networks")[1].split("##")[0]
+    )  # as the places would look in the list of conditions
+    header, *lines = (tmp_path / "new" / "report" / "results.csv").read_text().splitlines()
+    assert header.endswith(",cost_pass_eval_imgs_per_s,cost_pass_latency_ms,cost_pass_latency_p95_ms")
+    assert {line.rsplit(",", 2)[1] for line in lines} == {"3.456", ""}
+    cost_pass["rows"][0]["latency_ms"] = -1.0
+    with pytest.raises(SystemExit):
+        make(campaign, tmp_path / "bad", cost_pass)
+
+
 def test_a_significant_difference_without_a_word_says_why_in_the_list():
     rows = widths() + rows_of("ghostnet_resnet", 58, params=55_000, jitter=-JITTER)
     lists = dict(verdict_lists(analyse(rows, timed(rows))))
