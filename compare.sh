@@ -43,14 +43,14 @@ export GIVEN="${GIVEN-$given}" # what PLAN=1 repeats
 
 PRESET="${PRESET-methods}"
 report=() # flags for report.py
-ALL_METHODS="coatnet convnext cspnet eca ghostnet gmlp hornet lsknet mixer productpool resnest segnext"
+ALL_METHODS="productpool eca gmlp mixer cspnet ghostnet resnest convnext coatnet hornet lsknet segnext" # the cheapest first
 COMBINATIONS="eca_ghostnet_resnet convnext_eca_resnet cspnet_eca_resnet eca_resnest_resnet"
 CLASSICS="linear lenet alexnet vgg16 vgg19 googlenet resnet resnet18 multiscale_resnet18 resnet34 resnet50"
 case "$PRESET" in
     methods)
         ARCHS="${ARCHS-$(printf '%s_resnet ' $ALL_METHODS) $COMBINATIONS}"
-        WIDTHS="${WIDTHS-8 12 24 32}" # of the widening curve, beside the baseline's 16
-        runs="resnet $ARCHS $(for width in $WIDTHS; do echo "resnet:resnet.width=$width"; done)"
+        WIDTHS="${WIDTHS-24 32 12 8}" # of the widening curve, beside 16; first, to judge by
+        runs="resnet $(for width in $WIDTHS; do echo "resnet:resnet.width=$width"; done) $ARCHS"
         recipe=""
         ;;
     depth)
