@@ -17,6 +17,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import is_zipfile
 
 import locks
 import slurm
@@ -202,12 +203,15 @@ class Comparison:
         self.steps_before = {}  # of runs that were taken: where they stood
 
     def check(self):
-        """The dry check of one run, before anything expensive. It also tells what the machine is."""
+        """The dry check of one run, before anything expensive: if possible of one that is there, whose recipe must be the same.
+        It also tells what the machine is."""
         waiting, finished = self.board.overview()
         if not waiting:
             return
+        saved = [entry for entry in waiting if is_zipfile(self.board.folder(*entry) / "last.pt")]  # nothing cut short
+        there = finished or saved
         new = [entry for entry in waiting if not self.board.folder(*entry).exists()]
-        run, seed = (finished or new or waiting)[0]
+        run, seed = (there or new or waiting)[0]
         command = [*train_command(self.settings, run, [seed]), "--check"]
         began = time.monotonic()
         code, output = self.children.run(command, stdout=subprocess.PIPE)
@@ -215,7 +219,7 @@ class Comparison:
         *notes, last = output.strip().splitlines() or [""]
         if code:
             print(output, end="")
-            if finished:
+            if there:
                 refuse(
                     f"{self.settings.out} cannot be continued with these settings: correct them, or choose another OUT"
                 )

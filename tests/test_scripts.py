@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import checkpoints
 import compare
 from models import METHODS, build
 from speed import parse_run
@@ -333,12 +334,17 @@ def test_a_signal_stops_the_runs_at_hand_and_starts_no_other(number, tmp_path):
     assert sorted(calls.read_text().split()) == ["eca_resnet", "resnet", "stopped", "stopped"]
 
 
-def test_runs_of_another_recipe_are_not_continued(small, tmp_path):
+@pytest.mark.parametrize("left", ["result.json", "last.pt"])
+def test_runs_of_another_recipe_are_not_continued(left, small, tmp_path):
+    """Finished ones, or those that others train at this moment."""
     settings, flags = small
     settings |= {"RUNS": "resnet:resnet.depth=8 resnet", "SEEDS": "0"}
     folder = tmp_path / "out" / "resnet-resnet.depth=8-seed0"
     folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps({"epochs": 100}))
+    if left == "last.pt":
+        checkpoints.save_checkpoint(folder / left, {"run": {"epochs": 100}})
+    else:
+        (folder / left).write_text(json.dumps({"epochs": 100}))
     done = run_script("compare.sh", *flags, check=False, **settings)
     assert done.returncode == 2
     assert "holds another run (" in done.stderr
