@@ -22,6 +22,7 @@ from zipfile import is_zipfile
 import locks
 import slurm
 from board import Board
+from tasks import Task
 from tuning import recipes_of
 
 HERE = Path(__file__).parent
@@ -428,13 +429,14 @@ def main(flags):
     print(f"{len(waiting) + len(finished)} runs in {settings.out}, {len(finished)} of them finished", flush=True)
     if os.environ["PLAN"]:
         return plan(comparison, waiting)
-    if waiting:
-        comparison.check()
-        comparison.speeds()
-        comparison.work()
-    elif not (settings.out / SPEEDS).exists():
-        comparison.speeds()
-    comparison.finish()
+    with Task(comparison.board.claims):
+        if waiting:
+            comparison.check()
+            comparison.speeds()
+            comparison.work()
+        elif not (settings.out / SPEEDS).exists():
+            comparison.speeds()
+        comparison.finish()
 
 
 if __name__ == "__main__":

@@ -46,6 +46,13 @@ def seconds(text):
     return ((days * 24 + hours) * 60 + minutes) * 60 + secs
 
 
+def running_tasks():
+    """(name, node, seconds since its start) of each task of this array that runs; none if squeue cannot be asked."""
+    shown = ask("squeue", "-h", "-j", array(), "-t", "running", "-o", "%i %N %M")
+    tasks = [line.split() for line in (shown or "").splitlines()]
+    return [(name, node, seconds(run) or 0) for name, node, run in tasks]
+
+
 def is_out_of_time(shown):
     """Whether the text of `scontrol show job` is of a job that its time limit ends, and no person and no other job.
 
@@ -61,7 +68,15 @@ def is_out_of_time(shown):
 def requeue_if_out_of_time(progressed, is_work_left):
     """Asks for another turn of this job, of its own element of an array alone, if its time limit ended it with work left."""
     name = job()
-    if not is_work_left or not is_out_of_time(ask("scontrol", "show", "job", os.environ["SLURM_JOB_ID"])):
+    if not is_work_left:
+        return
+    shown = ask("scontrol", "show", "job", os.environ["SLURM_JOB_ID"])
+    if shown is None:
+        print(
+            f"scontrol cannot be asked about job {name}: if its time limit ended it, start the same line again",
+            flush=True,
+        )
+    if not is_out_of_time(shown):
         return
     if not progressed:
         print(f"the time limit of job {name} is too short: no run got further in it; raise --time", flush=True)
