@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -416,8 +417,10 @@ def plan(comparison, waiting):
     given = [
         f"{name}={shlex.quote(os.environ[name])}" for name in os.environ.get("GIVEN", "").split() if name != "PLAN"
     ]
-    script = [os.environ["SCRIPT"], *comparison.settings.user_flags]
-    print(slurm.sbatch_line(given, script, waiting, comparison.hours()))
+    script, n_gpus = [os.environ["SCRIPT"], *comparison.settings.user_flags], comparison.settings.nproc
+    together = Counter(run for run, _ in waiting).items()  # a task with one GPU takes all seeds of a network
+    tasks = list(together) if n_gpus == 1 else [(run, 1) for run, _ in waiting]
+    print(slurm.sbatch_line(given, script, tasks, comparison.hours(), n_gpus))
 
 
 def main(flags):

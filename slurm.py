@@ -10,7 +10,7 @@ NEAR_S = 15 * 60  # before its time limit a job that is told to stop is stopped 
 ASK_S = 20  # for an answer of Slurm's
 SPARE = 1.5  # times the measured hours, and START_H more, is a time limit that suffices
 START_H = 0.25
-UNKNOWN_TASKS = 256  # at most that are proposed
+MOST_TASKS = 256  # that are proposed
 
 
 def job():
@@ -86,12 +86,15 @@ def requeue_if_out_of_time(progressed, is_work_left):
         print(f"the time limit of job {name} is over, with runs left: requeued", flush=True)
 
 
-def sbatch_line(given, script, waiting, hours):
-    """The line that hands the waiting runs (run, seed) to Slurm. hours: {run: hours} as measured, or empty."""
-    n_tasks = min(len(waiting), UNKNOWN_TASKS)
+def sbatch_line(given, script, tasks, hours, n_gpus):
+    """The line that hands tasks to Slurm, each a (run, number of its seeds) that one task trains with n_gpus.
+
+    hours: {run: hours of one seed} as measured, or empty. Seeds side by side take less than one after the other.
+    """
     limit = ""
     if hours:
-        longest = math.ceil(60 * (SPARE * max(hours[run] for run, _ in waiting) + START_H))
+        longest = math.ceil(60 * (SPARE * max(n_seeds * hours[run] for run, n_seeds in tasks) + START_H))
         limit = f" --time={longest // 60:02d}:{longest % 60:02d}:00"
-    command = f"sbatch --array=0-{n_tasks - 1}{limit} --gpus=1 --requeue --signal=B:TERM@90 --open-mode=append"
+    command = f"sbatch --array=0-{min(len(tasks), MOST_TASKS) - 1}{limit} --gpus={n_gpus}"
+    command += " --requeue --signal=B:TERM@90 --open-mode=append"
     return " ".join([*given, command, *map(shlex.quote, script)])

@@ -183,6 +183,13 @@ def test_line_for_slurm_repeats_what_was_given(script, tmp_path):
     assert ("METHODS=eca" in line) == (script == "ablations.sh")
 
 
+@pytest.mark.parametrize(("nproc", "resources"), [("1", "--array=0-1 --gpus=1"), ("2", "--array=0-5 --gpus=2")])
+def test_line_for_slurm_counts_what_a_task_takes(nproc, resources):
+    """With one GPU all seeds of a network."""
+    settings = {"RUNS": "resnet eca_resnet", "SEEDS": "0 1 2", "NPROC": nproc, "OUT": "nowhere", "PLAN": "1"}
+    assert f" sbatch {resources} --requeue " in run_script("compare.sh", **settings).stdout.splitlines()[-1]
+
+
 @pytest.mark.parametrize("script", ["compare.sh", "ablations.sh"])
 def test_copy_of_a_script_finds_the_repository(script, tmp_path):
     """Slurm runs a copy in a folder of its own, in the folder in which the user stood."""

@@ -39,10 +39,11 @@ def test_without_slurm_nothing_is_asked():
 
 
 def test_line_follows_from_the_measured_speeds():
-    waiting = [("a", "0"), ("b", "0"), ("a", "1")]
-    line = slurm.sbatch_line(["SEEDS='0 1'"], ["compare.sh", "--lr", "1"], waiting, {"a": 1.0, "b": 2.5})
+    line = slurm.sbatch_line(
+        ["SEEDS='0 1'"], ["compare.sh", "--lr", "1"], [("a", 3), ("b", 1)], {"a": 1.0, "b": 2.5}, 8
+    )
     assert line == (
-        "SEEDS='0 1' sbatch --array=0-2 --time=04:00:00 --gpus=1 --requeue --signal=B:TERM@90 --open-mode=append "
+        "SEEDS='0 1' sbatch --array=0-1 --time=04:45:00 --gpus=8 --requeue --signal=B:TERM@90 --open-mode=append "
         "compare.sh --lr 1"
     )
 
