@@ -194,7 +194,8 @@ class Run:
         state.load_state_dict(self.saved["state"])
         before, now = self.saved["world_size"], self.team.world_size
         change = "" if before == now else f", with {now} processes instead of {before}"
-        self.say(f"resuming {self.folder} at step {state.step} of {self.last_step}{change}")
+        if not self.args.check:
+            self.say(f"resuming {self.folder} at step {state.step} of {self.last_step}{change}")
 
     def begin_log(self):
         """The first line of the run, its events and its progress bar."""

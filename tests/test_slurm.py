@@ -183,7 +183,7 @@ def test_mistakes_of_a_job_are_one_line(tasks, tmp_path):
 def test_time_limit_asks_for_another_turn(tasks):
     """A minute is Slurm's least; its signal comes early in it, and what is left is done in the next turns."""
     job = tasks.submit(
-        "--array=0", "--time=1", "--requeue", "--signal=B:TERM@55", SEEDS="0", RUNS="resnet", STEPS="3000"
+        "--array=0", "--time=1", "--requeue", "--signal=B:TERM@20", SEEDS="0", RUNS="resnet", STEPS="3000"
     )
     wait_until(lambda: "is over, with runs left: requeued" in tasks.log())
     assert "is too short" not in tasks.log()
