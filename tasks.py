@@ -50,8 +50,8 @@ class Task:
                 listed = [f"{name} on {node}" for name, node in sorted(both.items())]
                 more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
                 self.complaint = (
-                    f"no sign in {self.claims.parent} of {', '.join(listed[:NAMED])}{more}: if OUT is another folder there, "
-                    "runs are trained twice; choose one on a disk that all nodes share"
+                    f"no sign in {self.claims.parent} of {', '.join(listed[:NAMED])}{more}, which Slurm runs: if OUT is another "
+                    "folder there, runs are trained twice; choose one on a disk that all nodes share"
                 )
                 self.complain()
 

@@ -158,7 +158,10 @@ def test_tasks_that_see_different_folders_say_so(tasks):
     wait_until(lambda: all("no sign in" in tasks.log(i) for i in (0, 1)))
     tasks.say("scancel", job)
     wait_until(lambda: is_over(tasks))
-    names = {i: re.search(r"no sign in \S+/(n\d) of (\S+) on (n\d): if OUT", tasks.log(i)).groups() for i in (0, 1)}
+    names = {
+        i: re.search(r"no sign in \S+/(n\d) of (\S+) on (n\d), which Slurm runs: if", tasks.log(i)).groups()
+        for i in (0, 1)
+    }
     assert {names[0], names[1]} in (
         {("n0", f"{job}_1", "n1"), ("n1", f"{job}_0", "n0")},
         {("n1", f"{job}_1", "n0"), ("n0", f"{job}_0", "n1")},
