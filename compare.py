@@ -243,14 +243,8 @@ class Comparison:
         s = self.settings
         with suppress(locks.HeldError), locks.Lock(self.board.claims / "speeds", {}):
             if not self.speeds_are_there():
-                command = [
-                    sys.executable,
-                    str(HERE / "speed.py"),
-                    *map(self.as_trained, s.runs),
-                    "--out",
-                    str(s.out / SPEEDS),
-                    *s.flags,
-                ]
+                command = [sys.executable, str(HERE / "speed.py"), *map(self.as_trained, s.runs)]
+                command += ["--out", str(s.out / SPEEDS), *s.flags]
                 code, _ = self.children.run(command)
                 self.leave_if_stopped()
                 if code:
@@ -432,14 +426,18 @@ def main(flags):
     print(f"{len(waiting) + len(finished)} runs in {settings.out}, {len(finished)} of them finished", flush=True)
     if os.environ["PLAN"]:
         return plan(comparison, waiting)
-    with Task(comparison.board.claims):
-        if waiting:
-            comparison.check()
-            comparison.speeds()
-            comparison.work()
-        elif not (settings.out / SPEEDS).exists():
-            comparison.speeds()
-        comparison.finish()
+    try:
+        with Task(comparison.board.claims):
+            if waiting:
+                comparison.check()
+                comparison.speeds()
+                comparison.work()
+            elif not (settings.out / SPEEDS).exists():
+                comparison.speeds()
+            comparison.finish()
+    except OSError as error:  # such as a disk that this node lacks
+        print(f"{os.environ['SCRIPT']}: OUT={settings.out} cannot be used here: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":
