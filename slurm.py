@@ -56,13 +56,14 @@ def running_tasks():
 def is_out_of_time(shown):
     """Whether the text of `scontrol show job` is of a job that its time limit ends, and no person and no other job.
 
-    Before the limit, when --signal=B: comes, it is RUNNING with little time left; scancel makes it CANCELLED.
+    Before the limit, when --signal=B: comes, it is RUNNING with little time left; scancel makes it CANCELLED. One that is to
+    start again, for it was preempted or its node failed, is COMPLETING with no time that it ran.
     """
     fields = dict(re.findall(r"(\S+?)=(\S*)", shown or ""))
     state = fields.get("JobState")
     run, limit = seconds(fields.get("RunTime")), seconds(fields.get("TimeLimit"))
-    near = run is not None and limit is not None and limit - run <= min(NEAR_S, limit / 2 + 60)
-    return state == "TIMEOUT" or (state in ("RUNNING", "COMPLETING") and near)
+    near = run and limit and limit - run <= min(NEAR_S, limit / 2 + 60)
+    return state == "TIMEOUT" or bool(state in ("RUNNING", "COMPLETING") and near)
 
 
 def requeue_if_out_of_time(progressed, is_work_left):

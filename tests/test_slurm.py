@@ -24,6 +24,8 @@ from tests.test_scripts import environment
         ("RUNNING", "00:10:00", "01:00:00", False),  # someone else's signal
         ("CANCELLED", "00:59:00", "01:00:00", False),
         ("PREEMPTED", "00:59:00", "01:00:00", False),
+        ("COMPLETING", "00:59:50", "01:00:00", True),
+        ("COMPLETING", "00:00:00", "00:02:00", False),  # requeued already
         ("RUNNING", "2-00:00:00", "UNLIMITED", False),
         ("RUNNING", "1-23:59:00", "2-00:00:00", True),
     ],
