@@ -89,8 +89,11 @@ def cluster(folder):
 def daemon(node):
     """The command that starts a node."""
     own_name = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec slurmd -N "$0"', node]
-    allowed = subprocess.run(["unshare", "--uts", "hostname", node], capture_output=True).returncode == 0
-    return own_name if allowed else ["slurmd", "-N", node]
+    try:
+        subprocess.run(["unshare", "--uts", "hostname", node], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ["slurmd", "-N", node]
+    return own_name
 
 
 def end(pid_file):
