@@ -177,10 +177,10 @@ class Board:
         return bool(reports) and max(reports) > max(results)
 
     def clear(self):
-        """Removes what runs that are finished have left: locks of those killed right after that, and earlier failures."""
+        """Removes what is left of those that were killed: locks of runs that are finished, tasks' marks; and earlier failures."""
         for entry in self.done:
-            path = self.claim_file(*entry)
             self.failed_file(*entry).unlink(missing_ok=True)
+        for path in [*(self.claim_file(*entry) for entry in self.done), *self.claims.glob("task-*")]:
             if path.exists() and locks.look(path, self.seen)[1] is False:
                 path.unlink(missing_ok=True)
         with suppress(OSError):

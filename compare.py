@@ -14,13 +14,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import is_zipfile
 
 import locks
 import slurm
 from board import Board
+from tasks import Task
 from tuning import recipes_of
 
 HERE = Path(__file__).parent
@@ -202,12 +205,15 @@ class Comparison:
         self.steps_before = {}  # of runs that were taken: where they stood
 
     def check(self):
-        """The dry check of one run, before anything expensive. It also tells what the machine is."""
+        """The dry check of one run, before anything expensive: if possible of one that is there, whose recipe must be the same.
+        It also tells what the machine is."""
         waiting, finished = self.board.overview()
         if not waiting:
             return
+        saved = [entry for entry in waiting if is_zipfile(self.board.folder(*entry) / "last.pt")]  # nothing cut short
+        there = finished or saved
         new = [entry for entry in waiting if not self.board.folder(*entry).exists()]
-        run, seed = (finished or new or waiting)[0]
+        run, seed = (there or new or waiting)[0]
         command = [*train_command(self.settings, run, [seed]), "--check"]
         began = time.monotonic()
         code, output = self.children.run(command, stdout=subprocess.PIPE)
@@ -215,7 +221,7 @@ class Comparison:
         *notes, last = output.strip().splitlines() or [""]
         if code:
             print(output, end="")
-            if finished:
+            if there:
                 refuse(
                     f"{self.settings.out} cannot be continued with these settings: correct them, or choose another OUT"
                 )
@@ -237,14 +243,8 @@ class Comparison:
         s = self.settings
         with suppress(locks.HeldError), locks.Lock(self.board.claims / "speeds", {}):
             if not self.speeds_are_there():
-                command = [
-                    sys.executable,
-                    str(HERE / "speed.py"),
-                    *map(self.as_trained, s.runs),
-                    "--out",
-                    str(s.out / SPEEDS),
-                    *s.flags,
-                ]
+                command = [sys.executable, str(HERE / "speed.py"), *map(self.as_trained, s.runs)]
+                command += ["--out", str(s.out / SPEEDS), *s.flags]
                 code, _ = self.children.run(command)
                 self.leave_if_stopped()
                 if code:
@@ -411,8 +411,10 @@ def plan(comparison, waiting):
     given = [
         f"{name}={shlex.quote(os.environ[name])}" for name in os.environ.get("GIVEN", "").split() if name != "PLAN"
     ]
-    script = [os.environ["SCRIPT"], *comparison.settings.user_flags]
-    print(slurm.sbatch_line(given, script, waiting, comparison.hours()))
+    script, n_gpus = [os.environ["SCRIPT"], *comparison.settings.user_flags], comparison.settings.nproc
+    together = Counter(run for run, _ in waiting).items()  # a task with one GPU takes all seeds of a network
+    tasks = list(together) if n_gpus == 1 else [(run, 1) for run, _ in waiting]
+    print(slurm.sbatch_line(given, script, tasks, comparison.hours(), n_gpus))
 
 
 def main(flags):
@@ -424,13 +426,18 @@ def main(flags):
     print(f"{len(waiting) + len(finished)} runs in {settings.out}, {len(finished)} of them finished", flush=True)
     if os.environ["PLAN"]:
         return plan(comparison, waiting)
-    if waiting:
-        comparison.check()
-        comparison.speeds()
-        comparison.work()
-    elif not (settings.out / SPEEDS).exists():
-        comparison.speeds()
-    comparison.finish()
+    try:
+        with Task(comparison.board.claims):
+            if waiting:
+                comparison.check()
+                comparison.speeds()
+                comparison.work()
+            elif not (settings.out / SPEEDS).exists():
+                comparison.speeds()
+            comparison.finish()
+    except OSError as error:  # such as a disk that this node lacks
+        print(f"{os.environ['SCRIPT']}: OUT={settings.out} cannot be used here: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

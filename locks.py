@@ -88,8 +88,13 @@ class Lock:
     def is_ours(self):
         return token_of(read(self.path)) == self.token
 
+    def rival(self):
+        """Who took us for gone, in words, or None: this process was suspended, or Slurm gave up its node."""
+        holder = read(self.path)
+        return in_words(holder) if holder and holder["token"] != self.token else None
+
     def beat(self):
-        while not self.stopped.wait(HEARTBEAT_S):
+        while not self.stopped.wait(HEARTBEAT_S) and not self.rival():
             try:
                 os.utime(self.path)
             except OSError:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from checkpoints import load_checkpoint
@@ -90,18 +91,23 @@ def is_longer(config, there):
 
 def stamp(folder):
     """What changes with every file that a run leaves for its next start."""
-    files = [folder / name for name in ("last.pt", "result.json")]
-    return [file.stat().st_mtime_ns for file in files if file.exists()]
+    times = []
+    for name in ("last.pt", "result.json"):
+        with suppress(FileNotFoundError):  # also where its owner replaces it at this moment
+            times.append((folder / name).stat().st_mtime_ns)
+    return times
 
 
 def last_checkpoint(folder):
     """The content of the newest checkpoint that can be read, or None. Raises ValueError if there are only damaged ones."""
-    saved, problem = None, None
+    saved, problem, before = None, None, stamp(folder)
     for path in (folder / "last.pt", folder / "last.pt.previous"):
         if path.exists() and not saved:
             try:
                 saved = load_checkpoint(path)
             except ValueError as error:
+                if stamp(folder) != before:  # its owner saves at this moment
+                    return last_checkpoint(folder)
                 problem = error
                 print(f"train.py: {error}; looking for the one before it", file=sys.stderr)
     if saved and problem:

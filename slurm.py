@@ -10,7 +10,7 @@ NEAR_S = 15 * 60  # before its time limit a job that is told to stop is stopped 
 ASK_S = 20  # for an answer of Slurm's
 SPARE = 1.5  # times the measured hours, and START_H more, is a time limit that suffices
 START_H = 0.25
-UNKNOWN_TASKS = 256  # at most that are proposed
+MOST_TASKS = 256  # that are proposed
 
 
 def job():
@@ -46,22 +46,38 @@ def seconds(text):
     return ((days * 24 + hours) * 60 + minutes) * 60 + secs
 
 
+def running_tasks():
+    """(name, node, seconds since its start) of each task of this array that runs; none if squeue cannot be asked."""
+    shown = ask("squeue", "-h", "-j", array(), "-t", "running", "-o", "%i %N %M")
+    tasks = [line.split() for line in (shown or "").splitlines()]
+    return [(name, node, seconds(run) or 0) for name, node, run in tasks]
+
+
 def is_out_of_time(shown):
     """Whether the text of `scontrol show job` is of a job that its time limit ends, and no person and no other job.
 
-    Before the limit, when --signal=B: comes, it is RUNNING with little time left; scancel makes it CANCELLED.
+    Before the limit, when --signal=B: comes, it is RUNNING with little time left; scancel makes it CANCELLED. One that is to
+    start again, for it was preempted or its node failed, is COMPLETING with no time that it ran.
     """
     fields = dict(re.findall(r"(\S+?)=(\S*)", shown or ""))
     state = fields.get("JobState")
     run, limit = seconds(fields.get("RunTime")), seconds(fields.get("TimeLimit"))
-    near = run is not None and limit is not None and limit - run <= min(NEAR_S, limit / 2 + 60)
-    return state == "TIMEOUT" or (state in ("RUNNING", "COMPLETING") and near)
+    near = run and limit and limit - run <= min(NEAR_S, limit / 2 + 60)
+    return state == "TIMEOUT" or bool(state in ("RUNNING", "COMPLETING") and near)
 
 
 def requeue_if_out_of_time(progressed, is_work_left):
     """Asks for another turn of this job, of its own element of an array alone, if its time limit ended it with work left."""
     name = job()
-    if not is_work_left or not is_out_of_time(ask("scontrol", "show", "job", os.environ["SLURM_JOB_ID"])):
+    if not is_work_left:
+        return
+    shown = ask("scontrol", "show", "job", os.environ["SLURM_JOB_ID"])
+    if shown is None:
+        print(
+            f"scontrol cannot be asked about job {name}: if its time limit ended it, start the same line again",
+            flush=True,
+        )
+    if not is_out_of_time(shown):
         return
     if not progressed:
         print(f"the time limit of job {name} is too short: no run got further in it; raise --time", flush=True)
@@ -71,12 +87,15 @@ def requeue_if_out_of_time(progressed, is_work_left):
         print(f"the time limit of job {name} is over, with runs left: requeued", flush=True)
 
 
-def sbatch_line(given, script, waiting, hours):
-    """The line that hands the waiting runs (run, seed) to Slurm. hours: {run: hours} as measured, or empty."""
-    n_tasks = min(len(waiting), UNKNOWN_TASKS)
+def sbatch_line(given, script, tasks, hours, n_gpus):
+    """The line that hands tasks to Slurm, each a (run, number of its seeds) that one task trains with n_gpus.
+
+    hours: {run: hours of one seed} as measured, or empty. Seeds side by side take less than one after the other.
+    """
     limit = ""
     if hours:
-        longest = math.ceil(60 * (SPARE * max(hours[run] for run, _ in waiting) + START_H))
+        longest = math.ceil(60 * (SPARE * max(n_seeds * hours[run] for run, n_seeds in tasks) + START_H))
         limit = f" --time={longest // 60:02d}:{longest % 60:02d}:00"
-    command = f"sbatch --array=0-{n_tasks - 1}{limit} --gpus=1 --requeue --signal=B:TERM@90 --open-mode=append"
+    command = f"sbatch --array=0-{min(len(tasks), MOST_TASKS) - 1}{limit} --gpus={n_gpus}"
+    command += " --requeue --signal=B:TERM@90 --open-mode=append"
     return " ".join([*given, command, *map(shlex.quote, script)])

@@ -194,7 +194,8 @@ class Run:
         state.load_state_dict(self.saved["state"])
         before, now = self.saved["world_size"], self.team.world_size
         change = "" if before == now else f", with {now} processes instead of {before}"
-        self.say(f"resuming {self.folder} at step {state.step} of {self.last_step}{change}")
+        if not self.args.check:
+            self.say(f"resuming {self.folder} at step {state.step} of {self.last_step}{change}")
 
     def begin_log(self):
         """The first line of the run, its events and its progress bar."""
@@ -306,9 +307,15 @@ class Run:
         content = {"run": self.config, "model": self.published, "started": self.started}
         content |= {"world_size": self.team.world_size, "state": self.state.state_dict()}  # by all processes together
         if self.team.rank == 0:
+            self.leave_to_rival()
             self.log.flush()  # what is logged up to here will not be logged again
             checkpoints.save_checkpoint(self.folder / "last.pt", content)
         self.saved_at = time.monotonic()
+
+    def leave_to_rival(self):
+        """Ends the program before it writes to a folder that another process has taken over."""
+        if rival := self.lock.rival():
+            refuse(f"{self.folder} was taken over by {rival}: stopped at step {self.state.step}", code=HELD_CODE)
 
     def end_epoch(self, epoch):
         """Scores what is watched, logs the epoch, and saves if it is time. Returns the scores."""
@@ -369,6 +376,7 @@ class Run:
             "class_names": self.images.classes, "per_class_top1": scores["per_class_top1"],
             "confusion": scores["confusion"].tolist(), "curve": state.curve, "status": "finished",
         }  # fmt: skip
+        self.leave_to_rival()
         self.log.finish(result, scores["confusion"], state.step)
         model = hub.Classifier(**self.published)
         model.net.load_state_dict(state.eval_net.state_dict())

@@ -1,4 +1,7 @@
-"""A real Slurm of two nodes on this machine, on the loopback alone, with all of its files in one folder."""
+"""A real Slurm of two nodes on this machine, on the loopback alone, with all of its files in one folder.
+
+Each node has a host name of its own where the system allows that. Jobs of the partition `urgent` preempt those of `main`.
+"""
 
 import os
 import shutil
@@ -30,12 +33,15 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 SchedulerParameters=bf_interval=1,sched_interval=1,sched_min_interval=100000
-ReturnToService=2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+ReturnToService=1
 KillWait={kill_wait}
 MpiDefault=none
-NodeName=n0 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=4000
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=4000
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+NodeName=n0 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=3 RealMemory=4000
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=3 RealMemory=4000
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2
 """
 
 
@@ -66,10 +72,10 @@ def cluster(folder):
     (folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
     environ = os.environ | {"SLURM_CONF": str(conf)}
     try:
-        for command in (["slurmctld"], ["slurmd", "-N", "n0"], ["slurmd", "-N", "n1"]):
+        for command in (["slurmctld"], daemon("n0"), daemon("n1")):
             subprocess.run(command, env=environ, check=True)
         deadline = time.monotonic() + 60
-        while said(environ, "sinfo", "-h", "-t", "idle", "-o", "%D") != "2":
+        while said(environ, "sinfo", "-h", "-p", "main", "-t", "idle", "-o", "%D") != "2":
             assert time.monotonic() < deadline, (folder / "ctld.log").read_text()
             time.sleep(0.2)
         yield {"SLURM_CONF": str(conf)}
@@ -78,6 +84,16 @@ def cluster(folder):
         time.sleep(1)
         for file in ("n0.pid", "n1.pid", "ctld.pid", "munge/pid"):
             end(folder / file)
+
+
+def daemon(node):
+    """The command that starts a node."""
+    own_name = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec slurmd -N "$0"', node]
+    try:
+        subprocess.run(["unshare", "--uts", "hostname", node], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ["slurmd", "-N", node]
+    return own_name
 
 
 def end(pid_file):

@@ -1,6 +1,7 @@
 """A stand-in for train.py, speed.py and report.py that starts at once: comparisons without training.
 
-STEPS, of 0.05 s each, are a run. It notes its steps in last.pt and goes on from there; events.* counts its starts from 0.
+STEPS, of 0.05 s each, are a run; at the tenth it waits for the file GO, if that is set. It notes its steps in last.pt and goes
+on from there; events.* counts its starts from 0. LOOK_AFTER_S replaces tasks.py's.
 """
 
 import json
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent  # not from tests.processes, which imports torch
-STEP_S = 0.05
+STEP_S, GO_AT = 0.05, 10
 
 
 def install(folder):
@@ -20,7 +21,9 @@ def install(folder):
     stub, wrapper = folder / "stub", folder / "python"
     head = f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
     stub.write_text(f"{head}from tests import stand_in\nstand_in.main(sys.argv[1:])\n")
-    wrapper.write_text(f"{head}sys.executable = {str(stub)!r}\nimport compare\ncompare.main(sys.argv[2:])\n")
+    sooner = "if after := os.environ.get('LOOK_AFTER_S'):\n    tasks.LOOK_AFTER_S = tasks.LOOK_AGAIN_S = float(after)\n"
+    begin = f"sys.executable = {str(stub)!r}\ncompare.main(sys.argv[2:])\n"
+    wrapper.write_text(f"{head}import os, compare, tasks\n{sooner}{begin}")
     for program in (stub, wrapper):
         program.chmod(0o755)
     return f"{folder}:{os.environ['PATH']}"
@@ -71,6 +74,8 @@ def train(args):
     deadline = time.monotonic() + limit
     while step < steps and not told and time.monotonic() < deadline:
         time.sleep(STEP_S)
+        if step == GO_AT and not Path(os.environ.get("GO", ".")).exists():
+            continue
         step += 1
         saved.write_text(str(step))
     if step < steps:

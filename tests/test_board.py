@@ -126,6 +126,14 @@ def test_relative_folder_is_the_users(tmp_path):
     assert (tmp_path / "mine" / "resnet-seed0" / "result.json").exists()
 
 
+def test_disk_that_is_not_there_is_one_line(compare, tmp_path):
+    (tmp_path / "disk").touch()
+    with compare(OUT=str(tmp_path / "disk" / "out")) as running:
+        out, err = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert err.startswith(f"compare.sh: OUT={tmp_path}/disk/out cannot be used here: ") and err.count("\n") == 1, out
+
+
 # ---------------------------------------------------------------------------------------------- many, without training
 
 

@@ -204,6 +204,32 @@ def test_same_command_twice_at_once(command, tmp_path, capsys):
     assert len(list(folder.glob("events*"))) == 2
 
 
+def test_heartbeat_keeps_no_rival_alive(path):
+    """A process that was suspended for long comes back, after another one has taken its lock over."""
+    with locks.Lock(path) as lock:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"token": "another", "host": "elsewhere"}))
+        assert " on elsewhere, since " in lock.rival()
+        time.sleep(2 * locks.HEARTBEAT_S)
+        before = path.stat().st_mtime_ns
+        time.sleep(3 * locks.HEARTBEAT_S)
+        assert path.stat().st_mtime_ns == before
+    assert path.exists()
+
+
+def test_run_that_was_taken_over_writes_no_more(command, tmp_path):
+    """Its node was given up by Slurm, say, but lives."""
+    folder = tmp_path / "runs" / "run"
+    small = ["--set", "resnet.depth=8", "--set", "resnet.width=4"]
+    with start(1, *command(*small, "--epochs", "2000", "--save-every", "1")) as running:
+        wait_for_step(folder, running)
+        left_by(folder / "of-another", host="elsewhere")
+        os.replace(folder / "of-another", folder / "lock")
+        _, err = running.communicate(timeout=60)
+    assert running.returncode == 3
+    assert f"train.py: {folder} was taken over by process " in err and " on elsewhere" in err
+    assert err.count("\n") == 1 and (folder / "lock").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "missing"),
     [("LOCAL_RANK", "0", "RANK"), ("PMI_SIZE", "2", "LOCAL_RANK"), ("WORLD_SIZE", "2", "LOCAL_RANK")],

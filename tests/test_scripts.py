@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import checkpoints
 import compare
 from models import METHODS, build
 from speed import parse_run
@@ -182,6 +183,13 @@ def test_line_for_slurm_repeats_what_was_given(script, tmp_path):
     assert ("METHODS=eca" in line) == (script == "ablations.sh")
 
 
+@pytest.mark.parametrize(("nproc", "resources"), [("1", "--array=0-1 --gpus=1"), ("2", "--array=0-5 --gpus=2")])
+def test_line_for_slurm_counts_what_a_task_takes(nproc, resources):
+    """With one GPU all seeds of a network."""
+    settings = {"RUNS": "resnet eca_resnet", "SEEDS": "0 1 2", "NPROC": nproc, "OUT": "nowhere", "PLAN": "1"}
+    assert f" sbatch {resources} --requeue " in run_script("compare.sh", **settings).stdout.splitlines()[-1]
+
+
 @pytest.mark.parametrize("script", ["compare.sh", "ablations.sh"])
 def test_copy_of_a_script_finds_the_repository(script, tmp_path):
     """Slurm runs a copy in a folder of its own, in the folder in which the user stood."""
@@ -338,12 +346,17 @@ def test_a_signal_stops_the_runs_at_hand_and_starts_no_other(number, tmp_path):
     assert sorted(calls.read_text().split()) == ["eca_resnet", "resnet", "stopped", "stopped"]
 
 
-def test_runs_of_another_recipe_are_not_continued(small, tmp_path):
+@pytest.mark.parametrize("left", ["result.json", "last.pt"])
+def test_runs_of_another_recipe_are_not_continued(left, small, tmp_path):
+    """Finished ones, or those that others train at this moment."""
     settings, flags = small
     settings |= {"RUNS": "resnet:resnet.depth=8 resnet", "SEEDS": "0"}
     folder = tmp_path / "out" / "resnet-resnet.depth=8-seed0"
     folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps({"epochs": 100}))
+    if left == "last.pt":
+        checkpoints.save_checkpoint(folder / left, {"run": {"epochs": 100}})
+    else:
+        (folder / left).write_text(json.dumps({"epochs": 100}))
     done = run_script("compare.sh", *flags, check=False, **settings)
     assert done.returncode == 2
     assert "holds another run (" in done.stderr

@@ -157,3 +157,12 @@ def test_check_trains_nothing_and_writes_nothing(command, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(*command(*SMALL, "--check", "--lr", "1"))
     assert "holds another run (" in capsys.readouterr().err
+
+
+def test_check_of_a_run_that_another_process_trains_speaks_of_no_resuming(command, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(*command(*SMALL, "--max-minutes", "0.001", "--save-every", "1"))
+    with locks.Lock(tmp_path / "runs" / "run" / "lock"):
+        capsys.readouterr()
+        run(*command(*SMALL, "--check"))
+    assert "resuming" not in capsys.readouterr().out

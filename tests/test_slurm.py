@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from types import SimpleNamespace
@@ -23,6 +24,8 @@ from tests.test_scripts import environment
         ("RUNNING", "00:10:00", "01:00:00", False),  # someone else's signal
         ("CANCELLED", "00:59:00", "01:00:00", False),
         ("PREEMPTED", "00:59:00", "01:00:00", False),
+        ("COMPLETING", "00:59:50", "01:00:00", True),
+        ("COMPLETING", "00:00:00", "00:02:00", False),  # requeued already
         ("RUNNING", "2-00:00:00", "UNLIMITED", False),
         ("RUNNING", "1-23:59:00", "2-00:00:00", True),
     ],
@@ -38,10 +41,11 @@ def test_without_slurm_nothing_is_asked():
 
 
 def test_line_follows_from_the_measured_speeds():
-    waiting = [("a", "0"), ("b", "0"), ("a", "1")]
-    line = slurm.sbatch_line(["SEEDS='0 1'"], ["compare.sh", "--lr", "1"], waiting, {"a": 1.0, "b": 2.5})
+    line = slurm.sbatch_line(
+        ["SEEDS='0 1'"], ["compare.sh", "--lr", "1"], [("a", 3), ("b", 1)], {"a": 1.0, "b": 2.5}, 8
+    )
     assert line == (
-        "SEEDS='0 1' sbatch --array=0-2 --time=04:00:00 --gpus=1 --requeue --signal=B:TERM@90 --open-mode=append "
+        "SEEDS='0 1' sbatch --array=0-1 --time=04:45:00 --gpus=8 --requeue --signal=B:TERM@90 --open-mode=append "
         "compare.sh --lr 1"
     )
 
@@ -73,7 +77,16 @@ def tasks(cluster, tmp_path):
 
     def submit(*flags, script="compare.sh", **settings):
         log = f"--output={tmp_path}/log-%a"
-        return say("sbatch", "--parsable", "--open-mode=append", log, f"--chdir={ROOT}", *flags, script, **settings)
+        command = [
+            "sbatch",
+            "--parsable",
+            "--open-mode=append",
+            log,
+            f"--chdir={ROOT}",
+            *flags,
+            *([script] if script else []),
+        ]
+        return say(*command, **settings)
 
     return SimpleNamespace(submit=submit, say=say, out=tmp_path / "out", log=lambda i=0: read(tmp_path / f"log-{i}"))
 
@@ -107,26 +120,75 @@ def test_four_tasks_on_two_nodes_train_each_run_once(tasks):
     assert_complete(tasks.out, 8)
 
 
-def test_disturbed_tasks_lose_nothing(tasks):
-    """One is requeued, one cancelled, one killed; afterwards the same line finishes the rest."""
-    job = tasks.submit("--array=0-3", "--requeue", STEPS="100")
-    wait_until(lambda: len(list(tasks.out.glob("*/last.pt"))) == 4)
-    holders = [json.loads(path.read_text()) for path in (tasks.out / "claims").glob("*seed0")]
-    ids = {f"{job}_{i}": tasks.say("squeue", "-h", "-r", "-j", f"{job}_{i}", "-o", "%A") for i in range(4)}
+def test_disturbed_tasks_lose_nothing(tasks, tmp_path):
+    """One is requeued, one cancelled, one killed, one preempted, and the node of the others goes down; afterwards the same line
+    again finishes the rest."""
+    settings = {"STEPS": "40", "GO": str(tmp_path / "go")}  # nothing is finished before that
+    job = tasks.submit("--array=0-5", "--requeue", **settings)
+    wait_until(lambda: sum(int(read(path) or 0) >= 10 for path in tasks.out.glob("*/last.pt")) == 6)
+    listed = tasks.say("squeue", "-h", "-r", "-j", job, "-o", "%i %A %N").splitlines()
+    ids, nodes = ({line.split()[0]: line.split()[i] for line in listed} for i in (1, 2))
+    first, *others = sorted(nodes, key=nodes.get)
+    cancelled, killed, *last = others
+    assert [nodes[name] for name in (first, cancelled, killed, *last)] == ["n0"] * 3 + ["n1"] * 3
+    holders = [json.loads(path.read_text()) for path in (tasks.out / "claims").glob("*seed*")]
     pids = {holder["job"]: holder["pid"] for holder in holders}
-    tasks.say("scontrol", "requeue", f"{job}_1")
-    tasks.say("scancel", f"{job}_2")
-    os.kill(pids[ids[f"{job}_3"]], signal.SIGKILL)
+
+    def waiting():
+        return set(tasks.say("squeue", "-h", "-r", "-j", job, "-t", "pending", "-o", "%i").split())
+
+    tasks.say("scontrol", "requeue", first)
+    tasks.say("scancel", cancelled)
+    os.kill(pids[ids[killed]], signal.SIGKILL)
+    tasks.say("sbatch", "--partition=urgent", "--nodelist=n1", "--output=/dev/null", "--wrap=true")
+    wait_until(lambda: len(waiting() & set(last)) >= 1)
+    tasks.say("scontrol", "update", "nodename=n1", "state=down", "reason=test")
+    wait_until(lambda: waiting() >= {first, *last})
+    tasks.say("scontrol", "update", "nodename=n1", "state=resume")
+    (tmp_path / "go").touch()
     wait_until(lambda: is_over(tasks))
-    tasks.submit("--array=0-3", "--requeue", STEPS="100")
+    tasks.submit("--array=0-5", "--requeue", **settings)
     wait_until(lambda: is_over(tasks))
     assert_complete(tasks.out, 8)
+
+
+def test_tasks_that_see_different_folders_say_so(tasks):
+    """Each node has a disk of its own."""
+    own = f"--wrap=OUT={tasks.out}/$SLURMD_NODENAME exec bash compare.sh"
+    settings = {"STEPS": "3000", "LOOK_AFTER_S": "2"}
+    job = tasks.submit("--array=0-1", "--cpus-per-task=3", own, script=None, **settings)
+    wait_until(lambda: all("no sign in" in tasks.log(i) for i in (0, 1)))
+    tasks.say("scancel", job)
+    wait_until(lambda: is_over(tasks))
+    names = {
+        i: re.search(r"no sign in \S+/(n\d) of (\S+) on (n\d), which Slurm runs: if", tasks.log(i)).groups()
+        for i in (0, 1)
+    }
+    assert {names[0], names[1]} in (
+        {("n0", f"{job}_1", "n1"), ("n1", f"{job}_0", "n0")},
+        {("n1", f"{job}_1", "n0"), ("n0", f"{job}_0", "n1")},
+    )
+    assert tasks.log().splitlines()[-1].startswith("no sign in ")  # where the log ends
+    assert not list(tasks.out.glob("*/claims"))
+
+
+def test_mistakes_of_a_job_are_one_line(tasks, tmp_path):
+    """Started elsewhere than in the repository; and without squeue."""
+    tasks.say("sh", "-c", f"cd {tmp_path} && sbatch --output={tmp_path}/log-0 {ROOT}/compare.sh")
+    wait_until(lambda: is_over(tasks))
+    assert tasks.log() == f"compare.sh: {tmp_path} is not the repository: start sbatch in the folder of compare.sh\n"
+    (tmp_path / "bin" / "squeue").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bin" / "squeue").chmod(0o755)
+    tasks.submit("--array=0-1", STEPS="1")
+    wait_until(lambda: all("squeue cannot be asked here" in tasks.log(i) for i in (0, 1)))
+    wait_until(lambda: len(list(tasks.out.glob("*/result.json"))) == 8 and not (tasks.out / "claims").exists())
+    assert all(tasks.log(i).count("squeue cannot be asked here") == 1 for i in (0, 1))
 
 
 def test_time_limit_asks_for_another_turn(tasks):
     """A minute is Slurm's least; its signal comes early in it, and what is left is done in the next turns."""
     job = tasks.submit(
-        "--array=0", "--time=1", "--requeue", "--signal=B:TERM@55", SEEDS="0", RUNS="resnet", STEPS="3000"
+        "--array=0", "--time=1", "--requeue", "--signal=B:TERM@20", SEEDS="0", RUNS="resnet", STEPS="3000"
     )
     wait_until(lambda: "is over, with runs left: requeued" in tasks.log())
     assert "is too short" not in tasks.log()

@@ -1,0 +1,69 @@
+"""What the tasks of a Slurm array know of each other: each leaves a mark in OUT while it works, and looks for the others' once.
+
+Where OUT is on a disk that differs from node to node, each node would train all runs, and nobody would notice.
+"""
+
+import sys
+import threading
+import time
+from contextlib import suppress
+
+import locks
+import slurm
+
+LOOK_AFTER_S = 240.0  # by then, tasks that began with this one have left their marks, and a shared disk shows them
+LOOK_AGAIN_S = 60.0  # Slurm lists a task for a while that has just ended
+NAMED = 3  # tasks that the line names, at most
+
+
+class Task:
+    """Leaves this task's mark in the folder `claims` of OUT, while the block runs. Outside of an array it does nothing."""
+
+    def __init__(self, claims):
+        self.claims, self.lock, self.complaint = claims, None, None
+
+    def __enter__(self):
+        if slurm.job() and locks.slurm_jobs() is None:
+            print("squeue cannot be asked here: tasks that are gone are known by their heartbeat alone", flush=True)
+        if slurm.is_array():
+            with suppress(locks.HeldError):  # by another command in this job
+                self.lock = locks.Lock(self.mark(slurm.job()), {})
+            threading.Thread(target=self.look_for_others, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        if self.lock:
+            self.lock.release()
+            with suppress(OSError):  # others are at work
+                self.claims.rmdir()
+        self.complain()  # once more, where the log ends
+
+    def mark(self, name):
+        return self.claims / f"task-{name}"
+
+    def look_for_others(self):
+        """Once, for those that began before this one: whoever begins later looks for this one."""
+        time.sleep(LOOK_AFTER_S)
+        if first := self.missing():
+            time.sleep(LOOK_AGAIN_S)
+            if both := {name: node for name, node in self.missing().items() if name in first}:
+                listed = [f"{name} on {node}" for name, node in sorted(both.items())]
+                more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
+                self.complaint = (
+                    f"no sign in {self.claims.parent} of {', '.join(listed[:NAMED])}{more}, which Slurm runs: if OUT is another "
+                    "folder there, runs are trained twice; choose one on a disk that all nodes share"
+                )
+                self.complain()
+
+    def missing(self):
+        """{task: node} of those that have been at work for a while, by Slurm's word, and left no mark."""
+        there = {path.name for path in self.claims.glob("task-*")}
+        return {
+            name: node
+            for name, node, seconds in slurm.running_tasks()
+            if seconds >= LOOK_AFTER_S / 2 and self.mark(name).name not in there
+        }
+
+    def complain(self):
+        if self.complaint:
+            print(self.complaint, file=sys.stderr, flush=True)
