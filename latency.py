@@ -1,7 +1,7 @@
 """The wait for one image: milliseconds from one image to its logits, for networks in turns, as trained and as exported.
 
-As trained is PyTorch in evaluation mode, in the precision of the runs; the image is on the device already, whose queue is
-waited for. As exported is ONNX Runtime on the CPU with the file that export.py writes, which also normalizes the image, on as
+As trained is PyTorch in evaluation mode, in the precision of the runs; the image is already on the device, and each call
+waits until the device is done. As exported is ONNX Runtime on the CPU with the file that export.py writes, which also normalizes the image, on as
 many threads as PyTorch's. The weights are random, because the wait does not depend on them.
 """
 

@@ -102,7 +102,8 @@ def parse_args(argv):
 def write_report(conditions, out, team):
     """Writes the report of the last condition, which has the largest budget, with the others for comparison."""
     results, folder = conditions[-1].results, conditions[-1].folder.resolve()
-    folder = "/".join(folder.parts[-2:] if folder.parent.name in ("runs", "results") else folder.parts[-1:])
+    here = Path(__file__).resolve().parent
+    folder = folder.relative_to(here).as_posix() if folder.is_relative_to(here) else folder.name
     pair = read_pair(conditions[-1].folder / "pair.npz", results)
     out.mkdir(parents=True, exist_ok=True)
     charts = draw_charts(results, out, conditions, pair)

@@ -56,7 +56,7 @@ class Task:
                 self.complain()
 
     def missing(self):
-        """{task: node} of those that have been at work for a while, by Slurm's word, and left no mark."""
+        """{task: node} of tasks that Slurm has listed as running for a while and that left no mark."""
         there = {path.name for path in self.claims.glob("task-*")}
         return {
             name: node

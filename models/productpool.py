@@ -2,12 +2,12 @@
 
     y_k = mean over pixels p of BN(u_k . x_p) BN(v_k . x_p),    k = 1 ... K
 
-Slot: pool, in place of the mean over pixels. The mean keeps C numbers, in which a pixel's features are only added up. A
-product says which features come together in a pixel, and the mean how often. It is the bilinear pooling of Lin, RoyChowdhury
-and Maji (ICCV 2015), mean_p x_p x_p^T, read through matrices of rank one, u_k v_k^T. Kim et al. ("Hadamard Product for
-Low-rank Bilinear Pooling", ICLR 2017) pool so with tanh, and Li et al. ("Factorized Bilinear Models for Image Recognition",
-ICCV 2017) give each class matrices of its own. Here all classes share the products, and batch norm keeps both factors at
-unit size, which training with SGD needs.
+Slot: pool, in place of the mean over pixels. The mean adds up each feature by itself; a product is large where two features
+occur in the same pixel. But for the norms' shifts it is the bilinear pooling of Lin, RoyChowdhury and Maji (ICCV 2015), mean_p
+x_p x_p^T, seen through matrices of rank one, u_k v_k^T. Kim et al. ("Hadamard Product for Low-rank Bilinear Pooling", ICLR
+2017) join question and image by such products, with tanh on the factors; Li et al. ("Factorized Bilinear Models for Image
+Recognition", ICCV 2017) give each class matrices of its own. Here all classes share the products, and batch norm starts both
+factors at unit size.
 """
 
 from typing import Literal
