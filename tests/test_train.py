@@ -28,15 +28,6 @@ from tests.processes import ROOT
 from tests.runs import assert_same, die_after_saves, result_of, run, saved_state
 from tests.test_data import picture, write_parquet
 
-
-@pytest.fixture
-def all_cores():
-    before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count())
-    yield
-    torch.set_num_threads(before)
-
-
 # -------------------------------------------------------------------------------------------------------------- flags
 
 
@@ -486,7 +477,7 @@ def test_cifar10(command, tmp_path):
 
 def test_torchrun_as_the_readme_has_it(tmp_path):
     command = ["torchrun", "--standalone", "--nproc_per_node", "2", "train.py", "--arch", "hornet_resnet"]
-    flags = ["--dataset", "shapes100", "--set", "resnet.width=8", "--max-steps", "4"]
+    flags = ["--dataset", "shapes100", "--set", "resnet.depth=8", "--set", "resnet.width=8", "--max-steps", "4"]
     flags += ["--out", str(tmp_path), "--cache-dir", str(tmp_path / "cache")]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run([*command, *flags], cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -666,9 +657,10 @@ def test_unreachable_hub_loses_nothing(command, monkeypatch, tmp_path, capsys):
 @pytest.mark.skipif(
     "CIFAR100_DIR" not in os.environ, reason="CIFAR100_DIR names no folder with CIFAR-100's parquet files"
 )
-def test_learns_on_real_cifar100(tmp_path, all_cores):
+def test_learns_on_real_cifar100(tmp_path):
     flags = ["--data-dir", os.environ["CIFAR100_DIR"], "--out", str(tmp_path), "--name", "run"]
-    run(*flags, "--set", "resnet.width=8", "--max-steps", "200")
+    small = ["--set", "resnet.depth=8", "--set", "resnet.width=8"]
+    run(*flags, *small, "--batch-size", "64", "--max-steps", "300")
     result = result_of(tmp_path / "run")
     assert (result["n_train"], result["n_val"], result["n_test"], result["classes"]) == (45_000, 5_000, 10_000, 100)
     assert result["top1"] > 5  # chance is 1
