@@ -89,6 +89,31 @@ def test_wrong_flag_is_refused_in_one_line(flags, message, capsys):
 
 
 @pytest.mark.parametrize(
+    "flags",
+    [
+        "--epochs 1 --batch-size 1 --accumulate 1 --log-every 1 --timeout-s 1 --image-size 1",
+        "--val-size 0 --cutout 0 --crop-padding 0 --mixup 0 --cutmix 0 --clip-norm 0 --save-every 0",
+        "--warmup-frac 0 --label-smoothing 0 --ema-decay 0 --momentum 0 --weight-decay 0 --crop-scale 0",
+        "--warmup-frac 0.99 --label-smoothing 0.99 --ema-decay 0.9999 --momentum 0.99 --crop-scale 1",
+        "--folds 2 --fold 0",
+        "--folds 2 --fold 1",
+        "--seed 0 4294967295",
+    ],
+)
+def test_ends_of_the_ranges_are_allowed(flags):
+    parse_args(flags.split())
+
+
+@pytest.mark.parametrize(
+    "flag", ["--label-smoothing 1", "--ema-decay 1", "--momentum 1", "--warmup-frac 1", "--lr inf", "--lr 0"]
+)
+def test_just_outside_a_range_is_refused(flag, capsys):
+    with pytest.raises(SystemExit):
+        parse_args(flag.split())
+    assert f"{flag.split()[0]} must be " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--arch", "nosuch_resnet"], "unknown method 'nosuch'"),
@@ -194,7 +219,7 @@ FIELDS = [
 
 
 def test_a_run_leaves_everything(command, tmp_path, capsys):
-    run(*command("--arch", "eca_resnet", "--set", "eca.kernel_size=5", "--log-every", "1"))
+    run(*command("--arch", "eca_resnet", "--set", "eca.kernel_size=5", "--log-every", "3"))
     out = capsys.readouterr().out
     assert len(re.findall(r"^epoch .* val top-1 .* img/s", out, re.M)) == 2
     folder = tmp_path / "runs" / "run"
@@ -213,7 +238,14 @@ def test_a_run_leaves_everything(command, tmp_path, capsys):
     assert {"train/loss", "train/lr", "train/imgs_per_s", "val/top1", "val/top5", "val/loss", "test/top1",
             "test/top5"} <= set(events.Tags()["scalars"])  # fmt: skip
     assert {"train/first_batch", "test/confusion"} <= set(events.Tags()["images"])
-    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 9))
+    points, rates = ({event.step: event.value for event in events.Scalars(f"train/{name}")} for name in ("loss", "lr"))
+    assert list(points) == [3, 6, 8]
+    # each point is the mean of the steps since the one before, each epoch's loss the mean of its four
+    total = sum(4 * row["train_loss"] for row in result["curve"])
+    assert 3 * points[3] + 3 * points[6] + 2 * points[8] == pytest.approx(total, rel=1e-4)
+    assert [row["step"] for row in result["curve"]] == [4, 8]
+    assert rates[8] == pytest.approx(result["curve"][-1]["lr"], abs=1e-9)
+    assert result["train_imgs_per_s"] * result["train_s"] == pytest.approx(8 * 20)
     assert events.Scalars("test/top1")[-1].value == pytest.approx(result["top1"])
     assert "_hparams_/experiment" in events.summary_metadata
 
@@ -266,6 +298,15 @@ def test_constant_schedule_goes_on_for_more_epochs(command, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(*flags, "--epochs", "3")
     assert "holds another run (epochs 4 there, 3 here)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("schedule", "max_steps", "epochs", "longer"),
+    [("constant", 0, 9, True), ("constant", 0, 7, False), ("constant", 30, 9, False), ("cosine", 0, 9, False)],
+)
+def test_only_a_constant_schedule_without_a_last_step_can_be_made_longer(schedule, max_steps, epochs, longer):
+    config = {"schedule": schedule, "max_steps": max_steps, "epochs": epochs}
+    assert runfolder.is_longer(config, config | {"epochs": 7}) == longer
 
 
 def test_learning_rate_depends_on_the_optimizer():
