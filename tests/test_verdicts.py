@@ -340,6 +340,13 @@ def test_superclass_differences(campaign, tmp_path):
     assert (tmp_path / "report" / "superclasses.png").exists()
 
 
+@pytest.mark.parametrize(("seeds", "there"), [((0, 1), True), ((0,), False)])
+def test_superclasses_need_two_seeds(seeds, there):
+    of_cifar = {"seeds": seeds, "dataset": "cifar100", "classes": 100, "per_class_top1": [50.0] * 100}
+    results = analyse(rows_of("resnet", 60, **of_cifar) + rows_of("eca_resnet", 63, **of_cifar))
+    assert (results.superclasses is not None) == there
+
+
 def noisy_rows(gain, seed=0):
     """Ten networks on CIFAR-100, each class with noise of its own; the first method gains points in superclass 7."""
     rng, rows = np.random.default_rng(seed), []
