@@ -177,6 +177,15 @@ def test_noise_is_moderated_where_networks_and_seeds_are_enough(n_nets, n_seeds,
     assert math.isnan(noise.usual) != moderated
 
 
+def test_many_networks_against_the_first_are_as_many_differences():
+    nets = many()
+    noise = SeedNoise(nets, (0, 1, 2))
+    expected = [noise.estimate((net, 1), (nets[0], -1)) for net in nets[1:]]
+    differences, ps = against_first(np.array([net.values("top1") for net in nets]))
+    assert differences == pytest.approx([each.mean for each in expected])
+    assert ps == pytest.approx([each.p for each in expected])
+
+
 def test_a_sum_adds_the_squares_of_its_weights():
     nets = many()
     noise, moderated = SeedNoise(nets, (0, 1, 2)), moderate(np.array([net.values("top1") for net in nets]))
