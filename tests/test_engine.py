@@ -176,6 +176,24 @@ def test_projections_of_torchs_attention_decay():
     }  # fmt: skip
 
 
+def test_momentum_is_beta1_of_the_adam_family():
+    net = nn.Linear(3, 5)
+    for name in ("adam", "adamw", "nadam"):
+        for group in optimizers.make_optimizer(name, net, 0.02, 0.8, 0.0).param_groups:
+            assert (group["lr"], group["betas"]) == (0.02, (0.8, 0.999))
+    for momentum, nesterov in ((0.8, True), (0.0, False)):
+        for group in optimizers.make_optimizer("sgd", net, 0.02, momentum, 0.0).param_groups:
+            assert (group["lr"], group["momentum"], group["nesterov"]) == (0.02, momentum, nesterov)
+
+
+def test_stable_rate_decays_over_the_last_fifth():
+    rates = optimizers.make_schedule("warmup_stable_decay", 0.6, 6, 50)
+    assert rates[:7] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    assert rates[6:41] == pytest.approx([0.6] * 35)
+    assert 0 < rates[49] < rates[45] < rates[41] < 0.6
+    assert rates[50] == pytest.approx(0)
+
+
 def test_cosine_rises_to_the_peak_and_ends_at_zero():
     rates = optimizers.make_schedule("cosine", 0.5, 10, 100)
     assert len(rates) == 101

@@ -58,6 +58,13 @@ def test_holder_that_was_killed_is_replaced(path):
         assert lock.taken_over.startswith("process ")
 
 
+def test_program_that_never_releases_its_lock_ends_all_the_same(path):
+    """The thread that gives signs of life does not keep it."""
+    code = f"import locks; lock = locks.Lock({str(path)!r}); print(lock.is_ours())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=processes.ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "True\n")
+
+
 def test_number_of_a_process_that_was_given_anew_is_no_holder(path):
     left_by(path, process_started=1.0)
     locks.Lock(path).release()

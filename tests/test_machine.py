@@ -137,6 +137,13 @@ def test_cores_without_affinity(files, monkeypatch):
     assert machine.cores() == 12
 
 
+def test_peak_memory_is_in_units_of_1024_kb(tmp_path, monkeypatch):
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "status").write_text("VmPeak:\t   9216 kB\nVmHWM:\t   3072 kB\nVmRSS:\t   2048 kB\n")
+    monkeypatch.setattr(machine, "PROC", tmp_path)
+    assert machine.peak_memory_mb(torch.device("cpu")) == 3
+
+
 def test_peak_memory_grows_with_what_is_taken():
     cpu = torch.device("cpu")
     before = machine.peak_memory_mb(cpu)

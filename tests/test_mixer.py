@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from models import build
 from models.mixer import Mixer, MixerBlock
 from models.resnet import BasicBlock, DropPath, Place, ResNet
 from tests.checks import (
@@ -160,3 +161,9 @@ def test_bad_knobs_are_refused(knobs, message):
 def test_other_map_sizes_are_refused(shape):
     with pytest.raises(ValueError, match=f"mixer is built for maps of 4x4 pixels, got {shape[0]}x{shape[1]}"):
         block(16, 4)(torch.randn(2, 16, *shape))
+
+
+def test_block_that_widens_stays_the_resnets():
+    """Though it has no stride: the first bottleneck, from 8 to 32 channels."""
+    net = build("mixer_resnet50", 7, {"resnet.width": 8, "mixer.stages": (1,)}, 16)
+    assert net(torch.randn(2, 3, 16, 16)).shape == (2, 7)

@@ -315,6 +315,32 @@ def test_listing_imports_no_library_of_networks():
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.parametrize(
+    ("arch", "settings"),
+    [
+        ("convnext_resnet", {"convnext.kernel_size": 1}),
+        ("eca_resnet", {"eca.kernel_size": 1}),
+        ("ghostnet_resnet", {"ghostnet.kernel_size": 1}),
+        ("hornet_resnet", {"hornet.kernel_size": 1}),
+        ("lsknet_resnet", {"lsknet.kernel_sizes": (1, 3), "lsknet.dilations": (1, 1)}),
+        ("segnext_resnet", {"segnext.kernel_sizes": (1,)}),
+    ],
+)
+def test_kernels_of_one_pixel_are_allowed(arch, settings):
+    net = build(arch, 7, settings | {"resnet.depth": 8, "resnet.width": 4})
+    assert net(torch.randn(2, 3, 9, 9)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("method", [None, "coatnet", "convnext", "hornet", "lskblock", "mscan"])
+def test_stem_keeps_small_images_and_quarters_large_ones(method):
+    """Each of these brings a stem of its own."""
+    small, large = (f"{method}_{backbone}" if method else backbone for backbone in ("resnet", "resnet18"))
+    keeps = build(small, 7, {"resnet.depth": 8, "resnet.width": 16}).stem
+    assert keeps(torch.randn(2, 3, 9, 13)).shape == (2, 16, 9, 13)
+    quarters = build(large, 7, {"resnet.width": 16}, 72).stem
+    assert quarters(torch.randn(2, 3, 72, 72)).shape == (2, 16, 18, 18)
+
+
 # ------------------------------------------------------------------------------------------------------------- cost
 
 
@@ -346,4 +372,4 @@ def test_what_has_moved_names_its_new_place():
         models.load("runs/a")
     done = subprocess.run([sys.executable, "-m", "models.speed", "resnet"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr == "python -m models.speed has moved: python speed.py resnet\n"
+    assert done.stderr.endswith("python speed.py resnet\n") and done.stderr.count("\n") == 1

@@ -16,6 +16,7 @@ from noise import (
     fit_prior,
     holm,
     inverse_trigamma,
+    likely_real,
     moderate,
     t_interval,
     t_test,
@@ -44,6 +45,14 @@ def test_holm_by_hand():
 def test_holm_takes_each_family_of_an_array_alone():
     ps = np.random.default_rng(0).uniform(size=(5, 4))
     assert holm(ps) == pytest.approx(np.array([holm(family) for family in ps]))
+
+
+def test_effects_to_show_by_hand():
+    """Of five sorted p-values the i-th may be i · 0.01, and all before the last that is small enough are shown with it."""
+    assert likely_real([0.2, 0.001, 0.021, 0.029, 0.6]).tolist() == [False, True, True, True, False]
+    assert likely_real([0.2, 0.001, 0.021, 0.031, 0.6]).tolist() == [False, True, False, False, False]
+    assert likely_real([0.05]).tolist() == [True]
+    assert not likely_real([0.051, 0.9]).any()
 
 
 def test_detectable_difference_is_found_at_the_stated_power():
@@ -103,6 +112,11 @@ def test_networks_of_equal_noise_share_it():
     sample = ((residuals - block[:, None]) ** 2).sum(-1) / 2 * 16 / 15
     d0, s0 = noise.prior_df, noise.prior_variance
     assert noise.variance[usual] == pytest.approx(((d0 * s0 + 2 * sample) / (d0 + 2))[usual])
+    # one that is noisier loses the prior by degrees: at a tail probability of 0.06, the part that 0.06 is of 0.15
+    left = d0 * np.minimum(noise.tail / 0.15, 1)
+    assert (left[~usual] < 0.9 * d0.max()).any()
+    assert noise.variance == pytest.approx((left * s0 + 2 * sample) / (left + 2))
+    assert noise.df == pytest.approx(np.minimum(left + 2, 15 * 2))
 
 
 def test_a_far_noisier_network_keeps_its_own_noise_and_changes_the_others_little():
@@ -161,6 +175,15 @@ def test_noise_is_moderated_where_networks_and_seeds_are_enough(n_nets, n_seeds,
     assert (noise.moderated is not None) == moderated
     assert (noise.estimate((nets[1], 1), (nets[0], -1)).df > n_seeds - 1) == moderated
     assert math.isnan(noise.usual) != moderated
+
+
+def test_many_networks_against_the_first_are_as_many_differences():
+    nets = many()
+    noise = SeedNoise(nets, (0, 1, 2))
+    expected = [noise.estimate((net, 1), (nets[0], -1)) for net in nets[1:]]
+    differences, ps = against_first(np.array([net.values("top1") for net in nets]))
+    assert differences == pytest.approx([each.mean for each in expected])
+    assert ps == pytest.approx([each.p for each in expected])
 
 
 def test_a_sum_adds_the_squares_of_its_weights():

@@ -66,6 +66,19 @@ def test_unreadable_image_costs_a_line_and_not_the_others(model, images, tmp_pat
     assert [row["image"] for row in json.loads(capsys.readouterr().out)] == names
 
 
+def test_images_of_several_batches(model, images, tmp_path, capsys, monkeypatch):
+    (images / "damaged.png").unlink()
+    assert predicted(tmp_path, images, "--json") == 0
+    together = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr("predict.BATCH", 2)
+    assert predicted(tmp_path, images, "--json") == 0
+    apart = json.loads(capsys.readouterr().out)
+    assert [row["image"] for row in apart] == [row["image"] for row in together]
+    assert len(apart) == 3
+    for one, other in zip(apart, together, strict=True):
+        assert [top["class"] for top in one["top"]] == [top["class"] for top in other["top"]]
+
+
 @pytest.mark.parametrize(
     ("path", "message"), [("nowhere", "no such file or folder"), ("model", "no image in this folder")]
 )

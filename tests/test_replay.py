@@ -16,7 +16,7 @@ from augment import Augment, TrainBatches
 from data import Split
 from models import build
 
-STEPS = 30
+STEPS = 12  # four epochs
 
 
 def new_step(optimizer="sgd", ema_decay=0.0, augment=None, accumulate=1, arch="eca_resnet", **settings):

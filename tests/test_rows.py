@@ -14,7 +14,7 @@ import pytest
 
 import report
 from models import BACKBONES, knobs
-from rows import NO_SETTINGS, default_width, problem_of, read_rows
+from rows import NO_SETTINGS, default_width, mean_row, problem_of, read_rows
 from tables import folds_table, train_loss
 from tests.report_rows import JITTER, of_folds, row, rows_of, write
 from verdicts import analyse
@@ -66,6 +66,22 @@ def test_folds_are_averaged_before_anything_is_compared(tmp_path):
     assert "val_top1_of_folds" not in text
     assert folds_table(analyse(plain)) is None
     assert train_loss(results.nets[0]) == 2.0
+
+
+def test_mean_of_folds_by_hand():
+    rows = [
+        row(top1=50.0, per_class_top1=[10.0, None], peak_memory_mb=300.0, device="a GPU", val_top1=44.0, train_s=9.0,
+            curve=[{"epoch": 0, "top1": 20.0, "train_loss": 4.0}]),
+        row(top1=53.0, per_class_top1=[40.0, 70.0], peak_memory_mb=900.0, device="a CPU", val_top1=47.0, train_s=12.0,
+            curve=[{"epoch": 0, "top1": 26.0, "train_loss": 1.0}]),
+        row(top1=59.0, per_class_top1=[25.0, 80.0], peak_memory_mb=600.0, device="a GPU", val_top1=59.0, train_s=30.0,
+            curve=[{"epoch": 0, "top1": 35.0, "train_loss": 1.0}]),
+    ]  # fmt: skip
+    mean = mean_row(rows)
+    assert [mean[name] for name in ("top1", "val_top1", "train_s", "peak_memory_mb")] == [54.0, 50.0, 17.0, 900.0]
+    assert mean["per_class_top1"] == [25.0, None]  # a fold without an image of a class leaves it without a mean
+    assert mean["curve"] == [{"epoch": 0, "top1": 27.0, "train_loss": 2.0}]
+    assert (mean["device"], mean["val_top1_of_folds"]) == ("a CPU and a GPU", [44.0, 47.0, 59.0])
 
 
 @pytest.mark.parametrize(
@@ -205,3 +221,14 @@ def test_how_a_run_was_computed_is_no_part_of_its_recipe(name, tmp_path):
 def test_top5_may_equal_top1():
     """As it does where there are few classes."""
     assert problem_of(row(top5=60.0)) is None
+
+
+@pytest.mark.parametrize(
+    "scores", [{"top1": 0.0, "top5": 0.0}, {"top1": 100.0, "top5": 100.0}, {"loss": 0, "n_val": 0}]
+)
+def test_the_ends_of_the_scales_are_measurements(scores):
+    assert problem_of(row() | scores) is None
+
+
+def test_a_truth_value_is_no_number():
+    assert problem_of(row(loss=True)) == "loss must be a number, 0 or more, got True"

@@ -28,15 +28,6 @@ from tests.processes import ROOT
 from tests.runs import assert_same, die_after_saves, result_of, run, saved_state
 from tests.test_data import picture, write_parquet
 
-
-@pytest.fixture
-def all_cores():
-    before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count())
-    yield
-    torch.set_num_threads(before)
-
-
 # -------------------------------------------------------------------------------------------------------------- flags
 
 
@@ -95,6 +86,31 @@ def test_wrong_flag_is_refused_in_one_line(flags, message, capsys):
     assert out == ""
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--epochs 1 --batch-size 1 --accumulate 1 --log-every 1 --timeout-s 1 --image-size 1",
+        "--val-size 0 --cutout 0 --crop-padding 0 --mixup 0 --cutmix 0 --clip-norm 0 --save-every 0",
+        "--warmup-frac 0 --label-smoothing 0 --ema-decay 0 --momentum 0 --weight-decay 0 --crop-scale 0",
+        "--warmup-frac 0.99 --label-smoothing 0.99 --ema-decay 0.9999 --momentum 0.99 --crop-scale 1",
+        "--folds 2 --fold 0",
+        "--folds 2 --fold 1",
+        "--seed 0 4294967295",
+    ],
+)
+def test_ends_of_the_ranges_are_allowed(flags):
+    parse_args(flags.split())
+
+
+@pytest.mark.parametrize(
+    "flag", ["--label-smoothing 1", "--ema-decay 1", "--momentum 1", "--warmup-frac 1", "--lr inf", "--lr 0"]
+)
+def test_just_outside_a_range_is_refused(flag, capsys):
+    with pytest.raises(SystemExit):
+        parse_args(flag.split())
+    assert f"{flag.split()[0]} must be " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -203,7 +219,7 @@ FIELDS = [
 
 
 def test_a_run_leaves_everything(command, tmp_path, capsys):
-    run(*command("--arch", "eca_resnet", "--set", "eca.kernel_size=5", "--log-every", "1"))
+    run(*command("--arch", "eca_resnet", "--set", "eca.kernel_size=5", "--log-every", "3"))
     out = capsys.readouterr().out
     assert len(re.findall(r"^epoch .* val top-1 .* img/s", out, re.M)) == 2
     folder = tmp_path / "runs" / "run"
@@ -222,7 +238,14 @@ def test_a_run_leaves_everything(command, tmp_path, capsys):
     assert {"train/loss", "train/lr", "train/imgs_per_s", "val/top1", "val/top5", "val/loss", "test/top1",
             "test/top5"} <= set(events.Tags()["scalars"])  # fmt: skip
     assert {"train/first_batch", "test/confusion"} <= set(events.Tags()["images"])
-    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 9))
+    points, rates = ({event.step: event.value for event in events.Scalars(f"train/{name}")} for name in ("loss", "lr"))
+    assert list(points) == [3, 6, 8]
+    # each point is the mean of the steps since the one before, each epoch's loss the mean of its four
+    total = sum(4 * row["train_loss"] for row in result["curve"])
+    assert 3 * points[3] + 3 * points[6] + 2 * points[8] == pytest.approx(total, rel=1e-4)
+    assert [row["step"] for row in result["curve"]] == [4, 8]
+    assert rates[8] == pytest.approx(result["curve"][-1]["lr"], abs=1e-9)
+    assert result["train_imgs_per_s"] * result["train_s"] == pytest.approx(8 * 20)
     assert events.Scalars("test/top1")[-1].value == pytest.approx(result["top1"])
     assert "_hparams_/experiment" in events.summary_metadata
 
@@ -277,6 +300,15 @@ def test_constant_schedule_goes_on_for_more_epochs(command, tmp_path, capsys):
     assert "holds another run (epochs 4 there, 3 here)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("schedule", "max_steps", "epochs", "longer"),
+    [("constant", 0, 9, True), ("constant", 0, 7, False), ("constant", 30, 9, False), ("cosine", 0, 9, False)],
+)
+def test_only_a_constant_schedule_without_a_last_step_can_be_made_longer(schedule, max_steps, epochs, longer):
+    config = {"schedule": schedule, "max_steps": max_steps, "epochs": epochs}
+    assert runfolder.is_longer(config, config | {"epochs": 7}) == longer
+
+
 def test_learning_rate_depends_on_the_optimizer():
     assert parse_args([]).lr == 0.2
     assert parse_args(["--optimizer", "adamw"]).lr == 0.001
@@ -300,12 +332,17 @@ def test_finished_run_is_left_alone_and_another_is_refused(command, tmp_path, ca
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "runs" / "run").rglob("*")}
 
 
-def test_watching_the_test_set_reports_its_bias(command, tmp_path):
+def test_watching_the_test_set_reports_its_bias(command, tmp_path, monkeypatch):
+    score, given = training.score, iter([30.0, 45.0, 40.0, 35.0])
+
+    def scored(*args):
+        return (yield from score(*args)) | {"top1": next(given)}
+
+    monkeypatch.setattr(training, "score", scored)
     run(*command("--val-size", "0", "--epochs", "4"))
     result = result_of(tmp_path / "runs" / "run")
-    top1 = [row["top1"] for row in result["curve"]]
-    assert result["top1"] == top1[-1]
-    assert result["best_on_test_minus_last"] == max(top1) - top1[-1]
+    assert [row["top1"] for row in result["curve"]] == [30.0, 45.0, 40.0, 35.0]
+    assert (result["top1"], result["best_on_test_minus_last"]) == (35.0, 10.0)
     assert (result["n_train"], result["n_val"], result["val_top1"]) == (96, 0, None)
 
 
@@ -486,7 +523,7 @@ def test_cifar10(command, tmp_path):
 
 def test_torchrun_as_the_readme_has_it(tmp_path):
     command = ["torchrun", "--standalone", "--nproc_per_node", "2", "train.py", "--arch", "hornet_resnet"]
-    flags = ["--dataset", "shapes100", "--set", "resnet.width=8", "--max-steps", "4"]
+    flags = ["--dataset", "shapes100", "--set", "resnet.depth=8", "--set", "resnet.width=8", "--max-steps", "4"]
     flags += ["--out", str(tmp_path), "--cache-dir", str(tmp_path / "cache")]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run([*command, *flags], cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -666,9 +703,10 @@ def test_unreachable_hub_loses_nothing(command, monkeypatch, tmp_path, capsys):
 @pytest.mark.skipif(
     "CIFAR100_DIR" not in os.environ, reason="CIFAR100_DIR names no folder with CIFAR-100's parquet files"
 )
-def test_learns_on_real_cifar100(tmp_path, all_cores):
+def test_learns_on_real_cifar100(tmp_path):
     flags = ["--data-dir", os.environ["CIFAR100_DIR"], "--out", str(tmp_path), "--name", "run"]
-    run(*flags, "--set", "resnet.width=8", "--max-steps", "200")
+    small = ["--set", "resnet.depth=8", "--set", "resnet.width=8"]
+    run(*flags, *small, "--batch-size", "64", "--max-steps", "300")
     result = result_of(tmp_path / "run")
     assert (result["n_train"], result["n_val"], result["n_test"], result["classes"]) == (45_000, 5_000, 10_000, 100)
     assert result["top1"] > 5  # chance is 1

@@ -133,6 +133,24 @@ def test_a_difference_that_the_correction_takes_away_is_remarked():
         assert (abs(other.mean) < other.half) or other.direction or "if tested alone" in other.remark
 
 
+def test_two_seeds_make_a_family_and_one_does_not():
+    """With two seeds the difference is tested by its own noise, as Student's t with one degree of freedom."""
+    means = {"resnet": 60, "eca_resnet": 63, "ghostnet_resnet": 59}
+    jitters = {"resnet": (0, 0), "eca_resnet": (0.1, -0.1), "ghostnet_resnet": (0.4, -0.4)}
+    rows = [row for arch, mean in means.items() for row in rows_of(arch, mean, seeds=(0, 1), jitter=jitters[arch])]
+    eca, ghostnet = (comparison(rows, arch) for arch in ("eca_resnet", "ghostnet_resnet"))
+    # differences 3.1 and 2.9: t = 3 / 0.1; -0.6 and -1.4: t = -1 / 0.4; two-sided p of one degree: 1 - 2 atan(t) / pi
+    assert eca.p == pytest.approx(1 - 2 * math.atan(30) / math.pi)
+    assert ghostnet.p == pytest.approx(1 - 2 * math.atan(2.5) / math.pi)
+    assert (eca.p_holm, ghostnet.p_holm) == pytest.approx((2 * eca.p, ghostnet.p))
+    assert (eca.family_size, ghostnet.family_size) == (2, 2)
+    assert (eca.word, ghostnet.word) == ("helps", "no evidence")
+    assert "only one seed" not in eca.remark + ghostnet.remark
+    alone = comparison([row for row in rows if row["seed"] == 0], "eca_resnet")
+    assert not alone.judged and alone.family_size == 0 and alone.word == ""
+    assert alone.remark == "not judged: only one seed"
+
+
 def test_a_noisy_method_is_named_and_keeps_its_noise(campaign):
     noisy = [row("segnext_resnet", top1, seed) for seed, top1 in enumerate((50, 62, 47, 65))]
     result = comparison(campaign + noisy, "segnext_resnet")
@@ -378,6 +396,11 @@ def test_where_all_is_noise_no_cell_and_no_chart_is_shown(tmp_path):
 
 def test_one_seed_shows_no_superclass():
     assert analyse([content for content in noisy_rows(20) if content["seed"] == 0]).superclasses is None
+
+
+def test_two_seeds_are_enough_for_superclasses():
+    found = analyse([content for content in noisy_rows(20) if content["seed"] < 2]).superclasses
+    assert found.differences.shape == (9, 20)
 
 
 def test_superclasses_have_five_classes_each():

@@ -1,0 +1,26 @@
+"""What TensorBoard is given, and how it looks there."""
+
+from types import SimpleNamespace
+
+import torch
+
+import log
+
+
+def test_confusion_is_darker_the_more_images_of_a_class_are_given_it():
+    """Each row by its own number of images; a class without any stays white. 255 (1 - 9/10) is 25.5."""
+    confusion = torch.tensor([[9, 1, 0], [0, 0, 0], [1, 1, 18]])
+    image = log.confusion_image(confusion)
+    assert (image.shape, image.dtype) == ((3, 12, 12), torch.uint8)
+    cells = torch.tensor([[25, 229, 255], [255, 255, 255], [242, 242, 25]], dtype=torch.uint8)
+    assert torch.equal(image, cells.kron(torch.ones(4, 4, dtype=torch.uint8)).expand(3, 12, 12))
+
+
+def test_first_batch_is_shown_as_it_was_before_it_was_normalized():
+    shown = {}
+    writer = SimpleNamespace(add_images=lambda tag, images, step: shown.update({tag: (images, step)}))
+    imgs = torch.randint(0, 256, (70, 3, 3, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(of).view(3, 1, 1) for of in ([120.3, 99.0, 130.7], [60.1, 50.0, 70.0]))
+    log.Log.first_batch(SimpleNamespace(writer=writer), (imgs - mean) / std, mean, std)
+    images, step = shown["train/first_batch"]
+    assert torch.equal(images, imgs[:64]) and step == 0
