@@ -211,9 +211,8 @@ class Comparison:
         if not waiting:
             return
         saved = [entry for entry in waiting if is_zipfile(self.board.folder(*entry) / "last.pt")]  # nothing cut short
-        there = finished or saved
         new = [entry for entry in waiting if not self.board.folder(*entry).exists()]
-        run, seed = (there or new or waiting)[0]
+        run, seed = (finished or saved or new or waiting)[0]
         command = [*train_command(self.settings, run, [seed]), "--check"]
         began = time.monotonic()
         code, output = self.children.run(command, stdout=subprocess.PIPE)
@@ -221,10 +220,6 @@ class Comparison:
         *notes, last = output.strip().splitlines() or [""]
         if code:
             print(output, end="")
-            if there:
-                refuse(
-                    f"{self.settings.out} cannot be continued with these settings: correct them, or choose another OUT"
-                )
             raise SystemExit(code)
         for note in notes:
             print(note)

@@ -53,11 +53,12 @@ def run_name(args):
     return "-".join([args.arch, *settings, *start, args.dataset, *fold, f"seed{args.seed}"])
 
 
-def look_at_folder(folder, config):
+def look_at_folder(folder, config, of_comparison=False):
     """What is already in the run's folder: (its result if it is finished, its checkpoint if there is one).
 
     A run with a constant schedule goes on if more epochs are asked for, because its learning rates do not depend on them.
-    Raises ValueError if that belongs to another run, or if no checkpoint in it can be read.
+    Raises ValueError if that belongs to another run, or if no checkpoint in it can be read. of_comparison: whether compare.sh
+    asks, whose user cannot give another name.
     """
     result = None
     if (folder / "result.json").exists():
@@ -76,8 +77,8 @@ def look_at_folder(folder, config):
         and (name in there or name != "content")  # which older runs did not note
     ]
     if others:
-        way = "give --name, or remove it"
-        if result and len(others) == 1 and config["epochs"] > there.get("epochs", 0):
+        way = "correct the settings, or choose another OUT" if of_comparison else "give --name, or remove it"
+        if result and not of_comparison and len(others) == 1 and config["epochs"] > there.get("epochs", 0):
             way = f"to train further from it, give --init-from {folder} --name NEW"
         raise ValueError(f"{folder} holds another run ({'; '.join(others[:3])}): {way}")
     return result, saved

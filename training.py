@@ -44,7 +44,8 @@ class Run:
         self.config = runfolder.run_config(args, amp, images)
         self.lock = self.log = self.stream = None
         self.n_together = 1  # runs that train side by side
-        self.result, self.saved = team.first_decides(lambda: runfolder.look_at_folder(self.folder, self.config))
+        look = lambda: runfolder.look_at_folder(self.folder, self.config, of_comparison=args.check)  # noqa: E731
+        self.result, self.saved = team.first_decides(look)
         self.stamp = runfolder.stamp(self.folder)
         self.prefix = f"seed {args.seed}: " if len(args.seeds) > 1 else ""
 
