@@ -85,7 +85,7 @@ def exported_or_told(model):
 
 
 def measure(runs, num_classes, image_size, amp, device):
-    """Latencies of runs (arch, settings): a row of each, {latency_ms, latency_p95_ms}, and the same behind "exported_".
+    """Latencies of runs (arch, settings): a row of each, {latency_ms, latency_p95_ms}, and both again after "exported_".
 
     A row has no exported latency if the packages are missing or the network cannot be exported, which a line says.
     """

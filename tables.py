@@ -50,7 +50,7 @@ def ms(time_ms):
 
 
 def with_latencies(table, cost_pass, rows):
-    """The table with the latencies of a cost pass behind its speeds; rows: of the cost pass, one for each line, or None."""
+    """The table with the latencies of a cost pass after its speeds; rows: of the cost pass, one for each line, or None."""
     at = table[0].index("eval img/s") + 1
     columns = [
         [header, *(f"{ms(row[median])} / {ms(row[p95])}" if row and median in row else "-" for row in rows)]
