@@ -13,8 +13,8 @@ from augment import Augment
 from models import build
 from tests.runs import result_of, run
 from tests.test_augment import batches, random_split
-from tests.test_faults import start, wait_for_step
 from tests.test_models import ALONE, TRAINED
+from tests.test_signals import start, wait_for_step
 
 pytestmark = [
     pytest.mark.gpu,

@@ -15,7 +15,7 @@ import pytest
 import locks
 from tests import processes
 from tests.runs import run
-from tests.test_faults import start, wait_for_step
+from tests.test_signals import start, wait_for_step
 
 
 @pytest.fixture(autouse=True)

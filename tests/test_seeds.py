@@ -10,7 +10,7 @@ import training
 from checkpoints import TIME_IS_UP, StopSignals
 from tests import processes
 from tests.runs import assert_same, logged, result_of, run, saved_state
-from tests.test_faults import start, wait_for_step
+from tests.test_signals import start, wait_for_step
 
 SMALL = ["--set", "resnet.depth=8", "--set", "resnet.width=4"]
 

@@ -1,0 +1,158 @@
+"""The flags of train.py: what they refuse, and that each is read."""
+
+import time
+
+import pytest
+import torch
+
+import data
+import optimizers
+from flags import DATASETS, OPTIMIZERS, SCHEDULES, parse_args
+from tests import processes
+from tests.processes import ROOT
+from tests.runs import run
+
+# -------------------------------------------------------------------------------------------------------------- flags
+
+
+def test_every_flag_is_read():
+    body = "".join((ROOT / file).read_text() for file in ("train.py", "training.py", "processes.py", "runfolder.py"))
+    for name in vars(parse_args([])):
+        assert f"args.{name}" in body, f"--{name.replace('_', '-')} is declared and read nowhere"
+
+
+def test_choices_are_those_of_the_code():
+    """train.py names them again, so that a mistyped flag is refused before torch is imported."""
+    assert DATASETS == data.DATASETS
+    assert set(optimizers.OPTIMIZERS) == set(OPTIMIZERS)
+    for name in SCHEDULES:
+        assert max(optimizers.make_schedule(name, 0.1, 2, 10)) <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--nosuch"], "unknown flag --nosuch: "),
+        (["--epoch", "3"], "unknown flag --epoch: did you mean --epochs?"),
+        (["--lr", "nan"], "--lr must be more than 0, got nan"),
+        (["--lr", "fast"], "argument --lr: invalid float value: 'fast'"),
+        (["--epochs", "0"], "--epochs must be more than 0"),
+        (["--batch-size", "-1"], "--batch-size must be more than 0"),
+        (["--val-size", "-0.1"], "--val-size must be 0 or more"),
+        (["--warmup-frac", "1.5"], "--warmup-frac must be in [0, 1)"),
+        (["--seed", "-1"], "--seed must be 0 or more"),
+        (["--seed", "4294967296"], "--seed must be 0 or more"),
+        (["--dataset", "imagenet"], "invalid choice: 'imagenet'"),
+        (["--amp", "int8"], "invalid choice: 'int8'"),
+        (["--set", "eca.kernel_size"], "--set takes KNOB=VALUE"),
+        (["--set", "a.b=1", "--set", "a.b=2"], "--set a.b is given twice"),
+        (["--image-size", "0"], "--image-size must be more than 0"),
+        (["--crop-scale", "1.5"], "--crop-scale must be in [0, 1], got 1.5"),
+        (["--folds", "5"], "--folds and --fold go together, such as --folds 5 --fold 0"),
+        (["--fold", "0"], "--folds and --fold go together"),
+        (["--folds", "1", "--fold", "0"], "--folds must be 2 or more, got 1"),
+        (["--folds", "5", "--fold", "5"], "--fold must be in 0..4 with --folds 5, got 5"),
+        (["--folds", "5", "--fold", "-1"], "--fold must be in 0..4 with --folds 5, got -1"),
+        (["--folds", "5", "--fold", "0", "--val-size", "0.1"], "--val-size 0.1 and --folds exclude each other"),
+        (["--pretrained", "--init-from", "run"], "--pretrained and --init-from are two sets of weights"),
+        (["--freeze", "backbone"], "--freeze would keep random weights"),
+        (["--freeze", "head", "--pretrained"], "invalid choice: 'head'"),
+        (["--predict", "a.png"], "--predict needs --init-from"),
+        (["--json"], "--json is the form of what --predict prints"),
+        (["--push-to-hub", "nets"], "--push-to-hub takes USER/NAME, got 'nets'"),
+    ],
+)
+def test_wrong_flag_is_refused_in_one_line(flags, message, capsys):
+    with pytest.raises(SystemExit) as exit:
+        parse_args(flags)
+    assert exit.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--epochs 1 --batch-size 1 --accumulate 1 --log-every 1 --timeout-s 1 --image-size 1",
+        "--val-size 0 --cutout 0 --crop-padding 0 --mixup 0 --cutmix 0 --clip-norm 0 --save-every 0",
+        "--warmup-frac 0 --label-smoothing 0 --ema-decay 0 --momentum 0 --weight-decay 0 --crop-scale 0",
+        "--warmup-frac 0.99 --label-smoothing 0.99 --ema-decay 0.9999 --momentum 0.99 --crop-scale 1",
+        "--folds 2 --fold 0",
+        "--folds 2 --fold 1",
+        "--seed 0 4294967295",
+    ],
+)
+def test_ends_of_the_ranges_are_allowed(flags):
+    parse_args(flags.split())
+
+
+@pytest.mark.parametrize(
+    "flag", ["--label-smoothing 1", "--ema-decay 1", "--momentum 1", "--warmup-frac 1", "--lr inf", "--lr 0"]
+)
+def test_just_outside_a_range_is_refused(flag, capsys):
+    with pytest.raises(SystemExit):
+        parse_args(flag.split())
+    assert f"{flag.split()[0]} must be " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--arch", "nosuch_resnet"], "unknown method 'nosuch'"),
+        (["--arch", "eca_resnet", "--set", "eca.kernel_size=4"], "eca.kernel_size must be odd"),
+        (["--set", "eca.kernel_size=3"], "resnet has no such knob"),
+        (["--batch-size", "1000"], "do not fill one batch"),
+        (["--val-size", "1000"], "leaves no image on one side"),
+        (["--folds", "97", "--fold", "0"], "--folds 97 leaves folds of no image"),
+        (["--data-dir", "nowhere"], "--data-dir nowhere: no such folder"),
+        (["--image-size", "16", "--dataset", "shapes100"], "drawn at 32x32"),
+        (["--crop-padding", "16"], "--crop-padding 16 does not fit images of 16 pixels"),
+        (["--lr", "1e-9", "--schedule", "polynomial"], "lr_end"),
+        (["--sync-bn"], "--sync-bn works on GPUs only"),
+        (["--predict", "nowhere", "--init-from", "nowhere"], "no such run, model folder or checkpoint"),
+        (["--eval-only", "nowhere"], "no such run, model folder or checkpoint"),
+    ],
+)
+def test_mistake_is_refused_in_one_line_and_nothing_is_written(flags, message, command, capsys, tmp_path):
+    if "--sync-bn" in flags and torch.cuda.is_available():
+        pytest.skip("a GPU has synchronized batch norm")
+    with pytest.raises(SystemExit) as exit:
+        run(*command(*flags))
+    assert exit.value.code == 2
+    _, err = capsys.readouterr()
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def refused(flags):
+    with pytest.raises(SystemExit) as exit:
+        run(*flags)
+    assert exit.value.code == 2
+
+
+@pytest.mark.parametrize("flags", [["--batch-size", "21"], ["--data-dir", "nowhere"], ["--arch", "nosuch"]])
+def test_mistake_of_two_processes_is_said_once(flags, command, capfd, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    processes.run(refused, 2, command(*flags))
+    err = capfd.readouterr().err
+    assert err.count("train.py: ") == 1
+    assert err.count("\n") == 1
+
+
+def test_other_processes_leave_the_message_to_the_first(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(SystemExit):
+        parse_args(["--nosuch"])
+    assert capsys.readouterr().err == ""
+
+
+def test_list_and_summary_need_no_data(capsys):
+    run("--list")
+    assert "hornet  [block]" in capsys.readouterr().out
+    run("--arch", "eca_resnet", "--summary", "--set", "resnet.width=8")
+    assert "parameters, 10,251,896 MACs" in capsys.readouterr().out

@@ -1,0 +1,161 @@
+"""Runs that go on, in one process or several, and the ways to train."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import data
+import training
+from flags import OPTIMIZERS
+from tests import processes
+from tests.processes import ROOT
+from tests.runs import assert_same, die_after_saves, result_of, run, saved_state
+from tests.test_data import picture, write_parquet
+
+# -------------------------------------------------------------------------------------------- resume, several processes
+
+ALL_STATE = ["--mixup", "0.2", "--cutmix", "1", "--ema-decay", "0.9", "--set", "resnet.drop_path=0.3", "--cutout", "4"]
+
+
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_resumed_run_equals_an_uninterrupted_one(command, tmp_path, n_processes):
+    flags = command(*ALL_STATE, "--epochs", "3")
+    processes.run(run, n_processes, *flags, "--name", "whole")
+    with pytest.raises(Exception, match="SIGKILL"):
+        processes.run(die_after_saves, n_processes, 1, [*flags, "--name", "killed"])
+    runs = tmp_path / "runs"
+    assert not (runs / "killed" / "result.json").exists()
+    assert len(saved_state(runs / "killed")["curve"]) == 1
+    processes.run(run, n_processes, *flags, "--name", "killed")
+    assert_same(saved_state(runs / "whole"), saved_state(runs / "killed"))
+    whole, resumed = result_of(runs / "whole"), result_of(runs / "killed")
+    for name in ("top1", "loss", "ece", "per_class_top1", "val_top1"):
+        assert whole[name] == resumed[name]
+
+
+def test_stopped_behind_the_last_step_of_an_epoch(command, tmp_path, monkeypatch):
+    """Before that epoch was scored: the resumed run does it, and no row of the curve is missing."""
+    flags = command(*ALL_STATE, "--epochs", "3")
+    stop_or_save = training.Run.stop_or_save
+
+    def told_at_step_4(self, at_point):
+        self.stop.signal = signal.SIGTERM if self.state.step == 4 else 0
+        stop_or_save(self, at_point)
+
+    with monkeypatch.context() as told, pytest.raises(SystemExit):
+        told.setattr(training.Run, "stop_or_save", told_at_step_4)
+        run(*flags)
+    folder = tmp_path / "runs" / "run"
+    assert saved_state(folder)["step"] == 4 and not saved_state(folder)["curve"]
+    run(*flags)
+    run(*flags, "--name", "whole")
+    assert_same(saved_state(tmp_path / "runs" / "whole"), saved_state(folder))
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(command, tmp_path, capsys):
+    flags = command("--epochs", "3")
+    with pytest.raises(Exception, match="SIGKILL"):
+        processes.run(die_after_saves, 1, 2, flags)
+    folder = tmp_path / "runs" / "run"
+    (folder / "last.pt").write_bytes(b"")
+    run(*flags)
+    out, err = capsys.readouterr()
+    assert "last.pt is not a readable checkpoint" in err
+    assert "at step 4 of" in out
+    processes.run(run, 1, *flags, "--name", "whole")
+    assert_same(saved_state(tmp_path / "runs" / "whole"), saved_state(folder))
+
+
+def test_no_readable_checkpoint_is_no_fresh_start(command, tmp_path, capsys):
+    folder = tmp_path / "runs" / "run"
+    folder.mkdir(parents=True)
+    (folder / "last.pt").write_bytes(b"damaged")
+    with pytest.raises(SystemExit) as exit:
+        run(*command())
+    assert exit.value.code == 2
+    assert "no readable checkpoint" in capsys.readouterr().err
+    assert (folder / "last.pt").read_bytes() == b"damaged"
+
+
+def test_two_processes_reach_the_weights_of_one(command, tmp_path):
+    """On an arch without batch statistics, where the mean of two gradients is the gradient of the whole batch."""
+    flags = command("--arch", "convnext_resnet", "--amp", "off", "--lr", "0.05", "--mixup", "0.2")
+    for n in (1, 2):
+        processes.run(run, n, *flags, "--name", f"of{n}")
+    one, two = (saved_state(tmp_path / "runs" / f"of{n}")["net"] for n in (1, 2))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-5)
+    results = [result_of(tmp_path / "runs" / f"of{n}") for n in (1, 2)]
+    assert [r["world_size"] for r in results] == [1, 2]
+    assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-4)
+    assert len(list((tmp_path / "runs" / "of2").glob("events*"))) == 1
+
+
+STREAMED = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--image-size", "12", "--crop-scale", "0.3"]
+
+
+def test_streamed_run_equals_one_in_memory(command, tmp_path, capsys, monkeypatch):
+    flags = command(*ALL_STATE, *STREAMED)
+    run(*flags, "--name", "kept")
+    monkeypatch.setattr(data, "room", lambda device: 0)
+    run(*flags, "--name", "streamed")
+    assert re.findall("20 to test, (.*?);", capsys.readouterr().out) == ["in memory", "streamed"]
+    runs = tmp_path / "runs"
+    assert_same(saved_state(runs / "kept"), saved_state(runs / "streamed"))
+    for field in ("top1", "loss", "per_class_top1", "val_top1"):
+        assert result_of(runs / "kept")[field] == result_of(runs / "streamed")[field]
+    run(*flags, "--eval-only", str(runs / "kept" / "model"))
+    assert f"top-1 {result_of(runs / 'kept')['top1']:.2f} %" in capsys.readouterr().out
+
+
+def die_streamed(flags):
+    data.room = lambda device: 0
+    die_after_saves(2, flags)
+
+
+def test_streamed_run_goes_on_in_memory(command, tmp_path):
+    """Killed within its first epoch, and with room for it when the same command is given again."""
+    flags = command(*ALL_STATE, *STREAMED, "--epochs", "1", "--save-every", "1")
+    processes.run(run, 2, *flags, "--name", "whole")
+    with pytest.raises(Exception, match="SIGKILL"):
+        processes.run(die_streamed, 2, flags)
+    processes.run(run, 2, *flags)
+    assert_same(saved_state(tmp_path / "runs" / "whole"), saved_state(tmp_path / "runs" / "run"))
+
+
+OTHER_OPTIMIZERS = [["--optimizer", name] for name in OPTIMIZERS if name != "sgd"]
+
+
+@pytest.mark.parametrize("flags", [["--amp", "bf16"], ["--amp", "bf16", "--compile"], *OTHER_OPTIMIZERS])
+def test_ways_to_train(command, tmp_path, flags):
+    small = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "2"]
+    processes.run(run, 1, *command(*flags, *small))
+    assert result_of(tmp_path / "runs" / "run")["status"] == "finished"
+
+
+def test_cifar10(command, tmp_path):
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "cifar10", split, [picture(size=(32, 32))] * 30, [*range(10)] * 3, label="label")
+    small = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "1"]
+    run(*command("--dataset", "cifar10", "--data-dir", str(tmp_path / "cifar10"), *small))
+    result = result_of(tmp_path / "runs" / "run")
+    assert (result["classes"], result["n_train"], result["n_val"], result["n_test"]) == (10, 27, 3, 30)
+
+
+def test_torchrun_as_the_readme_has_it(tmp_path):
+    command = ["torchrun", "--standalone", "--nproc_per_node", "2", "train.py", "--arch", "hornet_resnet"]
+    flags = ["--dataset", "shapes100", "--set", "resnet.depth=8", "--set", "resnet.width=8", "--max-steps", "4"]
+    flags += ["--out", str(tmp_path), "--cache-dir", str(tmp_path / "cache")]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run([*command, *flags], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch   1/") == 1
+    assert done.stderr.count("Traceback") == 0
+    result = result_of(next(tmp_path.glob("hornet_resnet*")))
+    assert (result["world_size"], result["n_train"], result["n_test"]) == (2, 18_000, 5_000)

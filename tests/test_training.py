@@ -1,0 +1,234 @@
+"""What a run leaves in its folder, and when a folder is that of another run."""
+
+import re
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+import hub
+import log
+import runfolder
+import training
+from flags import parse_args
+from tests import processes
+from tests.runs import assert_same, result_of, run, saved_state
+
+# --------------------------------------------------------------------------------------------------- what a run leaves
+
+FIELDS = [
+    "arch",
+    "settings",
+    "dataset",
+    "epochs",
+    "batch_size",
+    "seed",
+    "optimizer",
+    "lr",
+    "weight_decay",
+    "schedule",
+    "warmup_frac",
+    "label_smoothing",
+    "classes",
+    "n_train",
+    "n_val",
+    "n_test",
+    "world_size",
+    "device",
+    "amp",
+    "compile",
+    "torch",
+    "commit",
+    "started",
+    "params",
+    "macs",
+    "train_imgs_per_s",
+    "eval_imgs_per_s",
+    "train_s",
+    "peak_memory_mb",
+    "top1",
+    "top5",
+    "loss",
+    "ece",
+    "val_top1",
+    "best_on_test_minus_last",
+    "per_class_top1",
+    "curve",
+    "status",
+]
+
+
+def test_a_run_leaves_everything(command, tmp_path, capsys):
+    run(*command("--arch", "eca_resnet", "--set", "eca.kernel_size=5", "--log-every", "3"))
+    out = capsys.readouterr().out
+    assert len(re.findall(r"^epoch .* val top-1 .* img/s", out, re.M)) == 2
+    folder = tmp_path / "runs" / "run"
+    result = result_of(folder)
+    assert set(FIELDS) <= set(result)
+    assert (result["arch"], result["settings"]) == ("eca_resnet", {"eca.kernel_size": 5})
+    assert (result["n_train"], result["n_val"], result["n_test"], result["classes"]) == (86, 10, 20, 4)
+    assert len(result["per_class_top1"]) == 4
+    assert result["top1"] == pytest.approx(sum(result["per_class_top1"]) / 4)
+    assert [row["epoch"] for row in result["curve"]] == [0, 1]
+    assert result["val_top1"] == result["curve"][-1]["top1"]
+    assert result["best_on_test_minus_last"] is None
+    assert result["status"] == "finished"
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    assert {"train/loss", "train/lr", "train/imgs_per_s", "val/top1", "val/top5", "val/loss", "test/top1",
+            "test/top5"} <= set(events.Tags()["scalars"])  # fmt: skip
+    assert {"train/first_batch", "test/confusion"} <= set(events.Tags()["images"])
+    points, rates = ({event.step: event.value for event in events.Scalars(f"train/{name}")} for name in ("loss", "lr"))
+    assert list(points) == [3, 6, 8]
+    # each point is the mean of the steps since the one before, each epoch's loss the mean of its four
+    total = sum(4 * row["train_loss"] for row in result["curve"])
+    assert 3 * points[3] + 3 * points[6] + 2 * points[8] == pytest.approx(total, rel=1e-4)
+    assert [row["step"] for row in result["curve"]] == [4, 8]
+    assert rates[8] == pytest.approx(result["curve"][-1]["lr"], abs=1e-9)
+    assert result["train_imgs_per_s"] * result["train_s"] == pytest.approx(8 * 20)
+    assert events.Scalars("test/top1")[-1].value == pytest.approx(result["top1"])
+    assert "_hparams_/experiment" in events.summary_metadata
+
+    # the published model gives the published number, in both forms
+    for path in (folder, folder / "model", folder / "last.pt"):
+        run(*command("--eval-only", str(path)))
+        assert f"top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %" in capsys.readouterr().out
+    assert hub.load(folder).classes == [f"class{c}" for c in range(4)]
+
+    card = (folder / "model" / "README.md").read_text()
+    assert f"| {result['top1']:.2f} | {result['top5']:.2f} | {result['loss']:.4f} | {result['ece']:.2f} |" in card
+    assert "| settings | {'eca.kernel_size': 5} |" in card
+    assert card.count("import hub") == 1
+
+
+def test_other_data_is_another_run(command, photos, tmp_path, capsys):
+    run(*command("--max-steps", "1"))
+    other = tmp_path / "other"
+    shutil.copytree(photos, other)
+    (other / "train" / "class0" / "1.png").unlink()
+    with pytest.raises(SystemExit):
+        run(*command("--max-steps", "1", "--data-dir", str(other)))
+    assert re.search(r"holds another run \(data \w+ there, \w+ here", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_other_labels_are_another_run(command, photos, tmp_path, capsys, split):
+    """The images are the same, and so are their numbers: two classes have changed their names."""
+    mine = tmp_path / "mine"
+    shutil.copytree(photos, mine)
+    run(*command("--max-steps", "1", "--data-dir", str(mine)))
+    first, second, aside = (mine / split / name for name in ("class0", "class1", "aside"))
+    first.rename(aside)
+    second.rename(first)
+    aside.rename(second)
+    with pytest.raises(SystemExit):
+        run(*command("--max-steps", "1", "--data-dir", str(mine)))
+    assert re.search(r"holds another run \(content \w+ there, \w+ here\)", capsys.readouterr().err)
+
+
+def test_constant_schedule_goes_on_for_more_epochs(command, tmp_path, capsys):
+    """And ends as the run that had them from the start."""
+    flags = command("--schedule", "constant", "--warmup-frac", "0.1", "--lr", "0.01")
+    processes.run(run, 1, *flags, "--epochs", "2")
+    processes.run(run, 1, *flags, "--epochs", "4")
+    processes.run(run, 1, *flags, "--epochs", "4", "--name", "whole")
+    runs = tmp_path / "runs"
+    assert_same(saved_state(runs / "whole"), saved_state(runs / "run"))
+    assert len(result_of(runs / "run")["curve"]) == result_of(runs / "run")["epochs"] == 4
+    with pytest.raises(SystemExit):
+        run(*flags, "--epochs", "3")
+    assert "holds another run (epochs 4 there, 3 here)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("schedule", "max_steps", "epochs", "longer"),
+    [("constant", 0, 9, True), ("constant", 0, 7, False), ("constant", 30, 9, False), ("cosine", 0, 9, False)],
+)
+def test_only_a_constant_schedule_without_a_last_step_can_be_made_longer(schedule, max_steps, epochs, longer):
+    config = {"schedule": schedule, "max_steps": max_steps, "epochs": epochs}
+    assert runfolder.is_longer(config, config | {"epochs": 7}) == longer
+
+
+def test_learning_rate_depends_on_the_optimizer():
+    assert parse_args([]).lr == 0.2
+    assert parse_args(["--optimizer", "adamw"]).lr == 0.001
+    assert parse_args(["--optimizer", "adamw", "--lr", "0.1", "--weight-decay", "0"]).lr == 0.1
+
+
+def test_finished_run_is_left_alone_and_another_is_refused(command, tmp_path, capsys):
+    run(*command())
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs" / "run").rglob("*")}
+    capsys.readouterr()
+    run(*command())
+    assert "is finished" in capsys.readouterr().out
+    for flags in (["--epochs", "3"], ["--lr", "0.3"], ["--seed", "1"], ["--arch", "eca_resnet"], ["--val-size", "0"]):
+        with pytest.raises(SystemExit) as exit:
+            run(*command(*flags))
+        assert exit.value.code == 2
+        err = capsys.readouterr().err
+        name = flags[0].strip("-").replace("-", "_")
+        assert re.search(rf"holds another run \({name} .* there, {flags[1]}.* here\): .*give --", err)
+        assert err.count("\n") == 1
+    assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "runs" / "run").rglob("*")}
+
+
+def test_watching_the_test_set_reports_its_bias(command, tmp_path, monkeypatch):
+    score, given = training.score, iter([30.0, 45.0, 40.0, 35.0])
+
+    def scored(*args):
+        return (yield from score(*args)) | {"top1": next(given)}
+
+    monkeypatch.setattr(training, "score", scored)
+    run(*command("--val-size", "0", "--epochs", "4"))
+    result = result_of(tmp_path / "runs" / "run")
+    assert [row["top1"] for row in result["curve"]] == [30.0, 45.0, 40.0, 35.0]
+    assert (result["top1"], result["best_on_test_minus_last"]) == (35.0, 10.0)
+    assert (result["n_train"], result["n_val"], result["val_top1"]) == (96, 0, None)
+
+
+def test_fold_takes_the_place_of_the_validation_part(command, tmp_path, capsys):
+    run(*command("--folds", "5", "--fold", "4", "--max-steps", "2"))
+    assert "77 images to train on, 19 for validation, 20 to test, in memory;" in capsys.readouterr().out
+    result = result_of(tmp_path / "runs" / "run")
+    assert (result["folds"], result["fold"], result["val_size"]) == (5, 4, None)
+    assert (result["n_train"], result["n_val"], result["val_top1"]) == (77, 19, result["curve"][-1]["top1"])
+    with pytest.raises(SystemExit):
+        run(*command("--folds", "5", "--fold", "3", "--max-steps", "2"))
+    assert "holds another run (fold 4 there, 3 here)" in capsys.readouterr().err
+    args = parse_args(["--folds", "5", "--fold", "3", "--set", "resnet.width=8"])
+    assert runfolder.run_name(args) == "resnet-resnet.width=8-cifar100-fold3of5-seed0"
+
+
+@pytest.mark.parametrize(
+    ("flags", "crop_scale"),
+    [(["64"], None), (["65"], 0.08), (["65", "--crop-scale", "0"], None), (["64", "--crop-scale", "0.5"], 0.5)],
+)
+def test_crop_depends_on_the_size(command, tmp_path, flags, crop_scale):
+    small = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "1"]
+    run(*command("--image-size", *flags, *small))
+    assert result_of(tmp_path / "runs" / "run")["crop_scale"] == crop_scale
+
+
+def test_max_steps_ends_the_run_and_its_schedule(command, tmp_path):
+    run(*command("--max-steps", "3"))
+    result = result_of(tmp_path / "runs" / "run")
+    assert [(row["epoch"], row["step"]) for row in result["curve"]] == [(0, 3)]
+    assert result["curve"][-1]["lr"] == pytest.approx(0)
+
+
+def test_hparams_have_the_same_names_in_every_run(command):
+    """The HPARAMS tab takes its columns from the first run it finds."""
+    names = []
+    for flags in (["--amp", "off"], ["--arch", "eca_resnet", "--set", "eca.kernel_size=5", "--seed", "3"]):
+        args = parse_args(command(*flags))
+        config = runfolder.run_config(
+            args, torch.bfloat16, SimpleNamespace(fingerprint="0123abcd", content_fingerprint="0")
+        ) | {"params": 1, "macs": 2}
+        experiment, _, _ = log.hparams_summaries(config)
+        content = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
+        names.append([info.name for info in content.experiment.hparam_infos])
+    assert names[0] == names[1]
+    assert {"arch", "settings", "lr", "seed", "params", "macs"} <= set(names[0])
