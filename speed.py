@@ -248,7 +248,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("runs", nargs="*", help="architectures, with settings behind colons")
+    parser.add_argument("runs", nargs="*", help="architectures, with settings after colons")
     parser.add_argument("--out", type=Path, help="measure the runs and write them here, unless they are there")
     parser.add_argument("--left", type=Path, help="print how long the runs would take at the speeds in this file")
     parser.add_argument("--images", type=int, default=0, help="training images of each run, over all epochs")

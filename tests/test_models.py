@@ -118,7 +118,7 @@ def test_whole_network_trains_and_scores(arch, settings):
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("size", "last"), [(32, 4), (96, 3)])
-def test_every_method_stands_in_four_stages_and_behind_either_stem(method, backbone, size, last):
+def test_every_method_stands_in_four_stages_and_after_either_stem(method, backbone, size, last):
     with torch.device("meta"):
         net = build(f"{method}_{backbone}", 7, image_size=size)
         maps = net.stages(net.stem(torch.empty(2, 3, size, size)))

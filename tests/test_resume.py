@@ -39,7 +39,7 @@ def test_resumed_run_equals_an_uninterrupted_one(command, tmp_path, n_processes)
         assert whole[name] == resumed[name]
 
 
-def test_stopped_behind_the_last_step_of_an_epoch(command, tmp_path, monkeypatch):
+def test_stopped_after_the_last_step_of_an_epoch(command, tmp_path, monkeypatch):
     """Before that epoch was scored: the resumed run does it, and no row of the curve is missing."""
     flags = command(*ALL_STATE, "--epochs", "3")
     stop_or_save = training.Run.stop_or_save

@@ -121,7 +121,7 @@ SETTINGS = {
 
 
 def test_parts_of_a_run_become_flags():
-    """Knobs, flags and the name of a foreign network; the user's flags come behind the preset's and so count."""
+    """Knobs, flags and the name of a foreign network; the user's flags come after the preset's, and so count."""
     runs = [
         "torchvision:resnet18:--pretrained:--freeze=backbone",
         "eca_resnet:eca.kernel_size=5:--init-from=runs/a/model",
