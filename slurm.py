@@ -57,7 +57,7 @@ def is_out_of_time(shown):
     """Whether the text of `scontrol show job` is of a job that its time limit ends, and no person and no other job.
 
     Before the limit, when --signal=B: comes, it is RUNNING with little time left; scancel makes it CANCELLED. One that is to
-    start again, for it was preempted or its node failed, is COMPLETING with no time that it ran.
+    start again, because it was preempted or its node failed, is COMPLETING with no time that it ran.
     """
     fields = dict(re.findall(r"(\S+?)=(\S*)", shown or ""))
     state = fields.get("JobState")
