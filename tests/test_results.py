@@ -7,10 +7,10 @@ import pytest
 from tests.processes import ROOT
 from tests.reports import report  # or skips as it does
 
-FOLDERS = sorted(path.parent for path in (ROOT / "results").glob("*/report"))
+FOLDERS = sorted(path.parent for path in (ROOT / "results").rglob("report"))
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=[folder.name for folder in FOLDERS])
+@pytest.mark.parametrize("folder", FOLDERS, ids=[folder.relative_to(ROOT).as_posix() for folder in FOLDERS])
 def test_a_report_is_what_its_rows_give(folder, tmp_path):
     committed = sorted((folder / "report").glob("*.md")) + sorted((folder / "report").glob("*.csv"))
     assert committed
