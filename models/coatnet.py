@@ -39,7 +39,7 @@ def make_shortcut(in_ch, out_ch, stride, pool):
     """Proj(Pool(x)) of a block that changes size or width, x itself in the others."""
     if stride == 1 and in_ch == out_ch:
         return nn.Identity()
-    return nn.Sequential(make_pool(pool, stride), nn.Conv2d(in_ch, out_ch, 1))
+    return nn.Sequential(make_pool(pool, stride), Pointwise(in_ch, out_ch))
 
 
 class SqueezeExcite(nn.Module):
@@ -66,14 +66,14 @@ class MBConv(nn.Module):
         self.shortcut = make_shortcut(in_ch, out_ch, stride, pool)
         self.branch = nn.Sequential(
             NORMS[norm](in_ch),
-            nn.Conv2d(in_ch, hidden, 1, expand_stride, bias=False),
+            Pointwise(in_ch, hidden, expand_stride, bias=False),
             NORMS[norm](hidden),
             nn.GELU(),
             Depthwise(hidden, 3, dw_stride, bias=False),
             NORMS[norm](hidden),
             nn.GELU(),
             SqueezeExcite(hidden, max(1, int(se_ratio * out_ch))) if se_ratio else nn.Identity(),
-            nn.Conv2d(hidden, out_ch, 1),
+            Pointwise(hidden, out_ch),
             attention(out_ch),
             DropPath(drop_path),
         )
@@ -102,13 +102,14 @@ class RelativeAttention(nn.Module):
         if relative_bias:
             self.bias_table = nn.Parameter(torch.empty(self.n_heads, 2 * size - 1, 2 * size - 1))
             nn.init.trunc_normal_(self.bias_table, std=0.02)
-            row, column = torch.arange(size).repeat_interleave(size), torch.arange(size).repeat(size)
-            down, right = (position[:, None] - position + size - 1 for position in (row, column))  # from j to i, >= 0
-            self.register_buffer("offset", down * (2 * size - 1) + right, persistent=False)  # (N, N), N = size**2
 
     def bias(self):
-        """w_{i-j} of each head for tokens i and j, row by row: (heads, N, N)."""
-        return self.bias_table.flatten(1)[:, self.offset]
+        """w_{i-j} of each head for tokens i and j, row by row: (heads, N, N), N = size**2.
+
+        The window of the table that starts at token i, read backwards, has the offsets to tokens j in their order.
+        """
+        windows = self.bias_table.unfold(1, self.size, 1).unfold(2, self.size, 1)  # (heads, size, size, size, size)
+        return windows.flip(3, 4).flatten(3, 4).flatten(1, 2)
 
     def forward(self, x):
         if self.bias_table is not None:

@@ -67,12 +67,11 @@ class LSK(nn.Module):
             raise ValueError(f"{method}.pooling and {method}.gate are not read with {method}.selection=none")
         self.kernels = nn.ModuleList(Depthwise(ch, k, dilation=d) for k, d in zip(kernel_sizes, dilations, strict=True))
         self.reduce = nn.ModuleList(Pointwise(ch, part_ch) for _ in kernel_sizes)
-        self.n_kernels, self.pooling, self.gate = n_kernels, pooling, gate
+        self.n_kernels, self.selection, self.pooling, self.gate = n_kernels, selection, pooling, gate
         n_pools = 2 if pooling == "both" else 1
         if selection == "spatial":
-            self.pooled_dims, self.squeeze = (1,), nn.Conv2d(n_pools, n_kernels, 7, padding=3)
+            self.squeeze = nn.Conv2d(n_pools, n_kernels, 7, padding=3)
         elif selection == "channel":
-            self.pooled_dims = (2, 3)
             self.squeeze = nn.Conv2d(n_pools * n_kernels * part_ch, n_kernels * part_ch, 1)
         else:
             self.squeeze = None
@@ -80,11 +79,12 @@ class LSK(nn.Module):
 
     def masks(self, parts):
         """(B, n C/2, H, W) -> (B, n, 1, H, W), or (B, n, C/2, 1, 1) of channel selection, in (0, 1)."""
+        parts, dim = (parts, 1) if self.selection == "spatial" else (parts.flatten(2)[..., None], 2)
         pooled = []
         if self.pooling != "max":
-            pooled.append(parts.mean(self.pooled_dims, keepdim=True))
+            pooled.append(parts.mean(dim, keepdim=True))
         if self.pooling != "mean":
-            pooled.append(parts.amax(self.pooled_dims, keepdim=True))
+            pooled.append(parts.max(dim, keepdim=True).values)  # amax is slow: its gradient looks for ties
         logits = self.squeeze(torch.cat(pooled, 1)).unflatten(1, (self.n_kernels, -1))
         return logits.sigmoid() if self.gate == "sigmoid" else logits.softmax(1)
 

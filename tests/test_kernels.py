@@ -110,7 +110,7 @@ def test_norm_in_double_precision_is_pytorchs(gpu):
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_pointwise_is_a_matrix_product_on_a_gpu(gpu, bias):
-    module = Pointwise(16, 24, bias)
+    module = Pointwise(16, 24, bias=bias)
     operators, _ = traced(module)
     assert not operators.intersection(["aten.convolution.default", "aten.clone.default"])
     assert ("aten.addmm.default" if bias else "aten.mm.default") in operators

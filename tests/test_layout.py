@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models import METHODS, build
-from models.ops.layout import channels_last_gradient, concatenate, mean_of_pixels
+from models.ops.layout import channels_last_gradient, concatenate, every_nth, mean_of_pixels
 from models.resnet import ConvBN
 from tests import processes
 from tests.nets import KNOBS, SMALL
@@ -101,3 +101,13 @@ def train_two_steps(arch, settings):
 @pytest.mark.parametrize("arch", ["hornet_resnet", "lskblock_resnet"])
 def test_two_processes_train_without_a_warning(arch):
     processes.run(train_two_steps, 2, arch, dict(SMALL)[arch])
+
+
+@pytest.mark.parametrize(("height", "n"), [(7, 2), (8, 2), (8, 3)])
+def test_every_nth_pixel_and_its_gradient_are_channels_last(height, n):
+    x = torch.randn(2, 3, height, 5, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
+    out = every_nth(x, n)
+    assert torch.equal(out, x[:, :, ::n, ::n]) and is_channels_last(out)
+    (grad,) = torch.autograd.grad(out.square().sum(), x)
+    assert is_channels_last(grad)
+    assert torch.autograd.gradcheck(lambda x: every_nth(x, n), x)

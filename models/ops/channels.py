@@ -18,13 +18,13 @@ else:
 
 
 class Pointwise(nn.Conv2d):
-    """A 1x1 convolution: (B, in_ch, H, W) -> (B, out_ch, H, W)."""
+    """A 1x1 convolution: (B, in_ch, H, W) -> (B, out_ch, ceil(H / stride), ceil(W / stride))."""
 
-    def __init__(self, in_ch, out_ch, bias=True):
-        super().__init__(in_ch, out_ch, 1, bias=bias)
+    def __init__(self, in_ch, out_ch, stride=1, bias=True):
+        super().__init__(in_ch, out_ch, 1, stride, bias=bias)
 
     def forward(self, x):
-        return pointwise(x, self.weight, self.bias)
+        return super().forward(x) if self.stride[0] > 1 else pointwise(x, self.weight, self.bias)
 
 
 @leaf

@@ -22,7 +22,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from models.ops import bfloat16
-from models.ops.layout import channels_last_gradient
+from models.ops.layout import channels_last_gradient, spread
 from models.ops.tracing import leaf
 
 if importlib.util.find_spec("triton"):
@@ -51,11 +51,8 @@ class FastGradients(torch.autograd.Function):
         C, _, kh, kw = weight.shape
         grad_x, s = None, ctx.stride
         if ctx.needs_input_grad[0]:
-            spread = grad
-            if s > 1:
-                spread = torch.zeros_like(x)
-                spread[:, :, ::s, ::s] = grad
-            grad_x = F.conv2d(spread, weight.flip(2, 3), None, 1, ctx.padding, groups=C)
+            every_pixel = spread(grad, x.shape, s) if s > 1 else grad
+            grad_x = F.conv2d(every_pixel, weight.flip(2, 3), None, 1, ctx.padding, groups=C)
         n = math.gcd(C, GROUP) if max(kh, kw) > 3 and kw < WIDE else 1
         dense = weight.new_empty(C, n, kh, kw)  # only its shape is read
         _, grad_dense, grad_bias = torch.ops.aten.convolution_backward(

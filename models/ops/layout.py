@@ -30,6 +30,33 @@ def concatenate(maps):
     return torch.cat([channels_last_gradient(x) for x in maps], dim=1)
 
 
+def spread(grad, shape, n):
+    """The gradient of a map of this shape (B, C, H, W), grad (B, C, ceil(H / n), ceil(W / n)) being that of its every n-th pixel."""
+    out = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last).zero_()
+    out[:, :, ::n, ::n] = grad
+    return out
+
+
+class _EveryNth(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, n):
+        ctx.shape, ctx.n = x.shape, n
+        return x[:, :, ::n, ::n].contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return spread(grad, ctx.shape, ctx.n), None
+
+
+@leaf
+def every_nth(x, n):
+    """Every n-th pixel of every n-th row: (B, C, H, W) -> (B, C, ceil(H / n), ceil(W / n)).
+
+    Unlike a slice and its gradient, both are channels-last for all sizes.
+    """
+    return _EveryNth.apply(x, n)
+
+
 @leaf
 def mean_of_pixels(x):
     """(B, C, H, W) -> (B, C). On a CPU as a matrix product, ten times as fast as x.mean((2, 3)) of channels-last maps."""
