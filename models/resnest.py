@@ -55,9 +55,8 @@ class SplitAttention(nn.Module):
         if self.training:
             x = of_several(x)
         B = x.shape[0]
-        maps = self.splits(x)
-        splits = maps.chunk(R, 1)  # R of (B, C, H, W)
-        pooled = sum(mean_of_pixels(maps).chunk(R, 1))  # (B, C)
+        splits = self.splits(x).chunk(R, 1)  # R of (B, C, H, W)
+        pooled = sum(mean_of_pixels(splits[r]) for r in range(R))  # (B, C)
         logits = self.gate(pooled[:, :, None, None]).view(B, K, R, -1)  # (B, K, R, C / K): the gate's groups come first
         weights = logits.softmax(2) if R > 1 else logits.sigmoid()  # on a GPU, autocast's softmax is in float32
         weights = weights.transpose(1, 2).reshape(B, R, -1, 1, 1).to(splits[0].dtype).unbind(1)  # R of (B, C, 1, 1)
