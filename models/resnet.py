@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.ops.grouped import Grouped
 from models.ops.layout import every_nth, mean_of_pixels
 from models.ops.tracing import leaf
 
@@ -44,7 +45,8 @@ class ConvBN(nn.Sequential):
     """Convolution without bias, batch norm, ReLU if asked: (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride))."""
 
     def __init__(self, in_ch, out_ch, stride=1, relu=True, kernel_size=3, groups=1):
-        conv = nn.Conv2d(in_ch, out_ch, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
+        Conv = Grouped if groups > 1 else nn.Conv2d
+        conv = Conv(in_ch, out_ch, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         super().__init__(conv, nn.BatchNorm2d(out_ch), *([nn.ReLU(inplace=True)] if relu else []))
 
