@@ -23,6 +23,7 @@ from zipfile import is_zipfile
 import locks
 import slurm
 from board import Board
+from hours import hours_of
 from tasks import Task
 from tuning import recipes_of
 
@@ -265,16 +266,9 @@ class Comparison:
         file = self.settings.out / SPEEDS
         if not file.exists() or not self.facts:
             return {}
-        import speed
-
         n_images = self.facts["steps"] * self.facts["batch_size"] / self.settings.nproc
-        try:
-            return {
-                run: speed.hours_left(file, [speed.parse_run(self.as_trained(run))], n_images)
-                for run in self.settings.runs
-            }
-        except (KeyError, ValueError):
-            return {}
+        networks = {run: parts_of(self.as_trained(run))[:2] for run in self.settings.runs}
+        return hours_of(networks, json.loads(file.read_text())["rows"], n_images)
 
     def work(self):
         """JOBS workers, until there is nothing to take."""

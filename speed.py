@@ -235,23 +235,12 @@ def write_latencies(file, image_sizes, amp):
             write(file, content | {"latency": places}, rows)
 
 
-def hours_left(file, runs, n_images):
-    """Hours that training each of the runs on n_images takes at the speeds in the file."""
-    speed = {
-        key_of(row["arch"], row["settings"], None): row["train_imgs_per_s"]
-        for row in json.loads(file.read_text())["rows"]
-    }
-    return sum(n_images / speed[key_of(*run, None)] for run in runs) / 3600
-
-
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("runs", nargs="*", help="architectures, with settings after colons")
     parser.add_argument("--out", type=Path, help="measure the runs and write them here, unless they are there")
-    parser.add_argument("--left", type=Path, help="print how long the runs would take at the speeds in this file")
-    parser.add_argument("--images", type=int, default=0, help="training images of each run, over all epochs")
     parser.add_argument(
         "--costs", type=Path, help="measure each run by itself at each of --image-sizes, and write here"
     )
@@ -272,11 +261,8 @@ def main():
     elif args.costs:
         write_costs(args.costs, distinct, args.image_sizes, how)
         write_latencies(args.costs, args.image_sizes, recipe.amp)
-    elif args.left:
-        hours = hours_left(args.left, runs, args.images)
-        print(f"{len(runs)} runs left, about {hours:.1f} hours of training at the measured speeds")
     else:
-        parser.error("give --out or --costs FILE to measure, or --left FILE to estimate")
+        parser.error("give --out or --costs FILE")
 
 
 if __name__ == "__main__":

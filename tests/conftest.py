@@ -35,6 +35,18 @@ def command(photos, tmp_path):
 
 
 @pytest.fixture
+def small(photos, tmp_path):
+    """Settings and flags of a comparison of two steps per run, on a few small images; nothing is exported, which takes longer."""
+    (tmp_path / "without" / "onnxruntime").mkdir(parents=True)
+    (tmp_path / "without" / "onnxruntime" / "__init__.py").write_text("raise ImportError(name='onnxruntime')\n")
+    settings = {"RUNS": "resnet eca_resnet", "SEEDS": "0 1", "DATASET": "folder", "EPOCHS": "1"}
+    settings |= {"OUT": str(tmp_path / "out"), "OMP_NUM_THREADS": "1"}
+    settings |= {"PYTHONPATH": str(tmp_path / "without")}
+    flags = ["--data-dir", str(photos), "--cache-dir", str(tmp_path / "cache"), "--batch-size", "20"]
+    return settings, [*flags, "--image-size", "8", "--max-steps", "2"]
+
+
+@pytest.fixture
 def both_ways(photos, tmp_path):
     """One image folder, resized to 12 pixels: in memory and streamed."""
     return [data.load("folder", photos, 12, tmp_path / "cache", room) for room in (1e9, 0)]

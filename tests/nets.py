@@ -4,15 +4,18 @@ from models import METHODS
 
 SLIM = {"resnet.depth": 8, "resnet.width": 16}
 DEEPER = SLIM | {"resnet.depth": 14}  # in which a stage has a block that keeps the shape
-SMALL = [
-    ("resnet", SLIM),
-    *((f"{method}_resnet", DEEPER if method in ("gmlp", "mixer") else SLIM) for method in METHODS),
+COMBINED = [
     ("eca_ghostnet_resnet", SLIM),
     ("cspnet_hornet_resnet", SLIM),
     ("cspnet_eca_ghostnet_resnet", SLIM),
     ("ghostnet_gmlp_segnext_resnet", DEEPER),
-    ("eca_resnet50", {"resnet.width": 8}),
     ("hornet_resnet18", {"resnet.width": 16}),
+]
+SMALL = [
+    ("resnet", SLIM),
+    *((f"{method}_resnet", DEEPER if method in ("gmlp", "mixer") else SLIM) for method in METHODS),
+    *COMBINED,
+    ("eca_resnet50", {"resnet.width": 8}),
     ("plain20", {"resnet.width": 8}),
     ("vit", {"vit.depth": 2, "vit.width": 48}),
     ("vgg16", {}),

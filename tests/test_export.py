@@ -10,7 +10,7 @@ from torch import nn
 
 import export
 import hub
-from tests.nets import KNOBS, SMALL
+from tests.nets import COMBINED, KNOBS, SMALL
 from tests.test_hub import RECIPE, RESULT, classifier, saved
 
 BATCHES = (1, 2, 7)
@@ -27,7 +27,10 @@ def finished_run(folder):
     return folder
 
 
-@pytest.mark.parametrize(("arch", "settings"), [*SMALL, *KNOBS])
+ALONE = [net for net in SMALL if net not in COMBINED]  # what combinations consist of
+
+
+@pytest.mark.parametrize(("arch", "settings"), [*ALONE, *KNOBS])
 def test_every_network_is_exported_and_becomes_onnx(arch, settings, tmp_path, monkeypatch):
     """Both leave the batch open. ONNX is written from the program that was exported first."""
     torch.manual_seed(0)

@@ -15,8 +15,11 @@ import torch
 
 import checkpoints
 import compare
+import latency
+import speed
 import train
 from flags import parse_args
+from hours import hours_of
 from models import METHODS, build
 from speed import parse_run
 from tests import processes
@@ -141,6 +144,26 @@ def test_parts_of_a_run_become_flags():
     )
 
 
+def test_hours_are_those_of_the_network_however_it_is_written():
+    rows = [
+        {"arch": "eca_ghostnet_resnet", "settings": {"ghostnet.ratio": 3}, "train_imgs_per_s": 10.0},
+        {
+            "arch": "hornet_resnet",
+            "settings": {"hornet.orders": [1, 2, 3], "hornet.scale": 1e-6},
+            "train_imgs_per_s": 5.0,
+        },
+        {"arch": "segnext_resnet", "settings": {"segnext.pointwise": False}, "train_imgs_per_s": 2.0},
+    ]
+    runs = [
+        "ghostnet_eca_resnet:ghostnet.ratio=3:--lr=0.4",
+        "hornet_resnet:hornet.scale=1e-6:hornet.orders=1,2,3",
+        "segnext_resnet:segnext.pointwise=false",
+    ]
+    networks = {run: compare.parts_of(run)[:2] for run in runs}
+    assert hours_of(networks, rows, 36_000) == dict(zip(runs, [1.0, 2.0, 5.0], strict=True))
+    assert hours_of(networks | {"another": ("eca_ghostnet_resnet", {})}, rows, 36_000) == {}
+
+
 @pytest.mark.parametrize(
     ("settings", "flags", "message"),
     [
@@ -223,16 +246,18 @@ def test_cost_preset_trains_nothing(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------------------- from start to end
 
 
-@pytest.fixture
-def small(photos, tmp_path):
-    """Settings and flags of a comparison of two steps per run, on a few small images; nothing is exported, which takes longer."""
-    (tmp_path / "without" / "onnxruntime").mkdir(parents=True)
-    (tmp_path / "without" / "onnxruntime" / "__init__.py").write_text("raise ImportError(name='onnxruntime')\n")
-    settings = {"RUNS": "resnet eca_resnet", "SEEDS": "0 1", "DATASET": "folder", "EPOCHS": "1"}
-    settings |= {"OUT": str(tmp_path / "out"), "OMP_NUM_THREADS": "1"}
-    settings |= {"PYTHONPATH": str(tmp_path / "without")}
-    flags = ["--data-dir", str(photos), "--cache-dir", str(tmp_path / "cache"), "--batch-size", "20"]
-    return settings, [*flags, "--image-size", "8", "--max-steps", "2"]
+def write_speeds(settings, flags):
+    """The file of a cost pass over the runs, with speeds that nobody measured."""
+    recipe, cpu = parse_args(flags), torch.device("cpu")
+    rows = []
+    for arch, knobs in map(parse_run, settings["RUNS"].split()):
+        row = {"arch": arch, "settings": knobs, "image_size": recipe.image_size}
+        rows.append(
+            row | {"train_imgs_per_s": 500.0, "eval_imgs_per_s": 900.0, "latency_ms": 2.0, "latency_p95_ms": 3.0}
+        )
+    places = latency.places(cpu) | {"exported": None}
+    conditions = speed.conditions(recipe.batch_size, recipe.amp, recipe.compile)
+    speed.write(Path(settings["OUT"]) / "cost.json", conditions | {"latency": places}, rows)
 
 
 def test_killed_comparison_goes_on_to_the_report_and_trains_nothing_twice(small, tmp_path):
@@ -361,10 +386,12 @@ def test_ablations_to_the_report(small, tmp_path):
     del settings["RUNS"]
     settings |= {"METHODS": "cspnet", "SEEDS": "0", "JOBS": "2"}
     runs = [run for run, _ in planned("ablations.sh", **settings)]
+    write_speeds(settings | {"RUNS": " ".join(runs)}, flags)
     for run in runs[2:]:
         command = compare.train_command(compare.read_settings(SETTINGS | settings, flags), run, ["0"])
         train.main(parse_args(command[2:]))
     done = run_script("ablations.sh", *flags, **settings)
+    assert "measuring" not in done.stdout
     assert f"{len(runs) - 2} of them finished" in done.stdout
     report = (tmp_path / "out" / "report" / "report.md").read_text()
     for setting in ("cspnet.gamma", "cspnet.fusion", "cspnet.split", "resnet.width"):
@@ -377,6 +404,7 @@ def test_failed_run_does_not_stop_the_others(small, tmp_path):
     blocked = tmp_path / "out" / "resnet-resnet.depth=8-seed0"
     blocked.mkdir(parents=True)
     (blocked / "last.pt").write_bytes(b"damaged")
+    write_speeds(only, flags)
     done = run_script("compare.sh", *flags, check=False, **only)
     assert done.returncode == 1
     assert "failed: resnet:resnet.depth=8 with seed 0" in done.stderr

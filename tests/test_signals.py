@@ -38,7 +38,7 @@ def wait_for_step(folder, process):
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize(("name", "n_processes"), [("SIGTERM", 2), ("SIGINT", 1), ("SIGUSR1", 1)])
+@pytest.mark.parametrize(("name", "n_processes"), [("SIGTERM", 2), ("SIGUSR1", 1)])  # SIGINT: test_elsewhere
 def test_signal(command, tmp_path, name, n_processes):
     """The run stops after a step, says so, leaves a status, and the same command ends as if nothing had been."""
     flags = command(*ALL_STATE, "--epochs", "15")

@@ -4,16 +4,18 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 from types import SimpleNamespace
 
 import pytest
 
+import compare
 import slurm
-from tests import processes, slurm_cluster, stand_in
+from tests import slurm_cluster, stand_in
 from tests.processes import ROOT
 from tests.runs import assert_same
-from tests.test_scripts import environment
+from tests.test_scripts import SETTINGS, environment, write_speeds
 
 
 @pytest.mark.parametrize(
@@ -207,43 +209,31 @@ def test_what_a_person_ends_is_not_requeued(tasks):
     assert (tasks.out / "resnet-seed0" / "status").exists()
 
 
-def test_numbers_are_those_of_one_process(photos, cluster, tmp_path):
-    """Real trainings: two tasks of Slurm's, and one process."""
+def test_numbers_are_those_of_one_process(small, cluster, tmp_path):
+    """Real trainings: two tasks of Slurm's, and this process."""
     pytest.importorskip("pptx", reason="requirements-report.txt is not installed")
-    small = "resnet.depth=8:resnet.width=4"
-    settings = {"RUNS": f"resnet:{small} eca_resnet:{small}", "SEEDS": "0", "DATASET": "folder", "EPOCHS": "1"}
-    settings |= {"OMP_NUM_THREADS": "1"}
-    flags = [
-        "--data-dir",
-        str(photos),
-        "--cache-dir",
-        str(tmp_path / "cache"),
-        "--batch-size",
-        "20",
-        "--max-steps",
-        "2",
-    ]
-    environ = environment(settings | cluster | {"OUT": str(tmp_path / "tasks")})
+    settings, flags = small
+    settings |= {"RUNS": "resnet:resnet.depth=8 eca_resnet:resnet.depth=8", "SEEDS": "0"}
+    write_speeds(settings, flags)
+    environ = environment(settings | cluster)
     slurm_cluster.said(
         environ, "sbatch", "--array=0-1", f"--output={tmp_path}/log-%a", f"--chdir={ROOT}", "compare.sh", *flags
     )
+    alone = compare.read_settings(SETTINGS | settings | {"OUT": str(tmp_path / "one")}, flags)
+    for name in settings["RUNS"].split():
+        command = compare.train_command(alone, name, ["0"])
+        subprocess.run(command, env=environment(settings), capture_output=True, check=True)
     wait_until(lambda: not slurm_cluster.said(environ, "squeue", "-h"), 300)
     log = read(tmp_path / "log-0") + read(tmp_path / "log-1")
-    with processes.program(
-        ["bash", "compare.sh", *flags], environment(settings | {"OUT": str(tmp_path / "one")})
-    ) as one:
-        out, err = one.communicate(timeout=300)
-    assert one.returncode == 0, out + err
     files = sorted((tmp_path / "one").glob("*/result.json"))
     assert len(files) == 2
     for file in files:
-        alone = json.loads(file.read_text())
-        other = json.loads((tmp_path / "tasks" / file.relative_to(tmp_path / "one")).read_text())
-        for row in (alone, other):
+        rows = [json.loads(path.read_text()) for path in (file, tmp_path / "out" / file.relative_to(tmp_path / "one"))]
+        for row in rows:
             for name in ("started", "peak_memory_mb"):
                 del row[name]
-        assert_same(alone, other)
-    assert (tmp_path / "tasks" / "report" / "report.md").exists(), log
+        assert_same(*rows)
+    assert (tmp_path / "out" / "report" / "report.md").exists(), log
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,6 @@ def test_speeds_measured_otherwise_are_not_used(tmp_path, monkeypatch):
     speed.write_speeds(file, [TINY], 32, (8, "bf16", False))
     speed.write_speeds(file, [TINY], 64, (8, "bf16", False))
     assert len(measured) == 5
-    assert speed.hours_left(file, [TINY, TINY], 36_000) == pytest.approx(2)
 
 
 def test_new_networks_are_measured_beside_the_known_ones(tmp_path, monkeypatch):

@@ -18,10 +18,10 @@ from tests.runs import result_of, run
 def test_learns_on_real_cifar100(tmp_path):
     flags = ["--data-dir", os.environ["CIFAR100_DIR"], "--out", str(tmp_path), "--name", "run"]
     small = ["--set", "resnet.depth=8", "--set", "resnet.width=8"]
-    run(*flags, *small, "--batch-size", "64", "--max-steps", "300")
+    run(*flags, *small, "--batch-size", "64", "--max-steps", "100")
     result = result_of(tmp_path / "run")
     assert (result["n_train"], result["n_val"], result["n_test"], result["classes"]) == (45_000, 5_000, 10_000, 100)
-    assert result["top1"] > 5  # chance is 1
+    assert result["top1"] > 3  # chance is 1
     assert abs(result["top1"] - result["val_top1"]) < 4
 
 

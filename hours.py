@@ -1,0 +1,28 @@
+"""How long runs will take, at the speeds that a cost pass measured. Nothing here needs torch, which takes seconds to import."""
+
+from tuning import as_text
+
+
+def network_of(arch, knobs):
+    """What tells a network from others: ghostnet_eca_resnet is eca_ghostnet_resnet, and a knob of 1e-6 is one of 1e-06."""
+
+    def plain(value):
+        try:
+            return float(value)
+        except ValueError:
+            return value.lower()
+
+    return frozenset(arch.split("_")), frozenset((name, plain(value)) for name, value in knobs.items())
+
+
+def hours_of(networks, rows, n_images):
+    """Hours of training each network on n_images, at the speeds in the rows of cost.json; empty if one is not known.
+
+    networks: {run: (arch, {knob: value as typed})}. Returns {run: hours}.
+    """
+    speed = {}
+    for row in rows:
+        knobs = {name: as_text(value) for name, value in row["settings"].items()}
+        speed[network_of(row["arch"], knobs)] = row["train_imgs_per_s"]
+    asked = {run: speed.get(network_of(*of)) for run, of in networks.items()}
+    return {run: n_images / of / 3600 for run, of in asked.items()} if all(asked.values()) else {}
