@@ -206,13 +206,16 @@ def write_speeds(file, runs, image_size, how):
 
 def write_costs(file, runs, image_sizes, how):
     """Measures each run by itself at each size, unless the file has that; saved one by one, for they take long."""
-    rows = read(file, conditions(*how))
+    about = conditions(*how)
+    rows = read(file, about)
+    if rows:  # then it may say where latencies were measured, too
+        about = {name: value for name, value in json.loads(file.read_text()).items() if name != "rows"}
     for image_size in image_sizes:
         for run in runs:
             key = key_of(*run, image_size)
             if "train_step_ms" not in rows.get(key, {}):
                 rows[key] = cost_row(run, N_CLASSES, image_size, *how)
-                write(file, conditions(*how), list(rows.values()))
+                write(file, about, list(rows.values()))
                 result = rows[key].get("problem") or f"{rows[key]['train_step_ms']:.1f} ms a step"
                 print(f"{run[0]} at {image_size}x{image_size}: {result}", flush=True)
 

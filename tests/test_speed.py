@@ -97,6 +97,7 @@ def test_costs_of_networks_alone(tmp_path, capsys):
     file = tmp_path / "costs.json"
     speed.write_costs(file, [TINY], [16], HOW)
     before = json.loads(file.read_text())["rows"]
+    speed.write(file, json.loads(file.read_text()) | {"latency": {"trained": "here"}}, before)
     speed.write_costs(file, [TINY, ("gmlp_resnet", {"gmlp.ratio": 0})], [16], HOW)
     content = json.loads(file.read_text())
     row, unfit = content["rows"]
@@ -108,6 +109,7 @@ def test_costs_of_networks_alone(tmp_path, capsys):
     assert unfit.keys() == {"arch", "settings", "image_size", "problem"}
     assert "resnet at 16x16: " in capsys.readouterr().out
     assert content["batch_size"] == 4
+    assert content["latency"] == {"trained": "here"}  # by which other sizes' latencies are known to be comparable
 
 
 def be_killed(*args):
