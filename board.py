@@ -1,8 +1,8 @@
 """What is left of a comparison, as all processes that work at it see it: its only state are files in OUT.
 
-A run is finished when its result.json is there. Who trains it holds a lock in OUT/claims, and is known to be gone as locks.py
-says. Each process remembers which runs are finished: taking the next one costs a look at those that others hold, and not at
-all that were ever finished.
+A run is finished when its result.json is there. Whoever trains it holds a lock in OUT/claims; locks.py
+tells whether the holder is gone. Each process remembers finished runs, so to take the next one it looks only at those that
+others hold.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""Trains the runs that compare.sh and ablations.sh name, over seeds, then writes the report. They are what a user starts.
+"""Trains the runs that compare.sh and ablations.sh name, with every seed, then writes the report. Start those, not this file.
 
 Settings come from the environment (SETTINGS), flags go on to train.py. All state is in OUT, so that any number of these
 processes, on whatever machines, may work at one comparison: each takes the next run that is not finished and that nobody
 holds (board.py). Exit codes: 0 if nothing is left to take or MINUTES are over, 1 if a run failed, 2 for a user's mistake, and
-128 and the signal's number.
+128 plus the signal's number.
 """
 
 import json

@@ -139,7 +139,8 @@ def methods_text(results):
 
 
 def differences_text(results):
-    family = DETECTABLE.format(m=len(results.judged)) if results.judged else ""
+    n = len(results.judged)
+    family = DETECTABLE.format(m=n, judged=f"the {n} methods judged" if n > 1 else "the one method judged") if n else ""
     return (
         "A difference is the method's top-1 minus that of the baseline, the plain backbone, over the seeds that both have: mean "
         f"± 95% interval, with the two-sided p. Parameters, MACs and training time are fractions of the baseline's. {family}"

@@ -140,7 +140,7 @@ def add_network(add):
     add("--arch", "resnet", "<method>_..._<backbone>, such as eca_ghostnet_resnet; see --list")
     add("--set", None, "a knob of the arch, such as eca.kernel_size=5; may be repeated", action="append", metavar="K=V")
     add("--pretrained", False, "start with weights published for the arch, and a new head", **STORE)
-    init = "start with a run's weights: its folder or model/, or a hub id; the head only if the classes are the same"
+    init = "start with a run's weights: its folder, model/ or last.pt, or a hub id; the head only if the classes are the same"
     add("--init-from", None, init, metavar="RUN")
     add("--freeze", None, "train the head only; with --pretrained or --init-from", choices=["backbone"])
 
@@ -228,7 +228,7 @@ def add_other(add):
     add("--summary", False, "print the arch's parameters, MACs and layers", **STORE)
     check = "prepare the data, the folder and the network, print as JSON what would be trained, and train nothing"
     add("--check", False, check, **STORE)
-    add("--eval-only", None, "score a run's last.pt or model/ on the test set", metavar="PATH")
+    add("--eval-only", None, "score a run on the test set: its folder, model/ or last.pt, or a hub id", metavar="PATH")
     classes = "print the most probable classes of an image or of a folder's, by the network of --init-from"
     add("--predict", None, classes, metavar="PATH")
     add("--json", False, "print what --predict finds as JSON", **STORE)

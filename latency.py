@@ -1,8 +1,8 @@
-"""The wait for one image: milliseconds from one image to its logits, for networks in turns, as trained and as exported.
+"""Latency: milliseconds from one image to its logits, as trained and as exported; networks are measured in turns.
 
 As trained is PyTorch in evaluation mode, in the precision of the runs; the image is already on the device, and each call
 waits until the device is done. As exported is ONNX Runtime on the CPU, on as many threads as PyTorch's, with the file that
-export.py writes, which also normalizes the image. The weights are random, because the wait does not depend on them.
+export.py writes, which also normalizes the image. The weights are random, because the latency does not depend on them.
 """
 
 import tempfile

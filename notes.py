@@ -169,7 +169,7 @@ The rule was chosen by simulation. Each simulated report compares 15 methods wit
 
 {SIMULATED}"""
 
-DETECTABLE = f"Holm's correction covers the {{m}} methods judged and becomes stricter with each method that is added. *Detectable* is the smallest true difference that a test at the correction's strictest level ({ALPHA} / {{m}}) finds with a probability of {POWER:.0%} at this noise (noncentral t)."
+DETECTABLE = f"Holm's correction covers {{judged}} and becomes stricter with each method that is added. *Detectable* is the smallest true difference that a test at the correction's strictest level ({ALPHA} / {{m}}) finds with a probability of {POWER:.0%} at this noise (noncentral t)."
 EQUAL_COST = f"""\
 Points of top-1 over the plain backbone at the same cost: mean ± 95% interval, not corrected for multiple comparisons. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost); the interval covers the noise of both. Outside the trained widths there is no comparison. Training time is the measured time per training image, taken as exact. A width that takes at least {1 - FASTER:.0%} of a wider one's time is left out of the curve."""
 NO_CURVE = "There is no comparison: no second width of the backbone (`resnet.width`) was trained with all of its seeds."
@@ -307,6 +307,11 @@ def provenance(results):
             ["epochs", str(rows[0]["epochs"])], *origins(rows)]  # fmt: skip
 
 
+def short_commit(commit):
+    """The first 7 digits of a commit, with -dirty if the code was changed."""
+    return str(commit)[:7] + ("-dirty" if str(commit).endswith("-dirty") else "")
+
+
 def origins(rows):
     """On what and with what the rows were measured: [[what, each value with its number of runs]]."""
 
@@ -314,4 +319,4 @@ def origins(rows):
         return "; ".join(f"{value} ({n} run{'s' * (n > 1)})" for value, n in sorted(Counter(map(str, values)).items()))
 
     return [["machines", counted(map(machine, rows))], ["torch", counted(row["torch"] for row in rows)],
-            ["commits", counted(str(row["commit"])[:7] for row in rows)]]  # fmt: skip
+            ["commits", counted(short_commit(row["commit"]) for row in rows)]]  # fmt: skip

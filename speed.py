@@ -1,7 +1,5 @@
 """How fast networks train and evaluate on this machine, measured side by side, and what each of them costs by itself.
 
-Both files also get the latency of one image, see latency.py.
-
     python speed.py resnet eca_resnet resnet:resnet.width=24 --out cost.json
     python speed.py resnet eca_resnet --costs costs.json --image-sizes 32 224
 
@@ -9,7 +7,7 @@ Speeds of --out are medians of rounds over all networks, each in proportion to i
 for a while slows all of them; networks that the file has already are measured again beside the new ones.
 --costs measures each network in a process of its own, whose peak of memory is then the network's. Rows that are in the
 file already, measured under the same conditions, stay. All other flags are those of train.py, of which --batch-size,
---image-size, --amp and --compile matter here.
+--image-size, --amp and --compile matter here. Both files also hold the latency of one image (latency.py).
 """
 
 import argparse

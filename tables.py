@@ -294,6 +294,8 @@ def others_sentence(results):
     if not phrases:
         return ""
     if results.by_word("helps"):
+        if sum(result.word != "helps" for result in results.judged) == 1:
+            return f"The other {phrases[0].removeprefix('1 ')}."
         return f"Of the others, {in_list(phrases)}."
     return f"{'All ' * (len(phrases) == 1 < len(results.judged))}{in_list(phrases)}."
 
@@ -332,6 +334,8 @@ def power_sentence(comparisons):
     smallest = [result.detectable for result in comparisons if not math.isnan(result.detectable)]
     if not smallest:
         return "The seeds show no spread, so it is unknown what these comparisons could find."
+    if len(smallest) == 1:
+        return f"With these seeds, the comparison has an {POWER:.0%} chance of finding a true difference of {smallest[0]:.1f} points."
     return (
         f"With these seeds, half of the comparisons have an {POWER:.0%} chance of finding a true difference of "
         f"{np.median(smallest):.1f} points ({min(smallest):.1f} to {max(smallest):.1f}, depending on their noise). A smaller one may "

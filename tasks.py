@@ -1,6 +1,7 @@
-"""What the tasks of a Slurm array know of each other: each leaves a mark in OUT while it works, and looks for the others' once.
+"""How the tasks of a Slurm array notice that they do not share OUT.
 
-Where OUT is on a disk that differs from node to node, each node would train all runs, and nobody would notice.
+Each leaves a mark there while it works, and looks once for the others' marks. If each node had an OUT of its own, each would
+train all runs, and nobody would notice.
 """
 
 import sys

@@ -24,8 +24,8 @@ from flags import CROP_SCALE, PADDED_UP_TO, mistakes_refused, parse_args, refuse
 
 def train_all(runs, together):
     """Trains the runs, all of them together or one after the other. Ends the program with the largest of their exit codes
-    if one did not finish. The others go on past a run that failed or is held by another process, but not past an
-    interruption, or a mistake in the flags, which are theirs, too."""
+    if one did not finish. If a run fails or another process holds it, the others go on. An interruption or a mistake in the
+    flags ends all."""
     import training
 
     codes, goes_on = [], (1, training.HELD_CODE)

@@ -341,8 +341,9 @@ class SuperclassMap:
         n_readable, n_cells = int(self.readable.sum()), self.readable.size
         if not n_readable:
             return f"No superclass of any method stands out from the noise ({n_cells} cells), so none is shown."
+        stand = "stands" if n_readable == 1 else "stand"
         return (
-            f"{n_readable} of {n_cells} cells stand out from the noise; about {ALPHA:.0%} of these, {max(1, round(ALPHA * n_readable))}, "
+            f"{n_readable} of {n_cells} cells {stand} out from the noise; about {ALPHA:.0%} of these, {max(1, round(ALPHA * n_readable))}, "
             "may still be noise (Benjamini and Hochberg 1995). The other cells cannot be told apart from 0 and are left empty."
         )
 

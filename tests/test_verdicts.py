@@ -10,13 +10,14 @@ from tests.reports import (  # skips this file where report.py's packages are mi
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import report
 from noise import detectable_in_errors, t_interval
-from notes import left_out_text, speed_text
+from notes import left_out_text, short_commit, speed_text
 from rows import COSTS, SUPERCLASS_OF, key_of
 from tables import (
     ablation_table,
@@ -31,7 +32,7 @@ from tables import (
     verdict_lists,
 )
 from tests.report_rows import JITTER, NOISE, row, rows_of, timed, widths, write
-from verdicts import analyse, changes, read_conditions, shared_methods
+from verdicts import SuperclassMap, analyse, changes, read_conditions, shared_methods
 
 
 def test_detectable_difference_is_that_of_the_strictest_test(campaign):
@@ -215,6 +216,22 @@ def test_a_baseline_that_ends_at_chance_makes_its_methods_unstable(campaign, los
     assert result.word == "unstable" and result.remark == remark
 
 
+def test_small_words():
+    words = [SimpleNamespace(word=word, detectable=1.25) for word in ("helps", "no evidence", "hurts")]
+
+    def results(n):
+        return SimpleNamespace(judged=words[:n], by_word=lambda word: [one for one in words[:n] if one.word == word])
+
+    assert others_sentence(results(2)) == "The other shows no evidence either way."
+    assert others_sentence(results(3)) == "Of the others, 1 hurts and 1 shows no evidence either way."
+    assert power_sentence(words[:1]).startswith("With these seeds, the comparison has an 80% chance")
+    cells = np.arange(20) == 3
+    assert [short_commit(f"0123456789{end}") for end in ("", "-dirty")] == ["0123456", "0123456-dirty"]
+    assert SuperclassMap(["a"], np.zeros(20), cells).sentence.startswith(
+        "1 of 20 cells stands out from the noise; about 5%"
+    )
+
+
 def test_an_unstable_method_tells_nothing_of_costs_and_power(campaign):
     rows = plus_segnext(campaign, 58, 10, 58.1, 57.9)
     results, without = analyse(rows, timed(rows)), analyse(campaign, timed(campaign))
@@ -382,7 +399,7 @@ def test_only_cells_that_stand_out_of_the_noise_are_shown():
     assert found.readable[row, 7] and found.differences[row, 7] == pytest.approx(20, abs=3)
     assert found.readable.sum() <= 3
     assert found.sentence.startswith(
-        f"{found.readable.sum()} of 180 cells stand out from the noise; about 5% of these, 1, may"
+        f"{found.readable.sum()} of 180 cells stand{'s' * bool(found.readable.sum() == 1)} out from the noise; about 5% of these, 1,"
     )
 
 

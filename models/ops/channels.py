@@ -1,4 +1,4 @@
-"""What treats each pixel's channels alike, in the form that is fast on the device: 1x1 convolutions and factors.
+"""Operations on the channels of each pixel, in the form that is fast on the device: 1x1 convolutions and factors.
 
 On a CPU they are PyTorch's. On CUDA a 1x1 convolution of a channels-last map is a matrix product, whose kernels add the bias
 in passing, where cuDNN's convolution leaves it to another kernel; and gradients of biases and factors are summed by Triton.

@@ -6,11 +6,11 @@ channels-last, on one core:
 
 - the gradient of a 7x7 kernel takes 74 ms, that of a dense convolution of 16 channels 9 ms: so channels are taken in
   groups of 16, and of the dense kernel's gradient only the diagonal is kept;
-- the gradient of the map takes 7.3 ms, the forward pass 2.1 ms: so it is a forward pass with the flipped kernel, at a
-  stride (265 ms for 3x3 and 128 channels) over a gradient spread with zeros;
+- the gradient of the map takes 7.3 ms, the forward pass 2.1 ms: so it is computed as a forward pass with the flipped kernel;
+  with a stride (265 ms for 3x3 and 128 channels), over the gradient spread out with zeros;
 - with dilation 3 the forward pass of 7x7 takes 68 ms, and the gradient of a dilated kernel is wrong (often nan): so the
   d*d interleaved maps that such a kernel sees are taken apart;
-- it never returns from 1x21: so wide strips are computed upright, and other kernels of 15 and more in float32.
+- 1x21 hangs: so wide strips are computed upright, and other kernels of 15 or more in float32.
 """
 
 import importlib.util

@@ -1,7 +1,7 @@
 """What the Triton kernels share: where they run, how they are launched, and the sum of partial sums.
 
-A gradient of a parameter is a sum over all pixels. Programs that add to one number in the order in which they happen to
-finish give another rounding each time. So each program sums a chunk of pixels of its own, and one more kernel adds up the
+A gradient of a parameter is a sum over all pixels. If programs added to one number as they finish, the rounding would
+change from run to run. So each program sums a chunk of pixels of its own, and one more kernel adds up the
 chunks in their order: two runs agree to the last bit.
 """
 

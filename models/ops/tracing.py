@@ -1,4 +1,4 @@
-"""What keeps networks traceable: functions that torch.fx records as one node, and checks that it does not run."""
+"""What keeps networks traceable: functions that torch.fx records as one node, and checks that tracing skips."""
 
 import functools
 
