@@ -265,10 +265,10 @@ def test_killed_comparison_goes_on_to_the_report_and_trains_nothing_twice(small,
     settings, (*flags, _, _) = small  # the epochs in full
     flags += ["--save-every-s", "0"]  # after each of them
     out = tmp_path / "out"
-    settings |= {"RUNS": "resnet:resnet.depth=8 eca_resnet:resnet.depth=8", "EPOCHS": "12"}
+    settings |= {"RUNS": "resnet:resnet.depth=8 eca_resnet:resnet.depth=8", "EPOCHS": "12", "SEEDS": "0"}
     done, saved = out / "resnet-resnet.depth=8-seed0/result.json", out / "eca_resnet-resnet.depth=8-seed0/last.pt"
 
-    with processes.program(["bash", "compare.sh", *flags], environment(settings | {"SEEDS": "0"})) as running:
+    with processes.program(["bash", "compare.sh", *flags], environment(settings)) as running:
         deadline = time.monotonic() + 300
         while not saved.exists():
             assert time.monotonic() < deadline
@@ -283,14 +283,12 @@ def test_killed_comparison_goes_on_to_the_report_and_trains_nothing_twice(small,
     assert not saved.with_name("result.json").exists()
     finished_at = done.stat().st_mtime_ns
 
-    # again, with one more seed
     again = run_script("compare.sh", *flags, **settings)
-    assert "4 runs in" in again.stdout
     assert "1 of them finished" in again.stdout
     assert done.stat().st_mtime_ns == finished_at
     assert f"resuming {saved.parent} at step" in again.stdout
     results = [json.loads(file.read_text()) for file in out.glob("*/result.json")]
-    assert [len(result["curve"]) for result in results] == [12] * 4
+    assert [len(result["curve"]) for result in results] == [12] * 2
 
     report = (out / "report" / "report.md").read_text()
     assert all(result["arch"] in report for result in results)
