@@ -11,7 +11,7 @@ from tests.test_kernels import traced
 
 @pytest.mark.parametrize(("in_ch", "out_ch", "groups"), [(6, 4, 2), (4, 12, 4), (6, 6, 6), (5, 3, 1)])
 def test_dense_weights_give_the_grouped_convolution_and_its_gradients(in_ch, out_ch, groups):
-    x = torch.randn(2, in_ch, 5, 4, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, in_ch, 7, 5, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(out_ch, in_ch // groups, 3, 3, dtype=torch.float64, requires_grad=True)
     by_groups = F.conv2d(x, weight, stride=2, padding=1, groups=groups)
     as_dense = F.conv2d(x, dense(weight, groups), stride=2, padding=1)

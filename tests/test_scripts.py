@@ -19,7 +19,6 @@ import latency
 import speed
 import train
 from flags import parse_args
-from hours import hours_of
 from models import METHODS, build
 from speed import parse_run
 from tests import processes
@@ -142,26 +141,6 @@ def test_parts_of_a_run_become_flags():
         f"--arch eca_resnet {common} --seed 0 1 --set eca.kernel_size=5 --init-from=runs/a/model "
         f"--out out --name eca_resnet-eca.kernel_size=5-init-from=runs-a-model-seed{{seed}} {recipe}"
     )
-
-
-def test_hours_are_those_of_the_network_however_it_is_written():
-    rows = [
-        {"arch": "eca_ghostnet_resnet", "settings": {"ghostnet.ratio": 3}, "train_imgs_per_s": 10.0},
-        {
-            "arch": "hornet_resnet",
-            "settings": {"hornet.orders": [1, 2, 3], "hornet.scale": 1e-6},
-            "train_imgs_per_s": 5.0,
-        },
-        {"arch": "segnext_resnet", "settings": {"segnext.pointwise": False}, "train_imgs_per_s": 2.0},
-    ]
-    runs = [
-        "ghostnet_eca_resnet:ghostnet.ratio=3:--lr=0.4",
-        "hornet_resnet:hornet.scale=1e-6:hornet.orders=1,2,3",
-        "segnext_resnet:segnext.pointwise=false",
-    ]
-    networks = {run: compare.parts_of(run)[:2] for run in runs}
-    assert hours_of(networks, rows, 36_000) == dict(zip(runs, [1.0, 2.0, 5.0], strict=True))
-    assert hours_of(networks | {"another": ("eca_ghostnet_resnet", {})}, rows, 36_000) == {}
 
 
 @pytest.mark.parametrize(
