@@ -217,7 +217,8 @@ class StagedNet(nn.Module):
     """Stem, stages of blocks, pooling, final norm, classifier: (B, 3, H, W) -> (B, num_classes).
 
     Every stage but the first begins with a stride of 2. drop_path: rate of the last block; it rises linearly from 0 at
-    the first. Raises ValueError for knobs out of range, and for knobs that nothing in the network reads.
+    the first. conv, attention, block, stage, pool: what fills the slots (see the head of this file). Raises ValueError for
+    knobs out of range, and for knobs that nothing in the network reads.
     """
 
     usual_shortcut: Shortcut
@@ -227,14 +228,14 @@ class StagedNet(nn.Module):
         num_classes,
         image_size,
         layout,
-        conv,
-        attention,
-        block,
-        stage,
-        pool,
         shortcut,
         attention_position,
         drop_path,
+        conv=ConvBN,
+        attention=None,
+        block=None,
+        stage=Chain,
+        pool=MeanOfPixels,
     ):
         super().__init__()
         if not 0 <= drop_path < 1:
@@ -296,7 +297,7 @@ class ResNet(StagedNet):
 
     depth: layers, 6k + 2. shortcut: A pads with zeros, B projects with a 1x1 convolution, none makes a plain network.
     drop_path: rate of the last block; it rises linearly from 0 at the first. Raises ValueError for a depth that is not
-    6k + 2, and as StagedNet does.
+    6k + 2, and as StagedNet does, which takes the slots.
     """
 
     usual_shortcut = "A"
@@ -305,17 +306,13 @@ class ResNet(StagedNet):
         self,
         num_classes,
         image_size,
-        conv=ConvBN,
-        attention=None,
-        block=None,
-        stage=Chain,
-        pool=MeanOfPixels,
         *,
         depth: int = 20,
         width: int = 16,
         shortcut: Shortcut = "A",
         attention_position: AttentionPosition = "before-add",
         drop_path: float = 0.0,
+        **slots,
     ):
         if depth < 8 or depth % 6 != 2:
             raise ValueError(f"resnet.depth must be 6k + 2 (20, 32, 44, 56, 110), got {depth}")
@@ -323,19 +320,7 @@ class ResNet(StagedNet):
             raise ValueError(f"resnet.width must be at least 1, got {width}")
         n = (depth - 2) // 6
         layout = Layout(width, 1, BasicBlock, (n, n, n), (width, 2 * width, 4 * width))
-        super().__init__(
-            num_classes,
-            image_size,
-            layout,
-            conv,
-            attention,
-            block,
-            stage,
-            pool,
-            shortcut,
-            attention_position,
-            drop_path,
-        )
+        super().__init__(num_classes, image_size, layout, shortcut, attention_position, drop_path, **slots)
 
 
 DEPTHS = {  # layers: kind of block, blocks of the four stages (Table 1)
@@ -354,7 +339,7 @@ class ImageNetResNet(StagedNet):
     depth: layers, a key of DEPTHS. stem: "cifar" is a 3x3 convolution, "imagenet" a 7x7 of stride 2 with a 3x3 max pool of
     stride 2, and "auto" is cifar for images of up to 64 pixels. shortcut: A pads with zeros, B projects with a 1x1
     convolution, none makes a plain network. drop_path: rate of the last block; it rises linearly from 0 at the first.
-    Raises ValueError for another depth, and as StagedNet does.
+    Raises ValueError for another depth, and as StagedNet does, which takes the slots.
     """
 
     usual_shortcut = "B"
@@ -363,11 +348,6 @@ class ImageNetResNet(StagedNet):
         self,
         num_classes,
         image_size,
-        conv=ConvBN,
-        attention=None,
-        block=None,
-        stage=Chain,
-        pool=MeanOfPixels,
         *,
         depth: int = 18,
         width: int = 64,
@@ -375,26 +355,16 @@ class ImageNetResNet(StagedNet):
         shortcut: Shortcut = "B",
         attention_position: AttentionPosition = "before-add",
         drop_path: float = 0.0,
+        **slots,
     ):
         if depth not in DEPTHS:
             raise ValueError(f"resnet.depth must be one of {', '.join(map(str, DEPTHS))}, got {depth}")
         if width < 1:
             raise ValueError(f"resnet.width must be at least 1, got {width}")
         own_block, depths = DEPTHS[depth]
-        widening = 4 if own_block is Bottleneck and not (block and block.narrow) else 1
+        block = slots.get("block") or BlockFamily()
+        widening = 4 if own_block is Bottleneck and not block.narrow else 1
         strides = stem == "imagenet" or (stem == "auto" and image_size > LARGE_IMAGE)
         widths = tuple(widening * width * 2**i for i in range(4))
         layout = Layout(width, 4 if strides else 1, own_block, depths, widths)
-        super().__init__(
-            num_classes,
-            image_size,
-            layout,
-            conv,
-            attention,
-            block,
-            stage,
-            pool,
-            shortcut,
-            attention_position,
-            drop_path,
-        )
+        super().__init__(num_classes, image_size, layout, shortcut, attention_position, drop_path, **slots)
