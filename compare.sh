@@ -17,7 +17,7 @@
 #   NPROC=8 bash compare.sh --amp bf16                       # each run on 8 GPUs; flags go on to train.py
 #   MINUTES=55 bash compare.sh                               # stops and saves in time; the same command goes on
 #   PRESET=cost SIZES=32 bash compare.sh --batch-size 16     # minutes on two CPU cores
-#   sbatch --array=0-20%10 --gpus=1 --requeue --signal=B:TERM@90 compare.sh     # on a Slurm cluster
+#   sbatch --array=0-39%10 --gpus=1 --requeue --signal=B:TERM@90 compare.sh     # on a Slurm cluster
 #
 # Finished runs are skipped and unfinished ones resumed: run the same command again after an interruption. Ctrl-C and SIGTERM
 # stop the current runs after the step in progress. OUT is their folder (runs/compare, or runs/ and the preset's name); one that holds runs
