@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from models.convnext import ConvNeXt
 from models.prenorm import ChannelNorm
-from models.resnet import BasicBlock, Chain, ConvBN, Layout, MeanOfPixels, Place, StagedNet
+from models.resnet import BasicBlock, Layout, Place, StagedNet
 from tests.checks import (
     assert_channels_last_agrees,
     assert_every_parameter_learns,
@@ -67,7 +67,7 @@ def test_whole_network_is_the_papers():
     """ConvNeXt-T for ImageNet: depths and widths of the paper's section 3.1, on the stem and head of large images."""
     layout = Layout(96, 4, BasicBlock, (3, 3, 9, 3), (96, 192, 384, 768))
     with torch.device("meta"):
-        net = Tiny(1000, 224, layout, ConvBN, None, ConvNeXt(), Chain, MeanOfPixels, "B", "before-add", 0.0)
+        net = Tiny(1000, 224, layout, "B", "before-add", 0.0, block=ConvNeXt())
     assert n_params(net) == 28_589_128
 
 
