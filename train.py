@@ -13,6 +13,7 @@ in the hub's format) and result.json. On one GPU the runs of several seeds train
 the others.
 """
 
+import os
 import sys
 from argparse import Namespace
 from contextlib import ExitStack
@@ -130,3 +131,6 @@ if __name__ == "__main__":
     record(main)(args)  # torchrun then shows the traceback of the process that failed first
     if dist.is_initialized():  # after a failure NCCL would wait here for processes that wait elsewhere
         dist.destroy_process_group()
+        sys.stdout.flush()
+        # an ordinary exit of one of several processes aborts now and then: "terminate called without an active exception"
+        os._exit(0)
