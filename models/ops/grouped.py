@@ -1,6 +1,6 @@
 """Grouped convolutions in the form that a device computes fast.
 
-cuDNN has no kernels for channels-last groups of few channels: it takes the map apart, slices it and puts it together again, a
+cuDNN has no kernels for channels-last groups of few channels: it slices maps and copies them to another layout and back, a
 tenth of a ResNeSt's step. So on CUDA such a convolution is a dense one whose weights between groups are zeros.
 """
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from models.ops.tracing import leaf
 
-FEW = 64  # channels of a group, below which the products with zeros cost less than the copies
+FEW = 64  # channels of a group; measured with 8, 16 and 32, where the products with zeros cost less than the copies
 
 
 class Grouped(nn.Conv2d):

@@ -31,7 +31,7 @@ def concatenate(maps):
 
 
 def spread(grad, shape, n):
-    """The gradient of a map of this shape (B, C, H, W), grad (B, C, ceil(H / n), ceil(W / n)) being that of its every n-th pixel."""
+    """The gradient of every n-th pixel, (B, C, ceil(H / n), ceil(W / n)), among zeros: a map of this shape (B, C, H, W)."""
     out = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last).zero_()
     out[:, :, ::n, ::n] = grad
     return out
