@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.ops.channels import Pointwise
+from models.ops.batchnorm import NormGELU
+from models.ops.channels import Pointwise, channel_scale
 from models.ops.depthwise import Depthwise
 from models.ops.layout import mean_of_pixels
 from models.ops.tracing import of_size
@@ -50,7 +51,7 @@ class SqueezeExcite(nn.Module):
         self.gate = nn.Sequential(nn.Conv2d(ch, squeezed, 1), nn.SiLU(), nn.Conv2d(squeezed, ch, 1), nn.Sigmoid())
 
     def forward(self, x):
-        return x * self.gate(mean_of_pixels(x)[:, :, None, None])
+        return channel_scale(x, self.gate(mean_of_pixels(x)[:, :, None, None]))
 
 
 class MBConv(nn.Module):
@@ -67,11 +68,9 @@ class MBConv(nn.Module):
         self.branch = nn.Sequential(
             NORMS[norm](in_ch),
             Pointwise(in_ch, hidden, expand_stride, bias=False),
-            NORMS[norm](hidden),
-            nn.GELU(),
+            NormGELU(NORMS[norm](hidden)),
             Depthwise(hidden, 3, dw_stride, bias=False),
-            NORMS[norm](hidden),
-            nn.GELU(),
+            NormGELU(NORMS[norm](hidden)),
             SqueezeExcite(hidden, max(1, int(se_ratio * out_ch))) if se_ratio else nn.Identity(),
             Pointwise(hidden, out_ch),
             attention(out_ch),

@@ -8,7 +8,7 @@ Times are microseconds on the device, bfloat16 maps of batches of 128 and float3
 maps take turns, so that none is found in the cache. Kernels are compiled in parallel processes first. A configuration that
 fails is printed and left out.
 
-A tuning result is applied by setting the constants of the class Blocks in models/ops/depthwise_cuda.py, layernorm_cuda.py.
+A tuning result is applied by setting the constants of the class Blocks in models/ops/*_cuda.py.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from models.ops import depthwise_cuda, layernorm_cuda, sums_cuda
+from models.ops import batchnorm_cuda, depthwise_cuda, layernorm_cuda, sums_cuda
 
 BATCH, CALLS, REPLAYS = 128, 32, 5
 CACHE_BYTES = 100e6  # more than the cache of any GPU
@@ -39,7 +39,7 @@ CHANNELS_LAST = torch.channels_last
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer on maps of C channels and size x size pixels. kernel: of a depthwise one, or "norm" or "scale"."""
+    """A layer on maps of C channels and size x size pixels. kernel: of a depthwise one, or norm, scale, gate or gelu."""
 
     name: str
     C: int
@@ -49,7 +49,8 @@ class Layer:
 
     @property
     def module(self):
-        return {"norm": layernorm_cuda, "scale": sums_cuda}.get(self.kernel, depthwise_cuda)
+        others = {"norm": layernorm_cuda, "scale": sums_cuda, "gate": sums_cuda, "gelu": batchnorm_cuda}
+        return others.get(self.kernel, depthwise_cuda)
 
     @property
     def directions(self):
@@ -74,6 +75,9 @@ DEPTHWISE = [
 ]
 NORMS = [Layer("convnext", C, size, "norm") for C, size in STAGES]
 SCALES = [Layer("convnext", C, size, "scale") for C, size in STAGES]
+MBCONVS = [(64, 32), (128, 32), (128, 16)]
+GATES = [Layer("coatnet", C, size, "gate") for C, size in MBCONVS]
+GELUS = [Layer("coatnet", C, size, "gelu") for C, size in MBCONVS]
 SWEPT = [  # of DEPTHWISE
     Layer("convnext", 16, 32, (7, 7)),
     Layer("convnext", 64, 8, (7, 7)),
@@ -186,6 +190,20 @@ def ours(layer):
             "sums": (1, lambda x: sums_cuda.channel_sums(x, torch.float32)),
             "gradient": (2, lambda x, grad: sums_cuda.channel_scale_gradient(x, grad, factor)),
         }
+    if layer.kernel == "gate":
+        gate = torch.rand(BATCH, layer.C, 1, 1, device="cuda").bfloat16()
+        return {"gradient": (2, lambda x, grad: sums_cuda.channel_scale_gradient(x, grad, gate[: len(x)]))}
+    if layer.kernel == "gelu":
+        mean, scale = torch.randn(layer.C, device="cuda"), torch.rand(layer.C, device="cuda")
+        statistics = mean.clone(), scale.clone(), 0.1, 1e-5
+        return {
+            "statistics": (1, lambda x: batchnorm_cuda.batch_statistics(x, *statistics)),
+            "forward": (1, lambda x: batchnorm_cuda.batch_norm_gelu(x, mean, scale, weight, bias)),
+            "gradient": (
+                2,
+                lambda x, grad: batchnorm_cuda.batch_norm_gelu_gradient(x, grad, mean, scale, weight, bias),
+            ),
+        }
     if layer.kernel == "norm":
         return {
             "forward": (1, lambda x: layernorm_cuda.channel_norm(x, weight, bias, 1e-6, torch.bfloat16)),
@@ -208,6 +226,11 @@ def torchs(layer):
             "sums": (1, lambda x: x.sum((0, 2, 3))),
             "gradient": (2, lambda x, grad: ((grad * factor).bfloat16(), (grad * x).sum((0, 2, 3)))),
         }
+    if layer.kernel == "gate":
+        gate = torch.rand(BATCH, layer.C, 1, 1, device="cuda").bfloat16()
+        return {"gradient": (2, lambda x, grad: (grad * gate, (grad * x).sum((2, 3))))}
+    if layer.kernel == "gelu":
+        return batch_norm_and_gelu(layer, weight, bias)
     if layer.kernel == "norm":
 
         def norm(x):
@@ -239,6 +262,23 @@ def torchs(layer):
     }
 
 
+def batch_norm_and_gelu(layer, weight, bias):
+    """Of torchs. The forward pass is all there is to a batch norm in training and a GELU, its statistics included."""
+    mean, scale = torch.randn(layer.C, device="cuda"), torch.rand(layer.C, device="cuda")
+    running = mean.clone(), scale.clone()
+
+    def gradient(x, grad):
+        grad = torch.ops.aten.gelu_backward(grad, x)
+        args = (grad, x, weight, *running, mean, scale, True, 1e-5, [True, True, True])
+        return torch.ops.aten.native_batch_norm_backward(*args)
+
+    return {
+        "statistics": (1, lambda x: torch.ops.aten.batch_norm_stats(x, 1e-5)),
+        "forward": (1, lambda x: F.gelu(F.batch_norm(x, *running, weight, bias, True))),
+        "gradient": (2, gradient),
+    }
+
+
 # ------------------------------------------------------------------------------------------------------------ compiling
 
 
@@ -261,7 +301,8 @@ def sweep_jobs():
     """All of the sweep, but for those that differ in nothing."""
     swept = [(SWEPT, "forward", FORWARD_BLOCKS), (SWEPT, "kernel", KERNEL_BLOCKS)]
     swept += [(NORMS, "forward", NORM_BLOCKS), (NORMS, "gradient", NORM_GRADIENT_BLOCKS)]
-    swept += [(SCALES, "sums", SUMS_BLOCKS), (SCALES, "gradient", SUMS_BLOCKS)]
+    swept += [(SCALES, "sums", SUMS_BLOCKS), (SCALES, "gradient", SUMS_BLOCKS), (GATES, "gradient", SUMS_BLOCKS)]
+    swept += [(GELUS, direction, SUMS_BLOCKS) for direction in ("statistics", "forward", "gradient")]
     for layers, direction, candidates in swept:
         for layer, settings in itertools.product(layers, candidates):
             if layer.C > 16 or 16 not in (settings.get("MAX_CHANNELS"), settings.get("KERNEL_MAX_CHANNELS")):
@@ -406,7 +447,7 @@ def main():
     args = parser.parse_args()
     started = time.perf_counter()
     torch.backends.cudnn.benchmark = True  # as train.py has it
-    layers = DEPTHWISE + NORMS + SCALES
+    layers = DEPTHWISE + NORMS + SCALES + GATES + GELUS
     as_set = [Job(layer, direction) for layer in layers for direction in layer.directions]
     jobs = [] if args.no_sweep else list(sweep_jobs())
     compiled = set(compile_all(as_set + jobs, 0.55 * args.seconds))

@@ -4,11 +4,16 @@ In a process of its own with TRITON_INTERPRET=1, which Triton reads when a kerne
 """
 
 import json
+from copy import deepcopy
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from models.ops import depthwise_cuda, layernorm_cuda, sums_cuda
+from models.coatnet import CoAtNet
+from models.ops import batchnorm_cuda, depthwise_cuda, kernels, layernorm_cuda, sums_cuda
+from models.resnet import Place
 
 DEPTHWISE = {  # channels, height, width, kernel, dilation
     "3x3": (16, 3, 5, (3, 3), 1),
@@ -82,6 +87,46 @@ def scale_case(name, device, dtype=torch.float32):
     return sums_cuda.ChannelScale.apply, torch.mul, [x, factor[:, None, None]]
 
 
+def gate_case(name, device, dtype=torch.float32):
+    """As depthwise_case, of a factor for each image and channel, on the maps of NORMS."""
+    _, _, (x, *factors) = norm_case(name, device, dtype)
+    return sums_cuda.ChannelScale.apply, torch.mul, [x, torch.stack(factors)[:, :, None, None]]
+
+
+def gelu_case(name, device, dtype=torch.float32):
+    """As depthwise_case, of batch norm and GELU, on the maps of NORMS. The parameters stay in float32."""
+    _, _, (x, *parameters) = norm_case(name, device, dtype)
+
+    def compute(x, weight, bias):
+        return batchnorm_cuda.batch_norm_gelu(x, *batch_statistics(x)[:2], weight, bias)
+
+    def expect(x, weight, bias):
+        return F.gelu(F.batch_norm(x, None, None, weight, bias, training=True))
+
+    return compute, expect, [x, *(t.float() for t in parameters)]
+
+
+def batch_statistics(x):
+    """Mean, reciprocal deviation, and the running mean and variance after one step from 1 and 2."""
+    running = [torch.full((x.shape[1],), value, device=x.device) for value in (1.0, 2.0)]
+    return *batchnorm_cuda.batch_statistics(x.detach(), *running, 0.1, 1e-5), *running
+
+
+def statistics_errors(name, device, dtype=torch.float32):
+    """Relative errors of batch_statistics on a map of NORMS with a mean of 100 and a deviation of 1."""
+    _, _, (x, *_) = norm_case(name, device, dtype)
+    x = x + 97
+    norm = nn.BatchNorm2d(x.shape[1], device=device, dtype=torch.float64)
+    norm.running_mean.fill_(1), norm.running_var.fill_(2)
+    norm(x.double())
+    var, mean = torch.var_mean(x.double(), (0, 2, 3), correction=0)
+    expected = [mean, (var + 1e-5).rsqrt(), norm.running_mean, norm.running_var]
+    return [error(value, wanted) for value, wanted in zip(batch_statistics(x), expected, strict=True)]
+
+
+CHANNELWISE = {"norm": norm_case, "bias": bias_case, "scale": scale_case, "gate": gate_case, "gelu": gelu_case}
+
+
 def output_and_gradients(fn, inputs, dtype):
     """The output, and the gradients of all inputs for a fixed random gradient of the output, rounded to dtype."""
     inputs = [None if t is None else t.detach().requires_grad_() for t in inputs]
@@ -109,6 +154,22 @@ def errors(case):
     }
 
 
+def block_errors():
+    """Errors of a CoAtNet block's output, gradients and running statistics, if the kernels take maps of a CPU."""
+    torch.manual_seed(0)
+    block = CoAtNet()(8, 16, 2, Place(1, 0, 8), None, lambda ch: nn.Identity(), 0.0).train()
+    x = torch.randn(2, 8, 7, 5).contiguous(memory_format=torch.channels_last)
+
+    def step(block, x):
+        values = output_and_gradients(block, [x], torch.float32)
+        return [*values, *(p.grad for p in block.parameters()), *(b.double() for b in block.buffers())]
+
+    expected = step(deepcopy(block).double(), x.double())
+    with mock.patch.object(kernels, "takes", lambda x: x.dtype == torch.float32):
+        values = step(block, x)
+    return [((v - e).norm() / (1 + e.norm())).item() for v, e in zip(values, expected, strict=True)]  # some are zero
+
+
 def sliced(case):
     """The case with maps that are slices of wider ones; the reference copies them."""
     compute, expect, (x, *parameters) = case
@@ -129,12 +190,17 @@ def main():
     )  # the interpreter is quicker with few large tiles
     depthwise_cuda.Blocks.KERNEL_PROGRAMS = layernorm_cuda.Blocks.GRADIENT_PROGRAMS = 16  # of several tiles each
     report = {f"depthwise {name}": errors(depthwise_case(name, "cpu")) for name in DEPTHWISE}
-    for kind, case in (("norm", norm_case), ("bias", bias_case), ("scale", scale_case)):
+    batchnorm_cuda.Blocks.PROGRAMS = 8
+    for kind, case in CHANNELWISE.items():
         report |= {f"{kind} {name}": errors(case(name, "cpu")) for name in NORMS}
+    report["block"] = block_errors()
+    report["statistics"] = [statistics_errors(name, "cpu") for name in NORMS]
     report |= {
         f"depthwise {SLICED}": errors(sliced(depthwise_case("5x5, 3 channels", "cpu"))),
         f"norm {SLICED}": errors(sliced(norm_case("24", "cpu"))),
         f"scale {SLICED}": errors(sliced(scale_case("24", "cpu"))),
+        f"gate {SLICED}": errors(sliced(gate_case("24", "cpu"))),
+        f"gelu {SLICED}": errors(sliced(gelu_case("24", "cpu"))),
     }
     print(json.dumps(report))
 

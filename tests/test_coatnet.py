@@ -85,16 +85,16 @@ def mbconv(x, p, stride, stride_place, pool):
     out = normalized(x, p, "branch.0")
     if stride_place == "expand":
         out = out[:, :, ::stride, ::stride]
-    out = gelu(normalized(conv1x1(out, p["branch.1.weight"]), p, "branch.2"))
-    out = depthwise(out, p["branch.4.weight"], stride if stride_place == "dw" else 1)
-    out = gelu(normalized(out, p, "branch.5"))
-    if "branch.7.gate.0.weight" in p:
+    out = gelu(normalized(conv1x1(out, p["branch.1.weight"]), p, "branch.2.norm"))
+    out = depthwise(out, p["branch.3.weight"], stride if stride_place == "dw" else 1)
+    out = gelu(normalized(out, p, "branch.4.norm"))
+    if "branch.5.gate.0.weight" in p:
         for b in range(len(out)):
-            hidden = p["branch.7.gate.0.weight"][:, :, 0, 0] @ out[b].mean((1, 2)) + p["branch.7.gate.0.bias"]
+            hidden = p["branch.5.gate.0.weight"][:, :, 0, 0] @ out[b].mean((1, 2)) + p["branch.5.gate.0.bias"]
             hidden = hidden / (1 + torch.exp(-hidden))
-            gate = p["branch.7.gate.2.weight"][:, :, 0, 0] @ hidden + p["branch.7.gate.2.bias"]
+            gate = p["branch.5.gate.2.weight"][:, :, 0, 0] @ hidden + p["branch.5.gate.2.bias"]
             out[b] /= (1 + torch.exp(-gate))[:, None, None]
-    return shortcut(x, p, stride, pool) + conv1x1(out, p["branch.8.weight"], p["branch.8.bias"])
+    return shortcut(x, p, stride, pool) + conv1x1(out, p["branch.6.weight"], p["branch.6.bias"])
 
 
 def attend(x, p, head_dim):

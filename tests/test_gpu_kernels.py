@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from models.coatnet import SqueezeExcite
+from models.ops.batchnorm import NormGELU
 from models.ops.channels import Pointwise
 from models.ops.depthwise import Depthwise
 from models.prenorm import ChannelNorm, LayerScale
@@ -15,14 +17,13 @@ pytestmark = [
 pytest.importorskip("triton")
 
 from tests.kernel_cases import (  # noqa: E402 - imports Triton
+    CHANNELWISE,
     DEPTHWISE,
     NORMS,
-    bias_case,
     depthwise_case,
     errors,
-    norm_case,
-    scale_case,
     sliced,
+    statistics_errors,
 )
 
 GPU = torch.device("cuda")
@@ -52,16 +53,21 @@ def test_depthwise_agrees_with_double_precision(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("case", [norm_case, bias_case, scale_case])
+@pytest.mark.parametrize("kind", CHANNELWISE)
 @pytest.mark.parametrize("name", NORMS)
-def test_channelwise_agrees_with_double_precision(name, case, dtype):
-    check(errors(case(name, GPU, dtype)), dtype)
+def test_channelwise_agrees_with_double_precision(name, kind, dtype):
+    check(errors(CHANNELWISE[kind](name, GPU, dtype)), dtype)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_statistics_of_a_batch_survive_a_large_mean(name):
+    assert max(statistics_errors(name, GPU)) < 2e-6
 
 
 def test_slices_of_channels_are_read_in_place():
     check(errors(sliced(depthwise_case("7x7", GPU))), torch.float32)
-    check(errors(sliced(norm_case("24", GPU))), torch.float32)
-    check(errors(sliced(scale_case("24", GPU))), torch.float32)
+    for kind in ("norm", "scale", "gate", "gelu"):
+        check(errors(sliced(CHANNELWISE[kind]("24", GPU))), torch.float32)
 
 
 def step_of(module, x, amp=None):
@@ -100,10 +106,28 @@ def test_autocast_rounds_as_for_a_convolution(amp):
     assert_close([out, *gradients], step_of(module.double(), x.double()), 0.02)
 
 
+@pytest.mark.parametrize("amp", [torch.bfloat16, torch.float16])
+def test_batch_norm_and_squeeze_excite_under_autocast(amp):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(24)
+    module = nn.Sequential(Pointwise(16, 24, bias=False), NormGELU(norm), SqueezeExcite(24, 6))
+    module.to(GPU, memory_format=torch.channels_last)
+    x = torch.randn(8, 16, 32, 32, device=GPU).contiguous(memory_format=torch.channels_last)
+    out, *gradients = step_of(module, x, amp)
+    running = norm.running_var.clone()
+    assert out.dtype == amp
+    assert all(grad.dtype == torch.float32 for grad in gradients)
+    norm.reset_running_stats()
+    assert_close([out, *gradients], step_of(module.double(), x.double()), 0.03)
+    assert_close([running], [norm.running_var], 0.01)
+
+
 @pytest.mark.parametrize("amp", [None, torch.bfloat16])
 def test_compiled_and_captured_is_the_same(amp):
     torch.manual_seed(0)
     layers = [
+        NormGELU(nn.BatchNorm2d(24)),
+        SqueezeExcite(24, 6),
         Depthwise(24, (1, 21)),
         ChannelNorm(24, before_linear=True),
         Pointwise(24, 24),

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
+from multiprocessing import get_context
 
 import pytest
 import torch
@@ -12,21 +14,20 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from models.ops import channels, depthwise, layernorm
+from models.ops import batchnorm, channels, depthwise, layernorm
+from models.ops.batchnorm import NormGELU
 from models.ops.channels import Pointwise
 from models.ops.depthwise import Depthwise
 from models.prenorm import ChannelNorm, LayerScale
 
 triton = pytest.importorskip("triton")
 
-from models.ops import depthwise_cuda, kernels, layernorm_cuda, sums_cuda  # noqa: E402 - import Triton
-from tests.kernel_cases import DEPTHWISE, NORMS, SLICED  # noqa: E402 - imports Triton
+from models.ops import batchnorm_cuda, depthwise_cuda, kernels, layernorm_cuda, sums_cuda  # noqa: E402 - import Triton
+from tests.kernel_cases import CHANNELWISE, DEPTHWISE, NORMS, SLICED  # noqa: E402 - imports Triton
 
 CASES = [f"depthwise {name}" for name in [*DEPTHWISE, SLICED]]
-CASES += [f"{kind} {name}" for kind in ("norm", "bias", "scale") for name in NORMS] + [
-    f"norm {SLICED}",
-    f"scale {SLICED}",
-]
+CASES += [f"{kind} {name}" for kind in CHANNELWISE for name in NORMS]
+CASES += [f"{kind} {SLICED}" for kind in ("norm", "scale", "gate", "gelu")]
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +48,33 @@ def test_interpreted_kernel_agrees_with_double_precision(report, case):
     assert result["channels_last"]
 
 
+def test_statistics_of_a_batch_survive_a_large_mean(report):
+    for errors in report["statistics"]:
+        assert max(errors) < 2e-6, errors
+
+
+def test_block_of_all_kernels_agrees_with_pytorch_in_double_precision(report):
+    assert max(report["block"]) < 1e-5, report["block"]
+
+
 @pytest.fixture
 def gpu(monkeypatch):
     """Pretends that there is one: nothing below computes, and the gradients' engine needs a real one (test_gpu_kernels)."""
     monkeypatch.setattr(kernels, "is_usable", lambda _: True)
 
 
+def forked(function, *args):
+    """Its result, from a process of its own: once PyTorch has seen a fake GPU, autograd starts a thread that no fork survives."""
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        return pool.submit(function, *args).result()
+
+
 def traced(module, dtype=torch.float32):
     """The operators of a forward pass on a GPU, and the precision of its output."""
+    return forked(trace, module, dtype)
+
+
+def trace(module, dtype):
     module = deepcopy(module)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         module = module.to("cuda", dtype)
@@ -92,8 +112,17 @@ def test_without_triton_all_is_pytorch(monkeypatch):
     monkeypatch.setattr(depthwise, "kernels", None)
     monkeypatch.setattr(layernorm, "kernels", None)
     monkeypatch.setattr(channels, "kernels", None)
-    operators, _ = traced(nn.Sequential(Depthwise(16, 3), ChannelNorm(16), Pointwise(16, 16), LayerScale(16, 1.0)))
-    assert operators.issuperset(["aten.convolution.default", "aten.native_layer_norm.default", "aten.mul.Tensor"])
+    monkeypatch.setattr(batchnorm, "kernels", None)
+    layers = [Depthwise(16, 3), ChannelNorm(16), Pointwise(16, 16), LayerScale(16, 1.0), NormGELU(nn.BatchNorm2d(16))]
+    operators, _ = traced(nn.Sequential(*layers))
+    names = [
+        "convolution.default",
+        "native_layer_norm.default",
+        "mul.Tensor",
+        "cudnn_batch_norm.default",
+        "gelu.default",
+    ]
+    assert operators.issuperset(f"aten.{name}" for name in names)
 
 
 def test_norm_is_the_kernel_on_a_gpu(gpu):
@@ -106,6 +135,35 @@ def test_norm_is_the_kernel_on_a_gpu(gpu):
 def test_norm_in_double_precision_is_pytorchs(gpu):
     operators, _ = traced(ChannelNorm(16), torch.float64)
     assert "aten.native_layer_norm.default" in operators
+
+
+NORM_GELU_KERNELS = {"resnet_grafts.batch_statistics.default", "resnet_grafts.batch_norm_gelu.default"}
+
+
+@pytest.mark.parametrize("dtype", kernels.DTYPES)
+def test_batch_norm_and_gelu_are_kernels_in_training_on_a_gpu(gpu, dtype):
+    module = NormGELU(nn.BatchNorm2d(16))
+    operators, out = traced(module, dtype)
+    assert (operators >= NORM_GELU_KERNELS) == (dtype == torch.float32), operators  # of the parameters
+    assert out == dtype
+    operators, _ = traced(module.eval(), dtype)
+    assert not operators & NORM_GELU_KERNELS
+
+
+def test_norm_gelu_is_a_norm_and_a_gelu():
+    norm, module = nn.BatchNorm2d(16), NormGELU(nn.BatchNorm2d(16))
+    x = torch.randn(2, 16, 3, 5)
+    for _ in range(2):
+        assert torch.equal(module(x), nn.functional.gelu(norm(x)))
+    assert int(module.norm.num_batches_tracked) == 2
+    assert all(torch.equal(a, b) for a, b in zip(module.norm.buffers(), norm.buffers(), strict=True))
+    assert torch.equal(module.eval()(x), nn.functional.gelu(norm.eval()(x)))
+    layer_norm = ChannelNorm(16)
+    assert torch.equal(NormGELU(layer_norm)(x), nn.functional.gelu(layer_norm(x)))
+    synchronized = nn.SyncBatchNorm.convert_sync_batchnorm(module.train())
+    assert isinstance(synchronized.norm, nn.SyncBatchNorm)
+    with pytest.raises(ValueError, match="1 value per channel"):
+        NormGELU(nn.BatchNorm2d(16))(x[:1, :, :1, :1])
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -121,16 +179,24 @@ def test_pointwise_is_a_matrix_product_on_a_gpu(gpu, bias):
 
 
 def test_gradients_have_shapes_and_precisions_of_what_they_are_of():
+    forked(check_gradients)
+
+
+def check_gradients():
     with FakeTensorMode():
         x, grad = (torch.empty(2, 24, 9, 7, dtype=torch.bfloat16, device="cuda") for _ in range(2))
         weight, scale = torch.empty(24, 1, 1, 21, device="cuda"), torch.empty(24, device="cuda")
+        gate = torch.empty(2, 24, 1, 1, dtype=torch.bfloat16, device="cuda")
         grad_x = depthwise_cuda.depthwise_map_gradient(grad, weight, 1)
         grad_weight, grad_bias = depthwise_cuda.depthwise_kernel_gradient(x, grad, weight, 1, True)
         sums = sums_cuda.channel_sums(grad, torch.float32)
         scaled = sums_cuda.channel_scale_gradient(x, grad.float(), scale.view(24, 1, 1))
+        gated = sums_cuda.channel_scale_gradient(x, grad, gate)
         normed = layernorm_cuda.channel_norm_gradient(x, grad, scale, 1e-6)
+        gelu = batchnorm_cuda.batch_norm_gelu_gradient(x, grad, scale, scale, scale, scale)
     pairs = [(grad_x, x), (grad_weight, weight), (grad_bias, scale), (sums, scale)]
     pairs += zip((*normed, *scaled), (x, scale, scale, x, scale.view(24, 1, 1)), strict=True)
+    pairs += zip((*gated, *gelu), (x, gate, x, scale, scale), strict=True)
     for ours, wanted in pairs:
         assert (ours.shape, ours.dtype) == (wanted.shape, wanted.dtype)
     assert grad_x.is_contiguous(memory_format=torch.channels_last)

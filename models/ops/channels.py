@@ -42,7 +42,7 @@ def pointwise(x, weight, bias):
 
 @leaf
 def channel_scale(x, factor):
-    """x * factor: (B, C, H, W), (C, 1, 1) -> (B, C, H, W)."""
+    """x * factor: (B, C, H, W), (C, 1, 1) or, for each image, (B, C, 1, 1) -> (B, C, H, W)."""
     if kernels is None or not kernels.takes(x) or factor.dtype not in kernels.DTYPES:
         return x * factor
     return sums_cuda.ChannelScale.apply(x, factor)

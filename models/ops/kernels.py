@@ -19,7 +19,7 @@ MAX_NUMEL = 2**31  # elements: kernels compute offsets in 32 bits
 MAX_ALIGNMENT = 8  # elements: 16 bytes of half precision, the widest access of a thread
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-SUM_CHUNKS, SUM_NUMBERS, SUM_WARPS = 32, 32, 4  # chunks and numbers of a tile of sum_chunks
+SUM_CHUNKS, SUM_NUMBERS, SUM_WARPS = 128, 8, 4  # chunks and numbers of a tile of sum_chunks, few of which wait in a row
 
 
 @functools.cache

@@ -24,10 +24,10 @@ class Blocks:
 def channel_sums_kernel(
     Grad,  # rows of g_row * ALIGN numbers, a pixel each
     X,  # rows of x_row * ALIGN numbers; like Factor and GradX only of use if HAS_FACTOR
-    Factor,  # (C * ALIGN,)
+    Factor,  # (groups, C * ALIGN)
     GradX,  # rows of C * ALIGN numbers
-    Partial,  # (chunks, 1, C * ALIGN), float32
-    n_pixels,
+    Partial,  # (chunks, groups, C * ALIGN), float32
+    n_pixels,  # of a group
     C,
     g_row,
     x_row,
@@ -40,13 +40,16 @@ def channel_sums_kernel(
     C = C * ALIGN
     chunk = tl.program_id(0)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    group = tl.program_id(2)
+    n_groups = tl.num_programs(2)
     is_channel = c < C
     acc = tl.zeros([PIXELS, CHANNELS], tl.float32)
     if HAS_FACTOR:
-        factor = tl.load(Factor + c, mask=is_channel, other=0.0).to(tl.float32)
+        factor = tl.load(Factor + group * C + c, mask=is_channel, other=0.0).to(tl.float32)
     for tile in range(chunk * n_tiles, (chunk + 1) * n_tiles):
         p = tile * PIXELS + tl.arange(0, PIXELS)
         mask = (p < n_pixels)[:, None] & is_channel[None, :]
+        p += group * n_pixels
         grad = tl.load(Grad + p[:, None] * (g_row * ALIGN) + c[None, :], mask=mask, other=0.0).to(tl.float32)
         if HAS_FACTOR:
             x = tl.load(X + p[:, None] * (x_row * ALIGN) + c[None, :], mask=mask, other=0.0).to(tl.float32)
@@ -55,26 +58,30 @@ def channel_sums_kernel(
             tl.store(GradX + p[:, None] * C + c[None, :], out, mask=mask)
         else:
             acc += grad
-    tl.store(Partial + chunk * C + c, tl.sum(acc, axis=0), mask=is_channel)
+    tl.store(Partial + (chunk * n_groups + group) * C + c, tl.sum(acc, axis=0), mask=is_channel)
 
 
-def launch(grad, x, factor, grad_x, out):
-    """Sums of grad, or of grad * x with a factor, into out (C,); then grad_x becomes grad * factor, too."""
+def launch(grad, x, factor, grad_x, out, n_groups=1):
+    """Sums of grad, or of grad * x with a factor, into out (C, n_groups); then grad_x becomes grad * factor, too.
+
+    Each group of images has its own sums and its own factors (n_groups, C).
+    """
     N, C, H, W = grad.shape
+    n_pixels = N // n_groups * H * W
     channels = min(power_of_2(C), Blocks.MAX_CHANNELS)
     pixels = Blocks.WARPS * 32 * Blocks.VECTOR // channels
-    columns, tiles = triton.cdiv(C, channels), triton.cdiv(N * H * W, pixels)
-    n_tiles = triton.cdiv(tiles, max(1, Blocks.PROGRAMS // columns))
+    columns, tiles = triton.cdiv(C, channels), triton.cdiv(n_pixels, pixels)
+    n_tiles = triton.cdiv(tiles, max(1, Blocks.PROGRAMS // (columns * n_groups)))
     n_chunks = triton.cdiv(tiles, n_tiles)
     align = alignment(C, grad.stride(3), x.stride(3))
-    partial = torch.empty((n_chunks, 1, C), dtype=torch.float32, device=grad.device)
-    launcher(channel_sums_kernel)[(n_chunks, columns)](
+    partial = torch.empty((n_chunks, n_groups, C), dtype=torch.float32, device=grad.device)
+    launcher(channel_sums_kernel)[(n_chunks, columns, n_groups)](
         grad,
         x,
         x if factor is None else factor,
         partial if grad_x is None else grad_x,
         partial,
-        N * H * W,
+        n_pixels,
         C // align,
         grad.stride(3) // align,
         x.stride(3) // align,
@@ -102,13 +109,14 @@ def channel_sums(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def channel_scale_gradient(
     x: torch.Tensor, grad: torch.Tensor, factor: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of x (B, C, H, W), channels-last, and of factor (C, 1, 1), of their product."""
+    """Gradients of x (B, C, H, W), channels-last, and of factor (C, 1, 1) or (B, C, 1, 1), of their product."""
     x, grad = pixel_rows(x), pixel_rows(grad)
     N, C, H, W = x.shape
+    n_groups = N if factor.dim() == 4 else 1
     grad_x = torch.empty((N, H, W, C), dtype=x.dtype, device=x.device)
-    grad_factor = torch.empty((C, 1, 1), dtype=factor.dtype, device=x.device)
-    launch(grad, x, factor, grad_x, grad_factor)
-    return grad_x.permute(0, 3, 1, 2), grad_factor
+    sums = torch.empty((C, n_groups), dtype=factor.dtype, device=x.device)
+    launch(grad, x, factor.contiguous(), grad_x, sums, n_groups)
+    return grad_x.permute(0, 3, 1, 2), sums.t().reshape(factor.shape)
 
 
 class BiasGradient(torch.autograd.Function):
@@ -125,7 +133,7 @@ class BiasGradient(torch.autograd.Function):
 
 
 class ChannelScale(torch.autograd.Function):
-    """x * factor: (B, C, H, W), (C, 1, 1) -> (B, C, H, W)."""
+    """x * factor: (B, C, H, W), (C, 1, 1) or (B, C, 1, 1) -> (B, C, H, W)."""
 
     @staticmethod
     def forward(ctx, x, factor):

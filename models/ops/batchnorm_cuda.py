@@ -1,0 +1,321 @@
+"""Batch norm with a GELU after it, for training on CUDA, in Triton: of maps whose channels lie side by side.
+
+PyTorch reads or writes a map thirteen times: the norm three times, the GELU twice, and their gradients eight times. Here it is
+eight, three forward and five backward: a program that has pixels in its registers applies the GELU at once, and the backward
+pass computes norm and slope again from the map x, which is all that is saved.
+
+Numbers: all sums are float32, in a fixed order. The variance is of differences from the first pixel, so that a large mean
+does not cancel it.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch.library import triton_op
+
+from models.ops.kernels import alignment, launcher, pixel_rows, power_of_2, sum_chunks
+
+
+class Blocks:
+    """Sizes of the programs, in a class of its own so that tests/bench_kernels.py can vary them."""
+
+    VECTOR = 8  # channels of a thread
+    WARPS = 4
+    MAX_CHANNELS = 64  # of a program
+    PROGRAMS = 1024  # about so many of those that sum; each leaves a partial sum
+
+
+INTEGERS = ["n_pixels", "C", "x_row", "g_row", "n_tiles"]  # nothing to compile another kernel for
+
+
+@triton.jit
+def normal_cdf(z):
+    return 0.5 + 0.5 * tl.erf(z * 0.7071067811865476)
+
+
+@triton.jit
+def gelu_slope(z):
+    return normal_cdf(z) + z * 0.3989422804014327 * tl.exp(-0.5 * z * z)
+
+
+@triton.jit(do_not_specialize=["n_pixels", "C", "x_row", "n_tiles"])
+def statistics_kernel(
+    X,  # rows of x_row * ALIGN numbers, a pixel each
+    Partial,  # (chunks, 2, C * ALIGN), float32: sums of differences from the first pixel, and of their squares
+    n_pixels,
+    C,
+    x_row,
+    n_tiles,  # of PIXELS pixels, in a chunk
+    ALIGN: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    C = C * ALIGN
+    chunk = tl.program_id(0)
+    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    is_channel = c < C
+    first = tl.load(X + c, mask=is_channel, other=0.0).to(tl.float32)
+    total = tl.zeros([PIXELS, CHANNELS], tl.float32)
+    squares = tl.zeros([PIXELS, CHANNELS], tl.float32)
+    for tile in range(chunk * n_tiles, (chunk + 1) * n_tiles):
+        p = tile * PIXELS + tl.arange(0, PIXELS)
+        mask = (p < n_pixels)[:, None] & is_channel[None, :]
+        x = tl.load(X + p[:, None] * (x_row * ALIGN) + c[None, :], mask=mask, other=0.0).to(tl.float32)
+        difference = tl.where(mask, x - first[None, :], 0.0)
+        total += difference
+        squares += difference * difference
+    partial = Partial + chunk * 2 * C + c
+    tl.store(partial, tl.sum(total, axis=0), mask=is_channel)
+    tl.store(partial + C, tl.sum(squares, axis=0), mask=is_channel)
+
+
+@triton.jit(do_not_specialize=["n_pixels", "C"])
+def moments_kernel(
+    X,
+    Sums,  # (C, 2): the sums of all chunks
+    Mean,  # (C,), float32
+    Scale,  # (C,), float32: the reciprocal deviation
+    RunningMean,
+    RunningVar,
+    n_pixels,
+    C,
+    EPS: tl.constexpr,
+    MOMENTUM: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    c = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    mask = c < C
+    offset = tl.load(Sums + 2 * c, mask=mask, other=0.0) / n_pixels
+    var = tl.maximum(tl.load(Sums + 2 * c + 1, mask=mask, other=0.0) / n_pixels - offset * offset, 0.0)
+    mean = tl.load(X + c, mask=mask, other=0.0).to(tl.float32) + offset
+    tl.store(Mean + c, mean, mask=mask)
+    tl.store(Scale + c, 1 / tl.sqrt(var + EPS), mask=mask)
+    old_mean = tl.load(RunningMean + c, mask=mask, other=0.0)
+    old_var = tl.load(RunningVar + c, mask=mask, other=0.0)
+    unbiased = var * (n_pixels / (n_pixels - 1.0))
+    tl.store(RunningMean + c, old_mean + MOMENTUM * (mean - old_mean), mask=mask)
+    tl.store(RunningVar + c, old_var + MOMENTUM * (unbiased - old_var), mask=mask)
+
+
+@triton.jit(do_not_specialize=["n_pixels", "C", "x_row"])
+def norm_gelu_kernel(
+    X,
+    Mean,
+    Scale,
+    Weight,
+    Bias,
+    Y,  # rows of C * ALIGN numbers
+    n_pixels,
+    C,
+    x_row,
+    ALIGN: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    C = C * ALIGN
+    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    is_channel = c < C
+    mask = (p < n_pixels)[:, None] & is_channel[None, :]
+    mean = tl.load(Mean + c, mask=is_channel, other=0.0)
+    scale = tl.load(Scale + c, mask=is_channel, other=0.0)
+    weight = tl.load(Weight + c, mask=is_channel, other=0.0)
+    bias = tl.load(Bias + c, mask=is_channel, other=0.0)
+    x = tl.load(X + p[:, None] * (x_row * ALIGN) + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    z = (x - mean[None, :]) * (scale * weight)[None, :] + bias[None, :]
+    tl.store(Y + p[:, None] * C + c[None, :], (z * normal_cdf(z)).to(Y.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=INTEGERS)
+def gradient_sums_kernel(
+    X,
+    Grad,  # of the output, rows of g_row * ALIGN numbers
+    Mean,
+    Scale,
+    Weight,
+    Bias,
+    Partial,  # (chunks, 2, C * ALIGN), float32: gradients of weight and bias
+    n_pixels,
+    C,
+    x_row,
+    g_row,
+    n_tiles,
+    ALIGN: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    C = C * ALIGN
+    chunk = tl.program_id(0)
+    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    is_channel = c < C
+    mean = tl.load(Mean + c, mask=is_channel, other=0.0)
+    scale = tl.load(Scale + c, mask=is_channel, other=0.0)
+    weight = tl.load(Weight + c, mask=is_channel, other=0.0)
+    bias = tl.load(Bias + c, mask=is_channel, other=0.0)
+    grad_weight = tl.zeros([PIXELS, CHANNELS], tl.float32)
+    grad_bias = tl.zeros([PIXELS, CHANNELS], tl.float32)
+    for tile in range(chunk * n_tiles, (chunk + 1) * n_tiles):
+        p = tile * PIXELS + tl.arange(0, PIXELS)
+        mask = (p < n_pixels)[:, None] & is_channel[None, :]
+        x = tl.load(X + p[:, None] * (x_row * ALIGN) + c[None, :], mask=mask, other=0.0).to(tl.float32)
+        grad = tl.load(Grad + p[:, None] * (g_row * ALIGN) + c[None, :], mask=mask, other=0.0).to(tl.float32)
+        unit = (x - mean[None, :]) * scale[None, :]
+        grad *= gelu_slope(unit * weight[None, :] + bias[None, :])
+        grad_weight += grad * unit
+        grad_bias += grad
+    partial = Partial + chunk * 2 * C + c
+    tl.store(partial, tl.sum(grad_weight, axis=0), mask=is_channel)
+    tl.store(partial + C, tl.sum(grad_bias, axis=0), mask=is_channel)
+
+
+@triton.jit(do_not_specialize=["n_pixels", "C", "x_row", "g_row"])
+def map_gradient_kernel(
+    X,
+    Grad,
+    Mean,
+    Scale,
+    Weight,
+    Bias,
+    GradWeight,  # (C * ALIGN,), float32
+    GradBias,
+    GradX,  # rows of C * ALIGN numbers
+    n_pixels,
+    C,
+    x_row,
+    g_row,
+    ALIGN: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    C = C * ALIGN
+    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    is_channel = c < C
+    mask = (p < n_pixels)[:, None] & is_channel[None, :]
+    mean = tl.load(Mean + c, mask=is_channel, other=0.0)
+    scale = tl.load(Scale + c, mask=is_channel, other=0.0)
+    weight = tl.load(Weight + c, mask=is_channel, other=0.0)
+    bias = tl.load(Bias + c, mask=is_channel, other=0.0)
+    slope = tl.load(GradWeight + c, mask=is_channel, other=0.0) / n_pixels
+    shift = tl.load(GradBias + c, mask=is_channel, other=0.0) / n_pixels
+    x = tl.load(X + p[:, None] * (x_row * ALIGN) + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    grad = tl.load(Grad + p[:, None] * (g_row * ALIGN) + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    unit = (x - mean[None, :]) * scale[None, :]
+    grad *= gelu_slope(unit * weight[None, :] + bias[None, :])
+    out = (grad - shift[None, :] - unit * slope[None, :]) * (scale * weight)[None, :]
+    tl.store(GradX + p[:, None] * C + c[None, :], out.to(GradX.dtype.element_ty), mask=mask)
+
+
+class Tiling:
+    """How programs share the pixels and channels of maps (B, C, H, W) with rows of these lengths."""
+
+    def __init__(self, shape, *rows):
+        N, self.C, H, W = shape
+        self.n_pixels = N * H * W
+        self.align = alignment(self.C, *rows)
+        self.rows = [row // self.align for row in rows]
+        channels = min(power_of_2(self.C), Blocks.MAX_CHANNELS)
+        pixels = Blocks.WARPS * 32 * Blocks.VECTOR // channels
+        self.columns, self.tiles = triton.cdiv(self.C, channels), triton.cdiv(self.n_pixels, pixels)
+        self.n_tiles = triton.cdiv(self.tiles, max(1, Blocks.PROGRAMS // self.columns))  # of a program that sums
+        self.n_chunks = triton.cdiv(self.tiles, self.n_tiles)
+        self.sizes = {"ALIGN": self.align, "PIXELS": pixels, "CHANNELS": channels}
+        self.options = {"num_warps": Blocks.WARPS, "num_stages": 1}
+
+    def each(self, kernel, *tensors):
+        """Launches a kernel whose programs take one tile."""
+        grid = (self.tiles, self.columns)
+        launcher(kernel)[grid](*tensors, self.n_pixels, self.C // self.align, *self.rows, **self.sizes, **self.options)
+
+    def sums(self, kernel, *tensors):
+        """Launches a kernel whose programs sum two numbers a channel over a chunk of tiles -> (chunks, 2, C), float32."""
+        partial = torch.empty((self.n_chunks, 2, self.C), dtype=torch.float32, device=tensors[0].device)
+        launcher(kernel)[(self.n_chunks, self.columns)](
+            *tensors,
+            partial,
+            self.n_pixels,
+            self.C // self.align,
+            *self.rows,
+            self.n_tiles,
+            **self.sizes,
+            **self.options,
+        )
+        return partial
+
+
+@triton_op("resnet_grafts::batch_statistics", mutates_args={"running_mean", "running_var"})
+def batch_statistics(
+    x: torch.Tensor, running_mean: torch.Tensor, running_var: torch.Tensor, momentum: float, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and reciprocal deviation of each channel of (B, C, H, W), both (C,), float32; the running ones move towards them.
+
+    running_mean, running_var: (C,), float32, the variance without bias, as nn.BatchNorm2d keeps it.
+    """
+    x = pixel_rows(x)
+    tiling = Tiling(x.shape, x.stride(3))
+    mean, scale = (torch.empty((tiling.C,), dtype=torch.float32, device=x.device) for _ in range(2))
+    sums = torch.empty((tiling.C, 2), dtype=torch.float32, device=x.device)
+    sum_chunks(tiling.sums(statistics_kernel, x), sums, None)
+    launcher(moments_kernel)[(triton.cdiv(tiling.C, 32),)](
+        x,
+        sums,
+        mean,
+        scale,
+        running_mean,
+        running_var,
+        tiling.n_pixels,
+        tiling.C,
+        EPS=eps,
+        MOMENTUM=momentum,
+        CHANNELS=32,
+        num_warps=1,
+    )
+    return mean, scale
+
+
+@triton_op("resnet_grafts::batch_norm_gelu", mutates_args={})
+def batch_norm_gelu(
+    x: torch.Tensor, mean: torch.Tensor, scale: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """gelu((x - mean) * scale * weight + bias): (B, C, H, W) -> (B, C, H, W), channels-last.
+
+    weight, bias: (C,), float32. mean, scale: those of x by batch_statistics, which the gradient of x takes into account.
+    """
+    x = pixel_rows(x)
+    N, C, H, W = x.shape
+    y = torch.empty((N, H, W, C), dtype=x.dtype, device=x.device)
+    Tiling(x.shape, x.stride(3)).each(norm_gelu_kernel, x, mean, scale, weight, bias, y)
+    return y.permute(0, 3, 1, 2)
+
+
+@triton_op("resnet_grafts::batch_norm_gelu_gradient", mutates_args={})
+def batch_norm_gelu_gradient(
+    x: torch.Tensor,
+    grad: torch.Tensor,
+    mean: torch.Tensor,
+    scale: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of map, weight and bias."""
+    x, grad = pixel_rows(x), pixel_rows(grad)
+    N, C, H, W = x.shape
+    tiling = Tiling(x.shape, x.stride(3), grad.stride(3))
+    grad_x = torch.empty((N, H, W, C), dtype=x.dtype, device=x.device)
+    grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(bias)
+    sum_chunks(tiling.sums(gradient_sums_kernel, x, grad, mean, scale, weight, bias), grad_weight, grad_bias)
+    tiling.each(map_gradient_kernel, x, grad, mean, scale, weight, bias, grad_weight, grad_bias, grad_x)
+    return grad_x.permute(0, 3, 1, 2), grad_weight, grad_bias
+
+
+def save(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def backward(ctx, grad):
+    x, mean, scale, weight, bias = ctx.saved_tensors
+    grad_x, grad_weight, grad_bias = batch_norm_gelu_gradient(x, grad, mean, scale, weight, bias)
+    return grad_x, None, None, grad_weight, grad_bias
+
+
+batch_norm_gelu.register_autograd(backward, setup_context=save)
