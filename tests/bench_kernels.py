@@ -107,6 +107,10 @@ SUMS_BLOCKS = [
     {"VECTOR": vector, "WARPS": warps, "PROGRAMS": programs}
     for vector, warps, programs in itertools.product([4, 8], [1, 4, 8], [512, 1024, 2048])
 ]
+GELU_BLOCKS = [
+    {"VECTOR": vector, "SUMS_VECTOR": vector, "WARPS": warps, "PROGRAMS": programs}
+    for vector, warps, programs in itertools.product([8, 16, 32], [4, 8], [1024, 2048, 4096])
+]
 NORM_GRADIENT_BLOCKS = [
     {"GRADIENT_VECTOR": vector, "GRADIENT_WARPS": warps, "GRADIENT_PROGRAMS": programs}
     for vector, warps, programs in itertools.product([4, 8, 16], [1, 4, 8], [256, 512, 1024, 2048])
@@ -299,10 +303,11 @@ class Job:
 
 def sweep_jobs():
     """All of the sweep, but for those that differ in nothing."""
-    swept = [(SWEPT, "forward", FORWARD_BLOCKS), (SWEPT, "kernel", KERNEL_BLOCKS)]
+    swept = [(GELUS, "statistics", GELU_BLOCKS), (GELUS, "forward", GELU_BLOCKS[::3]), (GELUS, "gradient", GELU_BLOCKS)]
+    swept += [(GATES, "gradient", SUMS_BLOCKS)]
+    swept += [(SWEPT, "forward", FORWARD_BLOCKS), (SWEPT, "kernel", KERNEL_BLOCKS)]
     swept += [(NORMS, "forward", NORM_BLOCKS), (NORMS, "gradient", NORM_GRADIENT_BLOCKS)]
-    swept += [(SCALES, "sums", SUMS_BLOCKS), (SCALES, "gradient", SUMS_BLOCKS), (GATES, "gradient", SUMS_BLOCKS)]
-    swept += [(GELUS, direction, SUMS_BLOCKS) for direction in ("statistics", "forward", "gradient")]
+    swept += [(SCALES, "sums", SUMS_BLOCKS), (SCALES, "gradient", SUMS_BLOCKS)]
     for layers, direction, candidates in swept:
         for layer, settings in itertools.product(layers, candidates):
             if layer.C > 16 or 16 not in (settings.get("MAX_CHANNELS"), settings.get("KERNEL_MAX_CHANNELS")):

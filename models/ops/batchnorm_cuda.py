@@ -5,7 +5,8 @@ eight, three forward and five backward: a program that has pixels in its registe
 pass computes norm and slope again from the map x, which is all that is saved.
 
 Numbers: all sums are float32, in a fixed order. The variance is of differences from the first pixel, so that a large mean
-does not cancel it.
+does not cancel it. The normal distribution is that of Abramowitz and Stegun, "Handbook of Mathematical Functions", 7.1.26, to
+1e-7, whose exponential the slope needs anyway: CUDA's erf alone would take longer than the memory.
 """
 
 import torch
@@ -19,23 +20,31 @@ from models.ops.kernels import alignment, launcher, pixel_rows, power_of_2, sum_
 class Blocks:
     """Sizes of the programs, in a class of its own so that tests/bench_kernels.py can vary them."""
 
-    VECTOR = 8  # channels of a thread
+    VECTOR = 16  # numbers of a thread
+    SUMS_VECTOR = 8  # of a kernel that sums
     WARPS = 4
     MAX_CHANNELS = 64  # of a program
-    PROGRAMS = 1024  # about so many of those that sum; each leaves a partial sum
+    PROGRAMS = 2048  # about so many of those that sum; each leaves a partial sum
+    CHUNKS, CHANNELS = 128, 8  # of a tile of moments_kernel
 
 
 INTEGERS = ["n_pixels", "C", "x_row", "g_row", "n_tiles"]  # nothing to compile another kernel for
 
 
 @triton.jit
-def normal_cdf(z):
-    return 0.5 + 0.5 * tl.erf(z * 0.7071067811865476)
+def normal(z):
+    """Distribution function of the standard normal distribution, and exp(-z**2 / 2)."""
+    bell = tl.exp(-0.5 * z * z)
+    t = 1 / (1 + 0.3275911 * 0.7071067811865476 * tl.abs(z))
+    series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    tail = 0.5 * series * bell
+    return tl.where(z < 0, tail, 1 - tail), bell
 
 
 @triton.jit
 def gelu_slope(z):
-    return normal_cdf(z) + z * 0.3989422804014327 * tl.exp(-0.5 * z * z)
+    below, bell = normal(z)
+    return below + z * 0.3989422804014327 * bell
 
 
 @triton.jit(do_not_specialize=["n_pixels", "C", "x_row", "n_tiles"])
@@ -69,32 +78,42 @@ def statistics_kernel(
     tl.store(partial + C, tl.sum(squares, axis=0), mask=is_channel)
 
 
-@triton.jit(do_not_specialize=["n_pixels", "C"])
+@triton.jit(do_not_specialize=["n_pixels", "n_chunks", "C"])
 def moments_kernel(
     X,
-    Sums,  # (C, 2): the sums of all chunks
+    Partial,  # (n_chunks, 2, C), of statistics_kernel
     Mean,  # (C,), float32
     Scale,  # (C,), float32: the reciprocal deviation
     RunningMean,
     RunningVar,
     n_pixels,
+    n_chunks,
     C,
     EPS: tl.constexpr,
     MOMENTUM: tl.constexpr,
+    CHUNKS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
     c = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    mask = c < C
-    offset = tl.load(Sums + 2 * c, mask=mask, other=0.0) / n_pixels
-    var = tl.maximum(tl.load(Sums + 2 * c + 1, mask=mask, other=0.0) / n_pixels - offset * offset, 0.0)
-    mean = tl.load(X + c, mask=mask, other=0.0).to(tl.float32) + offset
-    tl.store(Mean + c, mean, mask=mask)
-    tl.store(Scale + c, 1 / tl.sqrt(var + EPS), mask=mask)
-    old_mean = tl.load(RunningMean + c, mask=mask, other=0.0)
-    old_var = tl.load(RunningVar + c, mask=mask, other=0.0)
+    is_channel = c < C
+    total = tl.zeros([CHUNKS, CHANNELS], tl.float32)
+    squares = tl.zeros([CHUNKS, CHANNELS], tl.float32)
+    for start in range(0, n_chunks, CHUNKS):
+        chunk = start + tl.arange(0, CHUNKS)
+        mask = (chunk < n_chunks)[:, None] & is_channel[None, :]
+        partial = Partial + chunk[:, None] * 2 * C + c[None, :]
+        total += tl.load(partial, mask=mask, other=0.0)
+        squares += tl.load(partial + C, mask=mask, other=0.0)
+    offset = tl.sum(total, axis=0) / n_pixels
+    var = tl.maximum(tl.sum(squares, axis=0) / n_pixels - offset * offset, 0.0)
+    mean = tl.load(X + c, mask=is_channel, other=0.0).to(tl.float32) + offset
+    tl.store(Mean + c, mean, mask=is_channel)
+    tl.store(Scale + c, 1 / tl.sqrt(var + EPS), mask=is_channel)
+    old_mean = tl.load(RunningMean + c, mask=is_channel, other=0.0)
+    old_var = tl.load(RunningVar + c, mask=is_channel, other=0.0)
     unbiased = var * (n_pixels / (n_pixels - 1.0))
-    tl.store(RunningMean + c, old_mean + MOMENTUM * (mean - old_mean), mask=mask)
-    tl.store(RunningVar + c, old_var + MOMENTUM * (unbiased - old_var), mask=mask)
+    tl.store(RunningMean + c, old_mean + MOMENTUM * (mean - old_mean), mask=is_channel)
+    tl.store(RunningVar + c, old_var + MOMENTUM * (unbiased - old_var), mask=is_channel)
 
 
 @triton.jit(do_not_specialize=["n_pixels", "C", "x_row"])
@@ -123,7 +142,8 @@ def norm_gelu_kernel(
     bias = tl.load(Bias + c, mask=is_channel, other=0.0)
     x = tl.load(X + p[:, None] * (x_row * ALIGN) + c[None, :], mask=mask, other=0.0).to(tl.float32)
     z = (x - mean[None, :]) * (scale * weight)[None, :] + bias[None, :]
-    tl.store(Y + p[:, None] * C + c[None, :], (z * normal_cdf(z)).to(Y.dtype.element_ty), mask=mask)
+    below, _ = normal(z)
+    tl.store(Y + p[:, None] * C + c[None, :], (z * below).to(Y.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=INTEGERS)
@@ -206,41 +226,32 @@ def map_gradient_kernel(
     tl.store(GradX + p[:, None] * C + c[None, :], out.to(GradX.dtype.element_ty), mask=mask)
 
 
-class Tiling:
-    """How programs share the pixels and channels of maps (B, C, H, W) with rows of these lengths."""
+def arguments(shape, vector, rows):
+    """How programs with `vector` numbers a thread share maps (B, C, H, W) whose rows have these lengths: the grid of tiles,
+    integer arguments, and constants."""
+    N, C, H, W = shape
+    align = alignment(C, *rows)
+    channels = min(power_of_2(C), Blocks.MAX_CHANNELS)
+    pixels = Blocks.WARPS * 32 * vector // channels
+    constants = {"ALIGN": align, "PIXELS": pixels, "CHANNELS": channels, "num_warps": Blocks.WARPS, "num_stages": 1}
+    grid = triton.cdiv(N * H * W, pixels), triton.cdiv(C, channels)
+    return grid, (N * H * W, C // align, *(row // align for row in rows)), constants
 
-    def __init__(self, shape, *rows):
-        N, self.C, H, W = shape
-        self.n_pixels = N * H * W
-        self.align = alignment(self.C, *rows)
-        self.rows = [row // self.align for row in rows]
-        channels = min(power_of_2(self.C), Blocks.MAX_CHANNELS)
-        pixels = Blocks.WARPS * 32 * Blocks.VECTOR // channels
-        self.columns, self.tiles = triton.cdiv(self.C, channels), triton.cdiv(self.n_pixels, pixels)
-        self.n_tiles = triton.cdiv(self.tiles, max(1, Blocks.PROGRAMS // self.columns))  # of a program that sums
-        self.n_chunks = triton.cdiv(self.tiles, self.n_tiles)
-        self.sizes = {"ALIGN": self.align, "PIXELS": pixels, "CHANNELS": channels}
-        self.options = {"num_warps": Blocks.WARPS, "num_stages": 1}
 
-    def each(self, kernel, *tensors):
-        """Launches a kernel whose programs take one tile."""
-        grid = (self.tiles, self.columns)
-        launcher(kernel)[grid](*tensors, self.n_pixels, self.C // self.align, *self.rows, **self.sizes, **self.options)
+def launch(kernel, shape, rows, *tensors):
+    """A kernel whose programs take one tile."""
+    grid, integers, constants = arguments(shape, Blocks.VECTOR, rows)
+    launcher(kernel)[grid](*tensors, *integers, **constants)
 
-    def sums(self, kernel, *tensors):
-        """Launches a kernel whose programs sum two numbers a channel over a chunk of tiles -> (chunks, 2, C), float32."""
-        partial = torch.empty((self.n_chunks, 2, self.C), dtype=torch.float32, device=tensors[0].device)
-        launcher(kernel)[(self.n_chunks, self.columns)](
-            *tensors,
-            partial,
-            self.n_pixels,
-            self.C // self.align,
-            *self.rows,
-            self.n_tiles,
-            **self.sizes,
-            **self.options,
-        )
-        return partial
+
+def partial_sums(kernel, shape, rows, *tensors):
+    """A kernel whose programs sum two numbers a channel over a chunk of tiles -> (chunks, 2, C), float32."""
+    (tiles, columns), integers, constants = arguments(shape, Blocks.SUMS_VECTOR, rows)
+    n_tiles = triton.cdiv(tiles, max(1, Blocks.PROGRAMS // columns))
+    n_chunks = triton.cdiv(tiles, n_tiles)
+    partial = torch.empty((n_chunks, 2, shape[1]), dtype=torch.float32, device=tensors[0].device)
+    launcher(kernel)[(n_chunks, columns)](*tensors, partial, *integers, n_tiles, **constants)
+    return partial
 
 
 @triton_op("resnet_grafts::batch_statistics", mutates_args={"running_mean", "running_var"})
@@ -252,23 +263,24 @@ def batch_statistics(
     running_mean, running_var: (C,), float32, the variance without bias, as nn.BatchNorm2d keeps it.
     """
     x = pixel_rows(x)
-    tiling = Tiling(x.shape, x.stride(3))
-    mean, scale = (torch.empty((tiling.C,), dtype=torch.float32, device=x.device) for _ in range(2))
-    sums = torch.empty((tiling.C, 2), dtype=torch.float32, device=x.device)
-    sum_chunks(tiling.sums(statistics_kernel, x), sums, None)
-    launcher(moments_kernel)[(triton.cdiv(tiling.C, 32),)](
+    N, C, H, W = x.shape
+    mean, scale = (torch.empty((C,), dtype=torch.float32, device=x.device) for _ in range(2))
+    partial = partial_sums(statistics_kernel, x.shape, [x.stride(3)], x)
+    launcher(moments_kernel)[(triton.cdiv(C, Blocks.CHANNELS),)](
         x,
-        sums,
+        partial,
         mean,
         scale,
         running_mean,
         running_var,
-        tiling.n_pixels,
-        tiling.C,
+        N * H * W,
+        len(partial),
+        C,
         EPS=eps,
         MOMENTUM=momentum,
-        CHANNELS=32,
-        num_warps=1,
+        CHUNKS=Blocks.CHUNKS,
+        CHANNELS=Blocks.CHANNELS,
+        num_warps=Blocks.WARPS,
     )
     return mean, scale
 
@@ -284,7 +296,7 @@ def batch_norm_gelu(
     x = pixel_rows(x)
     N, C, H, W = x.shape
     y = torch.empty((N, H, W, C), dtype=x.dtype, device=x.device)
-    Tiling(x.shape, x.stride(3)).each(norm_gelu_kernel, x, mean, scale, weight, bias, y)
+    launch(norm_gelu_kernel, x.shape, [x.stride(3)], x, mean, scale, weight, bias, y)
     return y.permute(0, 3, 1, 2)
 
 
@@ -300,11 +312,11 @@ def batch_norm_gelu_gradient(
     """Gradients of map, weight and bias."""
     x, grad = pixel_rows(x), pixel_rows(grad)
     N, C, H, W = x.shape
-    tiling = Tiling(x.shape, x.stride(3), grad.stride(3))
+    how = x.shape, [x.stride(3), grad.stride(3)], x, grad, mean, scale, weight, bias
     grad_x = torch.empty((N, H, W, C), dtype=x.dtype, device=x.device)
     grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(bias)
-    sum_chunks(tiling.sums(gradient_sums_kernel, x, grad, mean, scale, weight, bias), grad_weight, grad_bias)
-    tiling.each(map_gradient_kernel, x, grad, mean, scale, weight, bias, grad_weight, grad_bias, grad_x)
+    sum_chunks(partial_sums(gradient_sums_kernel, *how), grad_weight, grad_bias)
+    launch(map_gradient_kernel, *how, grad_weight, grad_bias, grad_x)
     return grad_x.permute(0, 3, 1, 2), grad_weight, grad_bias
 
 

@@ -19,7 +19,12 @@ MAX_NUMEL = 2**31  # elements: kernels compute offsets in 32 bits
 MAX_ALIGNMENT = 8  # elements: 16 bytes of half precision, the widest access of a thread
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-SUM_CHUNKS, SUM_NUMBERS, SUM_WARPS = 128, 8, 4  # chunks and numbers of a tile of sum_chunks, few of which wait in a row
+FEW_CHUNKS, MANY_CHUNKS, SUM_TILE, SUM_WARPS = (
+    8,
+    128,
+    1024,
+    4,
+)  # of sum_chunks: in a tile of many, few loads wait in a row
 
 
 @functools.cache
@@ -103,7 +108,8 @@ def sum_chunks_kernel(
 def sum_chunks(partial, out, bias):
     """Sums partial (chunks, T or T + 1, C), float32, into out (C, T) and, of the last row, into bias (C,) unless None."""
     n_chunks, n_rows, C = partial.shape
-    grid = (triton.cdiv(n_rows * C, SUM_NUMBERS),)
+    chunks = FEW_CHUNKS if n_chunks <= FEW_CHUNKS else MANY_CHUNKS
+    grid = (triton.cdiv(n_rows * C, SUM_TILE // chunks),)
     launcher(sum_chunks_kernel)[grid](
         partial,
         out,
@@ -112,7 +118,7 @@ def sum_chunks(partial, out, bias):
         n_rows - (bias is not None),
         C,
         HAS_BIAS=bias is not None,
-        CHUNKS=SUM_CHUNKS,
-        NUMBERS=SUM_NUMBERS,
+        CHUNKS=chunks,
+        NUMBERS=SUM_TILE // chunks,
         num_warps=SUM_WARPS,
     )

@@ -38,10 +38,10 @@ def channel_sums_kernel(
     CHANNELS: tl.constexpr,
 ):
     C = C * ALIGN
-    chunk = tl.program_id(0)
+    group = tl.program_id(0)
+    n_groups = tl.num_programs(0)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    group = tl.program_id(2)
-    n_groups = tl.num_programs(2)
+    chunk = tl.program_id(2)
     is_channel = c < C
     acc = tl.zeros([PIXELS, CHANNELS], tl.float32)
     if HAS_FACTOR:
@@ -62,7 +62,7 @@ def channel_sums_kernel(
 
 
 def launch(grad, x, factor, grad_x, out, n_groups=1):
-    """Sums of grad, or of grad * x with a factor, into out (C, n_groups); then grad_x becomes grad * factor, too.
+    """Sums of grad, or of grad * x with a factor, into out (n_groups, C); then grad_x becomes grad * factor, too.
 
     Each group of images has its own sums and its own factors (n_groups, C).
     """
@@ -75,7 +75,7 @@ def launch(grad, x, factor, grad_x, out, n_groups=1):
     n_chunks = triton.cdiv(tiles, n_tiles)
     align = alignment(C, grad.stride(3), x.stride(3))
     partial = torch.empty((n_chunks, n_groups, C), dtype=torch.float32, device=grad.device)
-    launcher(channel_sums_kernel)[(n_chunks, columns, n_groups)](
+    launcher(channel_sums_kernel)[(n_groups, columns, n_chunks)](
         grad,
         x,
         x if factor is None else factor,
@@ -93,7 +93,7 @@ def launch(grad, x, factor, grad_x, out, n_groups=1):
         num_warps=Blocks.WARPS,
         num_stages=1,
     )
-    sum_chunks(partial, out, None)
+    sum_chunks(partial.view(n_chunks, 1, n_groups * C), out, None)
 
 
 @triton_op("resnet_grafts::channel_sums", mutates_args={})
@@ -114,9 +114,9 @@ def channel_scale_gradient(
     N, C, H, W = x.shape
     n_groups = N if factor.dim() == 4 else 1
     grad_x = torch.empty((N, H, W, C), dtype=x.dtype, device=x.device)
-    sums = torch.empty((C, n_groups), dtype=factor.dtype, device=x.device)
-    launch(grad, x, factor.contiguous(), grad_x, sums, n_groups)
-    return grad_x.permute(0, 3, 1, 2), sums.t().reshape(factor.shape)
+    grad_factor = torch.empty(factor.shape, dtype=factor.dtype, device=x.device)
+    launch(grad, x, factor.contiguous(), grad_x, grad_factor, n_groups)
+    return grad_x.permute(0, 3, 1, 2), grad_factor
 
 
 class BiasGradient(torch.autograd.Function):
