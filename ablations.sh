@@ -4,8 +4,8 @@
 #   bash ablations.sh                                    # all methods on CIFAR-100: days on two CPU cores, hours on a GPU
 #   METHODS="eca ghostnet" EPOCHS=5 bash ablations.sh    # two of them, briefly
 #
-# compare.sh does the work: its environment settings (SEEDS, EPOCHS, DATASET, NPROC, JOBS), its resuming and its exit code
-# hold here too, and flags go on to train.py.
+# compare.sh does the work: its environment settings (SEEDS, EPOCHS, DATASET, OUT, NPROC, JOBS, MINUTES, TUNED, RECIPE), its
+# resuming and its exit code hold here too, and flags go on to train.py.
 set -euo pipefail
 
 here="$(cd "$(dirname "$0")" && pwd)"
@@ -16,7 +16,7 @@ if [ ! -e "$here/compare.py" ]; then
 fi
 
 given=""
-for name in METHODS SEEDS EPOCHS DATASET OUT NPROC JOBS MINUTES TUNED; do
+for name in METHODS SEEDS EPOCHS DATASET OUT NPROC JOBS MINUTES TUNED RECIPE; do
     if [ -n "${!name+x}" ]; then given="$given $name"; fi
 done
 export GIVEN="${GIVEN-$given}" # what PLAN=1 repeats

@@ -53,6 +53,9 @@ class Board:
     def is_finished(self, run, seed):
         return (run, seed) in self.done or (self.folder(run, seed) / "result.json").exists()
 
+    def result(self, run, seed):
+        return json.loads((self.folder(run, seed) / "result.json").read_text())
+
     def claim_file(self, run, seed):
         return self.claims / f"{self.name_of(run)}-seed{seed}"
 
@@ -159,7 +162,7 @@ class Board:
                 del self.undecided[arch]
 
     def val_top1(self, run):
-        return json.loads((self.folder(run, self.seeds[0]) / "result.json").read_text())["val_top1"] or 0.0
+        return self.result(run, self.seeds[0])["val_top1"] or 0.0
 
     # -------------------------------------------------------------------------------------------------------- end
 

@@ -9,7 +9,6 @@ holds (board.py). Exit codes: 0 if nothing is left to take or MINUTES are over, 
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +22,8 @@ from zipfile import is_zipfile
 import locks
 import slurm
 from board import Board
+from children import Children
+from flags import parse_args
 from hours import hours_of
 from tasks import Task
 from tuning import recipes_of
@@ -40,12 +41,8 @@ OWN_FLAGS = {  # of train.py, and the setting that stands for each
 NOT_FOR_MANY = ("--check", "--list", "--summary", "--eval-only", "--predict", "--push-to-hub")
 HELD_CODE, TIME_IS_UP_CODE = 3, 75  # train.py's
 SAVE_EVERY_S = 60.0  # train.py's --save-every-s
-STOP_SIGNALS = tuple(
-    getattr(signal, f"SIG{name}") for name in ("HUP", "INT", "TERM", "USR1") if hasattr(signal, f"SIG{name}")
-)
-REPEAT_S = 2.0  # seconds within which a signal may arrive twice
-SIGNAL_S = 1.0  # in which a signal that has ended a child reaches us, if it is for all of us
 SPEEDS = "cost.json"
+RESOLVED = ("amp", "arch", "crop_scale", "graph", "seed", "settings", "val_size")  # flags that a row has in other words
 
 
 def refuse(message):
@@ -88,6 +85,7 @@ def read_settings(environ, user_flags):
         refuse('RUNS is empty: name one or more, such as RUNS="resnet eca_resnet"')
     if not seeds or not all(seed.isdecimal() for seed in seeds):
         refuse(f'SEEDS must be whole numbers, such as SEEDS="0 1 2", got {environ["SEEDS"]!r}')
+    seeds = [str(int(seed)) for seed in seeds]
     if len(set(seeds)) < len(seeds):
         refuse(f"SEEDS has a number twice: {environ['SEEDS']}")
     for name in ("OUT", "DATASET"):
@@ -95,15 +93,17 @@ def read_settings(environ, user_flags):
             refuse(f"{name} is empty: leave it unset for the default, or give a value")
     numbers = {name: number(name, environ[name]) for name in ("EPOCHS", "NPROC", "JOBS")}
     minutes = number("MINUTES", environ["MINUTES"], float, 0)
-    runs = list(dict.fromkeys(runs))
+    runs, flags = list(dict.fromkeys(runs)), environ["RECIPE"].split() + user_flags
+    best = number("BEST", environ.get("BEST", "0"), int, 0)
+    if (best or "--recipes" in environ.get("REPORT", "")) and parse_args(flags).val_size == 0:
+        refuse("--val-size 0 leaves nothing to choose a recipe on: leave it out")
     try:
         recipes = recipes_of(environ["TUNED"], {arch_of(run) for run in runs}) if environ.get("TUNED") else {}
     except ValueError as error:
         refuse(error)
     return Settings(
         runs, seeds, environ["EPOCHS"], environ["DATASET"], Path(environ["OUT"]), numbers["NPROC"], numbers["JOBS"],
-        minutes, number("BEST", environ.get("BEST", "0"), int, 0), environ["RECIPE"].split() + user_flags, recipes,
-        user_flags,
+        minutes, best, flags, recipes, user_flags,
     )  # fmt: skip
 
 
@@ -135,61 +135,25 @@ def name_of(run):
     return run.replace(":--", "-").replace(":", "-").replace("/", "-")
 
 
-def train_command(settings, run, seeds, name=None):
-    """The call of train.py for a run and some of its seeds."""
+def train_flags(settings, run, seeds):
+    """The flags of train.py for a run and some of its seeds; of two of one name the later counts."""
     arch, knobs, flags = parts_of(run)
     tuned = settings.recipes.get(arch)
     if tuned:
-        knobs = tuned.knobs | knobs
-    nproc = settings.nproc
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(nproc)] if nproc > 1 else []
-    flags = [flag for knob, value in knobs.items() for flag in ("--set", f"{knob}={value}")] + flags
+        knobs, flags = tuned.knobs | knobs, tuned.flags + flags
+    knobs = [flag for knob, value in knobs.items() for flag in ("--set", f"{knob}={value}")]
     seed = seeds[0] if len(seeds) == 1 else "{seed}"
     return [
-        sys.executable, *launch, str(HERE / "train.py"), "--arch", arch, "--epochs", settings.epochs,
-        "--dataset", settings.dataset, "--seed", *seeds, *flags, "--out", str(settings.out),
-        "--name", name or f"{name_of(run)}-seed{seed}", *(tuned.flags if tuned else []), *settings.flags,
+        "--arch", arch, "--epochs", settings.epochs, "--dataset", settings.dataset, "--seed", *seeds, *knobs,
+        "--out", str(settings.out), "--name", f"{name_of(run)}-seed{seed}", *flags, *settings.flags,
     ]  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------------- processes
-
-
-class Children:
-    """The programs at hand. Each is a process group of its own, to which a signal that stops us is passed on."""
-
-    def __init__(self):
-        self.mutex, self.running, self.told = threading.RLock(), set(), threading.Event()
-        self.stopped_by, self.stopped_at = 0, 0.0
-        for number in STOP_SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, self.stop)
-
-    def stop(self, number, _):
-        now = time.monotonic()
-        if self.stopped_by and now - self.stopped_at < REPEAT_S:
-            return  # a scheduler signals all processes, some of them twice
-        self.stopped_by, self.stopped_at = self.stopped_by or number, now
-        self.told.set()
-        for child in list(self.running):
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGTERM)
-
-    def run(self, command, environ=None, **how):
-        """(exit code, output if stdout was given as a pipe). Once stopped, nothing is started: code 128 and the signal's."""
-        with self.mutex:
-            if self.stopped_by:
-                return 128 + self.stopped_by, ""
-            child = subprocess.Popen(command, env=environ, process_group=0, text=True, **how)
-            self.running.add(child)
-        if self.stopped_by:  # between the check and the addition
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGTERM)
-        output, _ = child.communicate()
-        self.running.discard(child)
-        if child.returncode < 0 or child.returncode > 128:  # by a signal, which may be just on its way to us, too
-            self.told.wait(SIGNAL_S)
-        return child.returncode, output
+def train_command(settings, run, seeds):
+    """The call of train.py for a run and some of its seeds."""
+    nproc = settings.nproc
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(nproc)] if nproc > 1 else []
+    return [sys.executable, *launch, str(HERE / "train.py"), *train_flags(settings, run, seeds)]
 
 
 # ------------------------------------------------------------------------------------------------------------ work
@@ -199,7 +163,7 @@ class Comparison:
     def __init__(self, settings):
         self.settings, self.children = settings, Children()
         self.board = Board(settings.out, settings.runs, settings.seeds, name_of, arch_of, settings.best)
-        self.began, self.failures, self.facts = time.monotonic(), [], {}
+        self.began, self.failures, self.problems, self.facts = time.monotonic(), [], [], {}
         self.deadline = self.began + 60 * settings.minutes if settings.minutes else float("inf")
         self.time_is_up = False
         self.needed_s = 0.0  # that a run must have to be worth a start
@@ -228,6 +192,18 @@ class Comparison:
         self.needed_s = time.monotonic() - began + self.save_every_s()
         self.board.together = self.facts["gpus"] > 0 and self.settings.nproc == 1
 
+    def refuse_other_recipe(self, run, seed):
+        """Ends the program if a finished run was trained with other flags."""
+        asked, row = vars(parse_args(train_flags(self.settings, run, [seed]))), self.board.result(run, seed)
+        others = [
+            f"{name} {row[name]} there, {value} here"
+            for name, value in asked.items()
+            if name in row and name not in RESOLVED and (row[name] or None) != (value or None)
+        ]
+        if others:
+            folder = self.board.folder(run, seed)
+            refuse(f"{folder} holds another run ({'; '.join(others)}): correct the settings, or choose another OUT")
+
     def save_every_s(self):
         flags = " ".join(self.settings.flags).replace("=", " ").split()
         if "--save-every-s" in flags[:-1]:
@@ -241,6 +217,8 @@ class Comparison:
             if not self.speeds_are_there():
                 command = [sys.executable, str(HERE / "speed.py"), *map(self.as_trained, s.runs)]
                 command += ["--out", str(s.out / SPEEDS), *s.flags]
+                if self.facts:
+                    command += ["--image-size", str(self.facts["image_size"])]
                 code, _ = self.children.run(command)
                 self.leave_if_stopped()
                 if code:
@@ -278,14 +256,26 @@ class Comparison:
         while any(worker.is_alive() for worker in workers):
             for worker in workers:
                 worker.join(0.1)  # in which a signal is heard
+        if self.problems:
+            raise self.problems[0]
 
     def worker(self, i):
+        try:
+            self.train_what_is_left(self.environ_of(i))
+        except Exception as problem:  # which would end the thread alone
+            self.problems.append(problem)
+
+    def environ_of(self, i):
+        """The environment of a worker's programs: on a machine with GPUs it has its own, or shares one."""
         environ = dict(os.environ)
         gpus, n = self.facts.get("gpus", 0), self.settings.nproc
         if self.settings.jobs > 1 and gpus:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
             first = i % max(1, gpus // n) * n  # processes that share a GPU hide each other's start-up
             environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[first : first + n])
+        return environ
+
+    def train_what_is_left(self, environ):
         while not self.children.stopped_by:
             left = self.deadline - time.monotonic()
             if left < self.needed_s:
@@ -309,14 +299,20 @@ class Comparison:
         folders = [self.board.folder(taken.run, seed) for seed in taken.seeds]
         self.steps_before |= {folder: step_of(folder) for folder in folders if folder not in self.steps_before}
         code, _ = self.children.run(command, environ)
-        unfinished = [seed for seed in taken.seeds if not self.board.is_finished(taken.run, seed)]
+        failed = [seed for seed in taken.seeds if not self.board.is_finished(taken.run, seed)]
         if code == HELD_CODE:
             self.board.pass_over(taken)
+            failed = []
         elif code == TIME_IS_UP_CODE:
             self.time_is_up = True
-        elif unfinished and not self.children.stopped_by:
-            self.failures += [f"{taken.run} with seed {seed}" for seed in unfinished]
-            self.board.note_failure(taken.run, unfinished)
+        if code in (1, TIME_IS_UP_CODE):  # others hold some seeds, and those that were stopped in time have a status
+            folders = {seed: self.board.folder(taken.run, seed) for seed in failed}
+            failed = [
+                seed for seed in failed if not any((folders[seed] / name).exists() for name in ("lock", "status"))
+            ]
+        if failed and not self.children.stopped_by:
+            self.failures += [f"{taken.run} with seed {seed}" for seed in failed]
+            self.board.note_failure(taken.run, failed)
 
     def progressed(self):
         """Whether a run that was taken got further than it stood before."""
@@ -333,7 +329,7 @@ class Comparison:
             raise SystemExit(128 + self.children.stopped_by)
 
     def finish(self):
-        """The report, by the process that finished the last run; what failed; how many runs are left."""
+        """The report, if no other process trains a run that is left; what failed; how many runs are left."""
         self.leave_if_stopped()
         waiting, finished = self.board.overview()
         if finished:
@@ -342,12 +338,15 @@ class Comparison:
             print(f"failed: {'; '.join(self.failures)}", file=sys.stderr)
             raise SystemExit(1)
         if self.time_is_up and waiting:
-            total = len(waiting) + len(finished)
-            print(
-                f"MINUTES={self.settings.minutes:g} are over: {len(waiting)} of {total} runs are left; the same command goes on"
-            )
+            minutes, total = f"MINUTES={self.settings.minutes:g}", len(waiting) + len(finished)
+            if not self.steps_before and self.needed_s > 60 * self.settings.minutes:
+                print(f"{minutes} are too few: a run is started if {self.needed_s:.0f} s are left")
+            else:
+                print(f"{minutes} are over: {len(waiting)} of {total} runs are left; the same command goes on")
         elif waiting:
-            print(f"{len(waiting)} runs are left, all of them held by other processes")
+            failed = sum(self.board.has_failed(*entry) for entry in waiting)
+            held = f"{len(waiting) - failed} held by other processes"
+            print(f"{len(waiting)} runs are left: {f'{failed} failed in other tasks, ' * bool(failed)}{held}")
 
     def report(self):
         out = self.settings.out
@@ -413,6 +412,8 @@ def main(flags):
     comparison = Comparison(settings)
     waiting, finished = comparison.board.overview()
     print(f"{len(waiting) + len(finished)} runs in {settings.out}, {len(finished)} of them finished", flush=True)
+    if finished:
+        comparison.refuse_other_recipe(*finished[0])
     if os.environ["PLAN"]:
         return plan(comparison, waiting)
     try:

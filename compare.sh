@@ -4,7 +4,7 @@
 #   methods    the ResNet at several widths, twelve methods and four combinations (the default)
 #   depth      plain networks against residual ones of the same layers: does depth hurt without shortcuts?
 #   classics   the networks that everyone knows
-#   vit        a vision transformer with published weights and from scratch, and a smaller one of its own
+#   vit        a vision transformer with published weights and from scratch, and a smaller one (depth 6, width 96) from scratch
 #   transfer   published weights against none; fine-tuned, and with a frozen backbone
 #   recipe     not networks but optimizers and learning rates, on the validation split
 #   tuning     the same search for each network of the methods' list, on the validation split: all with the first of SEEDS,
@@ -25,7 +25,7 @@
 # that nobody holds. A failed run is reported at the end (exit code 1) and does not stop the others. PLAN=1 only lists what
 # would be trained. ARCHS and WIDTHS replace parts of the methods' list, and RUNS any list: architectures with knobs and flags
 # of their own after colons, such as RUNS="resnet eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone". RECIPE
-# replaces a preset's flags for all runs. compare.py does the work; settings that are empty count as given.
+# replaces a preset's flags for all runs. compare.py does the work. NAME= (empty) is a value, not the default.
 set -euo pipefail
 
 here="$(cd "$(dirname "$0")" && pwd)"
@@ -36,7 +36,7 @@ if [ ! -e "$here/compare.py" ]; then
 fi
 
 given=""
-for name in PRESET ARCHS WIDTHS RUNS RECIPE SEEDS EPOCHS DATASET OUT NPROC JOBS MINUTES TUNED; do
+for name in PRESET ARCHS WIDTHS RUNS RECIPE SEEDS EPOCHS DATASET OUT NPROC JOBS MINUTES TUNED BEST; do
     if [ -n "${!name+x}" ]; then given="$given $name"; fi
 done
 export GIVEN="${GIVEN-$given}" # what PLAN=1 repeats

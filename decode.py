@@ -69,13 +69,13 @@ def image_files(folder):
     """The images below a folder, as sorted paths, and how many other names there are: ([str], Counter).
 
     A name is that of an image by its suffix. Names with a leading dot are left out, and folders of such a name as a whole:
-    what editors, desktops and archivers leave beside images. Links are followed, but for those to a folder above them.
+    what editors, desktops and archivers leave beside images. Links are followed, but for those that lead back to a folder on the way to them.
     """
     found, left_out = [], Counter()
     for root, folders, names in os.walk(folder, followlinks=True):
         dotted = [name for name in [*folders, *names] if name.startswith(".")]
         left_out["dotted"] += len(dotted)
-        folders[:] = [name for name in folders if not name.startswith(".") and not leads_up(root, name)]
+        folders[:] = [name for name in folders if not name.startswith(".") and not leads_back(folder, root, name)]
         images = [name for name in names if not name.startswith(".") and is_image(name)]
         left_out["others"] += len(names) - len(images) - sum(name.startswith(".") for name in names)
         found.append((root, sorted(images)))
@@ -86,13 +86,15 @@ def is_image(name):
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def leads_up(root, name):
-    """Whether a folder is a link to one that it is in, which would have no end."""
+def leads_back(folder, root, name):
+    """Whether root/name, on the way down from folder, is a link to a folder that contains it or was passed: no way would end."""
     path = os.path.join(root, name)
     if not os.path.islink(path):
         return False
-    target, here = os.path.realpath(path), os.path.realpath(root)
-    return os.path.commonpath([target, here]) == target
+    steps = os.path.relpath(root, folder).split(os.sep)
+    passed = [os.path.realpath(os.path.join(folder, *steps[:n])) for n in range(len(steps) + 1)]
+    target = os.path.realpath(path)
+    return any(os.path.commonpath([target, real]) == target for real in passed)
 
 
 def left_out_in_words(folder, left_out):

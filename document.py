@@ -25,7 +25,7 @@ from notes import (
     speed_text,
     trained_where,
 )
-from rows import MEASURED, latencies_in
+from rows import MEASURED, START, latencies_in
 from tables import (
     ablation_sentence,
     ablation_table,
@@ -213,7 +213,7 @@ def folds_text(results):
 
 
 def learning_text(results, chart):
-    watched = "the held-out training images" if results.row["n_val"] else "the test set"
+    watched = "the validation images" if results.row["n_val"] else "the test set"
     note = f"Top-1 on {watched} after each epoch, averaged over seeds. An unstable method has a line for each seed."
     return f"### Learning curves\n\n{note}\n\n{chart}" if chart else ""
 
@@ -282,16 +282,23 @@ def limits_text(results):
 
 
 def method_text():
-    return f"## How differences are judged\n\n{RULE}\n\n{NOISE}\n\n{SIMULATION}"
+    return "\n\n".join(["## How differences are judged", RULE, NOISE, SIMULATION])
+
+
+def flags_of(net):
+    """Flags of train.py that trained a net, but for the seed; of folds the first."""
+    told = ("dataset", "val_size", "folds", "epochs", "batch_size", "optimizer", "lr", "weight_decay")
+    flags = [f"--set {knob}" for knob in net.knobs.split() if knob.split("=")[0] not in START]
+    values = {name: net.settings.get(name) for name in START} | {name: net.recipe.get(name) for name in told}
+    values["fold"] = 0 if values["folds"] else None
+    given = [(f"--{name.replace('_', '-')}", value) for name, value in values.items() if value is not None]
+    return " ".join(["", *flags, *(name if value is True else f"{name} {value}" for name, value in given)])
 
 
 def repeat_text(results, folder):
     """Where every number comes from, and how to reproduce it."""
     best = results.methods[0].net if results.methods else results.nets[0]
-    knobs = "".join(f" --set {knob}" for knob in best.knobs.split())
-    told = ("dataset", "val_size", "epochs", "batch_size", "optimizer", "lr", "weight_decay")
-    flags = "".join(f" --{name.replace('_', '-')} {best.recipe[name]}" for name in told if name in best.recipe)
-    run = f"python train.py --arch {best.arch}{knobs}{flags} --seed {best.seeds[0]}"
+    run = f"python train.py --arch {best.arch}{flags_of(best)} --seed {best.seeds[0]}"
     return "\n\n".join([
         "## How to repeat every number",
         f"Every number here is computed from the `result.json` files in `{folder}` and, for speeds, from its `cost.json`. These "

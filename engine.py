@@ -64,7 +64,7 @@ class TrainState:
         self.tolerance = MAX_SKIPPED if amp is torch.float16 else 0  # bad steps in a row
         self.ema = copy.deepcopy(net).requires_grad_(False) if ema_decay else None
         self.rank = rank
-        self.step = 0
+        self.step = self.step_of_point = 0  # the second: of the last point of the training curve
         self.t = torch.zeros((), dtype=torch.int64, device=self.device)
         self.train_s = self.epoch_s = 0.0
         self.losses = torch.zeros(2, world_size, device=self.device)
@@ -101,17 +101,16 @@ class TrainState:
             group.update({name: value for name, value in here.items() if name in group})
         self.share_rate()
         for name in self.counters:
-            value = saved[name]
             if name == "n_bad":
-                self.n_bad.copy_(value)
+                self.n_bad.copy_(saved[name])
             else:
-                setattr(self, name, value)
+                setattr(self, name, saved.get(name, saved["step"]))  # step_of_point, which older checkpoints lack
         self.t.fill_(self.step)
         same_processes = saved["losses"].shape == self.losses.shape
         own = saved["losses"][:, self.rank] if same_processes else saved["losses"].mean(1)
         self.losses.zero_()[:, self.rank] = own.to(self.device)
 
-    counters = ("step", "train_s", "epoch_s", "n_bad", "curve")
+    counters = ("step", "step_of_point", "train_s", "epoch_s", "n_bad", "curve")
 
     @property
     def parts(self):
@@ -123,10 +122,6 @@ class TrainState:
         weights = [value for net in nets for value in (*net.parameters(), *net.buffers())]
         counters = [self.t, self.rate, self.losses, self.n_bad, self.scaler._scale, self.scaler._growth_tracker]
         return weights + counters
-
-    def mean_loss(self, row, n_steps):
-        """The mean over processes and steps of the losses summed in this row."""
-        return summed(self.losses)[row].mean().item() / max(1, n_steps)
 
     def assert_finite(self):
         """refuse_bad_numbers() for the current state. This waits for the device."""
@@ -377,7 +372,7 @@ def evaluate(net, batches, n, n_classes, amp):
 
     Returns top1, top5, per_class_top1 (None for a class without images), balanced_accuracy (its mean) and macro_f1 in percent,
     the mean loss, the expected calibration error in percent (15 equal bins of confidence), the confusion counts (target,
-    prediction) and images per second.
+    prediction) and images per second. Raises FloatingPointError if the outputs are not finite.
     """
     return start_evaluation(net, batches, n, n_classes, amp)()
 
@@ -430,6 +425,10 @@ def start_evaluation(net, batches, n, n_classes, amp):
         confusion = confusion.view(n_classes, n_classes)
         if confusion.sum() != n:
             raise RuntimeError(f"evaluation scored {confusion.sum()} images of {n}")
+        if not (loss + gap.sum()).isfinite():
+            raise FloatingPointError(
+                f"the loss on {n:,} images is {loss.item() / n}: the network's outputs are not finite"
+            )
         return {
             "top1": 100 * confusion.trace().item() / n,
             "top5": 100 * top5.item() / n,

@@ -114,6 +114,16 @@ def parse_args(argv=None, description=None):
         near = difflib.get_close_matches(unknown[0].split("=")[0], parser._option_string_actions, 1)
         refuse(f"unknown flag {unknown[0]}: {f'did you mean {near[0]}? ' if near else ''}--help lists all")
 
+    for name in (
+        "data_dir",
+        "cache_dir",
+        "out",
+        "init_from",
+        "eval_only",
+        "predict",
+    ):  # shells leave --out=~/runs as it is
+        if (getattr(args, name) or "").startswith("~"):
+            setattr(args, name, os.path.expanduser(getattr(args, name)))
     args.dataset = args.dataset or dataset_in(args.data_dir)
     lr, weight_decay = OPTIMIZERS[args.optimizer]
     args.lr = lr if args.lr is None else args.lr
@@ -161,9 +171,11 @@ def add_data(add):
     add(
         "--crop-padding",
         CROP_PADDING,
-        "pixels by which a random crop may move, unless --crop-scale is in force; 0 for none",
+        "pixels by which a random crop may move; 0 for none",
     )
-    default = f"(default {CROP_SCALE} for images of more than {PADDED_UP_TO} pixels, else 0)"
+    default = (
+        f"(default {CROP_SCALE} for images of more than {PADDED_UP_TO} pixels, unless --crop-padding is given; else 0)"
+    )
     least = "least share of the area that a random crop is resized from; 0 for padded crops"
     add("--crop-scale", None, f"{least} {default}", type=float)
     add("--flip", True, "mirror each image with probability 1/2")
@@ -192,7 +204,7 @@ def add_recipe(add):
     add(
         "--clip-norm",
         5.0,
-        "largest norm of the gradient; 0 for no limit, with which HorNet's gates diverge at this --lr",
+        "largest norm of the gradient; 0 for no limit, with which HorNet diverges at the default --lr",
     )
     seeds = (
         "of weights, validation split, sample order and augmentation; several for as many runs, side by side on a GPU"
@@ -212,15 +224,15 @@ def add_run(add):
     upload = "upload model/ at the end, tagged with the run's name; again, if it failed, by the same command"
     add("--push-to-hub", None, upload, metavar="USER/NAME")
     add("--log-every", 20, "steps between two points of the training curve")
-    every = (
-        "least seconds between checkpoints, which come at epochs' ends and, in long epochs, at log points; 0: at every"
-    )
-    add("--save-every-s", 60.0, f"{every} epoch's end")
+    every = "save at the end of an epoch, or in a long one at a log point, when so many seconds have passed since the last save"
+    add("--save-every-s", 60.0, f"{every}; 0: at the end of every epoch")
     add("--save-every", 0, "steps between two checkpoints within an epoch, besides those; 0 for none")
     add("--max-minutes", 0.0, "stop and save after this time, as SIGTERM does, with exit code 75; 0 for no limit")
-    graph = "whether a GPU replays the training step as one CUDA graph, where it can, or runs it kernel by kernel"
+    graph = "auto: a GPU replays the training step as one CUDA graph where it can; off: kernel by kernel"
     add("--graph", None, f"{graph} (default auto)", choices=["auto", "off"])
-    add("--timeout-s", 600, "seconds to wait for another process, and its decoding, before this one gives up")
+    add(
+        "--timeout-s", 600, "seconds after which a process that no longer answers is given up; decoding may take longer"
+    )
 
 
 def add_other(add):
@@ -286,8 +298,7 @@ def check_combinations(args):
 
 def dataset_in(data_dir):
     """The dataset that a folder holds: classes of images in train/ or test/, CIFAR-10's archive, or else CIFAR-100."""
-    data_dir = os.path.expanduser(data_dir or "")
-    there = set(os.listdir(data_dir)) if os.path.isdir(data_dir) else set()
+    there = set(os.listdir(data_dir)) if os.path.isdir(data_dir or "") else set()
     if there & {"cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1"}:
         return "cifar10"
     folders = [name for name in there & {"train", "test"} if os.path.isdir(os.path.join(data_dir, name))]

@@ -133,6 +133,16 @@ def push(folder, repo_id, tag):
     return f"{repo_id}@{tag}"
 
 
+def push_finished(folder, repo_id):
+    """Uploads a finished run's model/ with its name as tag. If the hub refuses it, the run is complete all the same."""
+    try:
+        print(f"pushed to the hub as {push(folder / 'model', repo_id, folder.name)}")
+    except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"train.py: the hub did not take {folder}/model ({reason}); the run is complete, and the same command "
+              "pushes it again", file=sys.stderr)  # fmt: skip
+
+
 # --------------------------------------------------------------------------------------------------------------- load
 
 

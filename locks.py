@@ -1,4 +1,4 @@
-"""Locks that are files: one holder at a time, on whatever machine that sees the folder, and known to be gone when it is.
+"""Locks that are files: one holder at a time, on whatever machine that sees the folder; that a holder has died is noticed.
 
 A lock is created atomically and names its holder: host, process, Slurm job and time. A thread touches it every HEARTBEAT_S.
 A holder is gone if its process is (on this machine), if its Slurm job is, or if the file's time stands still while we watch
@@ -97,8 +97,10 @@ class Lock:
         while not self.stopped.wait(HEARTBEAT_S) and not self.rival():
             try:
                 os.utime(self.path)
-            except OSError:
+            except FileNotFoundError:
                 return
+            except OSError:  # a network disk that fails for a moment
+                continue
 
     def release(self):
         self.stopped.set()
@@ -180,9 +182,9 @@ def restart_count():
 
 
 def pid_space():
-    """Where process numbers are counted: two containers of one name have each their own."""
+    """Where process numbers are counted: two containers of one name have each their own, and so do two machines of one name."""
     try:
-        return os.readlink("/proc/self/ns/pid")
+        return os.readlink("/proc/self/ns/pid") + Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return None
 

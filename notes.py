@@ -208,7 +208,10 @@ def design_table(results):
     if results.own_recipes:
         table[-1][1] += f"; each architecture has its own {in_list(results.own_recipes)}"
     table.append(
-        ["seeds", f"{in_list(seeds)}, the same for all: a seed sets the order and the augmentation of the images"]
+        [
+            "seeds",
+            f"{in_list(seeds)}, the same for all: a seed sets the first weights, the part held out, and the order and augmentation of the images",
+        ]
     )
     table.append(["test set", f"scored {scored}; nothing is chosen on it"])
     for backbone, curve in results.curves.items():

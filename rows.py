@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tuning import as_text
+
 IDENTITY = ("arch", "settings", "seed")
 # which weights a run starts from and which it trains; read_results() adds them to the settings
 START = ("pretrained", "init_from", "freeze")
@@ -284,8 +286,7 @@ class Net:
     @property
     def knobs(self):
         """The knobs as they are typed: 'eca.kernel_size=5'."""
-        typed = {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in self.settings.items()}
-        return " ".join(f"{knob}={value}" for knob, value in sorted(typed.items()))
+        return " ".join(f"{knob}={as_text(value)}" for knob, value in sorted(self.settings.items()))
 
     @property
     def name(self):

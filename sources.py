@@ -168,7 +168,7 @@ def open_tables(name, found, image_size):
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
-        sets = load_dataset("parquet", data_files=found.files) if found else load_dataset(repository)
+        sets = load_dataset("parquet", data_files=escaped(found.files)) if found else load_dataset(repository)
     except (ConnectionError, DatasetGenerationError, OSError, ValueError) as error:
         where = found.root if found else "the hub"
         raise ValueError(f"cannot read {name} from {where}: {str(error).splitlines()[0]}") from None
@@ -177,9 +177,11 @@ def open_tables(name, found, image_size):
         table = sets[split]
         missing = {image_column, label_column} - set(table.column_names)
         if missing:
-            raise ValueError(
-                f"{split} split of {name}: no column {missing.pop()!r}, found {', '.join(table.column_names)}"
+            there = f"no column {missing.pop()!r}, found {', '.join(table.column_names)}"
+            other = (
+                "; for CIFAR-10 give --dataset cifar10" if name == "cifar100" and "label" in table.column_names else ""
             )
+            raise ValueError(f"{split} split of {name}: {there}{other}")
         images = table.select_columns([image_column]).cast_column(image_column, Image(decode=False))
         try:
             targets = np.array(table[label_column][:], dtype=np.int64)
@@ -189,6 +191,11 @@ def open_tables(name, found, image_size):
     label = sets["train"].features[label_column]
     classes = getattr(label, "names", None) or [str(i) for i in range(int(name.removeprefix("cifar")))]
     return encoded, classes
+
+
+def escaped(files):
+    """Lists of paths by split, as the datasets library takes them: it reads them as patterns."""
+    return {split: [glob.escape(file) for file in paths] for split, paths in files.items()}
 
 
 def refuse_unreachable_hub(name, repository):

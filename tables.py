@@ -395,5 +395,5 @@ def depth_sentences(results):
     n_seeds, row = len(results.nets[0].seeds), results.row
     return [
         *sentences,
-        f"This is after {epochs_of(row)} on {dataset_of(row)} with {n_seeds} seeds; longer training may change it.",
+        f"This is after {epochs_of(row)} on {dataset_of(row)} with {n_seeds} seed{'s' * (n_seeds > 1)}; longer training may change it.",
     ]

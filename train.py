@@ -18,19 +18,21 @@ import sys
 from argparse import Namespace
 from contextlib import ExitStack
 
-from flags import CROP_SCALE, PADDED_UP_TO, mistakes_refused, parse_args, refuse
+from flags import CROP_PADDING, CROP_SCALE, PADDED_UP_TO, mistakes_refused, parse_args, refuse
 
 # torch, and all that imports it, is imported after the flags are read: a mistyped one is refused within a second
 
 
 def train_all(runs, together):
-    """Trains the runs, all of them together or one after the other. Ends the program with the largest of their exit codes
-    if one did not finish. If a run fails or another process holds it, the others go on. An interruption or a mistake in the
-    flags ends all."""
+    """Trains the runs, all of them together or one after the other. If a run fails or another process holds it, the others go on;
+    an interruption or a mistake in the flags ends all. If one did not finish, this ends the program with its exit code: of
+    several the largest, but a failure counts for more than a run that is held."""
     import training
 
     codes, goes_on = [], (1, training.HELD_CODE)
     for group in [runs] if together else [[run] for run in runs]:
+        if codes or group[0] is not runs[0]:
+            group = [run for run in group if not run.look()]  # hours later: another process may have been there
         with ExitStack() as stack:
             built = []
             for run in group:
@@ -49,7 +51,7 @@ def train_all(runs, together):
         if any(code not in goes_on for code in codes):
             break
     if codes:
-        raise SystemExit(max(codes))
+        raise SystemExit(1 if 1 in codes and max(codes) == training.HELD_CODE else max(codes))
 
 
 def main(args):
@@ -100,11 +102,15 @@ def main(args):
     images = team.one_first(load).to(team.device)
     for note in images.notes:
         team.say(f"train.py: {note}")
-    if args.crop_scale is None and images.image_size > PADDED_UP_TO:
+    if args.crop_scale is None and args.crop_padding == CROP_PADDING and images.image_size > PADDED_UP_TO:
         args.crop_scale = CROP_SCALE
     args.crop_scale = args.crop_scale or None  # padded crops are one recipe, asked for or not
     if args.eval_only:
         return training.score_only(args, team, model, images, amp)
+    if len(images.classes) < 2:
+        refuse(
+            f"--data-dir {args.data_dir}: train/ holds one class, {images.classes[0]}: are the classes one folder deeper?"
+        )
     if images.val:
         args.val_size = None
 
@@ -116,7 +122,7 @@ def main(args):
         if run.result:
             team.say(f"{run.folder} is finished, top-1 {run.result['top1']:.2f} %: nothing to do")
             if args.push_to_hub and team.rank == 0:
-                training.push(run.folder, args.push_to_hub)
+                hub.push_finished(run.folder, args.push_to_hub)
     with stop:
         train_all([run for run in runs if not run.result], together=team.device.type == "cuda" and team.world_size == 1)
 

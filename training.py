@@ -44,13 +44,18 @@ class Run:
         self.config = runfolder.run_config(args, amp, images)
         self.lock = self.log = self.stream = None
         self.n_together = 1  # runs that train side by side
-        look = lambda: runfolder.look_at_folder(self.folder, self.config, of_comparison=args.check)  # noqa: E731
-        self.result, self.saved = team.first_decides(look)
-        self.stamp = runfolder.stamp(self.folder)
         self.prefix = f"seed {args.seed}: " if len(args.seeds) > 1 else ""
+        self.look()
 
     def say(self, line):
         self.team.say(self.prefix + line)
+
+    def look(self):
+        """Returns the result if the run is finished, or None."""
+        see = lambda: runfolder.look_at_folder(self.folder, self.config, of_comparison=self.args.check)  # noqa: E731
+        self.result, self.saved = self.team.first_decides(see)
+        self.stamp = runfolder.stamp(self.folder)
+        return self.result
 
     # ------------------------------------------------------------------------------------------------- build
 
@@ -92,9 +97,8 @@ class Run:
         """What --check says, in JSON, of a run that could be trained."""
         self.build()
         gpus = torch.cuda.device_count() if self.team.device.type == "cuda" else 0
-        n_steps, n_train = self.last_step, len(self.batches.split)
-        facts = {"steps": n_steps, "batch_size": self.args.batch_size, "n_train": n_train, "gpus": gpus}
-        return json.dumps(facts)
+        return json.dumps({"steps": self.last_step, "batch_size": self.args.batch_size, "n_train": len(self.batches.split),
+                           "gpus": gpus, "image_size": self.images.image_size})  # fmt: skip
 
     def on_its_stream(self):
         """Work that is queued in here does not wait for that of other runs on the same GPU."""
@@ -257,9 +261,9 @@ class Run:
     def queue_point(self):
         """Sends a point of the training curve on its way to the host."""
         state = self.state
-        n_steps = (state.step - 1) % self.args.log_every + 1
+        n_steps = state.step - state.step_of_point
         self.unread.append((state.step, n_steps, engine.Reading(engine.summed(state.losses), state.n_bad)))
-        state.losses[1] = 0
+        state.losses[1], state.step_of_point = 0, state.step
 
     def read_points(self, leave=0):
         """Logs the points, but for the newest `leave` of them. Raises FloatingPointError if the numbers went bad."""
@@ -386,7 +390,7 @@ class Run:
         checkpoints.write_atomically(self.folder / "result.json", f"{{\n{fields}\n}}\n".encode())
         self.say(f"test {in_words(scores)}, in {self.folder}/result.json")
         if args.push_to_hub:
-            push(self.folder, args.push_to_hub)
+            hub.push_finished(self.folder, args.push_to_hub)
 
     def close(self):
         if self.lock:
@@ -406,11 +410,12 @@ def score(net, split, mean, std, images, amp, team):
 def score_only(args, team, model, images, amp):
     """--eval-only: scores a trained network on the test set."""
     with mistakes_refused():
-        if (model.classes, model.image_size) != (images.classes, images.image_size):
+        if model.image_size != images.image_size:
             raise ValueError(
-                f"{args.eval_only} is for {len(model.classes)} classes in images of {model.image_size} pixels, --dataset "
-                f"{args.dataset} has {len(images.classes)}, or others, in images of {images.image_size}"
+                f"{args.eval_only} is for images of {model.image_size} pixels: give --image-size {model.image_size}"
             )
+        if model.classes != images.classes:
+            raise ValueError(f"{args.eval_only} knows other classes than those of {args.dataset}")
     net = model.net.to(team.device, memory_format=torch.channels_last)
     (scores,) = in_turns([score(net, images.test, model.mean, model.std, images, amp, team)])
     if isinstance(scores, SystemExit):
@@ -437,13 +442,3 @@ def in_turns(generators, contexts=None):
 
 def in_words(scores):
     return f"top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} %, loss {scores['loss']:.4f}"
-
-
-def push(folder, repo_id):
-    """Uploads a finished run's model/ with its name as tag. If the hub refuses it, the run is complete all the same."""
-    try:
-        print(f"pushed to the hub as {hub.push(folder / 'model', repo_id, folder.name)}")
-    except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"train.py: the hub did not take {folder}/model ({reason}); the run is complete, and the same command "
-              "pushes it again", file=sys.stderr)  # fmt: skip

@@ -99,7 +99,7 @@ class Training:
         for _ in engine.train_epoch(self.step, epoch, 10**9):
             if self.state.step % 20 == 0:
                 self.state.assert_finite()
-                writer.add_scalar("train/loss", self.state.mean_loss(1, 20), self.state.step)
+                writer.add_scalar("train/loss", self.state.losses[1].mean().item() / 20, self.state.step)
                 self.state.losses[1] = 0
         self.state.assert_finite()
 

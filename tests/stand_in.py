@@ -52,7 +52,7 @@ def value(args, flag):
 def train(args):
     steps = int(os.environ.get("STEPS", "10"))
     if "--check" in args:
-        return print(json.dumps({"steps": steps, "batch_size": 1, "n_train": steps, "gpus": 0}))
+        return print(json.dumps({"steps": steps, "batch_size": 1, "n_train": steps, "gpus": 0, "image_size": 32}))
     folder = Path(value(args, "--out")) / value(args, "--name")
     if (folder / "result.json").exists():
         return None
@@ -90,9 +90,10 @@ def train(args):
             "settings": {},
             "seed": int(value(args, "--seed")),
             "optimizer": optimizer,
+            "epochs": int(value(args, "--epochs")),
         }
         top1 = 50 - abs(float(lr) - 0.1) - row["seed"]
-        row |= {"lr": float(lr), "weight_decay": 0.05, "val_top1": top1}
+        row |= {"lr": float(lr), "weight_decay": 5e-4 if optimizer == "sgd" else 0.05, "val_top1": top1}
         (folder / "result.json").write_text(json.dumps(row))
     lock.release()
     if step < steps:

@@ -65,6 +65,7 @@ def test_run_that_someone_trains_is_left_to_them(compare, tmp_path):
     saved = tmp_path / "out" / "resnet-seed0" / "last.pt"
     with compare(STEPS="200", SEEDS="0") as running:
         while not saved.exists():
+            assert running.poll() is None
             time.sleep(0.02)
         os.kill(running.pid, signal.SIGKILL)
         with compare(STEPS="5", SEEDS="0") as second:
@@ -79,10 +80,23 @@ def test_minutes_stop_and_the_same_command_goes_on(compare, tmp_path):
         said = ended(running)
     assert "MINUTES=0.05 are over: 3 of 4 runs are left; the same command goes on" in said
     with compare("--save-every-s", "100", **settings) as running:
-        assert "3 of 4 runs are left" in ended(running)  # none of which had the time to save
+        assert "MINUTES=0.05 are too few: a run is started if 100 s are left" in ended(running)  # to save at least once
     with compare(STEPS="40") as running:
         ended(running)
     assert len(list((tmp_path / "out").glob("*/events.*"))) == 4
+
+
+def test_finished_runs_of_another_recipe_are_refused(compare):
+    with compare(EPOCHS="5", SEEDS="0") as running:
+        ended(running)
+    for settings, flags, other in (
+        ({"EPOCHS": "6"}, [], "epochs 5 there, 6"),
+        ({}, ["--lr", "1"], "lr 0.2 there, 1.0"),
+    ):
+        with compare(*flags, **{"EPOCHS": "5", "SEEDS": "0"} | settings) as running:
+            said = ended(running, code=2)
+        assert f"holds another run ({other} here): correct the settings, or choose another OUT" in said
+        assert "5 runs" not in said and "Traceback" not in said
 
 
 def test_failed_run_is_tried_again_by_the_next_command(compare):

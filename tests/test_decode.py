@@ -184,6 +184,14 @@ def test_links_are_followed_unless_they_lead_up(tmp_path):
     assert [os.path.relpath(file, tmp_path / "set") for file in found] == ["a/0.png", "a/there/1.png"]
 
 
+def test_links_to_each_other_are_followed_once(tmp_path):
+    touch(tmp_path, "set/a/0.png", "set/b/1.png")
+    (tmp_path / "set" / "a" / "other").symlink_to(tmp_path / "set" / "b")
+    (tmp_path / "set" / "b" / "other").symlink_to(tmp_path / "set" / "a")
+    found, _ = image_files(tmp_path / "set" / "a")
+    assert [os.path.relpath(file, tmp_path / "set") for file in found] == ["a/0.png", "a/other/1.png"]
+
+
 def test_several_unfit_images_are_told_in_one_line():
     assert str(UnfitImageError("a: bad")) == "a: bad"
     assert str(UnfitImageError("a: bad", "b: worse")) == "2 images cannot be used: a: bad; b: worse"

@@ -4,8 +4,11 @@ from tests.reports import make  # skips this file where report.py's packages are
 import base64
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
-from document import page
+from document import flags_of, page
+from flags import parse_args
+from rows import Net
 from tests.report_rows import timed
 
 PIXEL = b"\x89PNG"
@@ -13,6 +16,17 @@ PIXEL = b"\x89PNG"
 
 def of(markdown, folder):
     return page(markdown, folder).split("<main>\n")[1].split("\n</main>")[0]
+
+
+def test_the_command_that_repeats_a_run_has_its_flags():
+    recipe = {"dataset": "folder", "val_size": None, "folds": 3, "epochs": 5, "batch_size": 128, "lr": 0.2}
+    settings = {"hornet.orders": [2, 3], "productpool.norm": False, "pretrained": True, "freeze": "backbone"}
+    net = SimpleNamespace(settings=settings, recipe=recipe, knobs=Net("vit", settings, {}).knobs)
+    told = flags_of(net).split()
+    args = parse_args(told)
+    assert args.settings == {"hornet.orders": "2,3", "productpool.norm": "false"}
+    assert (args.pretrained, args.freeze, args.folds, args.fold, args.lr) == (True, "backbone", 3, 0, 0.2)
+    assert "None" not in told and "--val-size" not in told
 
 
 def test_each_mark_has_its_tag(tmp_path):

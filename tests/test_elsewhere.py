@@ -49,9 +49,11 @@ def test_train_stop_resume_and_predict(system, command, photos, tmp_path):
 def test_folder_of_many_images(system, tmp_path):
     """More than were once decoded by one process alone."""
     for split, n in (("train", 6000), ("test", 10)):
-        (tmp_path / "set" / split / "a").mkdir(parents=True)
+        for name in "ab":
+            (tmp_path / "set" / split / name).mkdir(parents=True)
         for i in range(n):
-            Image.fromarray(np.full((4, 4, 3), i % 256, np.uint8)).save(tmp_path / "set" / split / "a" / f"{i}.bmp")
+            file = tmp_path / "set" / split / "ab"[i % 2] / f"{i}.bmp"
+            Image.fromarray(np.full((4, 4, 3), i % 256, np.uint8)).save(file)
     small = ["--arch", "linear", "--image-size", "32", "--max-steps", "1", "--val-size", "0"]
     places = [
         "--data-dir",

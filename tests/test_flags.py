@@ -97,6 +97,13 @@ def test_just_outside_a_range_is_refused(flag, capsys):
     assert f"{flag.split()[0]} must be " in capsys.readouterr().err
 
 
+def test_home_is_meant_by_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    args = parse_args(["--out=~/runs", "--cache-dir=~/cache", "--data-dir", "~/images", "--init-from=~/runs/a"])
+    assert (args.out, args.cache_dir) == ("/home/ada/runs", "/home/ada/cache")
+    assert (args.data_dir, args.init_from) == ("/home/ada/images", "/home/ada/runs/a")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -13,6 +13,7 @@ import time
 import pytest
 
 import locks
+import machine
 from tests import processes
 from tests.runs import run
 from tests.test_signals import start, wait_for_step
@@ -80,6 +81,31 @@ def test_holder_on_another_machine_is_known_by_its_heartbeat(path, monkeypatch):
     lock = locks.Lock(path)
     assert "on elsewhere" in lock.taken_over
     assert time.monotonic() - began >= locks.WATCH_S
+
+
+def test_holder_on_a_machine_of_the_same_name_is_known_by_its_heartbeat(path, monkeypatch):
+    """Its process is none of ours; outside containers process numbers are counted alike on all machines."""
+    with locks.Lock(path), monkeypatch.context() as elsewhere:
+        elsewhere.setattr(machine, "process_started", lambda pid: None)
+        elsewhere.setattr(locks, "pid_space", lambda: "pid:[4026531836]another boot")
+        with pytest.raises(locks.HeldError):
+            locks.Lock(path)
+
+
+def test_heart_goes_on_beating_after_an_error_of_the_disk(path, monkeypatch):
+    touch, failed = os.utime, []
+
+    def utime(file):
+        if not failed:
+            failed.append(file)
+            raise OSError(5, "Input/output error")
+        touch(file)
+
+    monkeypatch.setattr(os, "utime", utime)
+    with locks.Lock(path):
+        before = path.stat().st_mtime_ns
+        time.sleep(5 * locks.HEARTBEAT_S)
+        assert failed and path.stat().st_mtime_ns > before
 
 
 def test_who_comes_back_later_does_not_wait(path):

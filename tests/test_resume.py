@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import data
 import training
@@ -56,6 +57,31 @@ def test_stopped_after_the_last_step_of_an_epoch(command, tmp_path, monkeypatch)
     run(*flags)
     run(*flags, "--name", "whole")
     assert_same(saved_state(tmp_path / "runs" / "whole"), saved_state(folder))
+
+
+def test_a_point_after_a_resume_is_the_mean_of_its_own_steps(command, tmp_path, monkeypatch):
+    """Whatever the interval was before: logged after steps 3 and 6, stopped after 7, and then after step 10 only."""
+    flags = command("--epochs", "3", "--optimizer", "adamw", "--lr", "1e-30")
+    stop_or_save = training.Run.stop_or_save
+
+    def told_at_step_7(self, at_point):
+        self.stop.signal = signal.SIGTERM if self.state.step == 7 else 0
+        stop_or_save(self, at_point)
+
+    with monkeypatch.context() as told, pytest.raises(SystemExit):
+        told.setattr(training.Run, "stop_or_save", told_at_step_7)
+        run(*flags, "--log-every", "3")
+    run(*flags, "--log-every", "10")
+    run(*flags, "--log-every", "1", "--name", "each")
+    points = losses_of(tmp_path / "runs" / "run")
+    each = losses_of(tmp_path / "runs" / "each")
+    assert list(points) == [3, 6, 10, 12]
+    assert points[10] == pytest.approx(sum(each[step] for step in range(7, 11)) / 4, rel=1e-5)
+
+
+def losses_of(folder):
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {event.step: event.value for event in events.Scalars("train/loss")}
 
 
 def test_damaged_checkpoint_falls_back_to_the_one_before(command, tmp_path, capsys):

@@ -37,7 +37,7 @@ def test_other_weights_at_the_start_are_compared_with_none(tmp_path):
     results = analyse(read_rows(write(tmp_path, rows)), speeds)
     scratch, tuned, frozen = sorted(results.nets, key=lambda net: len(net.knobs))
     words = {c.net.knobs: (round(c.mean), c.reference) for c in results.ablations["vit"]}
-    assert words == {"pretrained=True": (10, scratch), "freeze=backbone pretrained=True": (-10, scratch)}
+    assert words == {"pretrained=true": (10, scratch), "freeze=backbone pretrained=true": (-10, scratch)}
     assert scratch.imgs_per_s("train_imgs_per_s") == tuned.imgs_per_s("train_imgs_per_s") == 5.0
     assert frozen.imgs_per_s("train_imgs_per_s") == 1000.0  # the cost pass trains whole networks
 

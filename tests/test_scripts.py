@@ -23,6 +23,7 @@ from models import METHODS, build
 from speed import parse_run
 from tests import processes
 from tests.processes import ROOT
+from tuning import Recipe
 
 
 def environment(settings):
@@ -134,13 +135,21 @@ def test_parts_of_a_run_become_flags():
     recipe = "--optimizer adamw --lr 5e-4 --image-size 64 --lr 1"
     common = "--epochs 100 --dataset cifar100"
     assert " ".join(one[2:]) == (
-        f"--arch torchvision:resnet18 {common} --seed 3 --pretrained --freeze=backbone "
-        f"--out out --name torchvision-resnet18-pretrained-freeze=backbone-seed3 {recipe}"
+        f"--arch torchvision:resnet18 {common} --seed 3 --out out "
+        f"--name torchvision-resnet18-pretrained-freeze=backbone-seed3 --pretrained --freeze=backbone {recipe}"
     )
     assert " ".join(several[2:]) == (
-        f"--arch eca_resnet {common} --seed 0 1 --set eca.kernel_size=5 --init-from=runs/a/model "
-        f"--out out --name eca_resnet-eca.kernel_size=5-init-from=runs-a-model-seed{{seed}} {recipe}"
+        f"--arch eca_resnet {common} --seed 0 1 --set eca.kernel_size=5 --out out "
+        f"--name eca_resnet-eca.kernel_size=5-init-from=runs-a-model-seed{{seed}} --init-from=runs/a/model {recipe}"
     )
+
+
+def test_a_runs_own_flags_count_for_more_than_a_tuned_recipe():
+    settings = compare.read_settings(SETTINGS | {"SEEDS": "00 1"}, ["--lr", "1"])
+    settings.recipes, settings.flags = {"resnet": Recipe(["--lr", "0.1"], {"resnet.width": "8"})}, []
+    flags = parse_args(compare.train_flags(settings, "resnet:resnet.width=12:--lr=0.5", settings.seeds))
+    assert (flags.lr, flags.settings, flags.seeds) == (0.5, {"resnet.width": "12"}, [0, 1])
+    assert parse_args(compare.train_flags(settings, "resnet", ["0"])).lr == 0.1
 
 
 @pytest.mark.parametrize(
@@ -161,6 +170,9 @@ def test_parts_of_a_run_become_flags():
         ({"EPOCHS": "five"}, [], "EPOCHS must be a whole number, 1 or more, got 'five'"),
         ({"MINUTES": "-1"}, [], "MINUTES must be a number, 0 or more, got '-1'"),
         ({"TUNED": "nowhere"}, [], "TUNED: no runs in nowhere: start PRESET=tuning OUT=nowhere first"),
+        ({"BEST": "2"}, ["--val-size", "0"], "--val-size 0 leaves nothing to choose a recipe on: leave it out"),
+        ({"REPORT": "--recipes"}, ["--val-size=0"], "--val-size 0 leaves nothing to choose a recipe on: leave it out"),
+        ({"SEEDS": "1 01"}, [], "SEEDS has a number twice: 1 01"),
     ],
 )
 def test_mistaken_setting_is_one_line(settings, flags, message, capsys):
@@ -180,11 +192,14 @@ def test_empty_settings_are_given():
 @pytest.mark.parametrize("script", ["compare.sh", "ablations.sh"])
 def test_line_for_slurm_repeats_what_was_given(script, tmp_path):
     settings = {"OUT": str(tmp_path / "a b"), "SEEDS": "0 1", "PLAN": "1"}
-    settings |= {"METHODS": "eca"} if script == "ablations.sh" else {"RUNS": "resnet"}
+    settings |= (
+        {"METHODS": "eca", "RECIPE": "--clip-norm 1"} if script == "ablations.sh" else {"RUNS": "resnet", "BEST": "1"}
+    )
     line = run_script(script, "--lr", "1", **settings).stdout.splitlines()[-1]
-    assert f"SEEDS='0 1' OUT='{tmp_path / 'a b'}' sbatch --array=0-" in line
+    assert f"SEEDS='0 1' OUT='{tmp_path / 'a b'}' " in line and " sbatch --array=0-" in line
     assert line.endswith(f"--gpus=1 --requeue --signal=B:TERM@90 --open-mode=append {script} --lr 1")
-    assert ("METHODS=eca" in line) == (script == "ablations.sh")
+    assert ("METHODS=eca" in line) == ("RECIPE='--clip-norm 1'" in line) == (script == "ablations.sh")
+    assert ("BEST=1" in line) == (script == "compare.sh")
 
 
 @pytest.mark.parametrize(("nproc", "resources"), [("1", "--array=0-1 --gpus=1"), ("2", "--array=0-5 --gpus=2")])
@@ -280,7 +295,7 @@ def stub_python(folder, script, gpus=0):
     """A program that stands for python in what compare.py starts, and the settings under which it does."""
     folder.mkdir()
     python = folder / "stub"
-    facts = json.dumps({"steps": 1, "batch_size": 1, "n_train": 1, "gpus": gpus})
+    facts = json.dumps({"steps": 1, "batch_size": 1, "n_train": 1, "gpus": gpus, "image_size": 32})
     check = f"for flag; do [ $flag != --check ] || {{ echo '{facts}'; exit; }}; done\n"
     python.write_text(f'#!/bin/bash\nset -- $(basename $1) "${{@:2}}"\n{check}{script}')
     python.chmod(0o755)

@@ -2,6 +2,8 @@
 
 import json
 import signal
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +13,7 @@ from checkpoints import TIME_IS_UP, StopSignals
 from tests import processes
 from tests.runs import assert_same, logged, result_of, run, saved_state
 from tests.test_signals import start, wait_for_step
+from train import train_all
 
 SMALL = ["--set", "resnet.depth=8", "--set", "resnet.width=4"]
 
@@ -58,6 +61,37 @@ def test_seed_that_fails_ends_alone(command, tmp_path, capsys):
     run(*flags, "--seed", "0", "1", "2")
     assert (blocked / "result.json").exists()
     assert capsys.readouterr().out.count("is finished") == 2
+
+
+def test_seed_that_another_process_finished_meanwhile_is_left_as_it_is(command, tmp_path):
+    flags = named(command(*SMALL, "--epochs", "1"), "run{seed}")
+    train, results = training.Run.train, []
+
+    def slow(self):
+        if self.args.seed == 0:  # in the hours that this takes, another command trains seed 1
+            processes.run(run, 1, *flags, "--seed", "1")
+            results.append(result_of(tmp_path / "runs" / "run1"))
+        return (yield from train(self))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Run, "train", slow)
+        run(*flags, "--seed", "0", "1", "2")
+    assert [result_of(tmp_path / "runs" / "run1")] == results
+    assert result_of(tmp_path / "runs" / "run2")["seed"] == 2
+
+
+@pytest.mark.parametrize(("codes", "code"), [((1, training.HELD_CODE), 1), ((1, 75), 75), ((training.HELD_CODE,), 3)])
+def test_failure_counts_for_more_than_a_run_that_is_held(codes, code):
+    how = {"close": list, "build": list, "on_its_stream": nullcontext}
+    runs = [SimpleNamespace(**how, train=lambda end=end: ends(end)) for end in codes]
+    with pytest.raises(SystemExit) as exit:
+        train_all(runs, together=True)
+    assert exit.value.code == code
+
+
+def ends(code):
+    yield
+    raise SystemExit(code)
 
 
 def test_seed_that_another_process_trains_is_left_to_it(command, tmp_path, capsys):
@@ -151,7 +185,7 @@ def test_checkpoint_within_a_long_epoch(command, monkeypatch):
 def test_check_trains_nothing_and_writes_nothing(command, tmp_path, capsys):
     run(*command(*SMALL, "--check", "--epochs", "3"))
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert facts == {"steps": 12, "batch_size": 20, "n_train": 86, "gpus": 0}
+    assert facts == {"steps": 12, "batch_size": 20, "n_train": 86, "gpus": 0, "image_size": 16}
     assert not (tmp_path / "runs").exists()
     run(*command(*SMALL, "--max-steps", "1"))
     with pytest.raises(SystemExit):

@@ -21,6 +21,21 @@ def test_image_folder_with_a_class_named_train(tmp_path):
     assert images.train.images.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_brackets_in_a_path_are_no_pattern(tmp_path):
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "set [1]", split, [picture()], [0])
+    assert len(data.load("cifar100", tmp_path / "set [1]", cache_dir=tmp_path / "cache").train) == 1
+
+
+def test_cifar10_in_parquet_is_told_from_cifar100(tmp_path):
+    for split in ("train", "test"):
+        write_parquet(tmp_path, split, [picture()], [0], label="label")
+    with pytest.raises(
+        ValueError, match="no column 'fine_label', found img, label; for CIFAR-10 give --dataset cifar10"
+    ):
+        data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache")
+
+
 def test_parquet_of_all_modes(tmp_path):
     modes = [picture(mode) for mode in ("RGB", "L", "RGBA", "P", "1")]
     for split in ("train", "test"):

@@ -50,6 +50,23 @@ def test_folder_of_images_is_recognized(command, photos, tmp_path):
     assert parse_args(["--data-dir", str(tmp_path / "cifar-100-python")]).dataset == "cifar100"
 
 
+def test_classes_one_folder_too_deep_are_noticed(command, photos, tmp_path, capsys):
+    for split in ("train", "test"):
+        shutil.copytree(photos / split, tmp_path / "photos" / split / "images")
+    with pytest.raises(SystemExit):
+        run(*command("--data-dir", str(tmp_path / "photos")))
+    assert "train/ holds one class, images: are the classes one folder deeper?" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "scale"), [([], 0.08), (["--crop-padding", "8"], None), (["--crop-padding", "0"], None)]
+)
+def test_large_images_are_cropped_as_asked(command, tmp_path, flags, scale):
+    run(*command("--image-size", "80", "--arch", "linear", "--max-steps", "1", *flags))
+    assert result_of(tmp_path / "runs" / "run")["crop_scale"] == scale
+
+
 def test_validation_folder_is_watched_and_said_so(command, photos, tmp_path, capsys):
     shutil.copytree(photos, tmp_path / "photos")
     shutil.copytree(photos / "test", tmp_path / "photos" / "val")
@@ -71,7 +88,7 @@ def test_network_is_scored_on_a_folder_of_test_images_alone(command, photos, tmp
     if flags[-1] == "16":
         with pytest.raises(SystemExit):
             run("--eval-only", trained, *flags)
-        assert "in images of 12 pixels" in capsys.readouterr().err
+        assert "for images of 12 pixels" in capsys.readouterr().err
         return
     run("--eval-only", trained, *flags)
     per_class = result_of(tmp_path / "runs" / "run")["per_class_top1"][1:]
