@@ -4,7 +4,8 @@
     python speed.py resnet eca_resnet --costs costs.json --image-sizes 32 224
 
 Speeds of --out are medians of rounds over all networks, each in proportion to its round, so that a machine that slows down
-for a while slows all of them; networks that the file has already are measured again beside the new ones.
+for a while slows all of them; networks that the file has for this size are measured again beside the new ones, and those
+of other sizes are dropped.
 --costs measures each network in a process of its own, whose peak of memory is then the network's. Rows that are in the
 file already, measured under the same conditions, stay. All other flags are those of train.py, of which --batch-size,
 --image-size, --amp and --compile matter here. Both files also hold the latency of one image (latency.py).
