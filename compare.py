@@ -194,7 +194,11 @@ class Comparison:
 
     def refuse_other_recipe(self, run, seed):
         """Ends the program if a finished run was trained with other flags."""
-        asked, row = vars(parse_args(train_flags(self.settings, run, [seed]))), self.board.result(run, seed)
+        try:
+            row = self.board.result(run, seed)
+        except ValueError:  # damaged: the report names it
+            return
+        asked = vars(parse_args(train_flags(self.settings, run, [seed])))
         others = [
             f"{name} {row[name]} there, {value} here"
             for name, value in asked.items()
