@@ -23,21 +23,23 @@ class NormGELU(nn.Module):
 
     def forward(self, x):
         norm = self.norm
-        is_plain = (
-            type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats and norm.momentum is not None
-        )
-        if not (is_plain and norm.training):  # nn.SyncBatchNorm may have taken its place
+        is_plain = type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats and norm.momentum is not None
+        if not is_plain:  # nn.SyncBatchNorm may have taken its place
             return F.gelu(norm(x))
         running = norm.running_mean, norm.running_var, norm.num_batches_tracked
-        return batch_norm_gelu(x, *running, norm.weight, norm.bias, norm.momentum, norm.eps)
+        return batch_norm_gelu(x, *running, norm.weight, norm.bias, norm.training, norm.momentum, norm.eps)
 
 
 @leaf
-def batch_norm_gelu(x, running_mean, running_var, num_batches_tracked, weight, bias, momentum, eps):
-    """F.gelu of nn.BatchNorm2d in training: (B, C, H, W) -> (B, C, H, W). Raises ValueError for one value a channel."""
-    num_batches_tracked.add_(1)
+def batch_norm_gelu(x, running_mean, running_var, num_batches_tracked, weight, bias, training, momentum, eps):
+    """F.gelu of what nn.BatchNorm2d computes: (B, C, H, W) -> (B, C, H, W).
+
+    Raises ValueError in training for one value a channel.
+    """
+    if training:
+        num_batches_tracked.add_(1)
     is_float32 = weight.dtype == bias.dtype == running_mean.dtype == running_var.dtype == torch.float32
-    if kernels is None or not kernels.takes(x) or not is_float32 or x.numel() == x.shape[1]:
-        return F.gelu(F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps))
+    if not training or kernels is None or not kernels.takes(x) or not is_float32 or x.numel() == x.shape[1]:
+        return F.gelu(F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps))
     mean, scale = batchnorm_cuda.batch_statistics(x.detach(), running_mean, running_var, momentum, eps)
     return batchnorm_cuda.batch_norm_gelu(x, mean, scale, weight, bias)
