@@ -8,9 +8,8 @@ import json
 import math
 import shutil
 import sys
-import tempfile
 import time
-from pathlib import Path
+import uuid
 
 import numpy as np
 import torch
@@ -118,7 +117,8 @@ def write_folder(folder, meta, arrays):
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
-        pending = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.tmp"))
+        pending = folder.with_name(f"{folder.name}.tmp{uuid.uuid4().hex[:8]}")
+        pending.mkdir()  # with the user's umask: others may share the folder
         for name, array in arrays.items():
             np.save(pending / f"{name}.npy", array)
         (pending / "meta.json").write_text(json.dumps(meta))

@@ -79,7 +79,11 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, cl
     key = hashlib.sha256(json.dumps([FORMAT, name, image_size, found and found.stamp]).encode()).hexdigest()[:12]
     folder = Path(cache_dir or CACHE_DIR) / f"{name}-{key}"
     notes = found.notes if found else ()
-    if (folder / "meta.json").exists():
+    try:
+        is_decoded = (folder / "meta.json").exists()
+    except PermissionError:
+        raise ValueError(f"{folder} is another user's, and not to be read: give another --cache-dir") from None
+    if is_decoded:
         splits, meta = cache.read(folder)
         if name == "shapes100" or sum(split.images.nbytes for split in splits.values()) <= room:
             return image_set(splits, meta, notes)

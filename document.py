@@ -25,13 +25,14 @@ from notes import (
     speed_text,
     trained_where,
 )
-from rows import MEASURED, START, latencies_in
+from rows import MEASURED, flags_of, latencies_in
 from tables import (
     ablation_sentence,
     ablation_table,
     budget_table,
     cost_sentence,
     depth_table,
+    epochs_of,
     equal_cost_table,
     folds_table,
     interaction_table,
@@ -49,11 +50,11 @@ from team import title_of
 from verdicts import changes, what_differs
 
 
-def report_text(results, charts, folder, team=None, conditions=(), pair=None):
+def report_text(results, charts, folders, team=None, conditions=(), pair=None):
     """report.md: question, answer, design, methods, results, cost, ablations, limits, and how to repeat every number.
 
-    charts: {file's name: title} of the charts that were drawn. folder: the runs' folder, named in the text. conditions:
-    several folders, see verdicts.py. pair: two networks, see pictures.py.
+    charts: {file's name: title} of the charts that were drawn. folders: those of the conditions, named in the
+    text, the results' last. conditions: see verdicts.py. pair: two networks, see pictures.py.
     """
 
     def chart(name):
@@ -86,7 +87,7 @@ def report_text(results, charts, folder, team=None, conditions=(), pair=None):
         ablations_text(results, chart("ablations")),
         limits_text(results),
         method_text(),
-        repeat_text(results, folder),
+        repeat_text(results, folders),
         contributions_text(team),
     ]
     return re.sub("\n{3,}", "\n\n", "\n\n".join(part for part in parts if part)) + "\n"
@@ -117,8 +118,8 @@ def methods_text(results):
     if not modules:
         return ""
     intro = (
-        "The ResNet is a chain of basic blocks. Each has two 3x3 convolutions, and their result is added to the block's input. "
-        "In the drawings, the coloured parts are the module's."
+        "The slim ResNet is a chain of basic blocks. Each has two 3x3 convolutions, and their result is added to the block's "
+        "input. The drawings and these texts are of modules in it; the coloured parts are the module's."
     )
     table = [
         ["where it goes", "what it is"],
@@ -182,7 +183,7 @@ def interactions_text(results):
 def networks_text(results):
     note = (
         "Top-1, top-5 and ECE (expected calibration error) are percentages on the test set, averaged over n seeds; top-1 has its "
-        "95% interval. MACs are per image. Memory is the peak of any run; training is the median time of a run."
+        "95% interval. MACs are per image. Memory is the peak of the process, which holds all runs that train side by side; training is the median time of a run."
     )
     measured = speed_text(results), latency_text(results.cost_pass), machines_text(results)
     parts = ["### All networks", markdown(main_table(results)), note, *measured]
@@ -269,7 +270,7 @@ def limits_text(results):
         else "one recipe for each architecture"
     )
     lines = [
-        f"One dataset ({dataset_of(row)}), one budget ({row['epochs']} epochs), {recipe}.",
+        f"One dataset ({dataset_of(row)}), one budget ({epochs_of(row)}), {recipe}.",
         power_sentence(results.judged) if results.judged else "",
         "Differences at equal cost are not corrected for multiple comparisons; differences from the baseline are.",
         bias_text(results),
@@ -285,25 +286,16 @@ def method_text():
     return "\n\n".join(["## How differences are judged", RULE, NOISE, SIMULATION])
 
 
-def flags_of(net):
-    """Flags of train.py that trained a net, but for the seed; of folds the first."""
-    told = ("dataset", "val_size", "folds", "epochs", "batch_size", "optimizer", "lr", "weight_decay")
-    flags = [f"--set {knob}" for knob in net.knobs.split() if knob.split("=")[0] not in START]
-    values = {name: net.settings.get(name) for name in START} | {name: net.recipe.get(name) for name in told}
-    values["fold"] = 0 if values["folds"] else None
-    given = [(f"--{name.replace('_', '-')}", value) for name, value in values.items() if value is not None]
-    return " ".join(["", *flags, *(name if value is True else f"{name} {value}" for name, value in given)])
-
-
-def repeat_text(results, folder):
+def repeat_text(results, folders):
     """Where every number comes from, and how to reproduce it."""
     best = results.methods[0].net if results.methods else results.nets[0]
     run = f"python train.py --arch {best.arch}{flags_of(best)} --seed {best.seeds[0]}"
+    folder, all_of_them = folders[-1], " ".join(folders)
     return "\n\n".join([
         "## How to repeat every number",
-        f"Every number here is computed from the `result.json` files in `{folder}` and, for speeds, from its `cost.json`. These "
-        "commands make the report again and repeat one of its runs. The rest of a run's settings is in its `result.json`.",
-        f"```bash\npython report.py {folder}\n{run}\n```",
+        f"Every measured number of these networks is computed from the `result.json` files in `{folder}` and, for speeds, from its "
+        "`cost.json`. These commands make the report again and repeat one of its runs; add `--data-dir` where there is no hub.",
+        f"```bash\npython report.py {all_of_them}\n{run}\n```",
         "### Where the numbers come from",
         markdown([["what", "value"], *provenance(results), ["recipe", in_words(shared_recipe(results))]]),
     ])  # fmt: skip

@@ -30,7 +30,7 @@ CARD = """\
 # {arch} on {dataset}
 
 {params:,} parameters, {macs:,} multiply-accumulates for an image of {image_size}x{image_size} pixels; {classes} classes.
-Trained on {n_train:,} images, scored on {n_test:,} test images that took no part in training or in any choice:
+Trained on {n_train:,} images, scored on {n_test:,} test images that took no part in training:
 
 | top-1, % | top-5, % | loss | expected calibration error, % |
 | --: | --: | --: | --: |

@@ -33,7 +33,7 @@ BOTH_CONVS = "Replaces both 3x3 convolutions of every basic block."
 MODULES = {
     "eca": Module(
         "ECA", "attention", "Wang et al., ECA-Net, CVPR 2020",
-        "Weights each channel by a 1D convolution over the means of its neighbouring channels: 3 to 5 parameters.",
+        "Weights each channel by a 1D convolution over the means of its neighbouring channels: 3 to 7 parameters.",
         BEFORE_ADD, "As in the authors' code.",
     ),
     "se": Module(
@@ -169,7 +169,7 @@ The rule was chosen by simulation. Each simulated report compares 15 methods wit
 
 {SIMULATED}"""
 
-DETECTABLE = f"Holm's correction covers {{judged}} and becomes stricter with each method that is added. *Detectable* is the smallest true difference that a test at the correction's strictest level ({ALPHA} / {{m}}) finds with a probability of {POWER:.0%} at this noise (noncentral t)."
+DETECTABLE = f"Holm's correction covers {{judged}} and becomes stricter with each method that is added. *Detectable*: a true difference of this size is found with a probability of {POWER:.0%} at this noise and Holm's strictest level, {ALPHA} / {{m}} (noncentral t)."
 EQUAL_COST = f"""\
 Points of top-1 over the plain backbone at the same cost: mean ± 95% interval, not corrected for multiple comparisons. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost); the interval covers the noise of both. Outside the trained widths there is no comparison. Training time is the measured time per training image, taken as exact. A width that takes at least {1 - FASTER:.0%} of a wider one's time is left out of the curve."""
 NO_CURVE = "There is no comparison: no second width of the backbone (`resnet.width`) was trained with all of its seeds."
@@ -192,6 +192,10 @@ def shared_recipe(results):
     return {name: value for name, value in recipe_of(results.row).items() if name not in results.own_recipes}
 
 
+def have_same_seeds(results):
+    return len({tuple(sorted(net.seeds)) for net in results.nets}) == 1
+
+
 def design_table(results):
     """What was compared and how: one row per part of the design."""
     row, recipe = results.row, shared_recipe(results)
@@ -201,18 +205,16 @@ def design_table(results):
         ["part", "value"],
         ["data", f"{dataset_of(row)}: {row['classes']} classes; {row['n_train']:,} training images, {row['n_val']:,} held out, "
                  f"{row['n_test']:,} test images"],
-        ["budget", f"{row['epochs']} epochs" + f", {row['batch_size']} images per step" * ("batch_size" in recipe)],
+        ["budget", f"{row['epochs']} epoch{'s' * (row['epochs'] > 1)}" + f", {row['batch_size']} images per step" * ("batch_size" in recipe)],
     ]  # fmt: skip
     told = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "warmup_frac", "label_smoothing", "amp")
     table.append(["recipe", in_words({name: recipe[name] for name in told if name in recipe})])
     if results.own_recipes:
         table[-1][1] += f"; each architecture has its own {in_list(results.own_recipes)}"
-    table.append(
-        [
-            "seeds",
-            f"{in_list(seeds)}, the same for all: a seed sets the first weights, the part held out, and the order and augmentation of the images",
-        ]
-    )
+    held_out = ", the part held out," * bool(row.get("val_size") and not row.get("folds"))
+    same = "the same for all" if have_same_seeds(results) else "of which some networks lack a few"
+    sets = f"a seed sets the first weights{held_out} and the order and augmentation of the images"
+    table.append(["seeds", f"{in_list(seeds)}, {same}: {sets}"])
     table.append(["test set", f"scored {scored}; nothing is chosen on it"])
     for backbone, curve in results.curves.items():
         baseline = curve[-1] if curve else None

@@ -18,6 +18,7 @@ import torch
 
 import data
 import hub
+from rows import settings_of
 
 N_SHOWN = 10  # images on which the two differ most
 BATCH = 256  # images
@@ -34,7 +35,7 @@ def best_and_baseline(folder):
     kept = {}
     for path in sorted(folder.rglob("result.json")):
         row = json.loads(path.read_text())
-        if (path.parent / "model").is_dir() and row.get("status") == "finished" and not row["settings"]:
+        if (path.parent / "model").is_dir() and row.get("status") == "finished" and not settings_of(row):
             kept.setdefault(row["arch"], {})[row["seed"]] = (row["top1"], path.parent)
     methods = [
         arch
@@ -73,7 +74,7 @@ def score(runs, data_dir=None, cache_dir=None):
     shown = np.argsort(-np.abs(true[0] - true[1]), kind="stable")[:N_SHOWN]
     return {
         "archs": np.array([row["arch"] for row in rows]), "seeds": np.array([row["seed"] for row in rows]),
-        "settings": np.array([json.dumps(row["settings"], sort_keys=True) for row in rows]),
+        "settings": np.array([json.dumps(settings_of(row), sort_keys=True) for row in rows]),
         "dataset": np.array(rows[0]["dataset"]), "classes": np.array(images.classes), "targets": targets,
         "probabilities": both.astype(np.float16), "shown": shown, "images": pixels[shown].permute(0, 2, 3, 1).numpy(),
     }  # fmt: skip

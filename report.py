@@ -101,14 +101,14 @@ def parse_args(argv):
 
 def write_report(conditions, out, team):
     """Writes the report of the last condition, which has the largest budget, with the others for comparison."""
-    results, folder = conditions[-1].results, conditions[-1].folder.resolve()
+    results, folders = conditions[-1].results, [each.folder.resolve() for each in conditions]
     here = Path(__file__).resolve().parent
-    folder = folder.relative_to(here).as_posix() if folder.is_relative_to(here) else folder.name
+    folders = [f.relative_to(here).as_posix() if f.is_relative_to(here) else f"PATH/TO/{f.name}" for f in folders]
     pair = read_pair(conditions[-1].folder / "pair.npz", results)
     out.mkdir(parents=True, exist_ok=True)
     charts = draw_charts(results, out, conditions, pair)
     write_drawings(modules_of(results.networks), out)
-    text = report_text(results, charts, folder, team, conditions, pair)
+    text = report_text(results, charts, folders, team, conditions, pair)
     (out / "report.md").write_text(text)
     (out / "report.html").write_text(page(text, out))
     write_csv(out / "results.csv", results)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flags import parse_args
 from tuning import as_text
 
 IDENTITY = ("arch", "settings", "seed")
@@ -151,8 +152,13 @@ def read_results(folder):
     for path, row in rows.items():
         if problem := problem_of(row):
             refuse(f"{path} cannot be used: {problem}")
-        row["settings"] |= {name: row[name] for name in START if row.get(name)}
+        row["settings"] = settings_of(row)
     return rows
+
+
+def settings_of(row):
+    """What tells networks of one arch apart: their knobs, and where their weights come from."""
+    return row["settings"] | {name: row[name] for name in START if row.get(name)}
 
 
 def read_rows(folder):
@@ -221,7 +227,7 @@ def mean_row(rows):
 
 def family_and_depth(arch):
     """A backbone's kind and number of layers: 'resnet' -> ('resnet', 20), 'eca_plain56' -> ('plain', 56); else None."""
-    found = re.fullmatch(r"(resnet|plain)(\d*)", arch.split("_")[-1])
+    found = re.fullmatch(r"(?:[a-z]+_)*(resnet|plain)(\d*)", arch)
     return found and (found[1], int(found[2] or 20))
 
 
@@ -371,3 +377,17 @@ def read_cost_pass(folder):
         if problem := problem_of_latencies(row):
             refuse(f"{path} cannot be used: {problem}")
     return content
+
+
+def flags_of(net):
+    """Flags of train.py that trained a net, but for the seed and the place of the data; of folds the first."""
+    defaults, recipe = vars(parse_args([])), net.recipe | {name: net.settings.get(name) for name in START}
+    recipe["amp"] = {"bfloat16": "bf16", "float16": "fp16"}.get(recipe.get("amp"), recipe.get("amp"))
+    recipe["fold"] = 0 if recipe.get("folds") else None
+    told = [name for name, value in recipe.items() if name in defaults and value not in (None, defaults[name])]
+    always = [name for name in ("epochs", "val_size", "lr", "weight_decay") if recipe.get(name) is not None]
+    flags = [f"--set {knob}" for knob in net.knobs.split() if knob.split("=")[0] not in START]
+    for name in dict.fromkeys([*always, *told]):
+        flag, value = name.replace("_", "-"), recipe[name]
+        flags.append(f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {as_text(value)}")
+    return " ".join(["", *flags])

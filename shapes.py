@@ -18,7 +18,7 @@ TEXTURES = (
 
 
 def draw_shapes100(n_train=20_000, n_test=5_000, size=32):
-    """Draws the built-in set, 10 outlines times 10 textures, in the form that write_cache takes. The same pixels every time.
+    """Draws the built-in set, 10 outlines times 10 textures, as data.load() hands it to cache.write(). The same pixels every time.
 
     Place, size, rotation and colours are random, over a background with clutter and noise, so that no single pixel says
     much about the class.

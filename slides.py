@@ -29,7 +29,17 @@ from drawings import (
     residual_block,
     stages,
 )
-from notes import NOISE, bias_text, dataset_of, latency_text, left_out_text, modules_of, shared_recipe, speed_text
+from notes import (
+    NOISE,
+    bias_text,
+    dataset_of,
+    have_same_seeds,
+    latency_text,
+    left_out_text,
+    modules_of,
+    shared_recipe,
+    speed_text,
+)
 from rows import COSTS, family_and_depth, in_list
 from tables import (
     ablation_sentence,
@@ -66,6 +76,7 @@ SLOTS = {  # slot -> (what a module of it replaces or adds, drawing)
     "stage": ("Whole stage", around_a_stage("part of the channels")),
     "pool": ("Pooling before the classifier", stages("module", first=4)),
 }
+MOST_LETTERS = 60  # of a cell that lists networks
 NAMES_PER_WORD = 4  # methods listed under a word; the notes have the rest
 
 
@@ -134,7 +145,9 @@ def answer_lines(results):
     n_judged = len(results.judged)
     helped = f"{len(helps)} of {n_judged} {'helps' if len(helps) == 1 else 'help'}: {names}."
     if not helps:
-        helped = f"None of the {n_judged} methods helps." if n_judged > 1 else "The method does not help."
+        helped = (
+            f"None of the {n_judged} methods is shown to help." if n_judged > 1 else "The method is not shown to help."
+        )
     rest = [f"{'All ' * (len(counts) == 1 < n_judged and not helps)}{', '.join(counts)}."] if counts else []
     return [helped, *rest, f"After {epochs_of(row)}; longer training may change the order."]
 
@@ -165,7 +178,7 @@ def resnet_slide(deck, results):
     title = "The ResNet" if family and family[0] == "resnet" else f"The baseline: {net.arch}"
     notes = [f"{each.arch}: top-1 {interval(results.top1(each))} %" for each in baselines]
     shortcut = "A block adds what it computes to its input."
-    if family:
+    if family and family[0] == "resnet":
         deck.drawings(title, [(residual_block(), shortcut, size)], notes="\n".join(notes))
     else:
         deck.text(title, [size], notes="\n".join(notes))
@@ -188,7 +201,8 @@ def methods_slide(deck, results):
 
 def fair_lines(results, seeds):
     recipe = "each its own recipe" if results.own_recipes else "one recipe"
-    lines = [f"Same data, same {epochs_of(results.row)}, {recipe}", f"The same seeds for all: {in_list(seeds)}"]
+    for_all = "The same seeds for all" if have_same_seeds(results) else "Seeds, of which some networks lack a few"
+    lines = [f"Same data, same {epochs_of(results.row)}, {recipe}", f"{for_all}: {in_list(seeds)}"]
     if results.has_curve:
         lines.append("Against the ResNet, and against ResNets of equal cost")
     if results.judged:
@@ -263,6 +277,11 @@ def appendix(deck, results, charts, folder):
         ),
     ]
     for title, table in tables:
+        if table and title == "recipes":  # of which a cell may name all networks
+            table = [
+                [f"{cell.count(', ') + 1} networks" if len(cell) > MOST_LETTERS else cell for cell in line]
+                for line in table
+            ]
         if table:
             deck.table(f"Appendix: {title}", table)
     in_talk = ("differences", "budgets", "ablations", chart_of(best_cost(results)) if best_cost(results) else "")
@@ -337,13 +356,14 @@ class Deck:
             self.write(slide, lines, (left, TOP + 1, width - 0.1, BOX[1] - 1), largest=24)
 
     def drawings(self, title, parts, notes=""):
-        """Up to four drawings, parts of (shapes, heading, line), in two columns; a single one fills the slide's width."""
+        """Up to six drawings, parts of (shapes, heading, line), in two rows; a single one fills the slide's width."""
         slide = self.slide(title, notes)
-        n_columns = min(2, len(parts))
-        width = BOX[0] / n_columns - 0.3 * (n_columns - 1)
+        n_columns = min(len(parts), 2 if len(parts) <= 4 else 3)
+        gap = 0.6 / (n_columns - 1) if n_columns > 1 else 0
+        width = (BOX[0] - gap * (n_columns - 1)) / n_columns
         height = width * SIZE[1] / SIZE[0]
         for i, (shapes, heading, line) in enumerate(parts):
-            left, top = MARGIN + (i % 2) * (width + 0.6), TOP + (i // 2) * 2.9
+            left, top = MARGIN + (i % n_columns) * (width + gap), TOP + (i // n_columns) * 2.9
             self.write(slide, [heading], (left, top, width, 0.6), largest=24, bold=True)
             self.draw(slide, shapes, (left, top + 0.6, width, height))
             self.write(slide, [line], (left, top + 0.65 + height, width, 0.75), largest=22)

@@ -56,10 +56,11 @@ def running_tasks():
 def is_out_of_time(shown):
     """Whether the text of `scontrol show job` is of a job that its time limit ends, and no person and no other job.
 
-    Before the limit, when --signal=B: comes, it is RUNNING with little time left; scancel makes it CANCELLED. One that is to
-    start again, because it was preempted or its node failed, is COMPLETING with no time that it ran.
+    Before the limit, when --signal=B: comes, it is RUNNING with little time left; scancel makes it COMPLETING, and later
+    CANCELLED. One that is to start again, because it was preempted or its node failed, is COMPLETING with no time that it ran.
+    Of several records the first counts.
     """
-    fields = dict(re.findall(r"(\S+?)=(\S*)", shown or ""))
+    fields = dict(re.findall(r"(\S+?)=(\S*)", (shown or "").split("\n\n")[0]))
     state = fields.get("JobState")
     run, limit = seconds(fields.get("RunTime")), seconds(fields.get("TimeLimit"))
     near = run and limit and limit - run <= min(NEAR_S, limit / 2 + 60)
@@ -71,7 +72,7 @@ def requeue_if_out_of_time(progressed, is_work_left):
     name = job()
     if not is_work_left:
         return
-    shown = ask("scontrol", "show", "job", os.environ["SLURM_JOB_ID"])
+    shown = ask("scontrol", "show", "job", name)  # one task of an array has the id of the whole, which shows all
     if shown is None:
         print(
             f"scontrol cannot be asked about job {name}: if its time limit ended it, start the same line again",

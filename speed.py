@@ -3,9 +3,9 @@
     python speed.py resnet eca_resnet resnet:resnet.width=24 --out cost.json
     python speed.py resnet eca_resnet --costs costs.json --image-sizes 32 224
 
-Speeds of --out are medians of rounds over all networks, each in proportion to its round, so that a machine that slows down
-for a while slows all of them; networks that the file has for this size are measured again beside the new ones, and those
-of other sizes are dropped.
+Speeds of --out are medians over rounds of all networks. Each is divided by the mean of its round, so that a slow spell of the
+machine cancels out. If a network is new, those that the file has for this size are measured again beside it; rows of other
+sizes are dropped.
 --costs measures each network in a process of its own, whose peak of memory is then the network's. Rows that are in the
 file already, measured under the same conditions, stay. All other flags are those of train.py, of which --batch-size,
 --image-size, --amp and --compile matter here. Both files also hold the latency of one image (latency.py).

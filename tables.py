@@ -7,7 +7,7 @@ import numpy as np
 
 from noise import POWER, Gap, t_interval
 from notes import MODULES, dataset_of
-from rows import COSTS, SUPERCLASSES, family_and_depth, in_list, latencies_in
+from rows import COSTS, SUPERCLASSES, default_width, family_and_depth, in_list, latencies_in
 from verdicts import WORDS, Comparison, shared_methods
 
 MOST_NAMES = 3  # in a sentence; a list has the others
@@ -123,9 +123,13 @@ def depth_table(results):
 
 
 def by_depth(results):
-    """Plain networks and ResNets with their defaults: {(family, layers): net}, sorted."""
-    nets = {family_and_depth(net.arch): net for net in results.nets if net.on_curve and not net.settings}
-    return {key: nets[key] for key in sorted(key for key in nets if key)}
+    """Plain networks and ResNets with their defaults: {(family, layers): net}, sorted. If there are wide ones, as for ImageNet,
+    beside those of CIFAR's width, only the kind with more networks."""
+    nets = [net for net in results.nets if net.on_curve and not net.settings and family_and_depth(net.arch)]
+    n_wide = sum(default_width(net.arch) == 64 for net in nets)
+    width = 64 if n_wide > len(nets) / 2 else 16
+    return {family_and_depth(net.arch): net for net in sorted(nets, key=lambda net: family_and_depth(net.arch))
+            if default_width(net.arch) == width}  # fmt: skip
 
 
 def train_loss(net):
@@ -241,13 +245,16 @@ def opening(results):
     if not seen:
         why = "no method was run together with its baseline"
         return [f"There is no verdict: {why}.", f"{len(results.nets)} networks were run."]
-    why = (
-        "no method was run with all of its baseline's seeds" if any(r.lacks for r in seen) else "only one seed was run"
-    )
+    lacks = any(r.lacks for r in seen)
+    n_seeds = max(len(net.seeds) for net in results.nets)
+    why = f"only one seed{' of the baseline' * (n_seeds > 1)} was run"
+    why = "no method was run with all of its baseline's seeds" if lacks else why
+    lowest, highest = (f"{pm(seen[i].mean, math.nan, '+')} points ({readable(seen[i].net)})" for i in (-1, 0))
     return [
         f"There is no verdict: {why}.",
-        f"Differences from the baseline range from {pm(seen[-1].mean, math.nan, '+')} points ({readable(seen[-1].net)}) to "
-        f"{pm(seen[0].mean, math.nan, '+')} ({readable(seen[0].net)}).",
+        f"Differences from the baseline range from {lowest} to {highest}."
+        if len(seen) > 1
+        else f"The difference from the baseline is {highest}.",
         "How much of this is chance is unknown: two runs of the same network also differ, and only more seeds show by how much.",
     ]
 
@@ -255,8 +262,8 @@ def opening(results):
 def too_early_sentence(results):
     name = min(result.reference.name for result in results.methods if result.too_early)
     return (
-        f"This budget is too short for a verdict: after {epochs_of(results.row)}, {name} itself is no better than guessing "
-        f"among {results.row['classes']} classes."
+        f"There is no verdict: after {epochs_of(results.row)}, {name} itself cannot be told from guessing among "
+        f"{results.row['classes']} classes on {results.row['n_test']:,} test images."
     )
 
 
@@ -266,11 +273,8 @@ def helps_sentence(results):
     n_methods = len(results.judged)
     after = f"After {epochs_of(row)} on {dataset_of(row)} with {n_seeds} seeds"
     if not helps:
-        return (
-            f"{after}, none of the {n_methods} methods helps."
-            if n_methods > 1
-            else f"{after}, the method does not help."
-        )
+        which = f"none of the {n_methods} methods is" if n_methods > 1 else "the method is not"
+        return f"{after}, {which} shown to help."
     verb = "helps" if len(helps) == 1 else "help"
     which = f"{len(helps)} of {n_methods} methods" if n_methods > 1 else "the method"
     return f"{after}, {which} {verb}: {members(helps)} points of top-1 over the baseline."
@@ -308,7 +312,7 @@ def budget_sentence(results):
         return f"The seeds show no spread, so the noise is unknown, and {budget}."
     which = "Half of these comparisons" if len(sizes) > 1 else "The comparison"
     return (
-        f"{which} had an {POWER:.0%} chance of finding a true difference of {np.median(sizes):.1f} points; "
+        f"{which} had {'at least ' * (len(sizes) > 1)}an {POWER:.0%} chance of finding a true difference of {np.median(sizes):.1f} points; "
         f"smaller ones may have gone unnoticed, and {budget}."
     )
 

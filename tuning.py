@@ -4,7 +4,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-RECIPE = ("optimizer", "lr", "weight_decay")  # what PRESET=tuning varies, beside knobs
+RECIPE = (
+    "optimizer",
+    "lr",
+    "weight_decay",
+)  # what PRESET=tuning varies, beside knobs; and what else a search may vary:
+OTHERS = ("batch_size", "momentum", "schedule", "warmup_frac", "label_smoothing", "clip_norm", "ema_decay", "mixup", "cutmix",
+          "cutout")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,12 +30,13 @@ def recipes_of(folder, archs):
     if any(row.get("val_top1") is None for row in rows):
         raise ValueError(f"TUNED: runs in {folder} held nothing out: tune without --val-size 0")
     found = {}
+    names = [*RECIPE, *(name for name in OTHERS if len({row.get(name) for row in rows}) > 1)]
     for arch in sorted(archs):
         candidates = {}
         for row in rows:
             if row["arch"] == arch:
-                key = json.dumps([[row[name] for name in RECIPE], row["settings"]], sort_keys=True)
-                candidates.setdefault(key, []).append(row)
+                key = json.dumps([[row.get(name) for name in names], row["settings"]], sort_keys=True)
+                candidates.setdefault(key, {})[row["seed"]] = row
         if not candidates:
             there = " ".join(sorted({row["arch"] for row in rows}))
             raise ValueError(
@@ -37,15 +44,15 @@ def recipes_of(folder, archs):
             )
         most = max(map(len, candidates.values()))
         best = max(
-            (rows for rows in candidates.values() if len(rows) == most),
+            (list(rows.values()) for rows in candidates.values() if len(rows) == most),
             key=lambda rows: sum(row["val_top1"] for row in rows) / len(rows),
         )
-        found[arch] = recipe_of(best[0])
+        found[arch] = recipe_of(best[0], names)
     return found
 
 
-def recipe_of(row):
-    flags = [part for name in RECIPE for part in (f"--{name.replace('_', '-')}", as_text(row[name]))]
+def recipe_of(row, names):
+    flags = [part for name in names for part in (f"--{name.replace('_', '-')}", as_text(row[name]))]
     return Recipe(flags, {knob: as_text(value) for knob, value in row["settings"].items()})
 
 

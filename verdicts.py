@@ -341,10 +341,17 @@ class SuperclassMap:
         n_readable, n_cells = int(self.readable.sum()), self.readable.size
         if not n_readable:
             return f"No superclass of any method stands out from the noise ({n_cells} cells), so none is shown."
-        stand = "stands" if n_readable == 1 else "stand"
+        n_false = round(ALPHA * n_readable)
+        noise = (
+            f"about {ALPHA:.0%} of these, {n_false}, may"
+            if n_false
+            else "it may"
+            if n_readable == 1
+            else "any of these may"
+        )
         return (
-            f"{n_readable} of {n_cells} cells {stand} out from the noise; about {ALPHA:.0%} of these, {max(1, round(ALPHA * n_readable))}, "
-            "may still be noise (Benjamini and Hochberg 1995). The other cells cannot be told apart from 0 and are left empty."
+            f"{n_readable} of {n_cells} cells stand{'s' * (n_readable == 1)} out from the noise; {noise} still be noise (false "
+            f"discovery rate {ALPHA:.0%}, Benjamini and Hochberg 1995). The other cells cannot be told apart from 0 and are left empty."
         )
 
 
@@ -404,7 +411,7 @@ def read_conditions(folders):
     found.sort(key=lambda each: (each.epochs, each.recipe))
     with_recipe = len({each.recipe for each in found}) > 1
     for each in found:
-        each.label = f"{each.epochs} epochs" + f", {each.recipe}" * with_recipe
+        each.label = f"{each.epochs} epoch{'s' * (each.epochs > 1)}" + f", {each.recipe}" * with_recipe
     for each, other in pairwise(found):
         if each.label == other.label:
             refuse(f"{each.folder} and {other.folder} have the same budget ({each.label}): report them separately")

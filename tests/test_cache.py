@@ -201,6 +201,25 @@ def test_statistics_are_rounded_alike_on_every_processor():
         assert cache.statistics(split) == {"mean": means, "std": stds}
 
 
+def test_a_cache_may_be_shared_as_the_users_mask_allows(tmp_path):
+    before = os.umask(0o022)
+    try:
+        cache.write_folder(tmp_path / "cache" / "set", {}, {"a": np.zeros(2)})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "cache" / "set").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "cache" / "set" / "a.npy").stat().st_mode & 0o777 == 0o644
+
+
+def test_another_users_cache_is_refused_in_one_line(tmp_path, monkeypatch):
+    def exists(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(tmp_path), "exists", exists)
+    with pytest.raises(ValueError, match="is another user's, and not to be read: give another --cache-dir"):
+        data.load("shapes100", cache_dir=tmp_path)
+
+
 def test_meta_of_the_cache_is_plain_json(tmp_path):
     write_images(tmp_path / "set" / "train" / "a", ["0.png"])
     write_images(tmp_path / "set" / "test" / "a", ["0.png"])

@@ -6,9 +6,9 @@ import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
-from document import flags_of, page
+from document import page
 from flags import parse_args
-from rows import Net
+from rows import Net, flags_of
 from tests.report_rows import timed
 
 PIXEL = b"\x89PNG"
@@ -19,14 +19,24 @@ def of(markdown, folder):
 
 
 def test_the_command_that_repeats_a_run_has_its_flags():
-    recipe = {"dataset": "folder", "val_size": None, "folds": 3, "epochs": 5, "batch_size": 128, "lr": 0.2}
+    recipe = {
+        "dataset": "folder",
+        "val_size": None,
+        "folds": 3,
+        "epochs": 5,
+        "lr": 0.2,
+        "amp": "bfloat16",
+        "flip": False,
+    }
+    recipe |= {"compile": True, "mixup": 0.2, "data": "90fde761", "image_size": 64}
     settings = {"hornet.orders": [2, 3], "productpool.norm": False, "pretrained": True, "freeze": "backbone"}
     net = SimpleNamespace(settings=settings, recipe=recipe, knobs=Net("vit", settings, {}).knobs)
     told = flags_of(net).split()
     args = parse_args(told)
     assert args.settings == {"hornet.orders": "2,3", "productpool.norm": "false"}
     assert (args.pretrained, args.freeze, args.folds, args.fold, args.lr) == (True, "backbone", 3, 0, 0.2)
-    assert "None" not in told and "--val-size" not in told
+    assert (args.dataset, args.image_size, args.flip, args.compile, args.mixup) == ("folder", 64, False, True, 0.2)
+    assert args.amp == "bf16" and "None" not in told and "--val-size" not in told
 
 
 def test_each_mark_has_its_tag(tmp_path):

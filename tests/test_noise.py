@@ -225,6 +225,13 @@ def test_one_seed_and_equal_seeds_tell_nothing():
     assert (found.mean, found.p) == pytest.approx((1, 1)) and math.isnan(found.half)
 
 
+def test_most_networks_without_noise_say_nothing_of_the_others():
+    """Twenty test images, of which one decides: no certainty comes of seeds that agree."""
+    nets = nets_of(*(np.full(3, 95.0) for _ in range(8)), np.full(3, 100.0))
+    noise = SeedNoise(nets, (0, 1, 2))
+    assert noise.moderated is None and noise.estimate((nets[-1], 1), (nets[0], -1)).p == 1
+
+
 def test_networks_without_all_seeds_have_no_part():
     nets = many()
     lacking = rows_of("lacking", 60, seeds=(0, 1), jitter=JITTER)

@@ -10,6 +10,7 @@ import pytest
 
 import pair
 from pictures import FIELDS, N_BINS, confusion, reliability
+from rows import settings_of
 from tests.report_rows import row, write
 from tests.runs import result_of, run
 
@@ -51,6 +52,14 @@ def test_the_report_shows_what_the_two_do(runs, tmp_path):
     (runs / "pair.npz").unlink()
     report.main([str(runs), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out" / "confusion.png").exists()
+
+
+def test_a_pair_with_published_weights_is_of_its_rows(tmp_path):
+    runs = write(tmp_path / "runs", [row("vit"), row("vit", pretrained=True)])
+    settings = np.array(["{}", json.dumps(settings_of(row("vit", pretrained=True)))])
+    np.savez(runs / "pair.npz", **arrays(archs=np.array(["vit", "vit"]), settings=settings))
+    report.main([str(runs), "--out", str(tmp_path / "out")])
+    assert "vit (seed 0) and vit pretrained=true (seed 0) agree on" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_confusion_counts_by_group():

@@ -173,6 +173,29 @@ def test_bias_of_the_best_epoch(tmp_path):
     assert "would have added 0.60 points on average and 1.00 at most (n = 12 runs)" in make(watched, tmp_path)
 
 
+def test_wide_networks_are_no_part_of_a_series_of_slim_ones():
+    slim, wide = ["plain20", "plain56", "resnet", "resnet56"], ["plain18", "plain34", "resnet18", "resnet34"]
+    nets = analyse([row for arch in (*slim, "resnet18") for row in rows_of(arch, 60)])
+    assert [row[0] for row in depth_table(nets)[1:]] == slim
+    nets = analyse([row for arch in (*wide, "resnet") for row in rows_of(arch, 60)])
+    assert [row[0] for row in depth_table(nets)[1:]] == wide
+
+
+def test_what_is_told_of_one_method_and_of_unequal_seeds(tmp_path):
+    one = analyse(rows_of("resnet", 60, seeds=(0,)) + rows_of("eca_resnet", 61, seeds=(0,)))
+    assert opening(one)[:2] == [
+        "There is no verdict: only one seed was run.",
+        "The difference from the baseline is +1.00 points (ECA).",
+    ]
+    unequal = rows_of("resnet", 60, seeds=(0,)) + rows_of("eca_resnet", 61)
+    assert opening(analyse(unequal))[0] == "There is no verdict: only one seed of the baseline was run."
+    text = make(unequal, tmp_path)
+    assert (
+        "0, 1, 2 and 3, of which some networks lack a few: a seed sets the first weights, the part held out, and"
+        in text
+    )
+
+
 def test_depth_with_and_without_shortcuts():
     """Top-1 of 60 and 52 without shortcuts, of 62 and 65 with them, noise aside; the deeper network of each kind last."""
     rows = []

@@ -132,6 +132,16 @@ def test_font_shrinks_until_the_text_fits():
     assert 2000 / (72 * 12 / (CHARACTER * small)) * LINE * small <= 72 * 5
 
 
+def test_a_method_in_each_slot_fits_its_slide(tmp_path):
+    methods = ("productpool", "eca", "cspnet", "ghostnet", "gmlp")
+    make([content for arch in ("resnet", *(f"{m}_resnet" for m in methods)) for content in rows_of(arch, 60)], tmp_path)
+    deck = deck_of(tmp_path)
+    (slide,) = [s for s in deck.slides if s.shapes[0].text_frame.text == "Where each method goes"]
+    assert sum(hasattr(shape, "shapes") for shape in slide.shapes) == 5
+    for shape in slide.shapes:
+        assert shape.left + shape.width <= deck.slide_width and shape.top + shape.height <= deck.slide_height
+
+
 @pytest.mark.parametrize(("archs", "stages"), [(("gmlp_resnet",), 1), (("gmlp_resnet", "convnext_resnet"), 3)])
 def test_methods_of_the_third_stage_are_drawn_there(archs, stages, tmp_path):
     make([content for arch in ("resnet", *archs) for content in rows_of(arch, 60)], tmp_path)

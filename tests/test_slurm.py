@@ -37,6 +37,13 @@ def test_end_by_the_time_limit_is_told_from_a_persons(state, run, limit, expecte
     assert slurm.is_out_of_time(shown) == expected
 
 
+def test_of_several_records_the_first_counts():
+    """One task of an array has the id of the whole: asked for it, scontrol shows all tasks."""
+    own = "JobId=8 ArrayJobId=7 JobState=RUNNING\n   RunTime=00:58:40 TimeLimit=01:00:00"
+    other = "JobId=7 ArrayJobId=7 JobState=COMPLETED\n   RunTime=00:10:00 TimeLimit=01:00:00"
+    assert slurm.is_out_of_time(f"{own}\n\n{other}\n") and not slurm.is_out_of_time(f"{other}\n\n{own}\n")
+
+
 def test_without_slurm_nothing_is_asked():
     assert slurm.ask("no-such-command-of-slurm") is None
     assert not slurm.is_out_of_time(None)

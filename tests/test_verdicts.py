@@ -172,9 +172,7 @@ def test_where_the_baseline_ended_at_chance_no_word_is_given(campaign, tmp_path)
     assert "not judged: resnet itself ended at chance" in result.remark
     assert {gap.why for gap in result.gaps.values()} == {"baseline at chance"}
     answer = make(campaign, tmp_path).split("\n\n")[1]
-    assert answer.startswith(
-        "This budget is too short for a verdict: after 10 epochs, resnet itself is no better than guessing"
-    )
+    assert answer.startswith("There is no verdict: after 10 epochs, resnet itself cannot be told from guessing among")
     verdicts = table_after((tmp_path / "report" / "report.md").read_text(), "## Verdicts")
     assert {cells[-1] for cells in verdicts.values()} <= {"verdict", "---", "--:", "-"}
 
@@ -228,7 +226,7 @@ def test_small_words():
     cells = np.arange(20) == 3
     assert [short_commit(f"0123456789{end}") for end in ("", "-dirty")] == ["0123456", "0123456-dirty"]
     assert SuperclassMap(["a"], np.zeros(20), cells).sentence.startswith(
-        "1 of 20 cells stands out from the noise; about 5%"
+        "1 of 20 cells stands out from the noise; it may still be noise"
     )
 
 
@@ -368,9 +366,11 @@ def test_a_significant_difference_without_a_word_says_why_in_the_list():
 
 def test_superclass_differences(campaign, tmp_path):
     """A method that gains 10 points in the five classes of superclass 7 gains 10 there and 0 elsewhere."""
-    gain = 10.0 * np.equal(SUPERCLASS_OF, 7)
+    gain, noise = 10.0 * np.equal(SUPERCLASS_OF, 7), np.random.default_rng(0)
     rows = [
-        c | {"dataset": "cifar100", "classes": 100, "per_class_top1": list(50.0 + gain * (c["arch"] == "eca_resnet"))}
+        c
+        | {"dataset": "cifar100", "classes": 100}
+        | {"per_class_top1": list(50 + noise.normal(0, 0.01, 100) + gain * (c["arch"] == "eca_resnet"))}
         for c in campaign
     ]
     table = table_after(make(rows, tmp_path), "## Superclasses")
@@ -399,7 +399,7 @@ def test_only_cells_that_stand_out_of_the_noise_are_shown():
     assert found.readable[row, 7] and found.differences[row, 7] == pytest.approx(20, abs=3)
     assert found.readable.sum() <= 3
     assert found.sentence.startswith(
-        f"{found.readable.sum()} of 180 cells stand{'s' * bool(found.readable.sum() == 1)} out from the noise; about 5% of these, 1,"
+        f"{found.readable.sum()} of 180 cells stand{'s' * bool(found.readable.sum() == 1)} out from the noise; "
     )
 
 

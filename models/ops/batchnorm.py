@@ -23,7 +23,9 @@ class NormGELU(nn.Module):
 
     def forward(self, x):
         norm = self.norm
-        is_plain = type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats and norm.momentum is not None
+        is_plain = (
+            type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats and norm.momentum is not None
+        )
         if not is_plain:  # nn.SyncBatchNorm may have taken its place
             return F.gelu(norm(x))
         running = norm.running_mean, norm.running_var, norm.num_batches_tracked

@@ -1,0 +1,44 @@
+"""tuning.py: which recipe a search found."""
+
+import json
+
+from tuning import Recipe, recipes_of
+
+
+def write(folder, **rows):
+    for name, row in rows.items():
+        (folder / name).mkdir(parents=True)
+        base = {
+            "arch": "resnet",
+            "settings": {},
+            "optimizer": "sgd",
+            "lr": 0.2,
+            "weight_decay": 5e-4,
+            "batch_size": 128,
+        }
+        (folder / name / "result.json").write_text(json.dumps(base | row))
+    return folder
+
+
+def test_the_best_mean_of_those_with_the_most_seeds_wins(tmp_path):
+    folder = write(
+        tmp_path,
+        a={"seed": 0, "val_top1": 60.0}, b={"seed": 1, "val_top1": 62.0},
+        c={"seed": 0, "val_top1": 61.0, "lr": 0.1}, d={"seed": 1, "val_top1": 62.0, "lr": 0.1},
+        e={"seed": 0, "val_top1": 90.0, "lr": 0.4},
+    )  # fmt: skip
+    assert recipes_of(folder, {"resnet"}) == {
+        "resnet": Recipe(["--optimizer", "sgd", "--lr", "0.1", "--weight-decay", "0.0005"], {})
+    }
+
+
+def test_rows_that_differ_in_the_batch_are_two_recipes(tmp_path):
+    """And a seed that was trained twice counts once."""
+    folder = write(
+        tmp_path,
+        a={"seed": 0, "val_top1": 60.0}, b={"seed": 0, "val_top1": 60.0},
+        c={"seed": 0, "val_top1": 64.0, "batch_size": 64}, d={"seed": 1, "val_top1": 58.0},
+        e={"seed": 1, "val_top1": 63.0, "batch_size": 64},
+    )  # fmt: skip
+    (found,) = recipes_of(folder, {"resnet"}).values()
+    assert found.flags[-2:] == ["--batch-size", "64"]
