@@ -293,8 +293,13 @@ def bias_text(results):
 
 
 def left_out_text(results):
-    """The networks left out of the comparison, each with the reason."""
+    """The networks and seeds left out of the comparison, each with the reason."""
     lines = [f"{r.net.name}: {r.remark}" for r in results.methods if r.lacks or not r.reference]
+    for r in results.methods:
+        unused = sorted(set(r.net.seeds) - set(r.reference.seeds)) if r.reference else []
+        if unused:
+            which = f"seed{'s' * (len(unused) > 1)} {in_list(unused)}"
+            lines.append(f"{r.net.name}: {which}, with which {r.reference.name} was not trained: in no difference")
     for net in results.nets:
         if net.on_curve and net not in results.curves.get(net.backbone, ()):
             lines.append(

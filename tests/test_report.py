@@ -190,6 +190,7 @@ def test_what_is_told_of_one_method_and_of_unequal_seeds(tmp_path):
     unequal = rows_of("resnet", 60, seeds=(0,)) + rows_of("eca_resnet", 61)
     assert opening(analyse(unequal))[0] == "There is no verdict: only one seed of the baseline was run."
     text = make(unequal, tmp_path)
+    assert "- eca_resnet: seeds 1, 2 and 3, with which resnet was not trained: in no difference" in text
     assert (
         "0, 1, 2 and 3, of which some networks lack a few: a seed sets the first weights, the part held out, and"
         in text
