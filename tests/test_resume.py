@@ -40,18 +40,23 @@ def test_resumed_run_equals_an_uninterrupted_one(command, tmp_path, n_processes)
         assert whole[name] == resumed[name]
 
 
+def run_until(step, flags, monkeypatch):
+    """A run that SIGTERM reaches in this step."""
+    stop_or_save = training.Run.stop_or_save
+
+    def told(self, at_point):
+        self.stop.signal = signal.SIGTERM if self.state.step == step else 0
+        stop_or_save(self, at_point)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(training.Run, "stop_or_save", told)
+        run(*flags)
+
+
 def test_stopped_after_the_last_step_of_an_epoch(command, tmp_path, monkeypatch):
     """Before that epoch was scored: the resumed run does it, and no row of the curve is missing."""
     flags = command(*ALL_STATE, "--epochs", "3")
-    stop_or_save = training.Run.stop_or_save
-
-    def told_at_step_4(self, at_point):
-        self.stop.signal = signal.SIGTERM if self.state.step == 4 else 0
-        stop_or_save(self, at_point)
-
-    with monkeypatch.context() as told, pytest.raises(SystemExit):
-        told.setattr(training.Run, "stop_or_save", told_at_step_4)
-        run(*flags)
+    run_until(4, flags, monkeypatch)
     folder = tmp_path / "runs" / "run"
     assert saved_state(folder)["step"] == 4 and not saved_state(folder)["curve"]
     run(*flags)
@@ -62,15 +67,7 @@ def test_stopped_after_the_last_step_of_an_epoch(command, tmp_path, monkeypatch)
 def test_a_point_after_a_resume_is_the_mean_of_its_own_steps(command, tmp_path, monkeypatch):
     """Whatever the interval was before: logged after steps 3 and 6, stopped after 7, and then after step 10 only."""
     flags = command("--epochs", "3", "--optimizer", "adamw", "--lr", "1e-30")
-    stop_or_save = training.Run.stop_or_save
-
-    def told_at_step_7(self, at_point):
-        self.stop.signal = signal.SIGTERM if self.state.step == 7 else 0
-        stop_or_save(self, at_point)
-
-    with monkeypatch.context() as told, pytest.raises(SystemExit):
-        told.setattr(training.Run, "stop_or_save", told_at_step_7)
-        run(*flags, "--log-every", "3")
+    run_until(7, [*flags, "--log-every", "3"], monkeypatch)
     run(*flags, "--log-every", "10")
     run(*flags, "--log-every", "1", "--name", "each")
     points = losses_of(tmp_path / "runs" / "run")

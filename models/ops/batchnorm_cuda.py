@@ -47,6 +47,23 @@ def gelu_slope(z):
     return below + z * 0.3989422804014327 * bell
 
 
+@triton.jit
+def parameters(Mean, Scale, Weight, Bias, c, is_channel):
+    """Mean, reciprocal deviation, weight and bias of the channels c."""
+    mean = tl.load(Mean + c, mask=is_channel, other=0.0)
+    scale = tl.load(Scale + c, mask=is_channel, other=0.0)
+    weight = tl.load(Weight + c, mask=is_channel, other=0.0)
+    bias = tl.load(Bias + c, mask=is_channel, other=0.0)
+    return mean, scale, weight, bias
+
+
+@triton.jit
+def before_gelu(grad, x, mean, scale, weight, bias):
+    """The gradient of what the GELU reads, and x with mean 0 and variance 1; pixels (P, CHANNELS)."""
+    unit = (x - mean[None, :]) * scale[None, :]
+    return grad * gelu_slope(unit * weight[None, :] + bias[None, :]), unit
+
+
 @triton.jit(do_not_specialize=["n_pixels", "C", "x_row", "n_tiles"])
 def statistics_kernel(
     X,  # rows of x_row * ALIGN numbers, a pixel each
@@ -136,10 +153,7 @@ def norm_gelu_kernel(
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     is_channel = c < C
     mask = (p < n_pixels)[:, None] & is_channel[None, :]
-    mean = tl.load(Mean + c, mask=is_channel, other=0.0)
-    scale = tl.load(Scale + c, mask=is_channel, other=0.0)
-    weight = tl.load(Weight + c, mask=is_channel, other=0.0)
-    bias = tl.load(Bias + c, mask=is_channel, other=0.0)
+    mean, scale, weight, bias = parameters(Mean, Scale, Weight, Bias, c, is_channel)
     x = tl.load(X + p[:, None] * (x_row * ALIGN) + c[None, :], mask=mask, other=0.0).to(tl.float32)
     z = (x - mean[None, :]) * (scale * weight)[None, :] + bias[None, :]
     below, _ = normal(z)
@@ -168,10 +182,7 @@ def gradient_sums_kernel(
     chunk = tl.program_id(0)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     is_channel = c < C
-    mean = tl.load(Mean + c, mask=is_channel, other=0.0)
-    scale = tl.load(Scale + c, mask=is_channel, other=0.0)
-    weight = tl.load(Weight + c, mask=is_channel, other=0.0)
-    bias = tl.load(Bias + c, mask=is_channel, other=0.0)
+    mean, scale, weight, bias = parameters(Mean, Scale, Weight, Bias, c, is_channel)
     grad_weight = tl.zeros([PIXELS, CHANNELS], tl.float32)
     grad_bias = tl.zeros([PIXELS, CHANNELS], tl.float32)
     for tile in range(chunk * n_tiles, (chunk + 1) * n_tiles):
@@ -179,8 +190,7 @@ def gradient_sums_kernel(
         mask = (p < n_pixels)[:, None] & is_channel[None, :]
         x = tl.load(X + p[:, None] * (x_row * ALIGN) + c[None, :], mask=mask, other=0.0).to(tl.float32)
         grad = tl.load(Grad + p[:, None] * (g_row * ALIGN) + c[None, :], mask=mask, other=0.0).to(tl.float32)
-        unit = (x - mean[None, :]) * scale[None, :]
-        grad *= gelu_slope(unit * weight[None, :] + bias[None, :])
+        grad, unit = before_gelu(grad, x, mean, scale, weight, bias)
         grad_weight += grad * unit
         grad_bias += grad
     partial = Partial + chunk * 2 * C + c
@@ -212,16 +222,12 @@ def map_gradient_kernel(
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     is_channel = c < C
     mask = (p < n_pixels)[:, None] & is_channel[None, :]
-    mean = tl.load(Mean + c, mask=is_channel, other=0.0)
-    scale = tl.load(Scale + c, mask=is_channel, other=0.0)
-    weight = tl.load(Weight + c, mask=is_channel, other=0.0)
-    bias = tl.load(Bias + c, mask=is_channel, other=0.0)
+    mean, scale, weight, bias = parameters(Mean, Scale, Weight, Bias, c, is_channel)
     slope = tl.load(GradWeight + c, mask=is_channel, other=0.0) / n_pixels
     shift = tl.load(GradBias + c, mask=is_channel, other=0.0) / n_pixels
     x = tl.load(X + p[:, None] * (x_row * ALIGN) + c[None, :], mask=mask, other=0.0).to(tl.float32)
     grad = tl.load(Grad + p[:, None] * (g_row * ALIGN) + c[None, :], mask=mask, other=0.0).to(tl.float32)
-    unit = (x - mean[None, :]) * scale[None, :]
-    grad *= gelu_slope(unit * weight[None, :] + bias[None, :])
+    grad, unit = before_gelu(grad, x, mean, scale, weight, bias)
     out = (grad - shift[None, :] - unit * slope[None, :]) * (scale * weight)[None, :]
     tl.store(GradX + p[:, None] * C + c[None, :], out.to(GradX.dtype.element_ty), mask=mask)
 
