@@ -367,7 +367,7 @@ class Comparison:
 
 def step_of(folder):
     """The step at which a run was stopped, by its status; 0 if that is not known."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, IndexError):
         return int((folder / "status").read_text().rsplit("at step ", 1)[1])
     with suppress(OSError):
         return 1 if (folder / "last.pt").exists() else 0

@@ -18,6 +18,7 @@ import compare
 import latency
 import speed
 import train
+from board import Taken
 from flags import parse_args
 from models import METHODS, build
 from speed import parse_run
@@ -150,6 +151,51 @@ def test_a_runs_own_flags_count_for_more_than_a_tuned_recipe():
     flags = parse_args(compare.train_flags(settings, "resnet:resnet.width=12:--lr=0.5", settings.seeds))
     assert (flags.lr, flags.settings, flags.seeds) == (0.5, {"resnet.width": "12"}, [0, 1])
     assert parse_args(compare.train_flags(settings, "resnet", ["0"])).lr == 0.1
+
+
+@pytest.fixture
+def comparison(tmp_path, monkeypatch):
+    """A comparison of one run and four seeds, whose programs only note how they were called, and end with .code."""
+    calls = []
+    answer = SimpleNamespace(code=0)
+    programs = SimpleNamespace(
+        stopped_by=0, run=lambda command, *_, **__: (calls.append(command), (answer.code, ""))[1]
+    )
+    monkeypatch.setattr(compare, "Children", lambda: programs)
+    settings = SETTINGS | {"RUNS": "resnet", "SEEDS": "0 1 2 3", "OUT": str(tmp_path / "out")}
+    made = compare.Comparison(compare.read_settings(settings, []))
+    made.calls, made.answer = calls, answer
+    return made
+
+
+def test_speeds_are_of_images_of_the_data_sets_size(comparison):
+    comparison.facts = {"image_size": 64, "steps": 1, "batch_size": 1}
+    comparison.speeds()
+    (command,) = comparison.calls
+    assert command[-2:] == ["--image-size", "64"]
+
+
+@pytest.mark.parametrize(
+    ("code", "failed"),
+    [
+        (compare.TIME_IS_UP_CODE, ["2"]),
+        (1, ["2"]),
+        (-9, ["0", "1", "2"]),
+        (compare.HELD_CODE, []),
+        (0, ["0", "1", "2"]),
+    ],
+)
+def test_only_seeds_that_failed_are_told_as_failed(comparison, code, failed):
+    """Of four seeds in a call one was stopped in time, another process trains one, one diverged, one is finished."""
+    for seed, file in (("0", "status"), ("1", "lock"), ("2", "last.pt"), ("3", "result.json")):
+        path = comparison.board.folder("resnet", seed) / file
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    comparison.board.claims.mkdir()
+    comparison.answer.code = code
+    comparison.train(Taken("resnet", ["0", "1", "2", "3"]), 60.0, {})
+    assert comparison.failures == [f"resnet with seed {seed}" for seed in failed]
+    assert comparison.time_is_up == (code == compare.TIME_IS_UP_CODE)
 
 
 @pytest.mark.parametrize(
