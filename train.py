@@ -30,8 +30,8 @@ def train_all(runs, together):
     import training
 
     codes, goes_on = [], (1, training.HELD_CODE)
-    for group in [runs] if together else [[run] for run in runs]:
-        if codes or group[0] is not runs[0]:
+    for i, group in enumerate([runs] if together else [[run] for run in runs]):
+        if i:
             group = [run for run in group if not run.look()]  # hours later: another process may have been there
         with ExitStack() as stack:
             built = []

@@ -89,6 +89,11 @@ def test_failure_counts_for_more_than_a_run_that_is_held(codes, code):
     assert exit.value.code == code
 
 
+def test_without_a_run_that_is_left_nothing_happens():
+    """As on a GPU, where all runs are one group, when the same command comes again."""
+    assert train_all([], together=True) is None
+
+
 def ends(code):
     yield
     raise SystemExit(code)
