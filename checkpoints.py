@@ -19,7 +19,8 @@ REPEAT_S = 2.0  # seconds within which a signal may arrive twice
 def write_atomically(path, content, keep=None):
     """Writes bytes so that, whenever the machine stops, the file is the old one or the new one.
 
-    keep: a name under which the old file stays; for a moment that is then the only one. If the disk is full, OSError is raised and the old file is in its place.
+    keep: a name under which the old file stays; for a moment it is there under that name only. If the disk is full, OSError is
+    raised and the old file is in its place.
     """
     path = Path(path)
     pending = path.with_name(path.name + ".tmp")

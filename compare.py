@@ -42,7 +42,15 @@ NOT_FOR_MANY = ("--check", "--list", "--summary", "--eval-only", "--predict", "-
 HELD_CODE, TIME_IS_UP_CODE = 3, 75  # train.py's
 SAVE_EVERY_S = 60.0  # train.py's --save-every-s
 SPEEDS = "cost.json"
-RESOLVED = ("amp", "arch", "crop_scale", "graph", "seed", "settings", "val_size")  # flags that a row has in other words
+RESOLVED = (
+    "amp",
+    "arch",
+    "crop_scale",
+    "graph",
+    "seed",
+    "settings",
+    "val_size",
+)  # flags that a row puts in other words
 
 
 def refuse(message):
@@ -310,10 +318,9 @@ class Comparison:
         elif code == TIME_IS_UP_CODE:
             self.time_is_up = True
         if code in (1, TIME_IS_UP_CODE):  # others hold some seeds, and those that were stopped in time have a status
-            folders = {seed: self.board.folder(taken.run, seed) for seed in failed}
-            failed = [
-                seed for seed in failed if not any((folders[seed] / name).exists() for name in ("lock", "status"))
-            ]
+            folders = [self.board.folder(taken.run, seed) for seed in failed]
+            told = [(folder / "lock").exists() or (folder / "status").exists() for folder in folders]
+            failed = [seed for seed, is_told in zip(failed, told, strict=True) if not is_told]
         if failed and not self.children.stopped_by:
             self.failures += [f"{taken.run} with seed {seed}" for seed in failed]
             self.board.note_failure(taken.run, failed)

@@ -25,7 +25,7 @@
 # that nobody holds. A failed run is reported at the end (exit code 1) and does not stop the others. PLAN=1 only lists what
 # would be trained. ARCHS and WIDTHS replace parts of the methods' list, and RUNS any list: architectures with knobs and flags
 # of their own after colons, such as RUNS="resnet eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone". RECIPE
-# replaces a preset's flags for all runs. compare.py does the work. NAME= (empty) is a value, not the default.
+# replaces a preset's flags for all runs. compare.py does the work. A setting that is empty (NAME=) is not the default.
 set -euo pipefail
 
 here="$(cd "$(dirname "$0")" && pwd)"

@@ -69,7 +69,8 @@ def image_files(folder):
     """The images below a folder, as sorted paths, and how many other names there are: ([str], Counter).
 
     A name is that of an image by its suffix. Names with a leading dot are left out, and folders of such a name as a whole:
-    what editors, desktops and archivers leave beside images. Links are followed, but for those that lead back to a folder on the way to them.
+    what editors, desktops and archivers leave beside images. Links are followed, unless they lead back to a folder that they
+    were reached through.
     """
     found, left_out = [], Counter()
     for root, folders, names in os.walk(folder, followlinks=True):
@@ -87,7 +88,7 @@ def is_image(name):
 
 
 def leads_back(folder, root, name):
-    """Whether root/name, on the way down from folder, is a link to a folder that contains it or was passed: no way would end."""
+    """Whether root/name is a link to a folder passed on the way down from `folder`, or to one above: that would have no end."""
     path = os.path.join(root, name)
     if not os.path.islink(path):
         return False

@@ -19,12 +19,9 @@ MAX_NUMEL = 2**31  # elements: kernels compute offsets in 32 bits
 MAX_ALIGNMENT = 8  # elements: 16 bytes of half precision, the widest access of a thread
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-FEW_CHUNKS, MANY_CHUNKS, SUM_TILE, SUM_WARPS = (
-    8,
-    128,
-    1024,
-    4,
-)  # of sum_chunks: in a tile of many, few loads wait in a row
+# Of sum_chunks: a program with many chunks in its tile waits for few loads in a row.
+FEW_CHUNKS, MANY_CHUNKS = 8, 128
+SUM_TILE, SUM_WARPS = 1024, 4  # chunks times numbers of a tile
 
 
 @functools.cache
