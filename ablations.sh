@@ -15,6 +15,12 @@ if [ ! -e "$here/compare.py" ]; then
     exit 2
 fi
 
+for name in ARCHS WIDTHS RUNS PRESET; do
+    if [ -n "${!name+x}" ]; then
+        echo "ablations.sh: $name is read by compare.sh: give METHODS, such as METHODS=eca" >&2
+        exit 2
+    fi
+done
 given=""
 for name in METHODS SEEDS EPOCHS DATASET OUT NPROC JOBS MINUTES TUNED RECIPE; do
     if [ -n "${!name+x}" ]; then given="$given $name"; fi

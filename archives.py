@@ -76,7 +76,7 @@ def unpickled(content, name):
         read = Unpickler(io.BytesIO(content), encoding="latin1").load()
         return {as_text(key): value for key, value in read.items()}
     except Exception as error:  # a damaged pickle raises whatever its reader met
-        raise ValueError(f"{name} is no file of the CIFAR archives ({' '.join(str(error).split())})") from None
+        raise ValueError(f"{name} is not a file of the CIFAR archives ({' '.join(str(error).split())})") from None
 
 
 def as_text(value):

@@ -44,12 +44,12 @@ class TrainBatches:
         if batch_size % world_size:
             raise ValueError(f"--batch-size {batch_size} is not a multiple of the {world_size} processes")
         if len(split) < batch_size:
-            raise ValueError(f"{len(split)} training images do not fill one batch: lower --batch-size {batch_size}")
+            raise ValueError(f"{len(split)} training images do not fill a batch of {batch_size}: lower --batch-size")
         if augment.crop_padding >= split.image_size and not augment.crop_scale:
             raise ValueError(f"--crop-padding {augment.crop_padding} does not fit images of {split.image_size} pixels")
         self.targets = split.targets.cpu().numpy()[split.index.cpu().numpy()]  # of the split's images
         if balanced and (missing := np.flatnonzero(np.bincount(self.targets, minlength=n_classes) == 0)).size:
-            raise ValueError(f"--balanced-sampling: no training image is of class number {missing[0]}")
+            raise ValueError(f"--balanced-sampling: class number {missing[0]} has no training image")
         self.split, self.batch_size, self.augment, self.balanced = split, batch_size, augment, balanced
         self.n_classes, self.seed, self.rank, self.world_size = n_classes, seed, rank, world_size
         self.b = batch_size // world_size  # images of this process in a batch

@@ -161,6 +161,10 @@ class Board:
                     self.left |= {(run, seed): None for run in ranked[: self.best] if (run, seed) not in self.done}
                 del self.undecided[arch]
 
+    def n_to_come(self):
+        """Runs that decide() will add: of the architectures that are not decided."""
+        return sum(min(self.best, len(runs)) * (len(self.seeds) - 1) for runs in self.undecided.values())
+
     def val_top1(self, run):
         return self.result(run, self.seeds[0])["val_top1"] or 0.0
 

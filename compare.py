@@ -1,6 +1,6 @@
 """Trains the runs that compare.sh and ablations.sh name, with every seed, then writes the report. Start those, not this file.
 
-Settings come from the environment (SETTINGS), flags go on to train.py. All state is in OUT, so that any number of these
+Settings come from the environment (settings.py), flags go on to train.py. All state is in OUT, so that any number of these
 processes, on whatever machines, may work at one comparison: each takes the next run that is not finished and that nobody
 holds (board.py). Exit codes: 0 if nothing is left to take or MINUTES are over, 1 if a run failed, 2 for a user's mistake, and
 128 plus the signal's number.
@@ -9,36 +9,24 @@ holds (board.py). Exit codes: 0 if nothing is left to take or MINUTES are over, 
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from zipfile import is_zipfile
 
 import locks
 import slurm
 from board import Board
 from children import Children
-from flags import parse_args
+from flags import mistakes_refused, parse_args
 from hours import hours_of
+from settings import HERE, arch_of, name_of, parts_of, read_settings, refuse, train_command, train_flags
 from tasks import Task
-from tuning import recipes_of
 
-HERE = Path(__file__).parent
-OWN_FLAGS = {  # of train.py, and the setting that stands for each
-    "--seed": 'SEEDS, such as SEEDS="0 1"',
-    "--out": "OUT",
-    "--name": "OUT, the folder of all runs",
-    "--arch": 'RUNS, such as RUNS="resnet eca_resnet"',
-    "--epochs": "EPOCHS",
-    "--dataset": "DATASET",
-    "--max-minutes": "MINUTES",
-}
-NOT_FOR_MANY = ("--check", "--list", "--summary", "--eval-only", "--predict", "--push-to-hub")
 HELD_CODE, TIME_IS_UP_CODE = 3, 75  # train.py's
 SAVE_EVERY_S = 60.0  # train.py's --save-every-s
 SPEEDS = "cost.json"
@@ -51,117 +39,6 @@ RESOLVED = (
     "settings",
     "val_size",
 )  # flags that a row puts in other words
-
-
-def refuse(message):
-    """Ends the program for a user's mistake: one line, exit code 2."""
-    print(f"{os.environ.get('SCRIPT', 'compare.sh')}: {' '.join(str(message).split())}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-# -------------------------------------------------------------------------------------------------------- settings
-
-
-@dataclass
-class Settings:
-    """What the environment asks for; see the head of compare.sh. flags: of train.py, the recipe's before the user's."""
-
-    runs: list
-    seeds: list
-    epochs: str
-    dataset: str
-    out: Path
-    nproc: int
-    jobs: int
-    minutes: float
-    best: int
-    flags: list
-    recipes: dict  # of each architecture, by TUNED
-    user_flags: list
-
-
-def read_settings(environ, user_flags):
-    """Refuses what makes no sense, in one line that names the setting."""
-    for flag in user_flags:
-        name = flag.split("=")[0]
-        if name in OWN_FLAGS:
-            refuse(f"{name} is set for all runs: give {OWN_FLAGS[name]}")
-        if name in NOT_FOR_MANY:
-            refuse(f"{name} is for one run: give it to train.py")
-    runs, seeds = (list(environ[name].split()) for name in ("RUNS", "SEEDS"))
-    if not runs:
-        refuse('RUNS is empty: name one or more, such as RUNS="resnet eca_resnet"')
-    if not seeds or not all(seed.isdecimal() for seed in seeds):
-        refuse(f'SEEDS must be whole numbers, such as SEEDS="0 1 2", got {environ["SEEDS"]!r}')
-    seeds = [str(int(seed)) for seed in seeds]
-    if len(set(seeds)) < len(seeds):
-        refuse(f"SEEDS has a number twice: {environ['SEEDS']}")
-    for name in ("OUT", "DATASET"):
-        if not environ[name]:
-            refuse(f"{name} is empty: leave it unset for the default, or give a value")
-    numbers = {name: number(name, environ[name]) for name in ("EPOCHS", "NPROC", "JOBS")}
-    minutes = number("MINUTES", environ["MINUTES"], float, 0)
-    runs, flags = list(dict.fromkeys(runs)), environ["RECIPE"].split() + user_flags
-    best = number("BEST", environ.get("BEST", "0"), int, 0)
-    if (best or "--recipes" in environ.get("REPORT", "")) and parse_args(flags).val_size == 0:
-        refuse("--val-size 0 leaves nothing to choose a recipe on: leave it out")
-    try:
-        recipes = recipes_of(environ["TUNED"], {arch_of(run) for run in runs}) if environ.get("TUNED") else {}
-    except ValueError as error:
-        refuse(error)
-    return Settings(
-        runs, seeds, environ["EPOCHS"], environ["DATASET"], Path(environ["OUT"]), numbers["NPROC"], numbers["JOBS"],
-        minutes, best, flags, recipes, user_flags,
-    )  # fmt: skip
-
-
-def number(name, text, kind=int, least=1):
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not least <= value < float("inf"):
-        refuse(f"{name} must be a {'whole ' if kind is int else ''}number, {least} or more, got {text!r}")
-    return value
-
-
-def parts_of(run):
-    """'torchvision:resnet18:--freeze=backbone:a.b=1' -> (arch, {knob: value}, flags)."""
-    arch, *parts = run.split(":")
-    flags = [part for part in parts if part.startswith("--")]
-    knobs = dict(part.split("=", 1) for part in parts if "=" in part and part not in flags)
-    foreign = [part for part in parts if "=" not in part and part not in flags]  # torchvision:NAME
-    return ":".join([arch, *foreign]), knobs, flags
-
-
-def arch_of(run):
-    return parts_of(run)[0]
-
-
-def name_of(run):
-    """The name of a run's folder, but for the seed: eca_resnet-eca.kernel_size=5, vit-pretrained."""
-    return run.replace(":--", "-").replace(":", "-").replace("/", "-")
-
-
-def train_flags(settings, run, seeds):
-    """The flags of train.py for a run and some of its seeds; of two of one name the later counts."""
-    arch, knobs, flags = parts_of(run)
-    tuned = settings.recipes.get(arch)
-    if tuned:
-        knobs, flags = tuned.knobs | knobs, tuned.flags + flags
-    knobs = [flag for knob, value in knobs.items() for flag in ("--set", f"{knob}={value}")]
-    seed = seeds[0] if len(seeds) == 1 else "{seed}"
-    return [
-        "--arch", arch, "--epochs", settings.epochs, "--dataset", settings.dataset, "--seed", *seeds, *knobs,
-        "--out", str(settings.out), "--name", f"{name_of(run)}-seed{seed}", *flags, *settings.flags,
-    ]  # fmt: skip
-
-
-def train_command(settings, run, seeds):
-    """The call of train.py for a run and some of its seeds."""
-    nproc = settings.nproc
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(nproc)] if nproc > 1 else []
-    return [sys.executable, *launch, str(HERE / "train.py"), *train_flags(settings, run, seeds)]
 
 
 # ------------------------------------------------------------------------------------------------------------ work
@@ -233,8 +110,10 @@ class Comparison:
                     command += ["--image-size", str(self.facts["image_size"])]
                 code, _ = self.children.run(command)
                 self.leave_if_stopped()
-                if code:
+                if code == 2:  # a mistake, which training would meet, too
                     raise SystemExit(code)
+                if code:
+                    print("the speeds could not be measured: training goes on without them", flush=True)
         hours = self.hours()
         if hours:
             left = [hours[run] for run, _ in self.board.overview()[0]]
@@ -310,6 +189,7 @@ class Comparison:
             command += ["--max-minutes", f"{left / 60:.3f}"]
         folders = [self.board.folder(taken.run, seed) for seed in taken.seeds]
         self.steps_before |= {folder: step_of(folder) for folder in folders if folder not in self.steps_before}
+        told_before = {folder: when_stopped(folder) for folder in folders}
         code, _ = self.children.run(command, environ)
         failed = [seed for seed in taken.seeds if not self.board.is_finished(taken.run, seed)]
         if code == HELD_CODE:
@@ -318,12 +198,16 @@ class Comparison:
         elif code == TIME_IS_UP_CODE:
             self.time_is_up = True
         if code in (1, TIME_IS_UP_CODE):  # others hold some seeds, and those that were stopped in time have a status
-            folders = [self.board.folder(taken.run, seed) for seed in failed]
-            told = [(folder / "lock").exists() or (folder / "status").exists() for folder in folders]
-            failed = [seed for seed, is_told in zip(failed, told, strict=True) if not is_told]
+            failed = [seed for seed in failed if self.ended_badly(self.board.folder(taken.run, seed), told_before)]
         if failed and not self.children.stopped_by:
             self.failures += [f"{taken.run} with seed {seed}" for seed in failed]
             self.board.note_failure(taken.run, failed)
+
+    @staticmethod
+    def ended_badly(folder, told_before):
+        """Whether a run that is not finished was neither stopped in time by this call nor is held by another process."""
+        held = (folder / "lock").exists() and locks.look(folder / "lock", {})[1] is not False
+        return not held and when_stopped(folder) in (None, told_before[folder])
 
     def progressed(self):
         """Whether a run that was taken got further than it stood before."""
@@ -351,9 +235,9 @@ class Comparison:
         if self.time_is_up and waiting:
             minutes, total = f"MINUTES={self.settings.minutes:g}", len(waiting) + len(finished)
             if not self.steps_before and self.needed_s > 60 * self.settings.minutes:
-                print(f"{minutes} are too few: a run is started if {self.needed_s:.0f} s are left")
+                print(f"{minutes} is too short: a run is started only if {self.needed_s:.0f} s are left")
             else:
-                print(f"{minutes} are over: {len(waiting)} of {total} runs are left; the same command goes on")
+                print(f"{minutes} is over: {len(waiting)} of {total} runs are left; the same command continues")
         elif waiting:
             failed = sum(self.board.has_failed(*entry) for entry in waiting)
             held = f"{len(waiting) - failed} held by other processes"
@@ -370,6 +254,12 @@ class Comparison:
                 if code:
                     self.failures.append("report")
         self.board.clear()
+
+
+def when_stopped(folder):
+    """When a run was last stopped, by the time of its status; None if it is not stopped."""
+    with suppress(OSError):
+        return (folder / "status").stat().st_mtime_ns
 
 
 def step_of(folder):
@@ -401,12 +291,24 @@ def costs(environ, flags):
 
 def plan(comparison, waiting):
     """PLAN=1: what would be trained, and how to hand it to Slurm."""
+    from models import canonical, parse_settings  # with torch, which only this needs
+
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as of other programs before `| head`
+    for run in dict.fromkeys(run for run, _ in waiting):
+        arch, knobs, _ = parts_of(run)
+        parse_args(train_flags(comparison.settings, run, ["0"]))
+        with mistakes_refused():
+            parse_settings(canonical(arch), knobs)
     for run, seed in waiting:
         print(run, seed)
+    if more := comparison.board.n_to_come():
+        print(f"and {more} more: the best {comparison.settings.best} of each architecture with the other seeds")
     if not waiting:
         return
     if (comparison.settings.out / SPEEDS).exists():
-        comparison.check()
+        with suppress(SystemExit):  # without the data, nothing is known of the hours
+            comparison.check()
     given = [
         f"{name}={shlex.quote(os.environ[name])}" for name in os.environ.get("GIVEN", "").split() if name != "PLAN"
     ]
@@ -422,9 +324,13 @@ def main(flags):
     settings = read_settings(os.environ, flags)
     comparison = Comparison(settings)
     waiting, finished = comparison.board.overview()
-    print(f"{len(waiting) + len(finished)} runs in {settings.out}, {len(finished)} of them finished", flush=True)
-    if finished:
-        comparison.refuse_other_recipe(*finished[0])
+    print(
+        f"{len(waiting) + len(finished)} runs in {settings.out}, {len(finished)} of them finished; "
+        f"{settings.dataset}, {settings.epochs} epochs",
+        flush=True,
+    )
+    for run, seed in dict(finished).items():  # the report compares the seeds of a run
+        comparison.refuse_other_recipe(run, seed)
     if os.environ["PLAN"]:
         return plan(comparison, waiting)
     try:

@@ -25,7 +25,7 @@
 # that nobody holds. A failed run is reported at the end (exit code 1) and does not stop the others. PLAN=1 only lists what
 # would be trained. ARCHS and WIDTHS replace parts of the methods' list, and RUNS any list: architectures with knobs and flags
 # of their own after colons, such as RUNS="resnet eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone". RECIPE
-# replaces a preset's flags for all runs. compare.py does the work. A setting that is empty (NAME=) is not the default.
+# replaces a preset's flags for all runs. compare.py does the work. An empty setting (NAME=) counts as empty; leave it out for the default.
 set -euo pipefail
 
 here="$(cd "$(dirname "$0")" && pwd)"
@@ -42,6 +42,17 @@ done
 export GIVEN="${GIVEN-$given}" # what PLAN=1 repeats
 
 PRESET="${PRESET-methods}"
+if [ -n "${METHODS+x}" ] && [ "${SCRIPT-}" != ablations.sh ]; then
+    echo "compare.sh: METHODS is read by ablations.sh: give ARCHS, such as ARCHS=eca_resnet" >&2
+    exit 2
+fi
+for name in ARCHS WIDTHS; do # which presets have lists of their own
+    case "$name:$PRESET" in *:methods | ARCHS:tuning) continue ;; esac
+    if [ -n "${!name+x}" ]; then
+        echo "compare.sh: $name is not read with PRESET=$PRESET: give RUNS" >&2
+        exit 2
+    fi
+done
 report=() # flags for report.py
 ALL_METHODS="productpool eca gmlp mixer cspnet ghostnet resnest convnext coatnet hornet lsknet segnext" # the cheapest first
 COMBINATIONS="eca_ghostnet_resnet convnext_eca_resnet cspnet_eca_resnet eca_resnest_resnet"
@@ -114,7 +125,7 @@ if [ "$PRESET" = methods ]; then OUT="${OUT-runs/compare}"; fi
 export OUT="${OUT-runs/$PRESET}"
 export SIZES="${SIZES-32 224}" # of PRESET=cost, in pixels
 export NPROC="${NPROC-1}"      # processes of one run
-export JOBS="${JOBS-1}"        # processes side by side, spread over the GPUs, which they share if they are more
+export JOBS="${JOBS-1}"        # runs side by side, spread over the GPUs; if there are more runs than GPUs, they share
 export MINUTES="${MINUTES-0}"  # after which all is stopped and saved; 0 for no limit
 export TUNED="${TUNED-}"       # the folder of a tuning, whose winners are to be used
 export PLAN="${PLAN-}"

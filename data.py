@@ -61,10 +61,10 @@ class ImageSet:
 
 
 def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, classes=None):
-    """Loads a dataset by name, from its decoded cache where there is one.
+    """Loads a dataset by name as ImageSets, from its decoded copy in cache_dir (CACHE_DIR) where there is one.
 
     data_dir: for cifar100 and cifar10 a folder of train-*.parquet and test-*.parquet in the hub's columns, or of the original
-    archive; for folder a directory with train/<class>/ and test/<class>/, and val/<class>/ if you like. image_size: resize and
+    archive; for folder a directory with train/<class>/ and test/<class>/, and perhaps val/<class>/. image_size: resize and
     centre-crop to that many pixels; without it all images must be squares of one size. room: bytes that decoded images may
     take; a larger set is streamed. classes: the names that a trained network knows; then only the test images of a folder are
     read, and numbered by them. Raises ValueError, in one line, for whatever is missing or unfit.
@@ -82,7 +82,7 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, cl
     try:
         is_decoded = (folder / "meta.json").exists()
     except PermissionError:
-        raise ValueError(f"{folder} is another user's, and not to be read: give another --cache-dir") from None
+        raise ValueError(f"{folder} belongs to another user and cannot be read: give another --cache-dir") from None
     if is_decoded:
         splits, meta = cache.read(folder)
         if name == "shapes100" or sum(split.images.nbytes for split in splits.values()) <= room:

@@ -156,7 +156,7 @@ def upright(stored, image):
 def to_rgb(image):
     """A PIL image of any mode in RGB, on the scale 0 to 255.
 
-    Known are 8 bits; 16 bits of which the highest four are in use, or that Pillow itself has scaled to 16 (PGM, JPEG 2000);
+    Takes 8 bits; 16 bits with a maximum of at least 2**12, or of any maximum in PGM and JPEG 2000, which Pillow scales;
     TIFF's 12 bits; and floats from 0 to 1. Raises UnfitImageError for all others, which would come out black or wrapped.
     """
     stored = str(
@@ -170,16 +170,14 @@ def to_rgb(image):
         pixels = np.asarray(image)
         bits = 12 if ";12" in stored else 16
         if bits == 16 and not scaled and 0 < pixels.max() < TWELVE_BITS:
-            raise UnfitImageError(
-                f"16-bit pixels of {pixels.max()} at the most, of a range that is not known: {EIGHT_BITS}"
-            )
+            raise UnfitImageError(f"16-bit pixels with a maximum of {pixels.max()}, of unknown range: {EIGHT_BITS}")
         return Image.fromarray((pixels >> (bits - 8)).astype(np.uint8)).convert("RGB")
     if image.mode == "I":
         lowest, highest = image.getextrema()
-        raise UnfitImageError(f"32-bit pixels of {lowest} to {highest}, a range that is not known: {EIGHT_BITS}")
+        raise UnfitImageError(f"32-bit pixels from {lowest} to {highest}, of unknown range: {EIGHT_BITS}")
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     if ";16" in stored and not scaled and np.asarray(rgb).max() < TWELVE_BITS >> 8:  # Pillow keeps the high bytes alone
-        raise UnfitImageError(f"16-bit colours of less than {TWELVE_BITS}, of a range that is not known: {EIGHT_BITS}")
+        raise UnfitImageError(f"16-bit colours below {TWELVE_BITS}, of unknown range: {EIGHT_BITS}")
     return rgb
 
 
@@ -187,7 +185,7 @@ def float_to_rgb(image):
     pixels = np.asarray(image)
     lowest, highest = pixels.min(), pixels.max()
     if not (lowest >= 0 and highest <= 1):  # nor for nan
-        raise UnfitImageError(f"float pixels of {lowest:g} to {highest:g}, where 0 to 1 is known: {EIGHT_BITS}")
+        raise UnfitImageError(f"float pixels from {lowest:g} to {highest:g}, not from 0 to 1: {EIGHT_BITS}")
     return Image.fromarray((pixels * 255).round().astype(np.uint8)).convert("RGB")
 
 

@@ -134,7 +134,7 @@ class TrainState:
         """
         if n_bad > self.tolerance:
             raise FloatingPointError(
-                f"loss or gradient is not finite at step {step - n_bad + 1}: lower --lr or set --clip-norm"
+                f"loss or gradient is not finite at step {step - n_bad + 1}: lower --lr or --clip-norm"
             )
 
 
@@ -173,11 +173,11 @@ def is_parallel():
 def train_step(state, model, imgs, targets, label_smoothing=0.0, clip_norm=0.0, accumulate=1, class_weights=None):
     """One update on imgs (B, 3, H, W), whose gradients are summed over `accumulate` parts of the batch.
 
-    class_weights: factors (classes,) on the losses of the images, whose mean over the batch is not divided by them.
+    class_weights: (classes,), or None: see loss_of.
 
-    Where a loss or gradient is not finite the update is left out, and so are all after it (fp16: after a while). No value
-    leaves the device for this: a bad loss turns the process's gradients to nan, the sum over the processes spreads them to
-    all, and the scaler skips the update.
+    Where a loss or gradient is not finite the update is skipped, and so are all later ones (fp16: once more than
+    state.tolerance steps in a row were bad). No value leaves the device for this: a bad loss turns the process's gradients to
+    nan, the sum over the processes spreads them to all, and the scaler skips the update.
     """
     state.rate.copy_(state.rate_table.gather(0, state.t.clamp(max=len(state.rates) - 1).view(1)).view(()))
     loss = add_gradients(state, model, imgs, targets, label_smoothing, accumulate, class_weights)
@@ -202,16 +202,24 @@ def add_gradients(state, model, imgs, targets, label_smoothing, parts, class_wei
     for i, (part, part_targets) in enumerate(cut):
         with autocast(state.device, state.amp):
             logits = model(part)
-        how = {"label_smoothing": label_smoothing}
-        if class_weights is not None:
-            how |= {"weight": class_weights, "reduction": "none"}
-        loss = F.cross_entropy(logits.float(), part_targets, **how).mean() / parts
+        loss = loss_of(logits.float(), part_targets, label_smoothing, class_weights) / parts
         healthy = loss.isfinite() & (state.n_bad <= state.tolerance)
         loss_or_nan = loss * torch.ones_like(loss).masked_fill(~healthy, torch.nan)
         with model.no_sync() if i < parts - 1 and hasattr(model, "no_sync") else nullcontext():
             state.scaler.scale(loss_or_nan).backward()
         total += loss.detach()
     return total
+
+
+def loss_of(logits, targets, label_smoothing, class_weights):
+    """The mean cross-entropy, float (): logits (B, classes), targets (B,) or shares of the classes (B, classes).
+
+    class_weights (classes,) multiply the losses of images. `weight` of F.cross_entropy would weigh each class's terms.
+    """
+    if class_weights is None:
+        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    weights = (targets * class_weights).sum(1) if targets.dim() == 2 else class_weights[targets]
+    return (weights * F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")).mean()
 
 
 def update_average(ema, net, decay, n_updates):

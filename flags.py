@@ -163,7 +163,9 @@ def add_data(add):
         "local files: CIFAR as parquet or its original archive, or a folder of train/ and test/, and val/ if you like",
     )
     add("--image-size", None, "resize and centre-crop images to this many pixels", type=int)
-    held_out = "part of train held out: a fraction, or a number of images; 0: watch the test set instead"
+    held_out = (
+        "part of train held out: a fraction, or a number of images; 0: score the test set after each epoch instead"
+    )
     add("--val-size", None, f"{held_out} (default {VAL_SIZE})", type=float)
     add("--folds", None, "cross-validation: the number of stratified parts of train; the same for every seed", type=int)
     add("--fold", None, "the one of them, from 0, that is held out in place of --val-size", type=int)

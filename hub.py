@@ -180,14 +180,14 @@ def from_folder(folder):
 def from_checkpoint(path):
     saved = checkpoints.load_checkpoint(path)
     if not isinstance(saved, dict) or not {"model", "state"} <= saved.keys():
-        raise ValueError(f"{path} is no checkpoint of train.py")
+        raise ValueError(f"{path} is not a checkpoint of train.py")
     try:
         model = Classifier(**saved["model"])
         averaged = saved["state"].get("ema", {})
         weights = {name.removeprefix("module."): value for name, value in averaged.items() if name != "n_averaged"}
         put(model.net, weights or saved["state"]["net"])
     except Exception as error:  # another program's file with the same two entries
-        raise ValueError(f"{path} is no checkpoint of train.py ({one_line(error)})") from None
+        raise ValueError(f"{path} is not a checkpoint of train.py ({one_line(error)})") from None
     return model
 
 

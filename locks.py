@@ -55,7 +55,7 @@ class Lock:
         while not create(self.path, self.content):
             holder, alive = look(self.path, watched)
             if alive is False:
-                self.take_over(holder)
+                self.take_over(holder, watched)
                 break
             if alive or seen is not None:
                 raise self.held(holder, alive)
@@ -66,13 +66,13 @@ class Lock:
     def held(self, holder, alive=True):
         return HeldError(f"{self.path.parent} is held by {in_words(holder)}: wait for it, or give --name", alive)
 
-    def take_over(self, old):
+    def take_over(self, old, watched):
         """Puts our lock in the place of one whose holder is gone. Of several that try, the one whose lock is there wins."""
         claim = self.path.with_name(f"{self.path.name}.{token_of(old)}")
         if not create(claim, self.content):
-            rival, alive = look(claim, {})
+            rival, alive = look(claim, watched)
             if alive is not False:
-                raise self.held(rival)
+                raise self.held(rival, alive)
             claim.unlink(missing_ok=True)  # it died between the next two lines
             if not create(claim, self.content):
                 raise self.held(read(claim))
@@ -153,24 +153,25 @@ def in_words(holder):
 def look(path, watched):
     """(the holder, whether it is alive). None in place of True or False: come back, it must be watched for longer.
 
-    watched: (path, token) -> (the file's time, since when we have seen that), kept by the caller.
+    watched: (path, token) -> (the file's time, since when we have seen that), kept by the caller. An answer of squeue from
+    before that says nothing of the holder, whose job may have begun after it.
     """
     holder = read(path)
     if holder and holder["host"] == socket.gethostname() and holder.get("pids") == pid_space():
         started = machine.process_started(holder["pid"])
         return holder, started is not None and abs(started - holder["process_started"]) < 1
-    if holder and holder.get("job"):
-        if holder["job"] == os.environ.get("SLURM_JOB_ID") and holder["restart"] != restart_count():
-            return holder, False  # this job, before it was requeued
-        running = slurm_jobs()
-        if running is not None and holder["job"] not in running:
-            return holder, False
     try:
         now = path.stat().st_mtime_ns
     except FileNotFoundError:
         return holder, None  # released meanwhile
     key = str(path), token_of(holder)
     before, since = watched.setdefault(key, (now, time.monotonic()))
+    if holder and holder.get("job"):
+        if holder["job"] == os.environ.get("SLURM_JOB_ID") and holder["restart"] != restart_count():
+            return holder, False  # this job, before it was requeued
+        asked, running = slurm_jobs()
+        if running is not None and holder["job"] not in running and asked >= since:
+            return holder, False
     if before != now and holder:
         watched[key] = now, time.monotonic()
         return holder, True
@@ -193,14 +194,15 @@ squeue_said = (float("-inf"), None)  # when, what
 
 
 def slurm_jobs():
-    """The ids of the jobs that run, or None where squeue cannot be asked. A requeued job that waits does not run."""
+    """(when squeue was asked, the ids of the jobs that run, or None if it cannot be). A requeued job that waits does not run."""
     global squeue_said
-    if time.monotonic() - squeue_said[0] > SQUEUE_S:
+    now = time.monotonic()
+    if now - squeue_said[0] > SQUEUE_S:
         command = ["squeue", "-h", "-t", "running,completing,configuring,suspended,stopped", "-o", "%A"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=SQUEUE_S)
             ids = set(done.stdout.split()) if done.returncode == 0 else None
         except (OSError, subprocess.TimeoutExpired):
             ids = None
-        squeue_said = time.monotonic(), ids
-    return squeue_said[1]
+        squeue_said = now, ids
+    return squeue_said

@@ -178,8 +178,9 @@ def top1_of(net, seeds):
 class SeedNoise:
     """The noise of the networks trained with all of `seeds`, moderated by moderate() if there are enough of them.
 
-    With fewer than FEWEST_NETWORKS networks or FEWEST_SEEDS seeds, or if most networks show no noise, each sum has the noise of its own seeds alone, as in the
-    paired t-test. So has a sum with a network that ended at chance: its scatter is of another kind, and is left out here.
+    With fewer than FEWEST_NETWORKS networks or FEWEST_SEEDS seeds, or if most networks show no noise, each sum is judged by
+    the noise of its own seeds alone, as in the paired t-test. So is a sum with a network that ended at chance, whose scatter
+    is of another kind; such networks have no part in the moderation.
     """
 
     def __init__(self, nets, seeds, measure=top1_of):

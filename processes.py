@@ -40,10 +40,10 @@ class Processes:
             print(line, flush=True)
 
     def one_first(self, call):
-        """call() by one process of each node, which may download and decode, then by the others, which find that done.
+        """Runs call() in one process of each node, then in the others, which find its downloads and decoding done.
 
-        However long it takes: it runs in a thread, and all processes ask each other every POLL_S whether it is done, so that
-        --timeout-s, in which they must answer, is for processes that died or hang.
+        It runs in a thread, and all processes ask each other every POLL_S whether it is done. So it may take longer than
+        --timeout-s, within which they must answer: that limit is for processes that died or hang.
         """
 
         ended = {}

@@ -65,7 +65,7 @@ def look_at_folder(folder, config, of_comparison=False):
         try:
             result = json.loads((folder / "result.json").read_text())
         except ValueError:
-            raise ValueError(f"{folder}/result.json is damaged: remove it, and the run goes on") from None
+            raise ValueError(f"{folder}/result.json is damaged: delete it, and start the same command again") from None
     saved = None if result else last_checkpoint(folder)
     there = result or (saved and saved["run"]) or config
     if is_longer(config, there) and (saved := saved or last_checkpoint(folder)):
@@ -77,7 +77,11 @@ def look_at_folder(folder, config, of_comparison=False):
         and (name in there or name != "content")  # which older runs did not note
     ]
     if others:
-        way = "correct the settings, or choose another OUT" if of_comparison else "give --name, or remove it"
+        way = (
+            "correct the settings, or choose another OUT"
+            if of_comparison
+            else "give another --name, or delete that folder"
+        )
         if result and not of_comparison and len(others) == 1 and config["epochs"] > there.get("epochs", 0):
             way = f"to train further from it, give --init-from {folder} --name NEW"
         raise ValueError(f"{folder} holds another run ({'; '.join(others[:3])}): {way}")

@@ -8,7 +8,7 @@ machine cancels out. If a network is new, those that the file has for this size 
 sizes are dropped.
 --costs measures each network in a process of its own, whose peak of memory is then the network's. Rows that are in the
 file already, measured under the same conditions, stay. All other flags are those of train.py, of which --batch-size,
---image-size, --amp and --compile matter here. Both files also hold the latency of one image (latency.py).
+--accumulate, --image-size, --amp and --compile matter here. Both files also hold the latency of one image (latency.py).
 """
 
 import argparse
@@ -52,7 +52,7 @@ def parse_run(run):
 class Stepper:
     """Training steps, as train.py does them, and evaluations of one network on a batch of noise."""
 
-    def __init__(self, arch, settings, num_classes, image_size, batch_size, amp, compiled, device):
+    def __init__(self, arch, settings, num_classes, image_size, batch_size, amp, compiled, accumulate, device):
         self.net = build(arch, num_classes, settings, image_size).to(device, memory_format=torch.channels_last)
         optimizer = optimizers.make_optimizer("sgd", self.net, 0.01, 0.9, 5e-4)
         state = engine.TrainState(self.net, optimizer, [0.01, 0.01], amp)
@@ -62,7 +62,7 @@ class Stepper:
         self.batches = TrainBatches(split, batch_size, drawn, [128.0] * 3, [64.0] * 3, num_classes, seed=0)
         self.batches.begin(0)
         model = torch.compile(self.net) if compiled else self.net
-        self.step = engine.Step(state, model, self.batches, clip_norm=5.0, captured=True)
+        self.step = engine.Step(state, model, self.batches, clip_norm=5.0, accumulate=accumulate, captured=True)
         self.imgs = normalize(split.images, self.batches.mean, self.batches.std)
         self.amp = amp
         self.stream = torch.cuda.Stream() if device.type == "cuda" else None
@@ -95,10 +95,10 @@ def the_device():
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def conditions(batch_size, amp, compiled):
+def conditions(batch_size, amp, compiled, accumulate=1):
     """What speeds depend on beside the network and its images: others are not comparable."""
     device = the_device()
-    return {
+    return ({"accumulate": accumulate} if accumulate > 1 else {}) | {
         "device": machine.device_name(device),
         "amp": str(engine.amp_dtype(amp, device) or "off").removeprefix("torch."),
         "compile": compiled,
@@ -118,13 +118,14 @@ def typical(speeds):
     return np.median(speeds / of_round, axis=0) * np.median(of_round)
 
 
-def measure(runs, num_classes, image_size, batch_size, amp, compiled, rounds=10, n_calls=3):
+def measure(runs, num_classes, image_size, batch_size, amp, compiled, accumulate=1, rounds=10, n_calls=3):
     """Typical speeds of runs (arch, settings): rows {arch, settings, image_size, train_imgs_per_s, eval_imgs_per_s}."""
     torch.backends.cudnn.benchmark = True  # as train.py has it, and:
     machine.keep_freed_memory()
     device = the_device()
     amp = engine.amp_dtype(amp, device)
-    steppers = [Stepper(*run, num_classes, image_size, batch_size, amp, compiled, device) for run in runs]
+    how = num_classes, image_size, batch_size, amp, compiled, accumulate, device
+    steppers = [Stepper(*run, *how) for run in runs]
     speeds = [
         [[imgs_per_s(f, batch_size, n_calls, device) for f in (one.train, one.evaluate)] for one in steppers]
         for _ in range(rounds + 1)
@@ -149,14 +150,14 @@ def measure_alone(run, *how):
     return row | {"peak_memory_mb": machine.peak_memory_mb(the_device())}
 
 
-def cost_row(run, num_classes, image_size, batch_size, amp, compiled):
+def cost_row(run, num_classes, image_size, batch_size, amp, compiled, accumulate=1):
     """What a run (arch, settings) costs at an image size, measured in a process of its own; or its "problem" there."""
     arch, settings = run
     row = {"arch": arch, "settings": settings, "image_size": image_size}
     try:
         params, macs = cost(arch, num_classes, settings, image_size)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
-            how = num_classes, image_size, batch_size, amp, compiled
+            how = num_classes, image_size, batch_size, amp, compiled, accumulate
             row |= child.submit(measure_alone, run, *how).result()
     except (
         ValueError,
@@ -178,7 +179,7 @@ def key_of(arch, settings, image_size):
 def read(file, expected):
     """The rows of a file by their key_of, if they were measured under the conditions expected; else none."""
     content = json.loads(file.read_text()) if file.exists() else {}
-    if not expected.items() <= content.items():
+    if {name: value for name, value in content.items() if name not in ("rows", "latency")} != expected:
         return {}
     return {key_of(row["arch"], row["settings"], row.get("image_size")): row for row in content["rows"]}
 
@@ -191,7 +192,7 @@ def write(file, conditions, rows):
 def write_speeds(file, runs, image_size, how):
     """Measures the runs side by side, with those that the file has for this size, unless all of them are in the file.
 
-    how: (batch size, amp, compiled).
+    how: (batch size, amp, compiled, accumulate).
     """
     known = read(file, conditions(*how))
     if not all(key_of(*run, image_size) in known for run in runs):
@@ -250,7 +251,7 @@ def main():
     args, flags = parser.parse_known_args()
     recipe = parse_args(flags)  # which refuses what it does not know
     machine.keep_to_cores()  # as train.py does
-    how = recipe.batch_size, recipe.amp, recipe.compile
+    how = recipe.batch_size, recipe.amp, recipe.compile, recipe.accumulate
     with mistakes_refused():
         runs = [parse_run(run) for run in args.runs]
     distinct = list({key_of(*run, None): run for run in runs}.values())

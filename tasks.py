@@ -24,7 +24,7 @@ class Task:
         self.claims, self.lock, self.complaint = claims, None, None
 
     def __enter__(self):
-        if slurm.job() and locks.slurm_jobs() is None:
+        if slurm.job() and locks.slurm_jobs()[1] is None:
             print("squeue cannot be asked here: tasks that are gone are known by their heartbeat alone", flush=True)
         if slurm.is_array():
             with suppress(locks.HeldError):  # by another command in this job
@@ -51,8 +51,8 @@ class Task:
                 listed = [f"{name} on {node}" for name, node in sorted(both.items())]
                 more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
                 self.complaint = (
-                    f"no sign in {self.claims.parent} of {', '.join(listed[:NAMED])}{more}, which Slurm runs: if OUT is another "
-                    "folder there, runs are trained twice; choose one on a disk that all nodes share"
+                    f"Slurm runs {', '.join(listed[:NAMED])}{more}, without a trace in {self.claims.parent}: where OUT is another "
+                    "folder, runs are trained twice; choose one on a disk that all nodes share"
                 )
                 self.complain()
 

@@ -177,7 +177,7 @@ class Run:
         counts = torch.bincount(torch.from_numpy(self.batches.targets), minlength=len(self.images.classes))
         if (counts == 0).any():
             empty = self.images.classes[counts.argmin()]
-            refuse(f"--class-weights {self.args.class_weights}: no training image is of class {empty}")
+            refuse(f"--class-weights {self.args.class_weights}: class {empty} has no training image")
         return (counts.sum() / (len(counts) * counts)).float().to(self.team.device)
 
     def refuse_single_values(self, net):

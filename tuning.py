@@ -10,7 +10,9 @@ RECIPE = (
     "weight_decay",
 )  # what PRESET=tuning varies, beside knobs; and what else a search may vary:
 OTHERS = ("batch_size", "momentum", "schedule", "warmup_frac", "label_smoothing", "clip_norm", "ema_decay", "mixup", "cutmix",
-          "cutout")  # fmt: skip
+          "cutout", "crop_padding", "crop_scale", "flip", "class_weights", "balanced_sampling")  # fmt: skip
+ALIKE = ("dataset", "data", "image_size", "val_size", "epochs", "max_steps")  # in all rows of a search
+START = ("pretrained", "init_from", "freeze")  # in all rows of an architecture: the runs themselves name it
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,15 @@ class Recipe:
 def recipes_of(folder, archs):
     """{arch: its Recipe}: the best mean top-1 on the validation split, of those trained with the most seeds.
 
-    Raises ValueError if the folder has no rows of one of the architectures, or rows without a validation split.
+    Raises ValueError if the folder has no rows of one of the architectures, rows without a validation split, or rows that
+    cannot be compared: of different data, budgets or starting weights.
     """
     rows = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*/result.json"))]
     if not rows:
         raise ValueError(f"TUNED: no runs in {folder}: start PRESET=tuning OUT={folder} first")
     if any(row.get("val_top1") is None for row in rows):
         raise ValueError(f"TUNED: runs in {folder} held nothing out: tune without --val-size 0")
+    refuse_different(rows, ALIKE, folder)
     found = {}
     names = [*RECIPE, *(name for name in OTHERS if len({row.get(name) for row in rows}) > 1)]
     for arch in sorted(archs):
@@ -42,6 +46,7 @@ def recipes_of(folder, archs):
             raise ValueError(
                 f"TUNED: no rows of {arch} in {folder}, only of {there}: tune it with PRESET=tuning ARCHS={arch}"
             )
+        refuse_different([row for row in rows if row["arch"] == arch], START, folder)
         most = max(map(len, candidates.values()))
         best = max(
             (list(rows.values()) for rows in candidates.values() if len(rows) == most),
@@ -51,9 +56,23 @@ def recipes_of(folder, archs):
     return found
 
 
+def refuse_different(rows, names, folder):
+    for name in names:
+        if len(values := {json.dumps(row.get(name) or None) for row in rows}) > 1:
+            raise ValueError(f"TUNED: rows in {folder} differ in {name} ({', '.join(sorted(values))}): tune each apart")
+
+
 def recipe_of(row, names):
-    flags = [part for name in names for part in (f"--{name.replace('_', '-')}", as_text(row[name]))]
+    flags = [part for name in names for part in flags_of(name, row.get(name))]
     return Recipe(flags, {knob: as_text(value) for knob, value in row["settings"].items()})
+
+
+def flags_of(name, value):
+    """A setting as flags of train.py; none for what was off, as it is without the flag."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{'' if value else 'no-'}{flag}"]
+    return [] if value is None else [f"--{flag}", as_text(value)]
 
 
 def as_text(value):

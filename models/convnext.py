@@ -48,7 +48,9 @@ class ConvNeXtBlock(nn.Module):
 class ConvNeXt(PreNormFamily):
     """Depthwise 7x7, layer norm and an inverted bottleneck in each block; layer norm and 2x2 convolutions between stages.
 
-    kernel_size: of the depthwise convolution, odd. layer_scale: its initial value, 0 for none. init: of the weights.
+    kernel_size: of the depthwise convolution, odd. layer_scale: its initial value, 0 for none. init: "default" is PyTorch's,
+    "trunc" the authors' truncated normal of 0.02. expansion: of the inverted bottleneck.
+    downsample: between stages, "native" is the paper's layer, "resnet" the ResNet's strided block.
     Raises ValueError for an even kernel size and an expansion below 1.
     """
 

@@ -16,8 +16,8 @@ from models.ops.layout import mean_of_pixels
 class ECA(nn.Module):
     """Weights each channel by its own mean and those of its neighbours: (B, C, H, W) -> (B, C, H, W).
 
-    kernel_size: neighbours that share a weight, odd; 0 takes the paper's size for C channels, |log2(C) / 2 + 1 / 2| made
-    odd, but 3 at least: 3 up to 64 channels and 5 from 128 to 1024. Raises ValueError for an even size.
+    kernel_size: channels that each gate reads, odd; 0 takes the paper's size for C channels, |log2(C) / 2 + 1 / 2| made
+    odd, and at least 3: 3 up to 64 channels and 5 from 128 to 1024. Raises ValueError for an even size.
     """
 
     def __init__(self, ch, *, kernel_size: int = 0):

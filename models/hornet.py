@@ -6,12 +6,11 @@ NeurIPS 2022, section 3 and the authors' code. Slot: block. Published with AdamW
 Departures, for 32x32 images and SGD: the stem is a 3x3 convolution of stride 1, as in ConvNeXt's slot (patches are for
 large images); weights start at PyTorch's default rather than at a truncated normal of 0.02; layer scale starts at 1
 rather than at 1e-6; and the gates are multiplied by 3 rather than by 1/3. gnConv of order n multiplies n + 1 layers: the
-paper's start leaves 1e-14 of a unit input at order 4, which Adam survives, as it divides gradients by their size, and
-from which SGD never wakes. A layer of PyTorch's start divides its input's size by the root of 3, and a gate stands
-after two: times 3, it has unit size. At train.py's learning rate and --clip-norm that is more than SGD bears safely: one
-of three seeds was lost soon after the rate's peak (results/README.md). (`init=trunc`, `layer_scale=1e-6` and
-`scale=0.3333` give the paper's.) The gates of `gate=gf`, whose last layer is a norm, are not scaled; theirs, too, are
-times 1/3.
+paper's start leaves 1e-14 of a unit input at order 4. Adam still learns from that, as it divides gradients by their
+size; SGD does not. A layer of PyTorch's start divides its input's size by the root of 3, and a gate follows two of them:
+times 3, it has unit size. At train.py's learning rate and --clip-norm, SGD can diverge from this start: one of three
+seeds did (results/README.md). (`init=trunc`, `layer_scale=1e-6` and `scale=0.3333` give the paper's.) With `gate=gf`
+the gates end in a norm and are not scaled; the authors scale those by 1/3, too.
 """
 
 from functools import partial
@@ -112,8 +111,10 @@ class HorNet(PreNormFamily):
 
     orders: of stage 1, 2, ...; a net of three stages reads three. gate: "dw" is the depthwise convolution, "gf" the
     GlobalLocalFilter from stage 3 on, as in the paper; it fixes the image size. scale: on the depthwise gates; the filters
-    are normed, and so of unit size as they are. layer_scale: its initial value, 0 for none. init: of the weights. Raises
-    ValueError for an even kernel size, a scale of 0, too few orders and an order that the channels do not allow.
+    are normed, and so of unit size as they are. layer_scale: its initial value, 0 for none. init: "default" is PyTorch's,
+    "trunc" the authors' truncated normal of 0.02. downsample: between stages, "native" as in ConvNeXt, "resnet" the ResNet's
+    strided block. Raises ValueError for an even kernel size, a scale of 0, too few orders and an order that the channels do
+    not allow.
     """
 
     def __init__(

@@ -64,7 +64,7 @@ def make(library, name, num_classes, image_size):
             f"{library}:{name} cannot be made for images of {image_size} pixels ({first_line(error)})"
         ) from None
     if not isinstance(out, torch.Tensor) or out.shape != (2, num_classes):
-        raise ValueError(f"{library}:{name} gives no logits (B, {num_classes}): it is no plain classifier")
+        raise ValueError(f"{library}:{name} does not return logits (B, {num_classes}): it is not a plain classifier")
     return net
 
 

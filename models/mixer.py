@@ -55,9 +55,9 @@ class MixerBlock(nn.Module):
 class Mixer(BlockFamily):
     """Mixer blocks in place of blocks that keep the shape; the others, the stem and the head stay the ResNet's.
 
-    stages: those with Mixer blocks, from 1. The third has 64 pixels of a 32x32 image and, after the ImageNet stem, 196 of a
-    224x224 image, in a net of four stages too. first_block: index in its stage (from 0) of the first block replaced: 2
-    leaves one in a stage of three. Strided blocks are never replaced. token_hidden, channel_hidden: hidden widths of
+    stages: those with Mixer blocks, from 1. A map of the third has 64 pixels for a 32x32 image and, after the ImageNet
+    stem, 196 for a 224x224 image. first_block: index (from 0) of the first block replaced in a stage: 2 replaces only the
+    last of three. Strided blocks are never replaced. token_hidden, channel_hidden: hidden widths of
     the two MLPs, 0 for the paper's, a half and four times the block's. Raises ValueError for stages that are not
     distinct numbers from 1 to 4 and for a negative index or width.
     """

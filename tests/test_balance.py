@@ -45,14 +45,22 @@ def test_balanced_batches_do_not_depend_on_the_number_of_processes():
     assert all(torch.equal(a, torch.cat(b)) for a, b in zip(whole, zip(*parts, strict=True), strict=True))
 
 
-def test_weights_scale_the_loss_of_each_image():
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_weights_scale_the_loss_of_each_image(smoothing, mixed):
+    """Not the terms of each class: else an image's smoothed target would ask above all for the class of the largest weight."""
     state = new_state()
     imgs, targets = torch.randn(6, 3, 4, 4), torch.tensor([0, 0, 0, 0, 1, 2])
     weights = torch.tensor([0.5, 2.0, 3.0, 1.0, 1.0, 1.0, 1.0])
+    of_images = weights[targets]
+    if mixed:
+        shares = F.one_hot(targets, 7).float()
+        targets = 0.75 * shares + 0.25 * shares.roll(1, 0)
+        of_images = 0.75 * of_images + 0.25 * of_images.roll(1)
     with torch.no_grad():
-        losses = F.cross_entropy(state.net.train()(imgs), targets, reduction="none")
-    engine.train_step(state, state.net, imgs, targets, class_weights=weights)
-    assert state.losses[0].item() == pytest.approx((losses * weights[targets]).mean().item(), rel=1e-5)
+        losses = F.cross_entropy(state.net.train()(imgs), targets, label_smoothing=smoothing, reduction="none")
+    engine.train_step(state, state.net, imgs, targets, smoothing, class_weights=weights)
+    assert state.losses[0].item() == pytest.approx((losses * of_images).mean().item(), rel=1e-5)
 
 
 @pytest.fixture

@@ -78,9 +78,9 @@ def test_minutes_stop_and_the_same_command_goes_on(compare, tmp_path):
     settings = {"STEPS": "40", "MINUTES": "0.05"}
     with compare("--save-every-s", "0", **settings) as running:
         said = ended(running)
-    assert "MINUTES=0.05 are over: 3 of 4 runs are left; the same command goes on" in said
+    assert "MINUTES=0.05 is over: 3 of 4 runs are left; the same command continues" in said
     with compare("--save-every-s", "100", **settings) as running:
-        assert "MINUTES=0.05 are too few: a run is started if 100 s are left" in ended(running)  # to save at least once
+        assert "MINUTES=0.05 is too short: a run is started only if 100 s are left" in ended(running)  # to save at least once
     with compare(STEPS="40") as running:
         ended(running)
     assert len(list((tmp_path / "out").glob("*/events.*"))) == 4
@@ -111,7 +111,7 @@ def test_tuning_and_its_winners(compare, tmp_path):
     out = tmp_path / "out"
     environ = environment(settings | {"OUT": str(out), "PLAN": "1"})
     plan = subprocess.run(["bash", str(ROOT / "compare.sh")], env=environ, capture_output=True, text=True).stdout
-    runs = [line.split()[0] for line in plan.splitlines()[1:-1]]
+    runs = [line.split()[0] for line in plan.splitlines()[1:-2]]
     assert len(runs) == 7 + 10  # HorNet also from its published start
     starts = "hornet.init=trunc:hornet.layer_scale=1e-6:hornet.scale=0.3333"
     assert f"hornet_resnet:{starts}:--optimizer=adamw:--lr=1e-3" in runs

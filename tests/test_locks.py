@@ -136,6 +136,25 @@ def test_job_that_slurm_does_not_run_is_gone_at_once(path, tmp_path, monkeypatch
         locks.Lock(path, {})
 
 
+def test_job_that_began_after_the_last_answer_of_squeue_is_not_taken_for_gone(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "WATCH_S", 1000)
+    squeue_that_says(tmp_path, monkeypatch, f"cat {tmp_path}/jobs")
+    jobs, seen = tmp_path / "jobs", {}
+    jobs.write_text("8\n")
+    left_by(path, host="elsewhere", job="8")
+    with pytest.raises(locks.HeldError):
+        locks.Lock(path, seen)
+    jobs.write_text("8\n9\n")
+    path.unlink()
+    left_by(path, host="elsewhere", job="9")
+    with pytest.raises(locks.HeldError) as held:
+        locks.Lock(path, seen)
+    assert held.value.is_alive is None
+    jobs.write_text("8\n")
+    monkeypatch.setattr(locks, "squeue_said", (float("-inf"), None))
+    locks.Lock(path, seen).release()
+
+
 def test_without_an_answer_of_squeue_the_heartbeat_counts(path, tmp_path, monkeypatch):
     squeue_that_says(tmp_path, monkeypatch, "exit 1")
     left_by(path, host="elsewhere", job="7")

@@ -20,7 +20,9 @@ import speed
 import train
 from board import Taken
 from flags import parse_args
+from locks import Lock
 from models import METHODS, build
+from settings import HERE, read_settings, train_command, train_flags
 from speed import parse_run
 from tests import processes
 from tests.processes import ROOT
@@ -131,8 +133,8 @@ def test_parts_of_a_run_become_flags():
         "eca_resnet:eca.kernel_size=5:--init-from=runs/a/model",
     ]
     environ = SETTINGS | {"RUNS": " ".join(runs), "RECIPE": "--optimizer adamw --lr 5e-4 --image-size 64"}
-    settings = compare.read_settings(environ, ["--lr", "1"])
-    one, several = compare.train_command(settings, runs[0], ["3"]), compare.train_command(settings, runs[1], ["0", "1"])
+    settings = read_settings(environ, ["--lr", "1"])
+    one, several = train_command(settings, runs[0], ["3"]), train_command(settings, runs[1], ["0", "1"])
     recipe = "--optimizer adamw --lr 5e-4 --image-size 64 --lr 1"
     common = "--epochs 100 --dataset cifar100"
     assert " ".join(one[2:]) == (
@@ -146,24 +148,28 @@ def test_parts_of_a_run_become_flags():
 
 
 def test_a_runs_own_flags_count_for_more_than_a_tuned_recipe():
-    settings = compare.read_settings(SETTINGS | {"SEEDS": "00 1"}, ["--lr", "1"])
+    settings = read_settings(SETTINGS | {"SEEDS": "00 1"}, ["--lr", "1"])
     settings.recipes, settings.flags = {"resnet": Recipe(["--lr", "0.1"], {"resnet.width": "8"})}, []
-    flags = parse_args(compare.train_flags(settings, "resnet:resnet.width=12:--lr=0.5", settings.seeds))
+    flags = parse_args(train_flags(settings, "resnet:resnet.width=12:--lr=0.5", settings.seeds))
     assert (flags.lr, flags.settings, flags.seeds) == (0.5, {"resnet.width": "12"}, [0, 1])
-    assert parse_args(compare.train_flags(settings, "resnet", ["0"])).lr == 0.1
+    assert parse_args(train_flags(settings, "resnet", ["0"])).lr == 0.1
 
 
 @pytest.fixture
 def comparison(tmp_path, monkeypatch):
     """A comparison of one run and four seeds, whose programs only note how they were called, and end with .code."""
     calls = []
-    answer = SimpleNamespace(code=0)
-    programs = SimpleNamespace(
-        stopped_by=0, run=lambda command, *_, **__: (calls.append(command), (answer.code, ""))[1]
-    )
+    answer = SimpleNamespace(code=0, during=lambda: None)
+
+    def run(command, *_, **__):
+        calls.append(command)
+        answer.during()
+        return answer.code, ""
+
+    programs = SimpleNamespace(stopped_by=0, run=run)
     monkeypatch.setattr(compare, "Children", lambda: programs)
     settings = SETTINGS | {"RUNS": "resnet", "SEEDS": "0 1 2 3", "OUT": str(tmp_path / "out")}
-    made = compare.Comparison(compare.read_settings(settings, []))
+    made = compare.Comparison(read_settings(settings, []))
     made.calls, made.answer = calls, answer
     return made
 
@@ -173,6 +179,34 @@ def test_speeds_are_of_images_of_the_data_sets_size(comparison):
     comparison.speeds()
     (command,) = comparison.calls
     assert command[-2:] == ["--image-size", "64"]
+
+
+def test_speeds_that_cannot_be_measured_do_not_stop_the_training(comparison, capsys):
+    comparison.answer.code = 1
+    comparison.speeds()
+    assert "could not be measured: training goes on without them" in capsys.readouterr().out
+    comparison.answer.code = 2
+    with pytest.raises(SystemExit):
+        comparison.speeds()
+
+
+def write_file(comparison, seed, name, content="{}"):
+    path = comparison.board.folder("resnet", seed) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+
+
+def test_a_dead_owner_and_an_old_status_do_not_hide_a_failure(comparison):
+    """One process was killed and left its lock; one had been stopped the day before, and now ended before its first step."""
+    lock = Lock(comparison.board.folder("resnet", "0") / "lock")
+    lock.stopped.set()
+    holder = json.loads(lock.path.read_text())
+    lock.path.write_text(json.dumps(holder | {"process_started": holder["process_started"] - 100}))
+    write_file(comparison, "1", "status", "SIGTERM at step 7")
+    comparison.board.claims.mkdir()
+    comparison.answer.code = 1
+    comparison.train(Taken("resnet", ["0", "1"]), 60.0, {})
+    assert comparison.failures == ["resnet with seed 0", "resnet with seed 1"]
 
 
 @pytest.mark.parametrize(
@@ -187,12 +221,11 @@ def test_speeds_are_of_images_of_the_data_sets_size(comparison):
 )
 def test_only_seeds_that_failed_are_told_as_failed(comparison, code, failed):
     """Of four seeds in a call one was stopped in time, another process trains one, one diverged, one is finished."""
-    for seed, file in (("0", "status"), ("1", "lock"), ("2", "last.pt"), ("3", "result.json")):
-        path = comparison.board.folder("resnet", seed) / file
-        path.parent.mkdir(parents=True)
-        path.write_text("{}")
+    for seed, file in (("1", "lock"), ("2", "last.pt"), ("3", "result.json")):
+        write_file(comparison, seed, file)
     comparison.board.claims.mkdir()
     comparison.answer.code = code
+    comparison.answer.during = lambda: write_file(comparison, "0", "status")
     comparison.train(Taken("resnet", ["0", "1", "2", "3"]), 60.0, {})
     assert comparison.failures == [f"resnet with seed {seed}" for seed in failed]
     assert comparison.time_is_up == (code == compare.TIME_IS_UP_CODE)
@@ -223,10 +256,39 @@ def test_only_seeds_that_failed_are_told_as_failed(comparison, code, failed):
 )
 def test_mistaken_setting_is_one_line(settings, flags, message, capsys):
     with pytest.raises(SystemExit) as exit:
-        compare.read_settings(SETTINGS | settings, flags)
+        read_settings(SETTINGS | settings, flags)
     assert exit.value.code == 2
     err = capsys.readouterr().err
     assert err.startswith(f"compare.sh: {message}") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "given", "message"),
+    [
+        ("compare.sh", {"METHODS": "eca"}, "compare.sh: METHODS is read by ablations.sh: give ARCHS"),
+        ("compare.sh", {"PRESET": "depth", "ARCHS": "eca_resnet"}, "compare.sh: ARCHS is not read with PRESET=depth"),
+        ("compare.sh", {"PRESET": "tuning", "WIDTHS": "8"}, "compare.sh: WIDTHS is not read with PRESET=tuning"),
+        ("ablations.sh", {"ARCHS": "eca_resnet"}, "ablations.sh: ARCHS is read by compare.sh: give METHODS"),
+        ("compare.sh", {"RUNS": "eca"}, "train.py: unknown backbone 'eca'"),
+        ("compare.sh", {"RUNS": "resnet eca_resnet:kernel_size=5"}, "train.py: "),
+        ("compare.sh", {"DATASET": "imagenet"}, "train.py: "),
+    ],
+)
+def test_setting_that_would_have_no_effect_is_refused_by_the_plan(script, given, message):
+    done = run_script(script, check=False, PLAN="1", OUT="nowhere", **given)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and done.stderr.startswith(message)
+
+
+def test_plan_of_a_search_counts_the_runs_of_its_second_part():
+    plan = run_script("compare.sh", PRESET="tuning", ARCHS="resnet", PLAN="1", OUT="nowhere", EPOCHS="45").stdout
+    assert plan.startswith("7 runs in nowhere, 0 of them finished; cifar100, 45 epochs\n")
+    assert "\nand 4 more: the best 2 of each architecture with the other seeds\n" in plan
+
+
+def test_plan_whose_reader_leaves_ends_quietly():
+    command = "PLAN=1 bash ablations.sh | head -n 1"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment({}), capture_output=True, text=True)
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
 
 def test_empty_settings_are_given():
@@ -276,7 +338,7 @@ def test_cost_preset_trains_nothing(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(subprocess, "run", lambda command: calls.append(command[1:]) or SimpleNamespace(returncode=0))
     compare.costs(settings | {"PLAN": ""}, ["--batch-size", "2"])
-    here = compare.HERE
+    here = HERE
     assert [" ".join(call) for call in calls] == [
         f"{here}/speed.py resnet eca_resnet --costs out/costs.json --image-sizes 16 32 --batch-size 2",
         f"{here}/report.py out/costs.json",
@@ -426,7 +488,7 @@ def test_ablations_to_the_report(small, tmp_path):
     runs = [run for run, _ in planned("ablations.sh", **settings)]
     write_speeds(settings | {"RUNS": " ".join(runs)}, flags)
     for run in runs[2:]:
-        command = compare.train_command(compare.read_settings(SETTINGS | settings, flags), run, ["0"])
+        command = train_command(read_settings(SETTINGS | settings, flags), run, ["0"])
         train.main(parse_args(command[2:]))
     done = run_script("ablations.sh", *flags, **settings)
     assert "measuring" not in done.stdout

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import compare
 import slurm
+from settings import read_settings, train_command
 from tests import slurm_cluster, stand_in
 from tests.processes import ROOT
 from tests.runs import assert_same
@@ -226,9 +226,9 @@ def test_numbers_are_those_of_one_process(small, cluster, tmp_path):
     slurm_cluster.said(
         environ, "sbatch", "--array=0-1", f"--output={tmp_path}/log-%a", f"--chdir={ROOT}", "compare.sh", *flags
     )
-    alone = compare.read_settings(SETTINGS | settings | {"OUT": str(tmp_path / "one")}, flags)
+    alone = read_settings(SETTINGS | settings | {"OUT": str(tmp_path / "one")}, flags)
     for name in settings["RUNS"].split():
-        command = compare.train_command(alone, name, ["0"])
+        command = train_command(alone, name, ["0"])
         subprocess.run(command, env=environment(settings), capture_output=True, check=True)
     wait_until(lambda: not slurm_cluster.said(environ, "squeue", "-h"), 300)
     log = read(tmp_path / "log-0") + read(tmp_path / "log-1")

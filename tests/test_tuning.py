@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tuning import Recipe, recipes_of
 
 
@@ -42,3 +44,27 @@ def test_rows_that_differ_in_the_batch_are_two_recipes(tmp_path):
     )  # fmt: skip
     (found,) = recipes_of(folder, {"resnet"}).values()
     assert found.flags[-2:] == ["--batch-size", "64"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "best", "other", "flags"),
+    [
+        ("crop_padding", 8, 4, ["--crop-padding", "8"]),
+        ("flip", False, True, ["--no-flip"]),
+        ("class_weights", "balanced", None, ["--class-weights", "balanced"]),
+        ("class_weights", None, "balanced", []),
+    ],
+)
+def test_whatever_a_search_varies_is_part_of_the_winner(tmp_path, setting, best, other, flags):
+    rows = {"a": {"val_top1": 61.0, setting: best}, "b": {"val_top1": 60.0, setting: other}}
+    folder = write(tmp_path, **{name: row | {"seed": 0} for name, row in rows.items()})
+    (found,) = recipes_of(folder, {"resnet"}).values()
+    assert found.flags[6:] == flags
+
+
+@pytest.mark.parametrize("difference", [{"pretrained": True}, {"epochs": 9}, {"max_steps": 20}])
+def test_rows_that_cannot_be_compared_are_refused(tmp_path, difference):
+    start = {"seed": 0, "val_top1": 60.0, "pretrained": False, "epochs": 5, "max_steps": 0}
+    folder = write(tmp_path, a=start, b=start | {"lr": 0.1} | difference)
+    with pytest.raises(ValueError, match=f"differ in {next(iter(difference))}"):
+        recipes_of(folder, {"resnet"})

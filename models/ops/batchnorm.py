@@ -15,7 +15,10 @@ else:
 
 
 class NormGELU(nn.Module):
-    """gelu(norm(x)): (B, C, H, W) -> (B, C, H, W). One operation for an nn.BatchNorm2d with its defaults that trains on CUDA."""
+    """gelu(norm(x)): (B, C, H, W) -> (B, C, H, W).
+
+    Fused on CUDA, in training, if norm is an nn.BatchNorm2d with weights and running averages.
+    """
 
     def __init__(self, norm):
         super().__init__()
@@ -36,7 +39,7 @@ class NormGELU(nn.Module):
 def batch_norm_gelu(x, running_mean, running_var, num_batches_tracked, weight, bias, training, momentum, eps):
     """F.gelu of what nn.BatchNorm2d computes: (B, C, H, W) -> (B, C, H, W).
 
-    Raises ValueError in training for one value a channel.
+    running_mean, running_var, weight and bias are (C,). Raises ValueError in training if a channel has a single value.
     """
     if training:
         num_batches_tracked.add_(1)
