@@ -137,6 +137,8 @@ class TrainBatches:
                 rng.beta(a, a, n) if a else np.ones(n) for a in (self.augment.mixup, self.augment.cutmix)
             )
             draws |= {"blend": blend, "share": np.where(blend, blended, pasted).astype(np.float32)}
+        if self.augment.cutout and self.augment.cutmix:  # or the box would cover the hole, around one centre
+            draws |= {"box_y": rng.integers(0, size, n), "box_x": rng.integers(0, size, n)}
         return {name: torch.from_numpy(values) for name, values in draws.items()}
 
     def draw_images(self, rng, n):
@@ -179,7 +181,8 @@ class TrainBatches:
         """Mixup or CutMix: imgs and shares of classes (b, n_classes)."""
         share = draws["share"][:, None]
         half = (1 - share).sqrt() / 2 * len(self.axis)  # CutMix pastes a box with the image's sides * sqrt(1 - share)
-        box = self.inside(draws["hole_y"][:, None], draws["hole_x"][:, None], half)
+        y, x = (draws.get(f"box_{side}", draws[f"hole_{side}"])[:, None] for side in "yx")
+        box = self.inside(y, x, half)
         keep = torch.where(draws["blend"][:, None, None], share[:, :, None], (~box).float())  # (b, H, W)
         share = keep.mean((1, 2))[:, None]  # what is left of the image once the box is cut at the border
         classes = torch.arange(self.n_classes, device=self.device)  # F.one_hot reads the targets' range on the host

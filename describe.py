@@ -22,14 +22,14 @@ def listing():
         for name, method in METHODS.items():
             if method.slot == slot:
                 lines += [f"{name}  [{slot}]  {method.paper}; published with {method.published_with}"]
-                lines += [f"    {method.make.__doc__.splitlines()[0]}", *knob_lines(name, method.make)]
+                lines += [*first_line(method.make), *knob_lines(name, method.make)]
     lines += ["", "Backbones, and whole networks"]
     shown_before = set()
     for name, backbone in BACKBONES.items():
         fixed = "".join(f", {knob} {value}" for knob, value in backbone.fixed.items())
         lines += [f"{name}  [takes {', '.join(backbone.slots) or 'no method'}]  {backbone.family}.*{fixed}"]
         if backbone.make not in shown_before:
-            lines += [f"    {backbone.make.__doc__.splitlines()[0]}"]
+            lines += first_line(backbone.make)
             lines += knob_lines(backbone.family, backbone.make, backbone.fixed)
         shown_before.add(backbone.make)
     lines += [
@@ -39,9 +39,13 @@ def listing():
     return "\n".join(lines)
 
 
+def first_line(make):
+    return [f"    {line}" for line in (make.__doc__ or "").splitlines()[:1]]
+
+
 def knob_lines(group, make, fixed=()):
     """A line for each knob: how it is set, its type and default, and what its class says of it."""
-    said = meanings(make.__doc__)
+    said = meanings(make.__doc__ or "")
     return [
         f"    --set {group}.{name}={shown(knob.default)}  ({describe_type(knob.annotation)})"
         + (f"  {said[name]}" if name in said else "")

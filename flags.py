@@ -112,6 +112,7 @@ def parse_args(argv=None, description=None):
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         near = difflib.get_close_matches(unknown[0].split("=")[0], parser._option_string_actions, 1)
+        near = near if unknown[0].startswith("-") else [f"--arch {unknown[0]}"]
         refuse(f"unknown flag {unknown[0]}: {f'did you mean {near[0]}? ' if near else ''}--help lists all")
 
     for name in (
@@ -131,6 +132,9 @@ def parse_args(argv=None, description=None):
     args.seeds, args.seed = args.seed, args.seed[0]
     check_numbers(args)
     check_combinations(args)
+    if args.crop_padding is not None:
+        args.crop_scale = 0.0
+    args.crop_padding = CROP_PADDING if args.crop_padding is None else args.crop_padding
     args.settings = {}
     for item in args.set or []:
         knob, equals, value = item.partition("=")
@@ -172,8 +176,9 @@ def add_data(add):
     add("--cache-dir", None, "where decoded images are kept (default ~/.cache/resnet-grafts)")
     add(
         "--crop-padding",
-        CROP_PADDING,
-        "pixels by which a random crop may move; 0 for none",
+        None,
+        f"pixels by which a random crop may move; 0 for none (default {CROP_PADDING})",
+        type=int,
     )
     default = (
         f"(default {CROP_SCALE} for images of more than {PADDED_UP_TO} pixels, unless --crop-padding is given; else 0)"
@@ -214,10 +219,17 @@ def add_recipe(add):
     weights = "weigh each class in the loss by the inverse of its share of the training images"
     add("--class-weights", None, weights, choices=["balanced"])
     add("--balanced-sampling", False, "show each class equally often in an epoch, however many images it has", **STORE)
-    add("--seed", [0], seeds, type=int, nargs="+")
+    add("--seed", [0], seeds, type=seed, nargs="+")
     add("--amp", "auto", "autocast type; auto is bf16 where the device computes in it", choices=AMP)
     add("--compile", False, "torch.compile the network", **STORE)
     add("--sync-bn", False, "batch norm over all processes; GPU only", **STORE)
+
+
+def seed(text):
+    """A number, as argparse reads it."""
+    if not re.fullmatch(r"-?\d+", text):
+        raise argparse.ArgumentTypeError(f"a whole number is expected, and spaces between several, got {text!r}")
+    return int(text)
 
 
 def add_run(add):
@@ -256,6 +268,8 @@ def check_numbers(args):
         args.val_size = VAL_SIZE if args.val_size is None else args.val_size
     else:
         refuse_folds(args.folds, args.fold, args.val_size)
+    if (args.val_size or 0) >= 1 and (args.val_size % 1 or args.val_size == 1):
+        refuse(f"--val-size is a fraction below 1, or a number of images from 2 on, got {args.val_size:g}")
     for seed in args.seeds:
         if not 0 <= seed < 2**32:
             refuse(f"--seed must be 0 or more, and less than 2**32, got {seed}")
@@ -282,16 +296,23 @@ def check_combinations(args):
         refuse(f"--momentum {args.momentum:g} would have no effect: {args.optimizer} has none")
     if args.warmup_frac != WARMUP and args.schedule == "constant":
         refuse(f"--warmup-frac {args.warmup_frac:g} would have no effect: take --schedule constant_with_warmup")
-    if args.crop_padding != CROP_PADDING and args.crop_scale:
+    if args.crop_padding is not None and args.crop_scale:
         refuse(
             f"--crop-padding {args.crop_padding} would have no effect: --crop-scale {args.crop_scale:g} resizes its crops"
         )
+    if args.schedule == "inverse_sqrt" and not args.warmup_frac:
+        refuse("--schedule inverse_sqrt falls from the end of the warm-up: give --warmup-frac more than 0")
+    if args.class_weights and args.balanced_sampling:
+        refuse("--class-weights and --balanced-sampling both balance the classes: give one of them")
     if args.pretrained and args.init_from:
         refuse("--pretrained and --init-from are two sets of weights: give one of them")
     if args.freeze and not (args.pretrained or args.init_from):
         refuse("--freeze would keep random weights: give --pretrained or --init-from, too")
     if args.predict and not args.init_from:
         refuse("--predict needs --init-from, the run whose network is to be used")
+    for name in ("predict", "init_from", "pretrained", "freeze", "set", "check", "push_to_hub"):
+        if args.eval_only and getattr(args, name):
+            refuse(f"--{name.replace('_', '-')} has no effect on --eval-only, which scores a network as it is")
     if args.json and not args.predict:
         refuse("--json is the form of what --predict prints: give --predict, too")
     if args.push_to_hub and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", args.push_to_hub):

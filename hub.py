@@ -163,6 +163,8 @@ def model_folder(path_or_id):
         return download(str(path_or_id))
     if not (path / "model").is_dir() and (path / "last.pt").exists():
         raise ValueError(f"{path} is an unfinished run without model/: finish it, or give its last.pt")
+    if not (path / "model").is_dir() and (path / "result.json").exists():
+        raise ValueError(f"{path} holds the scores of a run without its weights, as results/ does: train it again")
     return path / "model" if (path / "model").is_dir() else path
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flags import parse_args
 from noise import ALPHA, FASTER, FEWEST_NETWORKS, FEWEST_SEEDS, POWER
-from rows import family_and_depth, in_list, machine, recipe_of
+from rows import epochs_of, family_and_depth, in_list, machine, recipe_of
 
 
 @dataclass(frozen=True)
@@ -205,10 +206,16 @@ def design_table(results):
         ["part", "value"],
         ["data", f"{dataset_of(row)}: {row['classes']} classes; {row['n_train']:,} training images, {row['n_val']:,} held out, "
                  f"{row['n_test']:,} test images"],
-        ["budget", f"{row['epochs']} epoch{'s' * (row['epochs'] > 1)}" + f", {row['batch_size']} images per step" * ("batch_size" in recipe)],
+        ["budget", epochs_of(row) + f", {row['batch_size']} images per step" * ("batch_size" in recipe)],
     ]  # fmt: skip
     told = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "warmup_frac", "label_smoothing", "amp")
-    table.append(["recipe", in_words({name: recipe[name] for name in told if name in recipe})])
+    defaults, of_data = (
+        vars(parse_args([])),
+        ("dataset", "image_size", "val_size", "folds", "epochs", "max_steps", "batch_size"),
+    )
+    others = [name for name in defaults if name in recipe and name not in (*told, *of_data)]
+    unusual = [name for name in others if (recipe[name] or None) != (defaults[name] or None)]
+    table.append(["recipe", in_words({name: recipe[name] for name in (*told, *unusual) if name in recipe})])
     if results.own_recipes:
         table[-1][1] += f"; each architecture has its own {in_list(results.own_recipes)}"
     held_out = ", the part held out," * bool(row.get("val_size") and not row.get("folds"))
@@ -314,7 +321,7 @@ def provenance(results):
     seeds = sorted({seed for net in results.nets for seed in net.seeds})
     each = f", each the mean of {rows[0]['folds']} folds" if rows[0].get("folds") else ""
     return [["runs", f"{len(rows)} of {len(results.nets)} networks{each}"], ["seeds", in_list(seeds)],
-            ["epochs", str(rows[0]["epochs"])], *origins(rows)]  # fmt: skip
+            ["budget", epochs_of(rows[0])], *origins(rows)]  # fmt: skip
 
 
 def short_commit(commit):

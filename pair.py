@@ -66,6 +66,10 @@ def score(runs, data_dir=None, cache_dir=None):
     models = [hub.load(str(run / "model")) for run in runs]
     images = data.load(rows[0]["dataset"], data_dir, rows[0].get("image_size"), cache_dir)
     test = images.test
+    for run, model, row in zip(runs, models, rows, strict=True):
+        if model.classes != images.classes or row["n_test"] != len(test):
+            raise ValueError(f"{run} was scored on other data than these: it has {row['n_test']} test images of "
+                             f"{len(model.classes)} classes, here are {len(test)} of {len(images.classes)}")  # fmt: skip
     if not isinstance(test.images, torch.Tensor):
         raise ValueError(f"{rows[0]['dataset']} is too large to be held in memory, and pair.py reads no streams")
     pixels, targets = test.images[test.index], test.targets[test.index].numpy()
@@ -76,7 +80,7 @@ def score(runs, data_dir=None, cache_dir=None):
         "archs": np.array([row["arch"] for row in rows]), "seeds": np.array([row["seed"] for row in rows]),
         "settings": np.array([json.dumps(settings_of(row), sort_keys=True) for row in rows]),
         "dataset": np.array(rows[0]["dataset"]), "classes": np.array(images.classes), "targets": targets,
-        "probabilities": both.astype(np.float16), "shown": shown, "images": pixels[shown].permute(0, 2, 3, 1).numpy(),
+        "probabilities": both.astype(np.float32), "shown": shown, "images": pixels[shown].permute(0, 2, 3, 1).numpy(),
     }  # fmt: skip
 
 

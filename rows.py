@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flags import parse_args
+from flags import PADDED_UP_TO, parse_args
 from tuning import as_text
 
 IDENTITY = ("arch", "settings", "seed")
@@ -130,6 +130,23 @@ def problem_of(row):
     return None
 
 
+def natural(text):
+    """A key by which 'a=64' comes before 'a=128'."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
+
+
+def epochs_of(row):
+    """The budget of a run in words: '45 epochs', or '200 steps' if --max-steps ended it before."""
+    if steps_of(row) < steps_of(row | {"max_steps": 0}):
+        return f"{steps_of(row)} step{'s' * (steps_of(row) > 1)}"
+    return f"{row['epochs']} epoch{'s' * (row['epochs'] > 1)}"
+
+
+def steps_of(row):
+    whole = row["epochs"] * (row["n_train"] // row["batch_size"])
+    return min(whole, row.get("max_steps") or whole)
+
+
 def at_chance(row):
     """Whether a run ended no better than guessing among equally frequent classes: at most three deviations above it."""
     chance = 1 / row["classes"]
@@ -182,7 +199,7 @@ def refuse_difference(what, names, first, runs):
         for name in sorted(ours.keys() | first_recipe.keys()) if names is None else names:
             if ours.get(name) != first_recipe.get(name):
                 refuse(f"{what}: {name} is {first_recipe.get(name)!r} in {first_path} and {ours.get(name)!r} in {path}; "
-                       "report them separately")  # fmt: skip
+                       f"report them separately{', or compare the recipes with --recipes' * (names is None)}")  # fmt: skip
 
 
 def differing(recipes):
@@ -385,6 +402,12 @@ def flags_of(net):
     recipe["amp"] = {"bfloat16": "bf16", "float16": "fp16"}.get(recipe.get("amp"), recipe.get("amp"))
     recipe["fold"] = 0 if recipe.get("folds") else None
     told = [name for name, value in recipe.items() if name in defaults and value not in (None, defaults[name])]
+    may_be_large = (
+        recipe["dataset"] == "folder" if recipe.get("image_size") is None else recipe["image_size"] > PADDED_UP_TO
+    )
+    if may_be_large and "crop_scale" in recipe and recipe["crop_scale"] is None:  # which is not what such images get
+        recipe["crop_scale"] = 0
+        told.append("crop_scale")
     always = [name for name in ("epochs", "val_size", "lr", "weight_decay") if recipe.get(name) is not None]
     flags = [f"--set {knob}" for knob in net.knobs.split() if knob.split("=")[0] not in START]
     for name in dict.fromkeys([*always, *told]):

@@ -69,7 +69,10 @@ def look_at_folder(folder, config, of_comparison=False):
     saved = None if result else last_checkpoint(folder)
     there = result or (saved and saved["run"]) or config
     if is_longer(config, there) and (saved := saved or last_checkpoint(folder)):
-        result, there = None, there | {"epochs": config["epochs"]}  # the run as it would have begun with more epochs
+        there = saved["run"]  # which may have been asked for more than that result
+        result = None
+        if is_longer(config, there):
+            there = there | {"epochs": config["epochs"]}  # the run as it would have begun with more epochs
     others = [
         f"{name} {there.get(name)} there, {value} here"
         for name, value in config.items()

@@ -63,7 +63,8 @@ def find(name, data_dir, classes=None):
     for split, files in found.files.items():
         if not files:
             there = ", ".join(sorted(os.listdir(root))[:8]) or "nothing"
-            raise ValueError(f"--data-dir {data_dir}: no {split} images; expected {LAYOUTS[name]}, found {there}")
+            own = "" if name == "folder" else f" (for images of your own, {LAYOUTS['folder']})"
+            raise ValueError(f"--data-dir {data_dir}: no {split} images; expected {LAYOUTS[name]}{own}, found {there}")
     return found
 
 

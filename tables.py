@@ -7,7 +7,7 @@ import numpy as np
 
 from noise import POWER, Gap, t_interval
 from notes import MODULES, dataset_of
-from rows import COSTS, SUPERCLASSES, default_width, family_and_depth, in_list, latencies_in
+from rows import COSTS, SUPERCLASSES, default_width, epochs_of, family_and_depth, in_list, latencies_in
 from verdicts import WORDS, Comparison, shared_methods
 
 MOST_NAMES = 3  # in a sentence; a list has the others
@@ -218,10 +218,6 @@ def members(comparisons):
     named = [f"{readable(result.net)} {interval(result.estimate, '+')}" for result in comparisons[:MOST_NAMES]]
     rest = len(comparisons) - len(named)
     return in_list([*named, f"{rest} more"] if rest else named)
-
-
-def epochs_of(row):
-    return f"{row['epochs']} epoch{'s' * (row['epochs'] > 1)}"
 
 
 def opening(results):

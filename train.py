@@ -18,7 +18,7 @@ import sys
 from argparse import Namespace
 from contextlib import ExitStack
 
-from flags import CROP_PADDING, CROP_SCALE, PADDED_UP_TO, mistakes_refused, parse_args, refuse
+from flags import CROP_SCALE, PADDED_UP_TO, mistakes_refused, parse_args, refuse
 
 # torch, and all that imports it, is imported after the flags are read: a mistyped one is refused within a second
 
@@ -102,7 +102,7 @@ def main(args):
     images = team.one_first(load).to(team.device)
     for note in images.notes:
         team.say(f"train.py: {note}")
-    if args.crop_scale is None and args.crop_padding == CROP_PADDING and images.image_size > PADDED_UP_TO:
+    if args.crop_scale is None and images.image_size > PADDED_UP_TO:
         args.crop_scale = CROP_SCALE
     args.crop_scale = args.crop_scale or None  # padded crops are one recipe, asked for or not
     if args.eval_only:

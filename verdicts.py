@@ -29,12 +29,15 @@ from rows import (
     Net,
     at_chance,
     differing,
+    epochs_of,
     group,
     in_list,
     key_of,
+    natural,
     read_cost_pass,
     read_rows,
     refuse,
+    steps_of,
 )
 
 WORDS = ("helps", "no better than widening", "no evidence", "hurts", "unstable")
@@ -281,7 +284,9 @@ class Results:
 def analyse(rows, cost_pass=None):
     """Rows of result.json (and cost.json) -> Results."""
     by_key = group(rows, cost_pass)
-    nets = sorted(by_key.values(), key=lambda net: (net.is_method, net.backbone, net.arch, net.width, net.knobs))
+    nets = sorted(
+        by_key.values(), key=lambda net: (net.is_method, net.backbone, net.arch, net.width, natural(net.knobs))
+    )
     baselines = {net.arch: net for net in nets if net.on_curve and not net.settings}
     curves = {arch: widening_curve(nets, baseline) for arch, baseline in baselines.items()}
     of_seeds = cache(lambda seeds: SeedNoise(nets, seeds))
@@ -381,8 +386,8 @@ class Condition:
     label: str = ""
 
     @property
-    def epochs(self):
-        return self.results.row["epochs"]
+    def budget(self):
+        return epochs_of(self.results.row)
 
     @property
     def recipe(self):
@@ -408,10 +413,10 @@ def read_conditions(folders):
                        f"{other.results.row[name]} in {other.folder}; report them separately")  # fmt: skip
     if len(found) > 1 and not set.intersection(*(set(each.methods) for each in found)):
         refuse(f"{in_list(folders)} share no method that was trained with its baseline in each: report them separately")
-    found.sort(key=lambda each: (each.epochs, each.recipe))
+    found.sort(key=lambda each: (steps_of(each.results.row) * each.results.row["batch_size"], each.recipe))
     with_recipe = len({each.recipe for each in found}) > 1
     for each in found:
-        each.label = f"{each.epochs} epoch{'s' * (each.epochs > 1)}" + f", {each.recipe}" * with_recipe
+        each.label = each.budget + f", {each.recipe}" * with_recipe
     for each, other in pairwise(found):
         if each.label == other.label:
             refuse(f"{each.folder} and {other.folder} have the same budget ({each.label}): report them separately")
@@ -420,7 +425,7 @@ def read_conditions(folders):
 
 def what_differs(conditions):
     """'budget', 'recipe' or 'budget and recipe': in what the conditions differ."""
-    differs = [("budget", "epochs"), ("recipe", "recipe")]
+    differs = [("budget", "budget"), ("recipe", "recipe")]
     return in_list([name for name, of in differs if len({getattr(each, of) for each in conditions}) > 1])
 
 

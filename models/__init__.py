@@ -6,8 +6,10 @@ keyword-only argument of a method's or backbone's class is a knob, set as `eca.k
 one row of METHODS.
 """
 
+import difflib
 import inspect
 import math
+import re
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, get_args, get_origin
@@ -107,9 +109,15 @@ def find_backbone(name):
 
 
 def knobs(make, fixed=()):
-    """The settable arguments of a class: name -> inspect.Parameter, with its type and default."""
+    """The settable arguments of a class: name -> inspect.Parameter. Raises TypeError for one without type or default."""
     parameters = inspect.signature(make).parameters.values()
-    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in fixed}
+    found = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in fixed}
+    for name, knob in found.items():
+        if knob.empty in (knob.annotation, knob.default):
+            raise TypeError(
+                f"{make.__name__}.{name} is a knob: give it a type and a default, such as {name}: float = 1.0"
+            )
+    return found
 
 
 def describe_type(kind):
@@ -152,13 +160,15 @@ def parse_arch(arch):
     *methods, backbone = arch.split("_")
     if backbone not in BACKBONES:
         raise ValueError(
-            f"unknown backbone {backbone!r} in --arch {arch}: an arch ends in one of {', '.join(BACKBONES)}, "
+            f"unknown backbone {backbone!r} in --arch {arch}: {meant(arch)}an arch ends in one of {', '.join(BACKBONES)}, "
             "or is torchvision:NAME or timm:NAME"
         )
     slots = {}
     for method in methods:
         if method not in METHODS:
-            raise ValueError(f"unknown method {method!r} in --arch {arch}: choose from {', '.join(METHODS)}")
+            raise ValueError(
+                f"unknown method {method!r} in --arch {arch}: {meant(arch)}choose from {', '.join(METHODS)}"
+            )
         slot = METHODS[method].slot
         if slot in slots:
             twice = f"{method} twice" if slots[slot] == method else f"{slots[slot]} and {method} in the one {slot} slot"
@@ -174,6 +184,17 @@ def parse_arch(arch):
             raise ValueError(f"--arch {arch}: {backbone} has no {slot} slot for {method}, it takes {there}")
         slots[slot] = method
     return sorted(methods), backbone
+
+
+def meant(arch):
+    """'did you mean eca_resnet? ' for eca, resnet_eca, eca-resnet or eca_resnet20; '' if a part of the arch is like no name."""
+    known = {name: name for name in (*METHODS, *BACKBONES)} | {"resnet20": "resnet"}
+    near = [difflib.get_close_matches(part, known, 1, cutoff=0.75) for part in re.split("[_-]", arch.lower())]
+    if not all(near):
+        return ""
+    names = [known[name] for (name,) in near]
+    backbone = next((name for name in names if name in BACKBONES), "resnet")
+    return f"did you mean {'_'.join([*sorted({*names} & {*METHODS}), backbone])}? "
 
 
 def canonical(arch):

@@ -118,7 +118,7 @@ def test_pickled_code_is_not_run(write, content, tmp_path, monkeypatch):
     folder = write("cifar100", "fine_labels", "fine_label_names", ["train", "test"], "meta")
     (folder / "train").write_bytes(content)
     with pytest.raises(
-        ValueError, match=r"train is no file of the CIFAR archives \(it would call (posix|nt|os)\.(mkdir|system)\)"
+        ValueError, match=r"train is not a file of the CIFAR archives \(it would call (posix|nt|os)\.(mkdir|system)\)"
     ):
         data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache")
     assert not os.path.exists("executed")
@@ -127,7 +127,7 @@ def test_pickled_code_is_not_run(write, content, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "train is no file of the CIFAR archives"),
+        (b"", "train is not a file of the CIFAR archives"),
         (
             as_python_3({"data": rows(images(0)), "coarse_labels": [0] * N}),
             "train has no 'fine_labels': is it of cifar100",

@@ -127,6 +127,14 @@ def test_cutout_blanks_one_square():
         assert (img[:, ~hole] != 0).float().mean() > 0.95  # some pixels are 0 by themselves
 
 
+def test_cutmix_pastes_elsewhere_than_cutout_blanks():
+    """Around one centre the box would cover the hole, and with it half of what is to be blanked."""
+    alone, both = Augment(0, False, cutout=6), Augment(0, False, cutout=6, cutmix=1.0)
+    blank = [torch.cat([imgs for imgs, _ in batches(random_split(n=400), how).epoch(0)]).eq(0).float().mean()
+             for how in (alone, both)]  # fmt: skip
+    assert blank[1] == pytest.approx(blank[0].item(), rel=0.1)
+
+
 @pytest.mark.parametrize("mixed", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
 def test_mixed_targets_are_the_shares_of_the_pixels(mixed):
     """With images of one constant each, the pixels of a mixed image say which share of it came from where."""
@@ -199,7 +207,7 @@ def test_batches_that_cannot_be_are_refused():
         batches(random_split(), world_size=3)
     with pytest.raises(ValueError, match="--crop-padding 8 does not fit images of 8 pixels"):
         batches(random_split(), Augment(8))
-    with pytest.raises(ValueError, match="40 training images do not fill one batch"):
+    with pytest.raises(ValueError, match="40 training images do not fill a batch of"):
         batches(random_split(), batch_size=64)
 
 

@@ -80,7 +80,9 @@ def test_minutes_stop_and_the_same_command_goes_on(compare, tmp_path):
         said = ended(running)
     assert "MINUTES=0.05 is over: 3 of 4 runs are left; the same command continues" in said
     with compare("--save-every-s", "100", **settings) as running:
-        assert "MINUTES=0.05 is too short: a run is started only if 100 s are left" in ended(running)  # to save at least once
+        assert "MINUTES=0.05 is too short: a run is started only if 100 s are left" in ended(
+            running
+        )  # to save at least once
     with compare(STEPS="40") as running:
         ended(running)
     assert len(list((tmp_path / "out").glob("*/events.*"))) == 4

@@ -216,7 +216,7 @@ def test_another_users_cache_is_refused_in_one_line(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(type(tmp_path), "exists", exists)
-    with pytest.raises(ValueError, match="is another user's, and not to be read: give another --cache-dir"):
+    with pytest.raises(ValueError, match="belongs to another user and cannot be read: give another --cache-dir"):
         data.load("shapes100", cache_dir=tmp_path)
 
 

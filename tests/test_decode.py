@@ -82,7 +82,7 @@ def test_values_of_12_bits_alone_are_in_doubt():
     """From 4096 on they are of 16 bits."""
     pixels = np.array([[0, 4096]], np.uint16)
     assert read(stored(pixels, "png"))[0, 1].tolist() == [16] * 3
-    with pytest.raises(UnfitImageError, match="16-bit pixels of 4095 at the most"):
+    with pytest.raises(UnfitImageError, match="16-bit pixels with a maximum of 4095"):
         read_image(stored(pixels - (pixels > 0).astype(np.uint16), "png"))
 
 
@@ -100,13 +100,13 @@ def test_floats_from_0_to_1_are_shares_of_white():
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        ((RAMP * 2**20).astype(np.int32), "32-bit pixels of 0 to 267386880, a range that is not known"),
-        (RAMP.astype(np.int32), "32-bit pixels of 0 to 255, a range"),
-        (RAMP.astype(np.uint16), "16-bit pixels of 255 at the most, of a range that is not known"),
-        ((RAMP * 16 + 15).astype(np.uint16), "16-bit pixels of 4095 at the most, of a range"),
-        (RAMP.astype(np.float32), "float pixels of 0 to 255, where 0 to 1 is known"),
-        ((RAMP / 255 - 0.5).astype(np.float32), "float pixels of -0.5 to 0.5, where"),
-        (np.full((2, 2), np.nan, np.float32), "float pixels of nan to nan, where"),
+        ((RAMP * 2**20).astype(np.int32), "32-bit pixels from 0 to 267386880, of unknown range"),
+        (RAMP.astype(np.int32), "32-bit pixels from 0 to 255, of unknown range"),
+        (RAMP.astype(np.uint16), "16-bit pixels with a maximum of 255, of unknown range"),
+        ((RAMP * 16 + 15).astype(np.uint16), "16-bit pixels with a maximum of 4095, of unknown range"),
+        (RAMP.astype(np.float32), "float pixels from 0 to 255, not from 0 to 1"),
+        ((RAMP / 255 - 0.5).astype(np.float32), "float pixels from -0.5 to 0.5, not"),
+        (np.full((2, 2), np.nan, np.float32), "float pixels from nan to nan, not"),
     ],
 )
 def test_range_that_is_not_known_is_refused(pixels, message):
@@ -132,7 +132,7 @@ def test_sixteen_bit_colours():
     pixels = grey(RAMP).astype(np.uint16)
     assert np.array_equal(read(png_of_16_bit_colours(pixels * 257)), grey(RAMP))
     for scale in (1, 15):  # of 8 bits, and of 12
-        with pytest.raises(ValueError, match=r"^16-bit colours of less than 4096, of a range that is not known"):
+        with pytest.raises(ValueError, match=r"^16-bit colours below 4096, of unknown range"):
             read_image(png_of_16_bit_colours(pixels * scale))
 
 

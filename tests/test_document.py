@@ -6,6 +6,8 @@ import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
+import pytest
+
 from document import page
 from flags import parse_args
 from rows import Net, flags_of
@@ -37,6 +39,22 @@ def test_the_command_that_repeats_a_run_has_its_flags():
     assert (args.pretrained, args.freeze, args.folds, args.fold, args.lr) == (True, "backbone", 3, 0, 0.2)
     assert (args.dataset, args.image_size, args.flip, args.compile, args.mixup) == ("folder", 64, False, True, 0.2)
     assert args.amp == "bf16" and "None" not in told and "--val-size" not in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        ({"image_size": 224}, True),
+        ({"image_size": 64}, False),
+        ({"image_size": None, "dataset": "folder"}, True),
+        ({"image_size": None}, False),
+        ({"image_size": 224, "crop_scale": 0.08}, False),
+    ],
+)
+def test_padded_crops_of_large_images_are_asked_for(changes, flag):
+    recipe = {"dataset": "cifar100", "epochs": 5, "lr": 0.2, "crop_padding": 4, "crop_scale": None} | changes
+    told = flags_of(SimpleNamespace(settings={}, recipe=recipe, knobs=""))
+    assert ("--crop-scale 0" in told.replace("0.08", "least")) == flag
 
 
 def test_each_mark_has_its_tag(tmp_path):

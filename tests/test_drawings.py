@@ -13,7 +13,7 @@ from verdicts import analyse
 
 
 def test_every_method_has_its_three_lines_and_its_slot():
-    assert set(MODULES) == set(METHODS)
+    assert set(MODULES) == set(METHODS), "describe it in MODULES of notes.py"
     for name, module in MODULES.items():
         assert module.slot == METHODS[name].slot
         assert METHODS[name].paper.split(" (")[0] in module.paper

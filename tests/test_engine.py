@@ -200,6 +200,9 @@ def test_stable_rate_decays_over_the_last_fifth():
     assert rates[6:41] == pytest.approx([0.6] * 35)
     assert 0 < rates[49] < rates[45] < rates[41] < 0.6
     assert rates[50] == pytest.approx(0)
+    assert max(optimizers.make_schedule("warmup_stable_decay", 0.6, 40, 50)) == pytest.approx(0.6)
+    with pytest.raises(ValueError, match="--warmup-frac must leave as many"):
+        optimizers.make_schedule("warmup_stable_decay", 0.6, 41, 50)
 
 
 def test_cosine_rises_to_the_peak_and_ends_at_zero():

@@ -313,4 +313,4 @@ def test_more_epochs_of_a_finished_run(command, tmp_path, capsys):
     run(*command(*small, "--epochs", "2", "--init-from", str(folder)), "--name", "new")
     with pytest.raises(SystemExit):
         run(*command(*small, "--epochs", "2", "--lr", "1"))
-    assert "give --name, or remove it" in capsys.readouterr().err
+    assert "give another --name, or delete that folder" in capsys.readouterr().err

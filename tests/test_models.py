@@ -67,7 +67,8 @@ COMBINED = [
 
 
 def test_every_method_is_listed_here():
-    assert {arch.removesuffix("_resnet") for arch in ALONE if arch != "resnet"} == set(METHODS)
+    here = {arch.removesuffix("_resnet") for arch in ALONE if arch != "resnet"}
+    assert here == set(METHODS), "give its parameters in ALONE of tests/test_models.py"
 
 
 def test_every_backbone_is_listed_here():

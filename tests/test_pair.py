@@ -4,6 +4,7 @@ from tests.reports import report  # skips this file where report.py's packages a
 
 # isort: split
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -146,6 +147,18 @@ def test_a_pair_of_runs_is_scored_as_the_runs_were(trained, tmp_path):
         gap = np.abs(true[0] - true[1])
         assert gap[found["shown"]].min() >= np.delete(gap, found["shown"]).max() - 1e-3
     assert top1 == pytest.approx([result_of(runs / name)["top1"] for name in ("eca_resnet", "resnet")], abs=0.01)
+
+
+def test_test_images_of_another_set_are_refused(trained, photos, tmp_path, capsys):
+    runs, _ = trained
+    shutil.copytree(photos, tmp_path / "photos")
+    for split in ("train", "test"):
+        (tmp_path / "photos" / split / "class0").rename(tmp_path / "photos" / split / "other")
+    data_flags = ["--data-dir", str(tmp_path / "photos"), "--cache-dir", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        pair.main([str(runs / "eca_resnet"), str(runs / "resnet"), *data_flags, "--out", str(tmp_path / "pair.npz")])
+    assert "was scored on other data than these" in capsys.readouterr().err
+    assert not (tmp_path / "pair.npz").exists()
 
 
 def test_the_best_method_and_its_baseline_are_found(tmp_path):

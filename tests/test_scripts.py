@@ -55,7 +55,7 @@ def test_comparison_has_every_method_and_the_widening_curve(tmp_path, monkeypatc
     runs = [run for run, seed in plan if seed == "0"]
     others = {"mscan", "lskblock"}  # the whole blocks of two methods that are compared by their attention
     others |= {"multiscale", "se"}  # which are compared with the classics, and with eca in its ablations
-    assert {f"{name}_resnet" for name in set(METHODS) - others} < set(runs)
+    assert {f"{name}_resnet" for name in set(METHODS) - others} < set(runs), "name it in ALL_METHODS of compare.sh"
     assert {f"resnet:resnet.width={width}" for width in (8, 12, 24, 32)} | {"resnet"} < set(runs)
     assert len(runs) == len(set(runs)) == 21
     for run in runs:
@@ -84,7 +84,7 @@ def test_every_ablation_builds_and_changes_something(tmp_path):
             arch, settings = parse_run(run)
             assert what_it_is(arch, settings) != defaults[arch], run
     ablated = {run.split("_")[0] for run in runs if ":" in run}
-    assert ablated == set(METHODS) - {"se"}
+    assert ablated == set(METHODS) - {"se"}, "name its ablations in METHODS and runs_of of ablations.sh"
 
 
 def test_ablations_can_be_limited(tmp_path):

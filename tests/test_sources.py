@@ -67,7 +67,7 @@ def test_missing_files_are_named(tmp_path):
 def test_classes_that_only_test_has_are_refused(tmp_path):
     write_images(tmp_path / "set" / "train" / "a", ["0.png"])
     write_images(tmp_path / "set" / "test" / "b", ["0.png"])
-    with pytest.raises(ValueError, match="test has classes that train has not: b"):
+    with pytest.raises(ValueError, match="test has classes that train does not have: b"):
         data.load("folder", tmp_path / "set", cache_dir=tmp_path / "cache")
 
 
@@ -179,7 +179,7 @@ def test_folder_of_validation_images_is_watched(tmp_path, room):
     assert without.val is None
     write_images(root / "val" / "bee", ["0.png", "1.png", "2.png"])
     images = loaded(root, room)
-    assert images.notes == (f"{root}: val/ is watched in place of a part of train/ (--val-size)",)
+    assert images.notes == (f"{root}: val/ is scored after each epoch, in place of a part of train/ (--val-size)",)
     train, val = data.held_out(images, val_size=0.5, folds=None, fold=None, seed=0)
     assert (len(train), len(val)) == (8, 3)
     assert val.targets[val.index].tolist() == [1, 1, 1]
@@ -189,7 +189,7 @@ def test_folder_of_validation_images_is_watched(tmp_path, room):
         data.held_out(images, val_size=None, folds=4, fold=0, seed=0)
     (root / "val" / "cat").mkdir()
     write_images(root / "val" / "cat" / "below", ["0.png"])
-    with pytest.raises(ValueError, match="val has classes that train has not: cat"):
+    with pytest.raises(ValueError, match="val has classes that train does not have: cat"):
         loaded(root, room)
 
 
@@ -206,5 +206,5 @@ def test_test_images_alone_are_numbered_as_a_network_knows_them(tmp_path, room):
     assert images.test.targets.tolist() == [2, 2, 0, 0]
     (pixels, i), *_ = images.test.read([torch.arange(4)])
     assert torch.equal(pixels[i], whole.test.images)
-    with pytest.raises(ValueError, match="test has classes that the network has not: bee"):
+    with pytest.raises(ValueError, match="test has classes that the network does not have: bee"):
         data.load("folder", root, None, tmp_path / "cache", room, classes=["ant", "cat"])

@@ -60,7 +60,7 @@ def test_classes_one_folder_too_deep_are_noticed(command, photos, tmp_path, caps
 
 
 @pytest.mark.parametrize(
-    ("flags", "scale"), [([], 0.08), (["--crop-padding", "8"], None), (["--crop-padding", "0"], None)]
+    ("flags", "scale"), [([], 0.08), *((["--crop-padding", padding], None) for padding in ("8", "4", "0"))]
 )
 def test_large_images_are_cropped_as_asked(command, tmp_path, flags, scale):
     run(*command("--image-size", "80", "--arch", "linear", "--max-steps", "1", *flags))
@@ -74,7 +74,10 @@ def test_validation_folder_is_watched_and_said_so(command, photos, tmp_path, cap
     result = result_of(tmp_path / "runs" / "run")
     assert (result["n_train"], result["n_val"], result["n_test"], result["val_size"]) == (96, 20, 20, None)
     assert result["val_top1"] == result["top1"]  # the same images
-    assert f"{tmp_path}/photos: val/ is watched in place of a part of train/ (--val-size)\n" in capsys.readouterr().out
+    assert (
+        f"{tmp_path}/photos: val/ is scored after each epoch, in place of a part of train/ (--val-size)\n"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("flags", [[], ["--image-size", "16"]])

@@ -1,5 +1,6 @@
 """What a run leaves in its folder, and when a folder is that of another run."""
 
+import json
 import re
 import shutil
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+import checkpoints
 import hub
 import log
 import runfolder
@@ -143,6 +145,16 @@ def test_constant_schedule_goes_on_for_more_epochs(command, tmp_path, capsys):
     assert "holds another run (epochs 4 there, 3 here)" in capsys.readouterr().err
 
 
+def test_run_that_was_asked_for_more_epochs_is_not_taken_for_one_of_fewer(tmp_path):
+    """Ten epochs finished, thirty begun: twenty would keep weights that have seen more."""
+    config = {"schedule": "constant", "max_steps": 0}
+    (tmp_path / "result.json").write_text(json.dumps(config | {"epochs": 10}))
+    checkpoints.save_checkpoint(tmp_path / "last.pt", {"run": config | {"epochs": 30}})
+    with pytest.raises(ValueError, match=r"holds another run \(epochs 30 there, 20 here"):
+        runfolder.look_at_folder(tmp_path, config | {"epochs": 20})
+    assert runfolder.look_at_folder(tmp_path, config | {"epochs": 40})[1]["run"]["epochs"] == 30
+
+
 @pytest.mark.parametrize(
     ("schedule", "max_steps", "epochs", "longer"),
     [("constant", 0, 9, True), ("constant", 0, 7, False), ("constant", 30, 9, False), ("cosine", 0, 9, False)],
@@ -170,7 +182,7 @@ def test_finished_run_is_left_alone_and_another_is_refused(command, tmp_path, ca
         assert exit.value.code == 2
         err = capsys.readouterr().err
         name = flags[0].strip("-").replace("-", "_")
-        assert re.search(rf"holds another run \({name} .* there, {flags[1]}.* here\): .*give --", err)
+        assert re.search(rf"holds another run \({name} .* there, {flags[1]}.* here\): .*give another --", err)
         assert err.count("\n") == 1
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "runs" / "run").rglob("*")}
 

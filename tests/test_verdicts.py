@@ -7,6 +7,7 @@ from tests.reports import (  # skips this file where report.py's packages are mi
 )
 
 # isort: split
+import json
 import math
 import os
 from pathlib import Path
@@ -454,6 +455,13 @@ def test_a_budget_that_turns_a_method_is_told(tmp_path):
     assert cells["eca_resnet"][0].startswith("+3.00 ± ") and cells["eca_resnet"][0].endswith(" helps")
     assert cells["eca_resnet"][1].startswith("-2.00 ± ") and cells["eca_resnet"][1].endswith(" hurts")
     assert changes(conditions) == [("eca_resnet", "from helps to hurts; its mean changes sign")]
+
+
+def test_steps_are_the_budget_where_they_end_a_run(tmp_path):
+    whole, cut = folder_of(tmp_path / "a", 10, eca=61), folder_of(tmp_path / "b", 50, eca=61, max_steps=200)
+    for path in cut.glob("*/result.json"):  # the ResNet's, too
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"max_steps": 200}))
+    assert [each.label for each in read_conditions([whole, cut])] == ["200 steps", "10 epochs"]
 
 
 def test_the_report_is_of_the_largest_budget_with_a_chart_of_all(tmp_path):
