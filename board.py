@@ -172,10 +172,8 @@ class Board:
 
     def held_by_others(self):
         """Whether a living process trains one of the runs that are left."""
-        held = [
-            locks.look(self.claim_file(*entry), self.seen) for entry in self.left if self.claim_file(*entry).exists()
-        ]
-        return any(alive is not False for _, alive in held)
+        claims = [claim for claim in (self.claim_file(*entry) for entry in self.left) if claim.exists()]
+        return any(alive is not False for _, alive in locks.look_at_all(claims, self.seen))
 
     def is_reported(self):
         """Whether the report is younger than every result."""
@@ -187,8 +185,10 @@ class Board:
         """Removes what is left of those that were killed: locks of runs that are finished, tasks' marks; and earlier failures."""
         for entry in self.done:
             self.failed_file(*entry).unlink(missing_ok=True)
-        for path in [*(self.claim_file(*entry) for entry in self.done), *self.claims.glob("task-*")]:
-            if path.exists() and locks.look(path, self.seen)[1] is False:
+        claims = [claim for claim in (self.claim_file(*entry) for entry in self.done) if claim.exists()]
+        claims += self.claims.glob("task-*")
+        for path, (_, alive) in zip(claims, locks.look_at_all(claims, self.seen), strict=True):
+            if alive is False:
                 path.unlink(missing_ok=True)
         with suppress(OSError):
             self.claims.rmdir()

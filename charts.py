@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from budgets import shared_methods, what_differs
 from noise import not_undercut
 from pictures import pair_charts
 from rows import COSTS, SUPERCLASSES
 from tables import pm, superclass_table
-from verdicts import shared_methods, what_differs
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; each word has its own marker too, for print in grey
 LOOKS = {

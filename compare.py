@@ -291,24 +291,22 @@ def costs(environ, flags):
 
 def plan(comparison, waiting):
     """PLAN=1: what would be trained, and how to hand it to Slurm."""
-    from models import canonical, parse_settings  # with torch, which only this needs
-
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as of other programs before `| head`
-    for run in dict.fromkeys(run for run, _ in waiting):
-        arch, knobs, _ = parts_of(run)
-        parse_args(train_flags(comparison.settings, run, ["0"]))
-        with mistakes_refused():
-            parse_settings(canonical(arch), knobs)
+    refuse_unknown(comparison.settings, dict.fromkeys(run for run, _ in waiting))
     for run, seed in waiting:
         print(run, seed)
     if more := comparison.board.n_to_come():
         print(f"and {more} more: the best {comparison.settings.best} of each architecture with the other seeds")
     if not waiting:
         return
+    problem = None
     if (comparison.settings.out / SPEEDS).exists():
-        with suppress(SystemExit):  # without the data, nothing is known of the hours
+        try:
             comparison.check()
+        except SystemExit as end:  # such as for lack of the data, without which the hours are not known
+            comparison.leave_if_stopped()
+            problem = end
     given = [
         f"{name}={shlex.quote(os.environ[name])}" for name in os.environ.get("GIVEN", "").split() if name != "PLAN"
     ]
@@ -316,6 +314,19 @@ def plan(comparison, waiting):
     together = Counter(run for run, _ in waiting).items()  # a task with one GPU takes all seeds of a network
     tasks = list(together) if n_gpus == 1 else [(run, 1) for run, _ in waiting]
     print(slurm.sbatch_line(given, script, tasks, comparison.hours(), n_gpus))
+    if problem:
+        raise problem
+
+
+def refuse_unknown(settings, runs):
+    """Ends the program for flags, architectures and knobs that do not exist; without torch, for flags alone."""
+    for run in runs:
+        parse_args(train_flags(settings, run, ["0"]))
+    with suppress(ImportError), mistakes_refused():
+        from models import canonical, parse_settings
+
+        for arch, knobs, _ in map(parts_of, runs):
+            parse_settings(canonical(arch), knobs)
 
 
 def main(flags):
@@ -324,11 +335,8 @@ def main(flags):
     settings = read_settings(os.environ, flags)
     comparison = Comparison(settings)
     waiting, finished = comparison.board.overview()
-    print(
-        f"{len(waiting) + len(finished)} runs in {settings.out}, {len(finished)} of them finished; "
-        f"{settings.dataset}, {settings.epochs} epochs",
-        flush=True,
-    )
+    total, epochs = len(waiting) + len(finished), f"{settings.epochs} epoch{'s' * (settings.epochs != '1')}"
+    print(f"{total} runs in {settings.out}, {len(finished)} of them finished; {settings.dataset}, {epochs}", flush=True)
     for run, seed in dict(finished).items():  # the report compares the seeds of a run
         comparison.refuse_other_recipe(run, seed)
     if os.environ["PLAN"]:

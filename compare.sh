@@ -46,12 +46,18 @@ if [ -n "${METHODS+x}" ] && [ "${SCRIPT-}" != ablations.sh ]; then
     echo "compare.sh: METHODS is read by ablations.sh: give ARCHS, such as ARCHS=eca_resnet" >&2
     exit 2
 fi
-for name in ARCHS WIDTHS; do # which presets have lists of their own
-    case "$name:$PRESET" in *:methods | ARCHS:tuning) continue ;; esac
-    if [ -n "${!name+x}" ]; then
-        echo "compare.sh: $name is not read with PRESET=$PRESET: give RUNS" >&2
+for name in ARCHS WIDTHS; do
+    if [ -z "${!name+x}" ]; then continue; fi
+    if [ -n "${RUNS+x}" ]; then
+        echo "compare.sh: $name is not read with RUNS: give one of them" >&2
         exit 2
     fi
+    case "$name:$PRESET" in
+        *:depth | *:classics | *:vit | *:transfer | *:recipe | *:cost | WIDTHS:tuning)
+            echo "compare.sh: $name is not read with PRESET=$PRESET: give RUNS" >&2
+            exit 2
+            ;;
+    esac
 done
 report=() # flags for report.py
 ALL_METHODS="productpool eca gmlp mixer cspnet ghostnet resnest convnext coatnet hornet lsknet segnext" # the cheapest first

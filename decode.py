@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".avif", ".tif", ".tiff",
             ".ppm", ".pgm", ".pbm", ".pnm", ".jp2"}  # fmt: skip
+PHOTOMETRIC, WHITE_IS_ZERO = 0x0106, 0  # a TIFF's tag, and its value for negatives
 ORIENTATION = 0x0112  # the EXIF tag, and how an image that bears its value is turned for the eye
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -56,7 +57,8 @@ class UnfitImageError(OSError, ValueError):
             return self
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("".join(f"{problem}\n" for problem in self.problems))
+            text = "".join(f"{problem}\n" for problem in self.problems)
+            file.write_text(text, encoding="utf-8", errors="surrogateescape")  # names need not be UTF-8
         except OSError:
             return self
         return UnfitImageError(*self.problems, listed=file)
@@ -70,10 +72,14 @@ def image_files(folder):
 
     A name is that of an image by its suffix. Names with a leading dot are left out, and folders of such a name as a whole:
     what editors, desktops and archivers leave beside images. Links are followed, unless they lead back to a folder that they
-    were reached through.
+    were reached through. Raises ValueError for a folder that cannot be read.
     """
+
+    def refuse(error):  # or os.walk would leave out what it cannot read
+        raise ValueError(f"cannot read {error.filename}: {error.strerror}")
+
     found, left_out = [], Counter()
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         dotted = [name for name in [*folders, *names] if name.startswith(".")]
         left_out["dotted"] += len(dotted)
         folders[:] = [name for name in folders if not name.startswith(".") and not leads_back(folder, root, name)]
@@ -169,6 +175,10 @@ def to_rgb(image):
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         pixels = np.asarray(image)
         bits = 12 if ";12" in stored else 16
+        if (
+            image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO
+        ):  # which Pillow heeds with 8 bits alone
+            pixels = 2**bits - 1 - pixels
         if bits == 16 and not scaled and 0 < pixels.max() < TWELVE_BITS:
             raise UnfitImageError(f"16-bit pixels with a maximum of {pixels.max()}, of unknown range: {EIGHT_BITS}")
         return Image.fromarray((pixels >> (bits - 8)).astype(np.uint8)).convert("RGB")

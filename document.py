@@ -5,6 +5,7 @@ import csv
 import re
 from html import escape
 
+from budgets import changes, what_differs
 from notes import (
     DETECTABLE,
     EQUAL_COST,
@@ -47,7 +48,6 @@ from tables import (
     verdict_table,
 )
 from team import title_of
-from verdicts import changes, what_differs
 
 
 def report_text(results, charts, folders, team=None, conditions=(), pair=None):

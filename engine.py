@@ -134,7 +134,7 @@ class TrainState:
         """
         if n_bad > self.tolerance:
             raise FloatingPointError(
-                f"loss or gradient is not finite at step {step - n_bad + 1}: lower --lr or --clip-norm"
+                f"loss or gradient is not finite at step {step - n_bad + 1}: lower --lr, or give a smaller --clip-norm"
             )
 
 

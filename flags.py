@@ -112,7 +112,8 @@ def parse_args(argv=None, description=None):
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         near = difflib.get_close_matches(unknown[0].split("=")[0], parser._option_string_actions, 1)
-        near = near if unknown[0].startswith("-") else [f"--arch {unknown[0]}"]
+        if re.fullmatch(r"[a-z]\w*(\.\w+=.+)?", unknown[0]):
+            near = [f"--{'set' if '=' in unknown[0] else 'arch'} {unknown[0]}"]
         refuse(f"unknown flag {unknown[0]}: {f'did you mean {near[0]}? ' if near else ''}--help lists all")
 
     for name in (
@@ -161,11 +162,8 @@ def add_network(add):
 
 def add_data(add):
     add("--dataset", None, "what to train on (default cifar100, or what --data-dir is seen to hold)", choices=DATASETS)
-    add(
-        "--data-dir",
-        None,
-        "local files: CIFAR as parquet or its original archive, or a folder of train/ and test/, and val/ if you like",
-    )
+    files = "local files: CIFAR as parquet or its original archive, or a folder of train/ and test/, and perhaps val/"
+    add("--data-dir", None, files)
     add("--image-size", None, "resize and centre-crop images to this many pixels", type=int)
     held_out = (
         "part of train held out: a fraction, or a number of images; 0: score the test set after each epoch instead"
@@ -174,12 +172,8 @@ def add_data(add):
     add("--folds", None, "cross-validation: the number of stratified parts of train; the same for every seed", type=int)
     add("--fold", None, "the one of them, from 0, that is held out in place of --val-size", type=int)
     add("--cache-dir", None, "where decoded images are kept (default ~/.cache/resnet-grafts)")
-    add(
-        "--crop-padding",
-        None,
-        f"pixels by which a random crop may move; 0 for none (default {CROP_PADDING})",
-        type=int,
-    )
+    moved = "pixels by which a random crop may move; 0 for none"
+    add("--crop-padding", None, f"{moved} (default {CROP_PADDING})", type=int)
     default = (
         f"(default {CROP_SCALE} for images of more than {PADDED_UP_TO} pixels, unless --crop-padding is given; else 0)"
     )
@@ -310,9 +304,12 @@ def check_combinations(args):
         refuse("--freeze would keep random weights: give --pretrained or --init-from, too")
     if args.predict and not args.init_from:
         refuse("--predict needs --init-from, the run whose network is to be used")
-    for name in ("predict", "init_from", "pretrained", "freeze", "set", "check", "push_to_hub"):
+    for name in ("predict", "init_from", "pretrained", "freeze", "set", "folds", "check", "push_to_hub"):
         if args.eval_only and getattr(args, name):
-            refuse(f"--{name.replace('_', '-')} has no effect on --eval-only, which scores a network as it is")
+            refuse(f"--{name.replace('_', '-')} has no effect with --eval-only, which scores a network as it is")
+    for name in ("push_to_hub", "check", "image_size", "pretrained", "freeze", "set", "folds"):
+        if args.predict and getattr(args, name):
+            refuse(f"--{name.replace('_', '-')} has no effect with --predict")
     if args.json and not args.predict:
         refuse("--json is the form of what --predict prints: give --predict, too")
     if args.push_to_hub and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", args.push_to_hub):

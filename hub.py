@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import checkpoints
-from models import build, canonical, parse_settings
+from models import build, canonical, parse_settings, settable
 
 TAGS = ["image-classification", "resnet-grafts"]  # the mixin adds its own, whose way to load is not ours, to its copy
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # USER/NAME, as in train.py
@@ -107,7 +107,9 @@ def card(model, recipe, result):
     """The model card: what was measured, how to load the network, and how it was trained."""
     scores = {"accuracy": ("top-1", result["top1"]), "top_5_accuracy": ("top-5", result["top5"])}
     front = ModelCardData(
-        license="mit",
+        license=None
+        if recipe.get("pretrained") or recipe.get("init_from")
+        else "mit",  # others' weights have their own
         library_name="pytorch",
         tags=TAGS,
         model_name=model.arch,
@@ -239,13 +241,18 @@ def start_from(model, net, head, arch, settings, classes):
     head: the names of its entries in the state_dict. Returns whether they were copied. Raises ValueError for another arch,
     other settings or weights that do not fit.
     """
-    if (model.arch, model.settings) != (arch, settings):
+    if model.arch != arch or with_defaults(arch, model.settings) != with_defaults(arch, settings):
         theirs, ours = (f"{a} with {s}" if s else a for a, s in ((model.arch, model.settings), (arch, settings)))
         raise ValueError(f"--init-from holds {theirs}, this run is {ours}: give the same --arch and --set")
     same_classes = model.classes == classes
     kept = {} if same_classes else {name: value for name, value in net.state_dict().items() if name in head}
     put(net, model.net.state_dict() | kept)
     return same_classes
+
+
+def with_defaults(arch, settings):
+    """Every knob of an arch with its value."""
+    return {name: knob.default for name, knob in settable(arch).items()} | settings
 
 
 def one_line(error):

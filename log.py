@@ -1,6 +1,7 @@
 """What a run writes for TensorBoard: curves, its first batch, its confusion matrix, and HPARAMS with the final scores."""
 
 import json
+from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -18,6 +19,7 @@ SHOWN = (  # HPARAMS' columns, in this order: what tells runs apart
     "macs",
 )
 METRICS = ("top1", "top5", "loss", "ece")
+MOST_PICTURED = 2000  # classes of a confusion matrix
 
 
 def hparams_summaries(config):
@@ -30,9 +32,13 @@ def hparams_summaries(config):
 
 
 def confusion_image(confusion):
-    """Confusion counts (target, prediction) -> a grey image uint8 (3, H, W), four pixels a cell, rows scaled to their sum."""
+    """Confusion counts (target, prediction) -> a grey image uint8 (3, H, W), rows scaled to their sum.
+
+    A cell has four pixels a side, and one where there are more than 500 classes.
+    """
     share = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-    grey = (255 * (1 - share)).byte().repeat_interleave(4, 0).repeat_interleave(4, 1)
+    side = 4 if len(confusion) <= 500 else 1
+    grey = (255 * (1 - share)).byte().repeat_interleave(side, 0).repeat_interleave(side, 1)
     return grey.expand(3, *grey.shape)
 
 
@@ -40,6 +46,9 @@ class Log:
     """The events of one run in its folder. config: its flags, and params and macs. resumed_at: a step, or None."""
 
     def __init__(self, folder, config, resumed_at):
+        if resumed_at is None:  # a run that ended before its first checkpoint may have had other flags
+            for file in Path(folder).glob("events.out.tfevents.*"):
+                file.unlink()
         # what an interrupted run logged after its checkpoint is hidden, for it will be logged again
         self.writer = SummaryWriter(folder, purge_step=None if resumed_at is None else resumed_at + 1)
         experiment, session, self.session_end = hparams_summaries(config)
@@ -61,6 +70,7 @@ class Log:
 
     def finish(self, result, confusion, step):
         self.scalars({f"test/{name}": result[name] for name in METRICS}, step)
-        self.writer.add_image("test/confusion", confusion_image(confusion), step)
+        if len(confusion) <= MOST_PICTURED:
+            self.writer.add_image("test/confusion", confusion_image(confusion), step)
         self.writer.file_writer.add_summary(self.session_end)
         self.writer.close()

@@ -64,12 +64,16 @@ def score(runs, data_dir=None, cache_dir=None):
         if rows[0].get(name) != rows[1].get(name):
             raise ValueError(f"{runs[0]} and {runs[1]} differ in {name}: {rows[0].get(name)} and {rows[1].get(name)}")
     models = [hub.load(str(run / "model")) for run in runs]
-    images = data.load(rows[0]["dataset"], data_dir, rows[0].get("image_size"), cache_dir)
+    room = data.room(torch.device("cpu"))
+    images = data.load(rows[0]["dataset"], data_dir, rows[0].get("image_size"), cache_dir, room)
     test = images.test
     for run, model, row in zip(runs, models, rows, strict=True):
-        if model.classes != images.classes or row["n_test"] != len(test):
-            raise ValueError(f"{run} was scored on other data than these: it has {row['n_test']} test images of "
-                             f"{len(model.classes)} classes, here are {len(test)} of {len(images.classes)}")  # fmt: skip
+        if row["n_test"] != len(test):
+            raise ValueError(f"{run} was scored on {row['n_test']} test images, here are {len(test)}")
+        if other := set(model.classes) ^ set(images.classes):
+            raise ValueError(f"{run} was scored on other classes: {', '.join(sorted(other)[:5])} in one of the two")
+        if model.classes != images.classes:
+            raise ValueError(f"{run} has these classes in another order")
     if not isinstance(test.images, torch.Tensor):
         raise ValueError(f"{rows[0]['dataset']} is too large to be held in memory, and pair.py reads no streams")
     pixels, targets = test.images[test.index], test.targets[test.index].numpy()

@@ -17,11 +17,11 @@ def files_of(path):
     """An image file by itself, or the images below a folder, sorted. Raises ValueError if there is none."""
     if Path(path).is_file():
         return [str(path)]
+    if not Path(path).exists():
+        raise ValueError(f"--predict {path}: no such file or folder")
     files, left_out = image_files(path)
     if not files:
-        raise ValueError(
-            f"--predict {path}: {'no image in this folder' if Path(path).is_dir() else 'no such file or folder'}"
-        )
+        raise ValueError(f"--predict {path}: no image in this folder")
     if note := left_out_in_words(path, left_out):
         print(f"train.py: {note}", file=sys.stderr)
     return sorted(files, key=Path)  # folder by folder
@@ -49,6 +49,9 @@ def predict(model, path, as_json, device):
     Returns the exit code: 1 if an image could not be read, else 0. Raises ValueError where there is no image at all.
     """
     files = files_of(path)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names need not be UTF-8
     model.to(device)
     unreadable, rows = 0, []
     for start in range(0, len(files), BATCH):

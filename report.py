@@ -27,7 +27,7 @@ networks do on the test images: confusion, confidence, and the images on which t
 
     rows.py            result.json files, read and checked; networks with their runs and costs
     noise.py           noise over seeds, differences with intervals, the widening curve, pairs of modules
-    verdicts.py        what is compared with what, the verdict, and what another budget changes
+    verdicts.py        what is compared with what, and the verdict; budgets.py: what another budget changes
     notes.py           texts: what each method is, how differences are judged, where the numbers come from
     tables.py          results as tables and sentences
     charts.py          charts; drawings.py draws the modules, pictures.py two networks on the test images
@@ -46,6 +46,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"report.py needs {error.name}: pip install -r requirements-report.txt")
 
+from budgets import read_conditions
 from charts import draw_charts
 from document import page, report_text, write_csv
 from drawings import write_drawings
@@ -56,7 +57,6 @@ from slides import write_slides
 from small_reports import read_costs, report_costs, report_recipes
 from tables import opening
 from team import read_team
-from verdicts import read_conditions
 
 
 def main(argv=None):

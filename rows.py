@@ -6,6 +6,7 @@ A row that cannot be used ends the program with one line that names the file and
 import json
 import math
 import re
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,8 +132,9 @@ def problem_of(row):
 
 
 def natural(text):
-    """A key by which 'a=64' comes before 'a=128'."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
+    """A key by which 'a=64' comes before 'a=128', and 'a=1e-6' before 'a=0.25'."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", text)
+    return [float(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def epochs_of(row):
@@ -199,7 +201,7 @@ def refuse_difference(what, names, first, runs):
         for name in sorted(ours.keys() | first_recipe.keys()) if names is None else names:
             if ours.get(name) != first_recipe.get(name):
                 refuse(f"{what}: {name} is {first_recipe.get(name)!r} in {first_path} and {ours.get(name)!r} in {path}; "
-                       f"report them separately{', or compare the recipes with --recipes' * (names is None)}")  # fmt: skip
+                       f"report them separately, or {'compare them with --recipes' if names is None else 'name their folders'}")  # fmt: skip
 
 
 def differing(recipes):
@@ -409,8 +411,12 @@ def flags_of(net):
         recipe["crop_scale"] = 0
         told.append("crop_scale")
     always = [name for name in ("epochs", "val_size", "lr", "weight_decay") if recipe.get(name) is not None]
-    flags = [f"--set {knob}" for knob in net.knobs.split() if knob.split("=")[0] not in START]
+    knobs = {name: value for name, value in sorted(net.settings.items()) if name not in START}
+    flags = [f"--set {name}={as_text(value)}" for name, value in knobs.items()]
     for name in dict.fromkeys([*always, *told]):
         flag, value = name.replace("_", "-"), recipe[name]
-        flags.append(f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {as_text(value)}")
+        typed = repr(value) if isinstance(value, float) and float(as_text(value)) != value else as_text(value)
+        flags.append(
+            f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {shlex.quote(typed)}"
+        )
     return " ".join(["", *flags])

@@ -17,6 +17,7 @@ from pptx.enum.text import MSO_ANCHOR, PP_ALIGN
 from pptx.oxml.ns import qn
 from pptx.util import Inches, Pt
 
+from budgets import changes, what_differs
 from charts import chart_of, draw_ablations, draw_budgets, draw_cost, draw_differences, render, told_ablations
 from drawings import (
     LINE_COLOUR,
@@ -54,6 +55,7 @@ from tables import (
     interval,
     main_table,
     opening,
+    pm,
     power_sentence,
     readable,
     recipes_table,
@@ -61,7 +63,6 @@ from tables import (
     verdict_table,
 )
 from team import title_of
-from verdicts import changes, what_differs
 
 SLIDE, MARGIN, TOP = (13.333, 7.5), 0.5, 1.4  # inches
 BOX = (SLIDE[0] - 2 * MARGIN, SLIDE[1] - TOP - 0.4)
@@ -231,7 +232,7 @@ def best_cost(results):
 def cost_notes(results):
     lines = [cost_sentence(results)]
     for result in results.methods:
-        gaps = [f"{gap.mean:+.2f} ± {gap.half:.2f} at equal {cost}" for cost, gap in result.gaps.items() if not gap.why]
+        gaps = [f"{pm(gap.mean, gap.half, '+')} at equal {cost}" for cost, gap in result.gaps.items() if not gap.why]
         lines += [f"{readable(result.net)}: {', '.join(gaps)}"] if gaps else []
     return "\n".join(lines)
 

@@ -5,10 +5,11 @@ import re
 
 import numpy as np
 
+from budgets import shared_methods
 from noise import POWER, Gap, t_interval
 from notes import MODULES, dataset_of
 from rows import COSTS, SUPERCLASSES, default_width, epochs_of, family_and_depth, in_list, latencies_in
-from verdicts import WORDS, Comparison, shared_methods
+from verdicts import WORDS, Comparison
 
 MOST_NAMES = 3  # in a sentence; a list has the others
 
@@ -222,10 +223,12 @@ def members(comparisons):
 
 def opening(results):
     """The answer in at most three sentences."""
-    if any(result.too_early for result in results.methods):
-        return [too_early_sentence(results)]
+    early = [too_early_sentence(results)] if any(result.too_early for result in results.methods) else []
     if results.judged:
-        return [text for text in (helps_sentence(results), others_sentence(results), budget_sentence(results)) if text]
+        told = helps_sentence(results), others_sentence(results), budget_sentence(results), *early
+        return [text for text in told if text]
+    if early:
+        return early
     seen = [result for result in results.methods if result.seeds]
     ablated = [result for comparisons in results.ablations.values() for result in comparisons if result.judged]
     if ablated and not seen:
@@ -258,7 +261,7 @@ def opening(results):
 def too_early_sentence(results):
     name = min(result.reference.name for result in results.methods if result.too_early)
     return (
-        f"There is no verdict: after {epochs_of(results.row)}, {name} itself cannot be told from guessing among "
+        f"There is no verdict{f' on the methods of {name}' * bool(results.judged)}: after {epochs_of(results.row)}, {name} itself cannot be told from guessing among "
         f"{results.row['classes']} classes on {results.row['n_test']:,} test images."
     )
 
@@ -316,6 +319,8 @@ def budget_sentence(results):
 def cost_sentence(results):
     """How many methods are above and below a ResNet of equal cost."""
     gaps = [(gap, cost, r.net) for r in results.judged for cost, gap in r.gaps.items() if not gap.why]
+    if not gaps and any(not gap.why for r in results.methods for gap in r.gaps.values()):
+        return "With one seed, differences from a ResNet of equal cost have no interval."
     if not gaps:
         return "No method could be compared with a ResNet of another width, which may do as well."
     best, cost, net = max(gaps, key=lambda entry: entry[0].mean)

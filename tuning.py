@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from flags import parse_args
+
 RECIPE = (
     "optimizer",
     "lr",
@@ -63,16 +65,21 @@ def refuse_different(rows, names, folder):
 
 
 def recipe_of(row, names):
-    flags = [part for name in names for part in flags_of(name, row.get(name))]
+    flags = [part for name in names if name in row for part in flags_of(name, row)]
     return Recipe(flags, {knob: as_text(value) for knob, value in row["settings"].items()})
 
 
-def flags_of(name, value):
-    """A setting as flags of train.py; none for what was off, as it is without the flag."""
-    flag = name.replace("_", "-")
+def flags_of(name, row):
+    """A setting of a row as flags of train.py, and none if it was off and is off without a flag."""
+    flag, value = name.replace("_", "-"), row[name]
+    if name == "crop_scale":
+        value = value or 0  # without the flag, large images have another default
+    if value is None or (name == "crop_padding" and row.get("crop_scale")):
+        return []
     if isinstance(value, bool):
-        return [f"--{'' if value else 'no-'}{flag}"]
-    return [] if value is None else [f"--{flag}", as_text(value)]
+        is_off = not value and not vars(parse_args([]))[name]
+        return [] if is_off else [f"--{'' if value else 'no-'}{flag}"]
+    return [f"--{flag}", as_text(value)]
 
 
 def as_text(value):

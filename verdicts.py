@@ -5,8 +5,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from itertools import groupby, pairwise
-from pathlib import Path
 
 import numpy as np
 
@@ -29,19 +27,13 @@ from rows import (
     Net,
     at_chance,
     differing,
-    epochs_of,
     group,
     in_list,
     key_of,
     natural,
-    read_cost_pass,
-    read_rows,
-    refuse,
-    steps_of,
 )
 
 WORDS = ("helps", "no better than widening", "no evidence", "hurts", "unstable")
-OWN, ONE = "own recipes", "one recipe"
 
 
 def numbered(seeds):
@@ -361,9 +353,10 @@ class SuperclassMap:
 
 
 def superclass_map(results):
-    """Results -> SuperclassMap of the stable methods; None unless the rows are of CIFAR-100 with two seeds or more."""
+    """Results -> SuperclassMap of the stable methods; None unless the rows are of all of CIFAR-100's classes, with two seeds or more."""
     compared = [result for result in results.stable if len(result.seeds) > 1 and not result.too_early]
-    if results.row["dataset"] != "cifar100" or not compared:
+    is_whole = all(None not in run["per_class_top1"] for net in results.nets for run in net.runs.values())
+    if results.row["dataset"] != "cifar100" or not compared or not is_whole:
         return None
     noise_of = cache(lambda index, seeds: SeedNoise(results.nets, seeds, of_superclass(index)))
     estimates = [
@@ -372,78 +365,3 @@ def superclass_map(results):
     ]
     differences, ps = (np.array([[getattr(e, name) for e in row] for row in estimates]) for name in ("mean", "p"))
     return SuperclassMap([r.net.arch for r in compared], differences, likely_real(ps.ravel()).reshape(ps.shape))
-
-
-# -------------------------------------------------------------------------------------------------------------- budgets
-
-
-@dataclass
-class Condition:
-    """One folder's results, and a label that distinguishes it from the other folders: '45 epochs'."""
-
-    folder: Path
-    results: Results
-    label: str = ""
-
-    @property
-    def budget(self):
-        return epochs_of(self.results.row)
-
-    @property
-    def recipe(self):
-        """Whether all architectures share one recipe or each has its own."""
-        return OWN if self.results.own_recipes else ONE
-
-    @property
-    def methods(self):
-        """The methods that can be compared with their baseline, by architecture."""
-        return {result.net.arch: result for result in self.results.methods if result.seeds}
-
-
-def read_conditions(folders):
-    """[folder] -> [Condition], the smallest budget first; refuses folders that cannot share a chart."""
-    found = []
-    for folder in folders:
-        found.append(Condition(folder, analyse(read_rows(folder), read_cost_pass(folder))))
-    first = found[0]
-    for other in found[1:]:
-        for name in ("dataset", "n_test"):
-            if other.results.row[name] != first.results.row[name]:
-                refuse(f"one chart cannot show two datasets: {name} is {first.results.row[name]} in {first.folder} and "
-                       f"{other.results.row[name]} in {other.folder}; report them separately")  # fmt: skip
-    if len(found) > 1 and not set.intersection(*(set(each.methods) for each in found)):
-        refuse(f"{in_list(folders)} share no method that was trained with its baseline in each: report them separately")
-    found.sort(key=lambda each: (steps_of(each.results.row) * each.results.row["batch_size"], each.recipe))
-    with_recipe = len({each.recipe for each in found}) > 1
-    for each in found:
-        each.label = each.budget + f", {each.recipe}" * with_recipe
-    for each, other in pairwise(found):
-        if each.label == other.label:
-            refuse(f"{each.folder} and {other.folder} have the same budget ({each.label}): report them separately")
-    return found
-
-
-def what_differs(conditions):
-    """'budget', 'recipe' or 'budget and recipe': in what the conditions differ."""
-    differs = [("budget", "budget"), ("recipe", "recipe")]
-    return in_list([name for name, of in differs if len({getattr(each, of) for each in conditions}) > 1])
-
-
-def shared_methods(conditions):
-    """The methods compared under two or more of the conditions, in the order of the last condition."""
-    names = dict.fromkeys(name for each in reversed(conditions) for name in each.methods)
-    return [name for name in names if sum(name in each.methods for each in conditions) > 1]
-
-
-def changes(conditions):
-    """[(method, what changes)] for each method whose word or whose sign is not the same under all conditions."""
-    found = []
-    for name in shared_methods(conditions):
-        results = [each.methods[name] for each in conditions if name in each.methods]
-        words = [word for word, _ in groupby(result.word for result in results if result.word)]
-        signs = {np.sign(result.mean) for result in results if not result.unstable}
-        what = ["from " + " to ".join(words)] if len(words) > 1 else []
-        what += ["its mean changes sign"] if len(signs) > 1 else []
-        if what:
-            found.append((name, "; ".join(what)))
-    return found

@@ -187,14 +187,17 @@ def parse_arch(arch):
 
 
 def meant(arch):
-    """'did you mean eca_resnet? ' for eca, resnet_eca, eca-resnet or eca_resnet20; '' if a part of the arch is like no name."""
+    """'did you mean eca_resnet? ' for eca, resnet_eca, eca-resnet or eca_resnet20; '' where nothing is near."""
     known = {name: name for name in (*METHODS, *BACKBONES)} | {"resnet20": "resnet"}
     near = [difflib.get_close_matches(part, known, 1, cutoff=0.75) for part in re.split("[_-]", arch.lower())]
-    if not all(near):
-        return ""
-    names = [known[name] for (name,) in near]
+    names = [known[name] for found in near for name in found]
     backbone = next((name for name in names if name in BACKBONES), "resnet")
-    return f"did you mean {'_'.join([*sorted({*names} & {*METHODS}), backbone])}? "
+    suggestion = "_".join([*sorted(name for name in names if name in METHODS), backbone])
+    try:
+        parse_arch(suggestion)
+    except ValueError:
+        return ""
+    return f"did you mean {suggestion}? " if all(near) else ""
 
 
 def canonical(arch):

@@ -118,6 +118,7 @@ def test_tuning_and_its_winners(compare, tmp_path):
     starts = "hornet.init=trunc:hornet.layer_scale=1e-6:hornet.scale=0.3333"
     assert f"hornet_resnet:{starts}:--optimizer=adamw:--lr=1e-3" in runs
     few = [f"{arch}:--lr={lr}" for arch in ("resnet", "eca_resnet") for lr in ("0.05", "0.1", "0.2", "0.4")]
+    settings.pop("ARCHS")
     settings |= {"RUNS": " ".join([*few, "resnet:--lr=lost"]), "JOBS": "2"}
     with compare(**settings) as running:
         assert "failed: resnet:--lr=lost with seed 0" in ended(running, code=1)

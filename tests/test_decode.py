@@ -92,6 +92,16 @@ def test_grey_values_that_a_file_gives_the_range_of_are_scaled():
     assert np.abs(read(file).astype(int) - grey(RAMP)).max() <= 1
 
 
+@pytest.mark.parametrize("type", [np.uint8, np.uint16])
+def test_negative_of_a_tiff_is_turned(type):
+    """Its tag 262, photometric interpretation, is 0: white is zero."""
+    pixels = (RAMP * (257 if type is np.uint16 else 1)).astype(type)
+    file = bytearray(stored(pixels))
+    at = file.find((262).to_bytes(2, "little") + (3).to_bytes(2, "little"))
+    file[at + 8] = 0
+    assert np.array_equal(read(bytes(file)), grey(255 - RAMP))
+
+
 def test_floats_from_0_to_1_are_shares_of_white():
     assert np.array_equal(read(stored((RAMP / 255).astype(np.float32))), grey(RAMP))
     assert np.array_equal(read(stored(np.zeros((2, 2), np.float32))), grey(np.zeros((2, 2))))
@@ -174,6 +184,26 @@ def test_images_are_found_by_their_names(tmp_path):
         "left out of D: 3 names that begin with a dot and 2 files that are no images by their names"
     )
     assert left_out_in_words("D", image_files(tmp_path / "below" / "deeper")[1]) is None
+
+
+def test_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "ant" / "closed").mkdir(parents=True)
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match=r"cannot read .*closed: Permission denied"):
+        image_files(tmp_path)
+
+
+def test_names_need_not_be_unicode_to_be_listed(tmp_path):
+    error = UnfitImageError(*[f"caf\udce9{i}.png: bad" for i in range(20)])
+    assert "all of them in" in str(error.listed_in(tmp_path / "unfit.txt"))
+    assert (tmp_path / "unfit.txt").read_bytes().count(b"caf\xe9") == 20
 
 
 def test_links_are_followed_unless_they_lead_up(tmp_path):

@@ -3,6 +3,7 @@ from tests.reports import make  # skips this file where report.py's packages are
 # isort: split
 import base64
 import re
+import shlex
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -39,6 +40,14 @@ def test_the_command_that_repeats_a_run_has_its_flags():
     assert (args.pretrained, args.freeze, args.folds, args.fold, args.lr) == (True, "backbone", 3, 0, 0.2)
     assert (args.dataset, args.image_size, args.flip, args.compile, args.mixup) == ("folder", 64, False, True, 0.2)
     assert args.amp == "bf16" and "None" not in told and "--val-size" not in told
+
+
+def test_values_are_quoted_and_whole():
+    recipe = {"dataset": "shapes100", "epochs": 5, "lr": 0.123456789}
+    net = Net("resnet", {"resnet.width": 8, "init_from": "runs/my run"}, {0: {}})
+    told = flags_of(SimpleNamespace(settings=net.settings, recipe=recipe, knobs=net.knobs))
+    args = parse_args(shlex.split(told))
+    assert (args.init_from, args.lr, args.settings) == ("runs/my run", 0.123456789, {"resnet.width": "8"})
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,15 @@ class ForgetsTheRest(nn.Module):
         return sign * x.mean((1, 2, 3))[:, None] * torch.tensor([1.0, -1.0])
 
 
+def test_weights_that_need_a_second_file_are_refused(tmp_path, monkeypatch):
+    from torch.onnx._internal.exporter import _onnx_program
+
+    monkeypatch.setattr(_onnx_program, "_LARGE_MODEL_THRESHOLD", 1000)
+    with pytest.raises(ValueError, match=r"its weights do not fit into one ONNX file: export a \.pt2"):
+        export.write(classifier(), {}, tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("net", "message"),
     [

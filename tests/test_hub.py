@@ -94,6 +94,8 @@ def test_card_holds_the_metrics_for_people_and_for_the_hub(tmp_path):
         "top_5_accuracy": 100.0,
     }
     assert (card.data.library_name, card.data.license, card.data.tags) == ("pytorch", "mit", hub.TAGS)
+    hub.save(classifier(), tmp_path / "tuned", RECIPE | {"pretrained": True}, RESULT)
+    assert ModelCard.load(tmp_path / "tuned" / "README.md").data.license is None  # it is that of the published weights
     again = RESULT | {"top1": 75.0}  # saved over what an interrupted run left
     hub.save(classifier(), tmp_path / "model", RECIPE, again)
     assert "| 75.00 |" in (tmp_path / "model" / "README.md").read_text()
@@ -247,6 +249,13 @@ def test_start_takes_the_head_along_only_if_the_classes_are_the_same():
         net, with_head, head_is_new = started(model, classes)
         assert (with_head, head_is_new) == (False, True)
         assert_same_weights(nn.Sequential(*net.stages), nn.Sequential(*model.net.stages))
+
+
+def test_default_that_is_spelled_out_is_the_same_network():
+    model = classifier()
+    net, with_head, _ = started(model, "ab", **{"resnet.drop_path": 0.0})
+    assert with_head
+    assert_same_weights(net, model.net)
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,15 @@ def test_job_that_began_after_the_last_answer_of_squeue_is_not_taken_for_gone(pa
     locks.Lock(path, seen).release()
 
 
+def test_all_locks_of_dead_jobs_are_known_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "WATCH_S", 1000)
+    squeue_that_says(tmp_path, monkeypatch, "echo 8")
+    paths = [tmp_path / name for name in "abc"]
+    for path, job in zip(paths, ("7", "8", "9"), strict=True):
+        left_by(path, host="elsewhere", job=job)
+    assert [alive for _, alive in locks.look_at_all(paths, {})] == [False, None, False]
+
+
 def test_without_an_answer_of_squeue_the_heartbeat_counts(path, tmp_path, monkeypatch):
     squeue_that_says(tmp_path, monkeypatch, "exit 1")
     left_by(path, host="elsewhere", job="7")

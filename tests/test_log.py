@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import log
 
@@ -14,6 +15,22 @@ def test_confusion_is_darker_the_more_images_of_a_class_are_given_it():
     assert (image.shape, image.dtype) == ((3, 12, 12), torch.uint8)
     cells = torch.tensor([[25, 229, 255], [255, 255, 255], [242, 242, 25]], dtype=torch.uint8)
     assert torch.equal(image, cells.kron(torch.ones(4, 4, dtype=torch.uint8)).expand(3, 12, 12))
+
+
+def test_many_classes_have_small_cells():
+    assert log.confusion_image(torch.eye(501)).shape == (3, 501, 501)
+
+
+def test_run_that_starts_afresh_leaves_no_curve_of_the_one_before(tmp_path):
+    """Which ended before its first checkpoint, as with a learning rate that is too high."""
+    config = dict.fromkeys(log.SHOWN, 1) | {"settings": {}}
+    for lr, steps in ((0.9, (20, 40, 60)), (0.1, (20, 40))):
+        events = log.Log(tmp_path, config | {"lr": lr}, None)
+        for step in steps:
+            events.scalars({"train/loss": lr}, step)
+        events.writer.close()
+    found = EventAccumulator(str(tmp_path)).Reload()
+    assert [(event.step, round(event.value, 1)) for event in found.Scalars("train/loss")] == [(20, 0.1), (40, 0.1)]
 
 
 def test_first_batch_is_shown_as_it_was_before_it_was_normalized():

@@ -1,6 +1,7 @@
 """Names, knobs and whole networks of models/__init__.py; each method has a test file of its own."""
 
 import itertools
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,18 @@ from torch import nn
 import models
 from cost import cost, layer_table, n_params
 from describe import listing, meanings, shown, summary
-from models import BACKBONES, METHODS, build, canonical, describe_type, knobs, parse_settings, settable
+from models import (
+    BACKBONES,
+    METHODS,
+    build,
+    canonical,
+    describe_type,
+    knobs,
+    meant,
+    parse_arch,
+    parse_settings,
+    settable,
+)
 from tests.checks import assert_channels_last_agrees, assert_samples_are_independent
 from tests.processes import ROOT
 
@@ -374,3 +386,22 @@ def test_what_has_moved_names_its_new_place():
     done = subprocess.run([sys.executable, "-m", "models.speed", "resnet"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.endswith("python speed.py resnet\n") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arch", "hint"),
+    [
+        ("eca", "did you mean eca_resnet? "),
+        ("resnet_eca", "did you mean eca_resnet? "),
+        ("eca-resnet", "did you mean eca_resnet? "),
+        ("ghostnet_eca_resnet20", "did you mean eca_ghostnet_resnet? "),
+        ("gosthnet_resnet", "did you mean ghostnet_resnet? "),
+        ("vit_eca", ""),
+        ("eca_se", ""),
+        ("nosuch_resnet", ""),
+    ],
+)
+def test_an_arch_that_may_be_meant_is_named(arch, hint):
+    assert meant(arch) == hint
+    with pytest.raises(ValueError, match=f": {re.escape(hint)}(an arch ends in|choose from)"):
+        parse_arch(arch)

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ from PIL import Image
 
 import decode
 import hub
+from tests.processes import ROOT
 from tests.runs import run
 
 CLASSES = ["apple", "boat", "cat", "dog", "elm", "fox"]
@@ -87,6 +91,25 @@ def test_nothing_to_predict_is_refused(model, tmp_path, capsys, path, message):
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_name_that_is_not_unicode_is_told(model, images, tmp_path):
+    """As in a folder from an old archive; the terminal takes UTF-8 alone."""
+    odd = os.fsencode(images) + b"/caf\xe9.png"
+    with open(odd, "wb") as file:
+        file.write((images / "small.png").read_bytes())
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        "--predict",
+        str(images / "below"),
+        "--init-from",
+        str(tmp_path / "model"),
+    ]
+    os.rename(odd, os.fsencode(images / "below") + b"/caf\xe9.png")
+    environ = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.count("\n")) == (0, 2) and "caf\\udce9.png: " in done.stdout
 
 
 def test_single_unreadable_image(model, images, tmp_path, capsys):

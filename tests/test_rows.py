@@ -14,7 +14,7 @@ import pytest
 
 import report
 from models import BACKBONES, knobs
-from rows import NO_SETTINGS, default_width, mean_row, problem_of, read_rows
+from rows import NO_SETTINGS, default_width, mean_row, natural, problem_of, read_rows
 from tables import folds_table, train_loss
 from tests.report_rows import JITTER, of_folds, row, rows_of, write
 from verdicts import analyse
@@ -232,3 +232,8 @@ def test_the_ends_of_the_scales_are_measurements(scores):
 
 def test_a_truth_value_is_no_number():
     assert problem_of(row(loss=True)) == "loss must be a number, 0 or more, got True"
+
+
+def test_knobs_are_sorted_as_numbers():
+    names = ["a=128", "a=64", "a=0.5", "a=0.25", "a=1e-6", "a=0.1", "a=2,3,4", "b=1"]
+    assert sorted(names, key=natural) == ["a=1e-6", "a=0.1", "a=0.25", "a=0.5", "a=2,3,4", "a=64", "a=128", "b=1"]

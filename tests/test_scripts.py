@@ -270,11 +270,17 @@ def test_mistaken_setting_is_one_line(settings, flags, message, capsys):
         ("compare.sh", {"PRESET": "tuning", "WIDTHS": "8"}, "compare.sh: WIDTHS is not read with PRESET=tuning"),
         ("ablations.sh", {"ARCHS": "eca_resnet"}, "ablations.sh: ARCHS is read by compare.sh: give METHODS"),
         ("compare.sh", {"RUNS": "eca"}, "train.py: unknown backbone 'eca'"),
-        ("compare.sh", {"RUNS": "resnet eca_resnet:kernel_size=5"}, "train.py: "),
-        ("compare.sh", {"DATASET": "imagenet"}, "train.py: "),
+        ("compare.sh", {"RUNS": "resnet", "ARCHS": "eca_resnet"}, "compare.sh: ARCHS is not read with RUNS"),
+        ("compare.sh", {"PRESET": "nosuch", "ARCHS": "eca_resnet"}, "PRESET: no list 'nosuch'"),
+        (
+            "compare.sh",
+            {"RUNS": "resnet eca_resnet:kernel_size=5"},
+            "train.py: --set kernel_size: eca_resnet has no such",
+        ),
+        ("compare.sh", {"DATASET": "imagenet"}, "train.py: argument --dataset: invalid choice: 'imagenet'"),
     ],
 )
-def test_setting_that_would_have_no_effect_is_refused_by_the_plan(script, given, message):
+def test_what_could_not_be_trained_is_refused_by_the_plan(script, given, message):
     done = run_script(script, check=False, PLAN="1", OUT="nowhere", **given)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and done.stderr.startswith(message)
 

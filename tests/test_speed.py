@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+import torch
 
 import machine
 import speed
@@ -19,6 +20,14 @@ def test_speeds_are_measured_for_each_run():
     rows = speed.measure(runs, 5, 16, *HOW, rounds=2, n_calls=1)
     assert [(row["arch"], row["settings"], row["image_size"]) for row in rows] == [(*run, 16) for run in runs]
     assert all(row["train_imgs_per_s"] > 0 < row["eval_imgs_per_s"] for row in rows)
+
+
+def test_a_step_is_cut_as_the_recipe_has_it():
+    batches = []
+    stepper = speed.Stepper(*TINY, 5, 16, 4, None, False, 2, torch.device("cpu"))
+    stepper.net.register_forward_hook(lambda net, imgs, logits: batches.append(len(logits)))
+    stepper.train()
+    assert batches == [2, 2]
 
 
 def test_a_slow_spell_slows_all_networks_alike():
@@ -38,13 +47,14 @@ def test_speeds_measured_otherwise_are_not_used(tmp_path, monkeypatch):
 
     monkeypatch.setattr(speed, "measure", measure)
     file = tmp_path / "out" / "cost.json"
-    for how in (HOW, HOW, (8, "off", False), (8, "bf16", False), (8, "bf16", False)):
+    others = [(8, "off", False), (8, "bf16", False), (8, "bf16", False, 2), (8, "bf16", False)]
+    for how in (HOW, HOW, *others, others[-1]):
         speed.write_speeds(file, [TINY], 32, how)
-    assert measured == [HOW, (8, "off", False), (8, "bf16", False)]
+    assert measured == [HOW, *others]
     monkeypatch.setattr(machine, "device_name", lambda device: "another machine")
     speed.write_speeds(file, [TINY], 32, (8, "bf16", False))
     speed.write_speeds(file, [TINY], 64, (8, "bf16", False))
-    assert len(measured) == 5
+    assert len(measured) == 7
 
 
 def test_new_networks_are_measured_beside_the_known_ones(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from flags import parse_args
 from tuning import Recipe, recipes_of
 
 
@@ -53,6 +54,10 @@ def test_rows_that_differ_in_the_batch_are_two_recipes(tmp_path):
         ("flip", False, True, ["--no-flip"]),
         ("class_weights", "balanced", None, ["--class-weights", "balanced"]),
         ("class_weights", None, "balanced", []),
+        ("balanced_sampling", True, False, ["--balanced-sampling"]),
+        ("balanced_sampling", False, True, []),
+        ("crop_scale", None, 0.08, ["--crop-scale", "0"]),
+        ("crop_scale", 0.5, None, ["--crop-scale", "0.5"]),
     ],
 )
 def test_whatever_a_search_varies_is_part_of_the_winner(tmp_path, setting, best, other, flags):
@@ -60,6 +65,17 @@ def test_whatever_a_search_varies_is_part_of_the_winner(tmp_path, setting, best,
     folder = write(tmp_path, **{name: row | {"seed": 0} for name, row in rows.items()})
     (found,) = recipes_of(folder, {"resnet"}).values()
     assert found.flags[6:] == flags
+    parse_args(found.flags)
+
+
+def test_winner_with_resized_crops_has_no_padding(tmp_path):
+    rows = {
+        "a": {"val_top1": 61.0, "crop_padding": 4, "crop_scale": 0.08},
+        "b": {"val_top1": 60.0, "crop_padding": 8, "crop_scale": None},
+    }
+    folder = write(tmp_path, **{name: row | {"seed": 0} for name, row in rows.items()})
+    (found,) = recipes_of(folder, {"resnet"}).values()
+    assert parse_args(found.flags).crop_scale == 0.08
 
 
 @pytest.mark.parametrize("difference", [{"pretrained": True}, {"epochs": 9}, {"max_steps": 20}])

@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 
 import report
+from budgets import changes, read_conditions, shared_methods, what_differs
 from noise import detectable_in_errors, t_interval
 from notes import left_out_text, short_commit, speed_text
 from rows import COSTS, SUPERCLASS_OF, key_of
+from slides import cost_notes
 from tables import (
     ablation_table,
     budget_table,
@@ -33,7 +35,7 @@ from tables import (
     verdict_lists,
 )
 from tests.report_rows import JITTER, NOISE, row, rows_of, timed, widths, write
-from verdicts import SuperclassMap, analyse, changes, read_conditions, shared_methods
+from verdicts import SuperclassMap, analyse
 
 
 def test_detectable_difference_is_that_of_the_strictest_test(campaign):
@@ -412,6 +414,11 @@ def test_where_all_is_noise_no_cell_and_no_chart_is_shown(tmp_path):
     assert "superclasses.png" not in text and not (tmp_path / "report" / "superclasses.png").exists()
 
 
+def test_class_without_test_images_leaves_no_superclass():
+    rows = [content | {"per_class_top1": [None, *content["per_class_top1"][1:]]} for content in noisy_rows(20)]
+    assert analyse(rows).superclasses is None
+
+
 def test_one_seed_shows_no_superclass():
     assert analyse([content for content in noisy_rows(20) if content["seed"] == 0]).superclasses is None
 
@@ -445,6 +452,21 @@ def folder_of(path, epochs, eca, ghost=60.0, **other):
     return write(path, rows)
 
 
+def test_a_second_baseline_at_chance_takes_no_verdict_from_the_first(tmp_path):
+    rows = rows_of("resnet", 60) + rows_of("eca_resnet", 63, jitter=-JITTER)
+    rows += rows_of("plain110", 10, jitter=0 * JITTER) + rows_of("eca_plain110", 10, jitter=0 * JITTER)
+    answer = make(rows, tmp_path).split("\n\n")[1]
+    assert "eca" in answer.lower() and "helps" in answer
+    assert "There is no verdict on the methods of plain110: after 10 epochs, plain110 itself" in answer
+
+
+def test_notes_of_one_seed_have_no_intervals(tmp_path):
+    results = analyse([content for content in widths() + rows_of("eca_resnet", 63) if content["seed"] == 0])
+    notes = cost_notes(results)
+    assert "nan" not in notes and "at equal parameters" in notes
+    assert notes.startswith("With one seed, differences from a ResNet of equal cost have no interval.")
+
+
 def test_a_budget_that_turns_a_method_is_told(tmp_path):
     long, short = folder_of(tmp_path / "long", 50, eca=58), folder_of(tmp_path / "short", 5, eca=63)
     conditions = read_conditions([long, short])
@@ -457,10 +479,23 @@ def test_a_budget_that_turns_a_method_is_told(tmp_path):
     assert changes(conditions) == [("eca_resnet", "from helps to hurts; its mean changes sign")]
 
 
+def test_conditions_are_of_the_same_data_and_say_in_what_else_they_differ(tmp_path):
+    short, long = folder_of(tmp_path / "a", 5, eca=61), folder_of(tmp_path / "b", 50, eca=61)
+    change_rows(long, lr=0.1)
+    assert what_differs(read_conditions([short, long])) == "budget and lr"
+    change_rows(long, data="another")
+    with pytest.raises(SystemExit):
+        read_conditions([short, long])
+
+
+def change_rows(folder, **changes):
+    for path in folder.glob("*/result.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def test_steps_are_the_budget_where_they_end_a_run(tmp_path):
     whole, cut = folder_of(tmp_path / "a", 10, eca=61), folder_of(tmp_path / "b", 50, eca=61, max_steps=200)
-    for path in cut.glob("*/result.json"):  # the ResNet's, too
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"max_steps": 200}))
+    change_rows(cut, max_steps=200)  # the ResNet's, too
     assert [each.label for each in read_conditions([whole, cut])] == ["200 steps", "10 epochs"]
 
 
