@@ -300,13 +300,13 @@ def plan(comparison, waiting):
         print(f"and {more} more: the best {comparison.settings.best} of each architecture with the other seeds")
     if not waiting:
         return
-    problem = None
     if (comparison.settings.out / SPEEDS).exists():
         try:
             comparison.check()
-        except SystemExit as end:  # such as for lack of the data, without which the hours are not known
-            comparison.leave_if_stopped()
-            problem = end
+        except SystemExit:
+            if comparison.children.stopped_by:
+                raise
+            print("the hours are not known, because one run could not be prepared here", file=sys.stderr)
     given = [
         f"{name}={shlex.quote(os.environ[name])}" for name in os.environ.get("GIVEN", "").split() if name != "PLAN"
     ]
@@ -314,17 +314,17 @@ def plan(comparison, waiting):
     together = Counter(run for run, _ in waiting).items()  # a task with one GPU takes all seeds of a network
     tasks = list(together) if n_gpus == 1 else [(run, 1) for run, _ in waiting]
     print(slurm.sbatch_line(given, script, tasks, comparison.hours(), n_gpus))
-    if problem:
-        raise problem
 
 
 def refuse_unknown(settings, runs):
     """Ends the program for flags, architectures and knobs that do not exist; without torch, for flags alone."""
     for run in runs:
         parse_args(train_flags(settings, run, ["0"]))
-    with suppress(ImportError), mistakes_refused():
+    try:
         from models import canonical, parse_settings
-
+    except ImportError:
+        return
+    with mistakes_refused():
         for arch, knobs, _ in map(parts_of, runs):
             parse_settings(canonical(arch), knobs)
 

@@ -23,7 +23,7 @@ from sources import HUB_SETS, find, open_found
 from splits import Split, hold_out, hold_out_fold
 
 CACHE_DIR = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnet-grafts"
-FORMAT = 3  # of the decoded cache: to be raised with every change of what is decoded, resized, drawn or measured
+FORMAT = 4  # of the decoded cache: to be raised with every change of what is decoded, resized, drawn or measured
 DATASETS = (*HUB_SETS, "folder", "shapes100")
 
 

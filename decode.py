@@ -163,24 +163,23 @@ def to_rgb(image):
     """A PIL image of any mode in RGB, on the scale 0 to 255.
 
     Takes 8 bits; 16 bits with a maximum of at least 2**12, or of any maximum in PGM and JPEG 2000, which Pillow scales;
-    TIFF's 12 bits; and floats from 0 to 1. Raises UnfitImageError for all others, which would come out black or wrapped.
+    TIFF's 12 bits; and floats from 0 to 1. A TIFF's negative is turned. Raises UnfitImageError for all others, which would come out black or wrapped.
     """
     stored = str(
         getattr(image, "tile", "")
     )  # names, until the pixels are loaded, the form in which the file holds them
     image.load()
+    # Pillow turns the negatives of a TIFF by itself up to 8 bits
+    negative = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO
     if image.mode == "F":
-        return float_to_rgb(image)
+        return float_to_rgb(image, negative)
     scaled = image.format in ("PPM", "JPEG2000")
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         pixels = np.asarray(image)
         bits = 12 if ";12" in stored else 16
-        if (
-            image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO
-        ):  # which Pillow heeds with 8 bits alone
-            pixels = 2**bits - 1 - pixels
         if bits == 16 and not scaled and 0 < pixels.max() < TWELVE_BITS:
             raise UnfitImageError(f"16-bit pixels with a maximum of {pixels.max()}, of unknown range: {EIGHT_BITS}")
+        pixels = 2**bits - 1 - pixels if negative else pixels
         return Image.fromarray((pixels >> (bits - 8)).astype(np.uint8)).convert("RGB")
     if image.mode == "I":
         lowest, highest = image.getextrema()
@@ -191,11 +190,12 @@ def to_rgb(image):
     return rgb
 
 
-def float_to_rgb(image):
+def float_to_rgb(image, negative):
     pixels = np.asarray(image)
     lowest, highest = pixels.min(), pixels.max()
     if not (lowest >= 0 and highest <= 1):  # nor for nan
         raise UnfitImageError(f"float pixels from {lowest:g} to {highest:g}, not from 0 to 1: {EIGHT_BITS}")
+    pixels = 1 - pixels if negative else pixels
     return Image.fromarray((pixels * 255).round().astype(np.uint8)).convert("RGB")
 
 

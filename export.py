@@ -59,9 +59,9 @@ def write(model, scores, path):
         pending = Path(folder) / path.name
         with obstacles_named(model.arch):
             run = (write_onnx if path.suffix == ".onnx" else write_pt2)(trace(model), metadata, pending)
-            if len(os.listdir(folder)) > 1:
-                raise ValueError("its weights do not fit into one ONNX file: export a .pt2")
             found = torch.cat([run(part) for part in checked_images(model).split(CHECKED)])
+        if len(os.listdir(folder)) > 1:
+            raise ValueError(f"the weights of {model.arch} do not fit into one ONNX file: export a .pt2")
         agreement = compare(model, found)
         os.replace(pending, path)
     return agreement

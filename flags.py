@@ -112,8 +112,10 @@ def parse_args(argv=None, description=None):
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         near = difflib.get_close_matches(unknown[0].split("=")[0], parser._option_string_actions, 1)
-        if re.fullmatch(r"[a-z]\w*(\.\w+=.+)?", unknown[0]):
-            near = [f"--{'set' if '=' in unknown[0] else 'arch'} {unknown[0]}"]
+        if re.fullmatch(r"[a-z]\w*\.\w+=.+", unknown[0]):
+            near = [f"--set {unknown[0]}"]
+        elif re.fullmatch(r"[a-z]\w*|(torchvision|timm):.+", unknown[0]):
+            near = [f"--arch {unknown[0]}"]
         refuse(f"unknown flag {unknown[0]}: {f'did you mean {near[0]}? ' if near else ''}--help lists all")
 
     for name in (
@@ -304,10 +306,10 @@ def check_combinations(args):
         refuse("--freeze would keep random weights: give --pretrained or --init-from, too")
     if args.predict and not args.init_from:
         refuse("--predict needs --init-from, the run whose network is to be used")
-    for name in ("predict", "init_from", "pretrained", "freeze", "set", "folds", "check", "push_to_hub"):
+    for name in ("predict", "init_from", "pretrained", "freeze", "folds", "check", "push_to_hub"):
         if args.eval_only and getattr(args, name):
             refuse(f"--{name.replace('_', '-')} has no effect with --eval-only, which scores a network as it is")
-    for name in ("push_to_hub", "check", "image_size", "pretrained", "freeze", "set", "folds"):
+    for name in ("push_to_hub", "check", "image_size", "pretrained", "freeze", "folds"):
         if args.predict and getattr(args, name):
             refuse(f"--{name.replace('_', '-')} has no effect with --predict")
     if args.json and not args.predict:

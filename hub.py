@@ -106,10 +106,9 @@ def save(model, folder, recipe, result):
 def card(model, recipe, result):
     """The model card: what was measured, how to load the network, and how it was trained."""
     scores = {"accuracy": ("top-1", result["top1"]), "top_5_accuracy": ("top-5", result["top5"])}
+    foreign = recipe.get("pretrained") or recipe.get("init_from")  # weights that may have a license of their own
     front = ModelCardData(
-        license=None
-        if recipe.get("pretrained") or recipe.get("init_from")
-        else "mit",  # others' weights have their own
+        license=None if foreign else "mit",
         library_name="pytorch",
         tags=TAGS,
         model_name=model.arch,

@@ -54,16 +54,15 @@ class Lock:
         watched = {} if seen is None else seen
         while not create(self.path, self.content):
             holder, alive = look(self.path, watched)
+            problem = self.held(holder, alive)
             if alive is False:
                 try:
                     self.take_over(holder, watched)
                     break
                 except HeldError as held:
-                    alive = held.is_alive
-                    if alive or seen is not None:
-                        raise
-            if alive or seen is not None:
-                raise self.held(holder, alive)
+                    problem = held
+            if problem.is_alive or seen is not None:
+                raise problem
             time.sleep(POLL_S)
         self.stopped = threading.Event()
         threading.Thread(target=self.beat, daemon=True).start()

@@ -335,5 +335,11 @@ def origins(rows):
     def counted(values):
         return "; ".join(f"{value} ({n} run{'s' * (n > 1)})" for value, n in sorted(Counter(map(str, values)).items()))
 
+    contents = [row["content"] for row in rows if row.get("content")]
+    differ = (
+        [["data, which differ in a label, an image or its decoding", counted(contents)]]
+        if len(set(contents)) > 1
+        else []
+    )
     return [["machines", counted(map(machine, rows))], ["torch", counted(row["torch"] for row in rows)],
-            ["commits", counted(short_commit(row["commit"]) for row in rows)]]  # fmt: skip
+            ["commits", counted(short_commit(row["commit"]) for row in rows)], *differ]  # fmt: skip

@@ -71,7 +71,9 @@ def score(runs, data_dir=None, cache_dir=None):
         if row["n_test"] != len(test):
             raise ValueError(f"{run} was scored on {row['n_test']} test images, here are {len(test)}")
         if other := set(model.classes) ^ set(images.classes):
-            raise ValueError(f"{run} was scored on other classes: {', '.join(sorted(other)[:5])} in one of the two")
+            raise ValueError(
+                f"the classes of {run} are not those of these data: only one of them has {sorted(other)[0]}"
+            )
         if model.classes != images.classes:
             raise ValueError(f"{run} has these classes in another order")
     if not isinstance(test.images, torch.Tensor):

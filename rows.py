@@ -133,7 +133,7 @@ def problem_of(row):
 
 def natural(text):
     """A key by which 'a=64' comes before 'a=128', and 'a=1e-6' before 'a=0.25'."""
-    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", text)
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", text)
     return [float(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
@@ -201,7 +201,7 @@ def refuse_difference(what, names, first, runs):
         for name in sorted(ours.keys() | first_recipe.keys()) if names is None else names:
             if ours.get(name) != first_recipe.get(name):
                 refuse(f"{what}: {name} is {first_recipe.get(name)!r} in {first_path} and {ours.get(name)!r} in {path}; "
-                       f"report them separately, or {'compare them with --recipes' if names is None else 'name their folders'}")  # fmt: skip
+                       f"report them separately{', or compare them with --recipes' * (names is None)}")  # fmt: skip
 
 
 def differing(recipes):
@@ -412,11 +412,12 @@ def flags_of(net):
         told.append("crop_scale")
     always = [name for name in ("epochs", "val_size", "lr", "weight_decay") if recipe.get(name) is not None]
     knobs = {name: value for name, value in sorted(net.settings.items()) if name not in START}
-    flags = [f"--set {name}={as_text(value)}" for name, value in knobs.items()]
+    flags = [f"--set {name}={shlex.quote(as_text(value))}" for name, value in knobs.items()]
     for name in dict.fromkeys([*always, *told]):
         flag, value = name.replace("_", "-"), recipe[name]
-        typed = repr(value) if isinstance(value, float) and float(as_text(value)) != value else as_text(value)
         flags.append(
-            f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {shlex.quote(typed)}"
+            f"--{'' if value else 'no-'}{flag}"
+            if isinstance(value, bool)
+            else f"--{flag} {shlex.quote(as_text(value))}"
         )
     return " ".join(["", *flags])

@@ -222,7 +222,7 @@ def members(comparisons):
 
 
 def opening(results):
-    """The answer in at most three sentences."""
+    """The answer in at most four sentences."""
     early = [too_early_sentence(results)] if any(result.too_early for result in results.methods) else []
     if results.judged:
         told = helps_sentence(results), others_sentence(results), budget_sentence(results), *early
@@ -259,9 +259,10 @@ def opening(results):
 
 
 def too_early_sentence(results):
-    name = min(result.reference.name for result in results.methods if result.too_early)
+    names = in_list(sorted({result.reference.name for result in results.methods if result.too_early}))
+    on = f" on the methods of {names}" if results.judged else ""
     return (
-        f"There is no verdict{f' on the methods of {name}' * bool(results.judged)}: after {epochs_of(results.row)}, {name} itself cannot be told from guessing among "
+        f"There is no verdict{on}: after {epochs_of(results.row)}, {names} itself cannot be told from guessing among "
         f"{results.row['classes']} classes on {results.row['n_test']:,} test images."
     )
 
@@ -319,8 +320,11 @@ def budget_sentence(results):
 def cost_sentence(results):
     """How many methods are above and below a ResNet of equal cost."""
     gaps = [(gap, cost, r.net) for r in results.judged for cost, gap in r.gaps.items() if not gap.why]
-    if not gaps and any(not gap.why for r in results.methods for gap in r.gaps.values()):
-        return "With one seed, differences from a ResNet of equal cost have no interval."
+    unjudged = [gap for r in results.methods for gap in r.gaps.values() if not gap.why]
+    if not gaps and unjudged:
+        if all(math.isnan(gap.half) for gap in unjudged):
+            return "With one seed, differences from a ResNet of equal cost have no interval."
+        return "No method was trained with all of its baseline's seeds, so none is judged at equal cost."
     if not gaps:
         return "No method could be compared with a ResNet of another width, which may do as well."
     best, cost, net = max(gaps, key=lambda entry: entry[0].mean)

@@ -70,7 +70,7 @@ def recipe_of(row, names):
 
 
 def flags_of(name, row):
-    """A setting of a row as flags of train.py, and none if it was off and is off without a flag."""
+    """A setting of a row as flags of train.py; none if it was off and is off without a flag, or is not read."""
     flag, value = name.replace("_", "-"), row[name]
     if name == "crop_scale":
         value = value or 0  # without the flag, large images have another default
@@ -86,4 +86,7 @@ def as_text(value):
     """A value of JSON as it is typed: [1, 2] -> 1,2."""
     if isinstance(value, list):
         return ",".join(map(as_text, value))
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

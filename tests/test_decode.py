@@ -92,14 +92,23 @@ def test_grey_values_that_a_file_gives_the_range_of_are_scaled():
     assert np.abs(read(file).astype(int) - grey(RAMP)).max() <= 1
 
 
-@pytest.mark.parametrize("type", [np.uint8, np.uint16])
-def test_negative_of_a_tiff_is_turned(type):
-    """Its tag 262, photometric interpretation, is 0: white is zero."""
-    pixels = (RAMP * (257 if type is np.uint16 else 1)).astype(type)
+def negative(pixels):
+    """A TIFF whose tag 262, photometric interpretation, is 0: white is zero."""
     file = bytearray(stored(pixels))
     at = file.find((262).to_bytes(2, "little") + (3).to_bytes(2, "little"))
     file[at + 8] = 0
-    assert np.array_equal(read(bytes(file)), grey(255 - RAMP))
+    return bytes(file)
+
+
+@pytest.mark.parametrize(("type", "white"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1)])
+def test_negative_of_a_tiff_is_turned(type, white):
+    assert np.array_equal(read(negative((RAMP * (white / 255)).astype(type))), grey(255 - RAMP))
+
+
+def test_range_of_a_negative_is_that_of_its_values():
+    with pytest.raises(UnfitImageError, match="16-bit pixels with a maximum of 4095"):
+        read_image(negative((RAMP * 16 + 15).astype(np.uint16)))
+    assert read(negative(np.full((2, 2), 65000, np.uint16))).max() == 2
 
 
 def test_floats_from_0_to_1_are_shares_of_white():

@@ -144,10 +144,12 @@ class ForgetsTheRest(nn.Module):
 
 
 def test_weights_that_need_a_second_file_are_refused(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
     from torch.onnx._internal.exporter import _onnx_program
 
     monkeypatch.setattr(_onnx_program, "_LARGE_MODEL_THRESHOLD", 1000)
-    with pytest.raises(ValueError, match=r"its weights do not fit into one ONNX file: export a \.pt2"):
+    with pytest.raises(ValueError, match=r"^the weights of resnet do not fit into one ONNX file"):
         export.write(classifier(), {}, tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
 

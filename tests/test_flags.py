@@ -59,6 +59,7 @@ def test_choices_are_those_of_the_code():
         (["--freeze", "head", "--pretrained"], "invalid choice: 'head'"),
         (["eca_resnet"], "unknown flag eca_resnet: did you mean --arch eca_resnet?"),
         (["--set", "eca.kernel_size=5", "resnet.width=8"], "did you mean --set resnet.width=8?"),
+        (["torchvision:resnet18"], "did you mean --arch torchvision:resnet18?"),
         (["--lr", "0.1", "0.2"], "unknown flag 0.2: --help lists all"),
         (["--seed", "0,1"], "a whole number is expected, and spaces between several, got '0,1'"),
         (["--val-size", "1"], "--val-size is a fraction below 1, or a number of images from 2 on, got 1"),
@@ -68,7 +69,6 @@ def test_choices_are_those_of_the_code():
         (["--schedule", "inverse_sqrt", "--warmup-frac", "0"], "give --warmup-frac more than 0"),
         (["--eval-only", "run", "--init-from", "other"], "--init-from has no effect with --eval-only"),
         (["--eval-only", "run", "--predict", "a.png", "--init-from", "b"], "--predict has no effect with --eval-only"),
-        (["--eval-only", "run", "--set", "a.b=1"], "--set has no effect with --eval-only"),
         (["--eval-only", "run", "--folds", "5", "--fold", "0"], "--folds has no effect with --eval-only"),
         (["--predict", "a.png", "--init-from", "run", "--check"], "--check has no effect with --predict"),
         (

@@ -157,7 +157,7 @@ def test_test_images_of_another_set_are_refused(trained, photos, tmp_path, capsy
     data_flags = ["--data-dir", str(tmp_path / "photos"), "--cache-dir", str(tmp_path)]
     with pytest.raises(SystemExit):
         pair.main([str(runs / "eca_resnet"), str(runs / "resnet"), *data_flags, "--out", str(tmp_path / "pair.npz")])
-    assert "was scored on other classes: class0, other in one of the two" in capsys.readouterr().err
+    assert "are not those of these data: only one of them has class0" in capsys.readouterr().err
     assert not (tmp_path / "pair.npz").exists()
 
 

@@ -166,18 +166,18 @@ def test_tasks_that_see_different_folders_say_so(tasks):
     own = f"--wrap=OUT={tasks.out}/$SLURMD_NODENAME exec bash compare.sh"
     settings = {"STEPS": "3000", "LOOK_AFTER_S": "2"}
     job = tasks.submit("--array=0-1", "--cpus-per-task=3", own, script=None, **settings)
-    wait_until(lambda: all("no sign in" in tasks.log(i) for i in (0, 1)))
+    wait_until(lambda: all("without a trace in" in tasks.log(i) for i in (0, 1)))
     tasks.say("scancel", job)
     wait_until(lambda: is_over(tasks))
     names = {
-        i: re.search(r"no sign in \S+/(n\d) of (\S+) on (n\d), which Slurm runs: if", tasks.log(i)).groups()
+        i: re.search(r"Slurm runs (\S+) on (n\d), without a trace in \S+/(n\d): where", tasks.log(i)).groups()
         for i in (0, 1)
     }
     assert {names[0], names[1]} in (
-        {("n0", f"{job}_1", "n1"), ("n1", f"{job}_0", "n0")},
-        {("n1", f"{job}_1", "n0"), ("n0", f"{job}_0", "n1")},
+        {(f"{job}_1", "n1", "n0"), (f"{job}_0", "n0", "n1")},
+        {(f"{job}_1", "n0", "n1"), (f"{job}_0", "n1", "n0")},
     )
-    assert tasks.log().splitlines()[-1].startswith("no sign in ")  # where the log ends
+    assert tasks.log().splitlines()[-1].startswith("Slurm runs ")  # where the log ends
     assert not list(tasks.out.glob("*/claims"))
 
 

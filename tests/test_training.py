@@ -182,7 +182,7 @@ def test_finished_run_is_left_alone_and_another_is_refused(command, tmp_path, ca
         assert exit.value.code == 2
         err = capsys.readouterr().err
         name = flags[0].strip("-").replace("-", "_")
-        assert re.search(rf"holds another run \({name} .* there, {flags[1]}.* here\): .*give another --", err)
+        assert re.search(rf"holds another run \({name} .* there, {flags[1]}.* here\): .*give (another )?--", err)
         assert err.count("\n") == 1
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "runs" / "run").rglob("*")}
 

@@ -19,7 +19,7 @@ import pytest
 import report
 from budgets import changes, read_conditions, shared_methods, what_differs
 from noise import detectable_in_errors, t_interval
-from notes import left_out_text, short_commit, speed_text
+from notes import left_out_text, origins, short_commit, speed_text
 from rows import COSTS, SUPERCLASS_OF, key_of
 from slides import cost_notes
 from tables import (
@@ -417,6 +417,12 @@ def test_where_all_is_noise_no_cell_and_no_chart_is_shown(tmp_path):
 def test_class_without_test_images_leaves_no_superclass():
     rows = [content | {"per_class_top1": [None, *content["per_class_top1"][1:]]} for content in noisy_rows(20)]
     assert analyse(rows).superclasses is None
+
+
+def test_runs_on_other_labels_are_told():
+    rows = [row(seed=0, content="a"), row(seed=1, content="a"), row(seed=2)]
+    assert len(origins(rows)) == 3
+    assert origins([*rows, row(seed=3, content="b")])[3][1] == "a (2 runs); b (1 run)"
 
 
 def test_one_seed_shows_no_superclass():
