@@ -292,7 +292,7 @@ def costs(environ, flags):
 def plan(comparison, waiting):
     """PLAN=1: what would be trained, and how to hand it to Slurm."""
     if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as of other programs before `| head`
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that `| head` ends it without a traceback
     refuse_unknown(comparison.settings, dict.fromkeys(run for run, _ in waiting))
     for run, seed in waiting:
         print(run, seed)

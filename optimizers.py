@@ -54,7 +54,7 @@ def make_schedule(name, lr, warmup_steps, total_steps):
 
     extra = {"num_decay_steps": total_steps // 5} if name == "warmup_stable_decay" else {}
     if sum(extra.values()) + warmup_steps > total_steps and extra:
-        raise ValueError(f"--schedule {name} falls over a fifth of the steps: --warmup-frac must leave as many")
+        raise ValueError(f"--schedule {name} falls over the last fifth of the steps: --warmup-frac must be 0.8 at most")
     stand_in = torch.optim.SGD([torch.zeros(1)], lr)
     scheduler = get_scheduler(name, stand_in, warmup_steps, total_steps, scheduler_specific_kwargs=extra)
     (factor,) = scheduler.lr_lambdas

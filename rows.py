@@ -14,11 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from flags import PADDED_UP_TO, parse_args
-from tuning import as_text
+from tuning import START, as_text  # read_results() adds START to the settings
 
 IDENTITY = ("arch", "settings", "seed")
-# which weights a run starts from and which it trains; read_results() adds them to the settings
-START = ("pretrained", "init_from", "freeze")
 POSITIVE = ("classes", "n_train", "n_test", "world_size", "params", "macs", "train_imgs_per_s", "eval_imgs_per_s", "train_s",
             "peak_memory_mb")  # fmt: skip
 PERCENT = ("top1", "top5", "ece")

@@ -102,9 +102,8 @@ def find_folder(root, data_dir, known=None):
             raise ValueError(
                 f"--data-dir {data_dir}: {split} has classes that {of} does not have: {', '.join(unknown[:5])}"
             )
-    notes = [f"{data_dir}: val/ is scored after each epoch, in place of a part of train/ (--val-size)"] * (
-        "val" in splits
-    )
+    scored = f"{data_dir}: val/ is scored after each epoch, in place of a part of train/ (--val-size)"
+    notes = [scored] * ("val" in splits)
     note = left_out_in_words(data_dir, left_out)
     return Found(root, files, open_folder, classes, (*notes, *[note] * bool(note)))
 

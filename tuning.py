@@ -14,7 +14,8 @@ RECIPE = (
 OTHERS = ("batch_size", "momentum", "schedule", "warmup_frac", "label_smoothing", "clip_norm", "ema_decay", "mixup", "cutmix",
           "cutout", "crop_padding", "crop_scale", "flip", "class_weights", "balanced_sampling")  # fmt: skip
 ALIKE = ("dataset", "data", "image_size", "val_size", "epochs", "max_steps")  # in all rows of a search
-START = ("pretrained", "init_from", "freeze")  # in all rows of an architecture: the runs themselves name it
+# which weights a run starts from and which it trains, in all rows of an architecture: the runs themselves name it
+START = ("pretrained", "init_from", "freeze")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ def recipes_of(folder, archs):
 def refuse_different(rows, names, folder):
     for name in names:
         if len(values := {json.dumps(row.get(name) or None) for row in rows}) > 1:
-            raise ValueError(f"TUNED: rows in {folder} differ in {name} ({', '.join(sorted(values))}): tune each apart")
+            raise ValueError(
+                f"TUNED: rows in {folder} differ in {name} ({', '.join(sorted(values))}): tune each separately"
+            )
 
 
 def recipe_of(row, names):
