@@ -101,7 +101,7 @@ def members(splits, names):
 
 
 def find_archive(dataset, root):
-    """{split: files} of an archive that is a folder, or packed or not in one, and the file of "names"; {} if there is none."""
+    """{split: files}: CIFAR's files in root or in its folder there, with those of "names", or else its tar file; {} if none."""
     folder, tar, splits, names, _, _ = ARCHIVES[dataset]
     for here in (root, os.path.join(root, folder)):
         if all(os.path.isfile(os.path.join(here, file)) for file in members(splits, names)):

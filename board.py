@@ -182,7 +182,7 @@ class Board:
         return bool(reports) and max(reports) > max(results)
 
     def clear(self):
-        """Removes what is left of those that were killed: locks of runs that are finished, tasks' marks; and earlier failures."""
+        """Removes the failure marks and stale locks of finished runs, and the marks of tasks that are gone."""
         for entry in self.done:
             self.failed_file(*entry).unlink(missing_ok=True)
         claims = [claim for claim in (self.claim_file(*entry) for entry in self.done) if claim.exists()]

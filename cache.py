@@ -94,8 +94,8 @@ def read(folder):
 
 
 def stream(folder, classes, encoded):
-    """As read(), of splits {name: Encoded} that are decoded as they are needed. What is measured of them is written at the
-    first time, when all headers are read, too, and the images that are measured are decoded. Raises UnfitImageError."""
+    """As read(), for splits {name: Encoded} that are decoded when needed. The first call reads all headers, decodes the
+    images that are measured, and writes meta.json. Raises UnfitImageError."""
     splits = {name: streamed(images) for name, images in encoded.items()}
     if not (folder / "meta.json").exists():
         problems = [problem for images in encoded.values() for problem in headers(images, n_threads())]
@@ -161,9 +161,9 @@ def measure(splits):
 def statistics(split, content=None):
     """Mean and std of each channel, on the scale 0 to 255, over SAMPLE images that are evenly spread over the split.
 
-    content: a hash that takes their pixels, too. The sums are of whole numbers, and exact, and the rest is Python's arithmetic,
-    so that both ways to read a split and all processors agree to the last bit, and with it on the fingerprints; torch's square
-    root is rounded otherwise on some.
+    content: a hash that is fed their pixels, too. The sums are exact, because they are of integers. The rest is Python's
+    arithmetic, because torch rounds square roots differently on some processors. So results and fingerprints agree to the last
+    bit, in memory or streamed, on every processor.
     """
     rows = torch.from_numpy(np.linspace(0, len(split) - 1, min(len(split), SAMPLE)).round().astype(np.int64))
     n_pixels = len(rows) * split.image_size**2

@@ -304,7 +304,7 @@ CHARTS = ("differences", "cost_parameters", "cost_macs", "cost_time", "learning"
 def draw_charts(results, out, conditions=(), pair=None):
     """Writes the charts that these results allow, removes those of an earlier report, and returns {file's name: title}.
 
-    conditions: several folders, see verdicts.py. pair: two networks, see pictures.py.
+    conditions: several folders, see budgets.py. pair: two networks, see pictures.py.
     """
     wanted = {}
     if any(result.seeds for result in results.methods):

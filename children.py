@@ -11,7 +11,7 @@ STOP_SIGNALS = tuple(
     getattr(signal, f"SIG{name}") for name in ("HUP", "INT", "TERM", "USR1") if hasattr(signal, f"SIG{name}")
 )
 REPEAT_S = 2.0  # seconds within which a signal may arrive twice
-SIGNAL_S = 1.0  # in which a signal that has ended a child reaches us, if it is for all of us
+SIGNAL_S = 1.0  # to wait, after a signal ended a child, for the same signal to reach this process
 
 
 class Children:
@@ -35,7 +35,7 @@ class Children:
                 os.killpg(child.pid, signal.SIGTERM)
 
     def run(self, command, environ=None, **how):
-        """(exit code, output if stdout was given as a pipe). Once stopped, nothing is started: code 128 and the signal's."""
+        """(exit code, output if stdout is a pipe). After a stop signal it starts nothing and returns 128 + the signal."""
         with self.mutex:
             if self.stopped_by:
                 return 128 + self.stopped_by, ""

@@ -38,7 +38,7 @@ RESOLVED = (
     "seed",
     "settings",
     "val_size",
-)  # flags that a row puts in other words
+)  # flags that a row has in another form, such as amp
 
 
 # ------------------------------------------------------------------------------------------------------------ work
@@ -205,7 +205,7 @@ class Comparison:
 
     @staticmethod
     def ended_badly(folder, told_before):
-        """Whether a run that is not finished was neither stopped in time by this call nor is held by another process."""
+        """Whether an unfinished run failed: this call did not stop it in time, and no other process holds it."""
         held = (folder / "lock").exists() and locks.look(folder / "lock", {})[1] is not False
         return not held and when_stopped(folder) in (None, told_before[folder])
 

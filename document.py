@@ -54,7 +54,7 @@ def report_text(results, charts, folders, team=None, conditions=(), pair=None):
     """report.md: question, answer, design, methods, results, cost, ablations, limits, and how to repeat every number.
 
     charts: {file's name: title} of the charts that were drawn. folders: those of the conditions, named in the
-    text, the results' last. conditions: see verdicts.py. pair: two networks, see pictures.py.
+    text, the results' last. conditions: see budgets.py. pair: two networks, see pictures.py.
     """
 
     def chart(name):

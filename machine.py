@@ -1,4 +1,4 @@
-"""What this machine is and has, and all that only some systems have: what is done without it stands here, too.
+"""What this machine is and has. Whatever only some systems have is wrapped here, with the fallback for the others.
 
 Linux has it all. Windows has no SIGUSR1, no file handles of folders and no module `resource`; neither Windows nor a Mac has
 control groups, /proc or glibc.
@@ -120,7 +120,7 @@ def free_memory():
 
 
 def cores():
-    """Cores that this process may use: those it is bound to, or fewer where its container or job is given their time in parts."""
+    """Cores that this process may use: those it is bound to, or fewer if its container or job has a CPU quota."""
     n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for folder in control_groups("cpu"):
         first = text_of(folder / "cpu.cfs_quota_us"), text_of(folder / "cpu.cfs_period_us")
@@ -132,7 +132,7 @@ def cores():
 
 
 def keep_to_cores():
-    """Makes torch compute with no more threads than this process has cores, which it asks the whole machine for."""
+    """Limits torch to the cores that this process may use; by default it counts those of the whole machine."""
     import torch
 
     torch.set_num_threads(min(torch.get_num_threads(), cores()))

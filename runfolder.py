@@ -92,13 +92,13 @@ def look_at_folder(folder, config, of_comparison=False):
 
 
 def is_longer(config, there):
-    """Whether a run is that of the config but for epochs to come, which change nothing in those that were."""
+    """Whether the config asks for more epochs, with a constant schedule, so that the earlier epochs stay the same."""
     constant = config["schedule"] == "constant" and not config["max_steps"]
     return constant and config["epochs"] > there.get("epochs", config["epochs"])
 
 
 def stamp(folder):
-    """What changes with every file that a run leaves for its next start."""
+    """The modification times of last.pt and result.json, which show whether another process has written since."""
     times = []
     for name in ("last.pt", "result.json"):
         with suppress(FileNotFoundError):  # also where its owner replaces it at this moment
@@ -117,7 +117,7 @@ def last_checkpoint(folder):
                 if stamp(folder) != before:  # its owner saves at this moment
                     return last_checkpoint(folder)
                 problem = error
-                print(f"train.py: {error}; looking for the one before it", file=sys.stderr)
+                print(f"train.py: {error}", file=sys.stderr)
     if saved and problem:
         (folder / "last.pt").rename(folder / "last.pt.damaged")  # or the next save would move it over the good one
     if problem and not saved:

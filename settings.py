@@ -53,7 +53,7 @@ def read_settings(environ, user_flags):
     for flag in user_flags:
         name = flag.split("=")[0]
         if name in OWN_FLAGS:
-            refuse(f"{name} is set for all runs: give {OWN_FLAGS[name]}")
+            refuse(f"{name} cannot be given here: set {OWN_FLAGS[name]}")
         if name in NOT_FOR_MANY:
             refuse(f"{name} is for one run: give it to train.py")
     runs, seeds = (list(environ[name].split()) for name in ("RUNS", "SEEDS"))

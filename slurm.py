@@ -6,11 +6,10 @@ import re
 import shlex
 import subprocess
 
-NEAR_S = 15 * 60  # before its time limit a job that is told to stop is stopped by that
-ASK_S = 20  # for an answer of Slurm's
-SPARE = 1.5  # times the measured hours, and START_H more, is a time limit that suffices
-START_H = 0.25
-MOST_TASKS = 256  # that are proposed
+NEAR_S = 15 * 60  # a job that is stopped this close to its time limit counts as stopped by it
+ASK_S = 20  # to wait for Slurm's answer
+SPARE, START_H = 1.5, 0.25  # proposed time limit: SPARE times the measured hours, plus START_H
+MOST_TASKS = 256  # in a proposed array
 
 
 def job():
@@ -54,7 +53,7 @@ def running_tasks():
 
 
 def is_out_of_time(shown):
-    """Whether the text of `scontrol show job` is of a job that its time limit ends, and no person and no other job.
+    """Whether the text of `scontrol show job` says that the time limit ends the job, not a person or another job.
 
     Before the limit, when --signal=B: comes, it is RUNNING with little time left; scancel makes it COMPLETING, and later
     CANCELLED. One that is to start again, because it was preempted or its node failed, is COMPLETING with no time that it ran.

@@ -232,10 +232,9 @@ def opening(results):
     seen = [result for result in results.methods if result.seeds]
     ablated = [result for comparisons in results.ablations.values() for result in comparisons if result.judged]
     if ablated and not seen:
-        words = {"better": "are better", "worse": "worse", "unstable": "unstable"}
-        n_changes = [f"{sum(r.change == word for r in ablated)} {told}" for word, told in words.items()]
+        n_changes = [f"{sum(r.change == word for r in ablated)} {word}" for word in ("better", "worse", "unstable")]
         return [
-            f"Of {len(ablated)} settings compared with their architecture's default, {in_list(n_changes)}.",
+            f"Settings compared with their architecture's default: {len(ablated)} ({in_list(n_changes)}).",
             "There is no verdict on methods: none was run with its defaults together with its baseline.",
             power_sentence(ablated),
         ]
@@ -277,7 +276,7 @@ def helps_sentence(results):
         return f"{after}, {which} shown to help."
     verb = "helps" if len(helps) == 1 else "help"
     which = f"{len(helps)} of {n_methods} methods" if n_methods > 1 else "the method"
-    return f"{after}, {which} {verb}: {members(helps)} points of top-1 over the baseline."
+    return f"{after}, {which} {verb} (points of top-1 over the baseline): {members(helps)}."
 
 
 def others_sentence(results):
@@ -380,10 +379,11 @@ def ablation_sentence(arch, comparisons):
         verb = "is" if len(found) == 1 else "are"
         phrases += [f"{in_list([*names, *rest])} {verb} {word} than the default"] if found else []
     for word, meaning in (
-        ("no evidence", "show no evidence either way"),
-        ("unstable", "cannot be judged, because they or the default failed to learn with some seed"),
+        ("no evidence", "no evidence either way"),
+        ("unstable", "not judged, because the setting or the default failed to learn with some seed"),
     ):
-        phrases += [f"{len(by_change[word])} of {len(told)} settings {meaning}"] if by_change[word] else []
+        meaning = meaning if phrases else meaning.capitalize()
+        phrases += [f"{meaning}: {len(by_change[word])} of {len(told)} settings"] if by_change[word] else []
     return f"{'; '.join(phrases)}."
 
 

@@ -51,8 +51,8 @@ class Task:
                 listed = [f"{name} on {node}" for name, node in sorted(both.items())]
                 more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
                 self.complaint = (
-                    f"Slurm runs {', '.join(listed[:NAMED])}{more}, without a trace in {self.claims.parent}: where OUT is another "
-                    "folder, runs are trained twice; choose one on a disk that all nodes share"
+                    f"Slurm runs {', '.join(listed[:NAMED])}{more}, but without a mark in {self.claims.parent}: if OUT is "
+                    "another folder there, they train the same runs again; choose an OUT that all nodes share"
                 )
                 self.complain()
 

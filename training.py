@@ -28,7 +28,7 @@ from flags import failures_reported, mistakes_refused, refuse
 from models import build
 
 EVAL_BATCH, EVAL_PIXELS = 512, 512 * 64**2  # images and pixels per process at most
-EVAL_BATCH_GPU = 2500  # images of 32 pixels, in which a GPU is busy
+EVAL_BATCH_GPU = 2048  # images, which keep a GPU busy
 UNEQUAL = 10  # if the largest class has this many times the images of the smallest, the first line names both
 TIME_IS_UP_CODE = 75  # exit code of --max-minutes: "try again", as in sysexits.h
 HELD_CODE = 3  # exit code where another process writes the folder
@@ -137,14 +137,14 @@ class Run:
             head = head_names(net)
             if args.pretrained and not saved:
                 statistics = team.one_first(lambda: load_pretrained(args.arch, net, self.images.image_size))
-                self.say(f"{args.arch}: published weights, but for a new head")
+                self.say(f"{args.arch}: published weights, with a new head")
             if args.init_from and not saved:
                 model = team.one_first(lambda: hub.load(args.init_from))
                 with mistakes_refused():
                     same = hub.start_from(model, net, head, args.arch, args.settings, self.images.classes)
                 statistics = model.mean, model.std
                 self.say(
-                    f"weights of {args.init_from}, {'head included' if same else 'but for a new head: other classes'}"
+                    f"weights of {args.init_from}, {'head included' if same else 'with a new head, as the classes differ'}"
                 )
             if args.freeze:
                 for name, parameter in net.named_parameters():
@@ -252,7 +252,7 @@ class Run:
                 self.stop_or_save(at_point)
             scores = yield from self.end_epoch(epoch)
         self.bar.close()
-        # With a validation part this is the only score of the test set; without one the last epoch's is it.
+        # With a validation part, the test set is scored here only; without one, the last epoch has already scored it.
         if self.val or scores is None:
             scores = yield from self.score(self.images.test)
         if self.team.rank == 0:
@@ -277,8 +277,8 @@ class Run:
                 self.log.scalars({"train/loss": loss, "train/lr": self.state.rates[step]}, step)
 
     def stop_or_save(self, at_point):
-        """Ends the program if it was told to stop, with all saved; saves if it is time. After every step, but where several
-        GPUs would have to wait for each other."""
+        """Saves and ends the program if it was told to stop; else saves if it is time. Called after every step; with several
+        GPUs, which would have to wait for each other, at the points of the training curve only."""
         state, args = self.state, self.args
         ends_epoch = state.step % self.batches.steps_per_epoch == 0 or state.step == self.last_step
         if not ends_epoch and args.save_every and state.step % args.save_every == 0:

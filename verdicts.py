@@ -1,4 +1,4 @@
-"""How a verdict is reached: comparisons with a baseline and with the widening curve, one word for each, and budgets."""
+"""How a verdict is reached: comparisons with a baseline and with the widening curve, and one word for each."""
 
 import math
 from collections import Counter

@@ -23,9 +23,9 @@ Form = Literal["product", "square", "relu", "linear"]
 class ProductPool(nn.Module):
     """Means of products over the pixels: (B, C, H, W) -> (B, features).
 
-    features: how many, whatever C is; K in the equation. form: "product" is BN(u x) BN(v x); "square" has one factor, BN(u x)^2, "relu"
-    is relu(BN(u x)) and "linear" BN(u x). norm: whether there are batch norms; without them the factors have biases. Raises
-    ValueError for less than 1 feature.
+    features: K in the equation, whatever C is. form: "product" is BN(u x) BN(v x), "square" BN(u x)^2, "relu"
+    relu(BN(u x)) and "linear" BN(u x). norm: false replaces the batch norms by biases. Raises ValueError for fewer than 1
+    feature.
     """
 
     def __init__(self, ch, *, features: int = 256, form: Form = "product", norm: bool = True):

@@ -96,7 +96,7 @@ class ResNeStConv(nn.Sequential):
             )
         if position == "conv2" and avd != "after":
             raise ValueError(
-                f"resnest.avd={avd} is read at a stride, of which resnest.position=conv2 has none: leave it out"
+                f"resnest.avd={avd} has no effect with resnest.position=conv2, which has no stride: leave it out"
             )
         if position != "both" and position != ("conv1" if relu else "conv2"):
             super().__init__(ConvBN(in_ch, out_ch, stride, relu))

@@ -28,7 +28,7 @@ from models.ops.tracing import leaf
 class Place(NamedTuple):
     """Where a block stands: its stage (from 1), its index in the stage (from 0), the height of the map that enters it.
 
-    bottleneck: whether the channels there are those between bottlenecks, four times those of their 3x3 convolution.
+    bottleneck: whether the block is a bottleneck, whose input has four times the channels of its 3x3 convolution.
     """
 
     stage: int
@@ -171,7 +171,7 @@ class BlockFamily:
     """What fills the block slot. This one keeps the ResNet's own stem and blocks; a method overrides what it changes.
 
     `basic(in_ch, out_ch, stride, drop_path)` makes the ResNet's own block with its conv and attention slots filled.
-    narrow: the family's blocks widen inside, so in place of bottlenecks they stand between a quarter of the channels.
+    narrow: the blocks expand inside, so from depth 50 the stages have a quarter of the channels of bottleneck stages.
     """
 
     narrow = False
@@ -334,7 +334,7 @@ LARGE_IMAGE = 64  # pixels, above which the stem strides
 
 
 class ImageNetResNet(StagedNet):
-    """Wide, as for ImageNet: four stages of width, 2, 4 and 8 width channels, times 4 between the bottlenecks from depth 50.
+    """Wide, as for ImageNet: four stages of width times 1, 2, 4 and 8 channels, and four times as many with bottlenecks.
 
     depth: layers, a key of DEPTHS. stem: "cifar" is a 3x3 convolution, "imagenet" a 7x7 of stride 2 with a 3x3 max pool of
     stride 2, and "auto" is cifar for images of up to 64 pixels. shortcut: A pads with zeros, B projects with a 1x1

@@ -28,7 +28,7 @@ class MSCA(nn.Module):
 
     kernel_sizes: of the branches, odd. branch: "strip" is 1xk, then kx1; "square" is kxk; "lka" has no branches and no
     sum, but VAN's large kernel attention, whose a goes through a 7x7 of dilation 3. fuse: how the map meets x.
-    pointwise: with the 1x1. init: "identity" starts as y = x. method: who asks, for the errors. Raises ValueError for an
+    pointwise: with the 1x1. init: "identity" starts as y = x. method: its name in error messages. Raises ValueError for an
     even size, for sizes that lka would not read and for an identity without the 1x1.
 
     Maps narrower than half a kernel leave its outer taps without gradient: of 21 taps, 15 learn on 8x8 pixels.

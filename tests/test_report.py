@@ -52,7 +52,9 @@ def test_the_answer_is_computed(campaign, tmp_path):
     text = make(campaign, tmp_path, timed(campaign))
     answer = text.split("\n\n")[1]
     assert answer.count(". ") == 2 and answer.endswith(".")
-    assert answer.startswith("After 10 epochs on shapes100 with 4 seeds, 1 of 4 methods helps: ECA +3.00 ± ")
+    assert answer.startswith(
+        "After 10 epochs on shapes100 with 4 seeds, 1 of 4 methods helps (points of top-1 over the baseline): ECA +3.00 ± "
+    )
     assert "Of the others, 1 is not shown to beat a wider ResNet, 1 hurts and 1 shows no evidence either way." in answer
     assert "- **helps**: ECA +3.00 ± " in text and "- **no evidence**: GhostNet -0.10 ± " in text
     cost = text.split("\n## Cost\n\n")[1]
@@ -70,7 +72,7 @@ def test_no_sentence_names_a_dozen_methods(tmp_path):
     first, _ = opening(analyse(rows))
     best = list(MODULES.values())[-1].name
     assert first.startswith(
-        f"After 10 epochs on shapes100 with 4 seeds, {len(MODULES)} of {len(MODULES)} methods help: {best} "
+        f"After 10 epochs on shapes100 with 4 seeds, {len(MODULES)} of {len(MODULES)} methods help (points of top-1 over the baseline): {best} "
     )
     assert first.count("±") == 3 and f" and {len(MODULES) - 3} more points" in first
 
@@ -156,7 +158,7 @@ def test_one_seed_gives_numbers_and_no_verdict(campaign, tmp_path):
 def test_ablations_alone_make_a_report(campaign, tmp_path):
     text = make([c for c in campaign if c["arch"] == "eca_resnet"], tmp_path)
     assert text.split("\n\n")[1].startswith(
-        "Of 2 settings compared with their architecture's default, 0 are better, 1 worse and 0 unstable. "
+        "Settings compared with their architecture's default: 2 (0 better, 1 worse and 0 unstable). "
     )
     assert "- eca_resnet: not compared: resnet itself was not run" in text
 

@@ -237,7 +237,7 @@ def test_one_image_cannot_be_trained_on():
         ({"radix": 5}, r"resnest\.radix x resnest\.cardinality \(5\) must divide the 16 channels"),
         ({"radix": 4, "cardinality": 8}, r"resnest\.radix x resnest\.cardinality \(32\) must divide the 16 channels"),
         ({"radix": 0, "cardinality": 3}, r"resnest\.radix x resnest\.cardinality \(3\) must divide the 16 channels"),
-        ({"position": "conv2", "avd": "before"}, r"resnest\.avd=before is read at a stride"),
+        ({"position": "conv2", "avd": "before"}, r"resnest\.avd=before has no effect with"),
     ],
 )
 def test_bad_knobs_are_refused(knobs, message):

@@ -234,12 +234,12 @@ def test_only_seeds_that_failed_are_told_as_failed(comparison, code, failed):
 @pytest.mark.parametrize(
     ("settings", "flags", "message"),
     [
-        ({}, ["--seed", "5"], "--seed is set for all runs: give SEEDS"),
-        ({}, ["--out=x"], "--out is set for all runs: give OUT"),
-        ({}, ["--name", "x"], "--name is set for all runs: give OUT"),
-        ({}, ["--arch", "x"], "--arch is set for all runs: give RUNS"),
-        ({}, ["--epochs", "1"], "--epochs is set for all runs: give EPOCHS"),
-        ({}, ["--dataset", "x"], "--dataset is set for all runs: give DATASET"),
+        ({}, ["--seed", "5"], "--seed cannot be given here: set SEEDS"),
+        ({}, ["--out=x"], "--out cannot be given here: set OUT"),
+        ({}, ["--name", "x"], "--name cannot be given here: set OUT"),
+        ({}, ["--arch", "x"], "--arch cannot be given here: set RUNS"),
+        ({}, ["--epochs", "1"], "--epochs cannot be given here: set EPOCHS"),
+        ({}, ["--dataset", "x"], "--dataset cannot be given here: set DATASET"),
         ({}, ["--eval-only", "x"], "--eval-only is for one run: give it to train.py"),
         ({"SEEDS": ""}, [], "SEEDS must be whole numbers"),
         ({"SEEDS": "0 1 0"}, [], "SEEDS has a number twice: 0 1 0"),

@@ -166,11 +166,11 @@ def test_tasks_that_see_different_folders_say_so(tasks):
     own = f"--wrap=OUT={tasks.out}/$SLURMD_NODENAME exec bash compare.sh"
     settings = {"STEPS": "3000", "LOOK_AFTER_S": "2"}
     job = tasks.submit("--array=0-1", "--cpus-per-task=3", own, script=None, **settings)
-    wait_until(lambda: all("without a trace in" in tasks.log(i) for i in (0, 1)))
+    wait_until(lambda: all("but without a mark in" in tasks.log(i) for i in (0, 1)))
     tasks.say("scancel", job)
     wait_until(lambda: is_over(tasks))
     names = {
-        i: re.search(r"Slurm runs (\S+) on (n\d), without a trace in \S+/(n\d): where", tasks.log(i)).groups()
+        i: re.search(r"Slurm runs (\S+) on (n\d), but without a mark in \S+/(n\d): if", tasks.log(i)).groups()
         for i in (0, 1)
     }
     assert {names[0], names[1]} in (

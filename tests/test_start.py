@@ -81,7 +81,7 @@ def test_other_classes_get_a_new_head(command, photos, published_weights, tmp_pa
         shutil.rmtree(fewer / split / "class3")
     first = tmp_path / "runs" / "first"
     run(*command(*SMALL, "--init-from", str(first), "--freeze", "backbone", "--data-dir", str(fewer)))
-    assert "but for a new head: other classes" in capsys.readouterr().out
+    assert "with a new head, as the classes differ" in capsys.readouterr().out
     (before, _), (after, head) = backbone_and_head(first), backbone_and_head(tmp_path / "runs" / "run")
     assert_same(before, after)
     assert head["fc.weight"].shape == (3, 16)

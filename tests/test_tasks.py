@@ -41,7 +41,7 @@ def test_tasks_that_are_not_seen_are_named(claims, monkeypatch):
     listed = "7_0 n0 10:00\n" + "".join(f"7_{i} n{i} 1-00:10:00\n" for i in range(1, 6))
     said = looked(claims, monkeypatch, listed)
     assert said.startswith(
-        f"Slurm runs 7_1 on n1, 7_2 on n2, 7_3 on n3 and 2 more, without a trace in {claims.parent}: where OUT is "
+        f"Slurm runs 7_1 on n1, 7_2 on n2, 7_3 on n3 and 2 more, but without a mark in {claims.parent}: if OUT is "
     )
     for i in range(1, 6):
         (claims / f"task-7_{i}").touch()

@@ -252,7 +252,7 @@ def test_an_unstable_setting_of_an_ablation_is_called_that(campaign):
     table = ablation_table("segnext_resnet", results.ablations["segnext_resnet"], results)
     assert table[-1][0] == "segnext.kernel_size=3" and table[-1][-1] == "unstable"
     answer = opening(results)
-    assert answer[0].endswith("0 are better, 0 worse and 1 unstable.")
+    assert answer[0].endswith("(0 better, 0 worse and 1 unstable).")
     assert answer[-1].startswith("The seeds show no spread")
 
 

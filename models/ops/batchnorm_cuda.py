@@ -28,7 +28,7 @@ class Blocks:
     CHUNKS, CHANNELS = 128, 8  # of a tile of moments_kernel
 
 
-INTEGERS = ["n_pixels", "C", "x_row", "g_row", "n_tiles"]  # nothing to compile another kernel for
+INTEGERS = ["n_pixels", "C", "x_row", "g_row", "n_tiles"]  # not specialized, so that no value compiles another kernel
 
 
 @triton.jit

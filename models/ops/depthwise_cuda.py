@@ -9,8 +9,8 @@ An axis "along" (A) has the reuse, the other one is "across" (B). Squares and up
 W: the kernels are given strides of both axes, so that 1x21 and 21x1 are one compiled kernel.
 
 Numbers: products and sums are float32, whatever the maps are. Weights and bias are rounded to the precision of the maps, as
-autocast does, but in the kernel; so a copy of them is saved, and the gradients of float32 weights are not rounded to half
-precision on the way.
+autocast does, but inside the kernel. So no copy of them is made, and the gradients of float32 weights are never rounded to
+half precision.
 """
 
 import torch
@@ -72,7 +72,7 @@ INTEGERS += [
     "B_tap",
     "n_tiles",
     "has_bias",
-]  # 1, or a multiple of 16, is nothing to compile another kernel for
+]  # not specialized: a value of 1 or a multiple of 16 must not compile another kernel
 
 
 @triton.jit(do_not_specialize=[name for name in INTEGERS if name not in ("g_row", "n_tiles")])

@@ -28,7 +28,7 @@ class Blocks:
     GRADIENT_PROGRAMS = 512  # at most; each leaves a partial sum of both parameters' gradients
 
 
-INTEGERS = ["n_pixels", "C", "x_row", "g_row", "n_tiles"]  # nothing to compile another kernel for
+INTEGERS = ["n_pixels", "C", "x_row", "g_row", "n_tiles"]  # not specialized, so that no value compiles another kernel
 
 
 @triton.jit

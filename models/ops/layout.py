@@ -73,8 +73,8 @@ class _MeanOfPixels(torch.autograd.Function):
 def mean_of_pixels(x):
     """(B, C, H, W) -> (B, C), x.mean((2, 3)).
 
-    On a CPU as a matrix product, ten times as fast for channels-last maps. Elsewhere the gradient is one number a channel,
-    which another gradient of x reads as it is added: PyTorch's own is a whole map.
+    On a CPU it is a matrix product, ten times as fast on channels-last maps. Elsewhere the gradient is a broadcast view of
+    one number per channel; PyTorch's own writes a whole map.
     """
     if x.device.type != "cpu" or x.dtype == torch.float16:  # whose sums overflow
         return _MeanOfPixels.apply(x)

@@ -22,7 +22,7 @@ def leaf(function):
 
 @leaf
 def of_size(x, size, what):
-    """The map (B, C, H, W) itself. Raises ValueError unless H = W = size. what: is for such maps only, for the error."""
+    """The map (B, C, H, W) itself. Raises ValueError unless H = W = size; `what` begins its message."""
     if x.shape[2] != size or x.shape[3] != size:
         raise ValueError(f"{what} for maps of {size}x{size} pixels, got {x.shape[2]}x{x.shape[3]}")
     return x
