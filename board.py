@@ -1,4 +1,4 @@
-"""What is left of a comparison, as all processes that work at it see it: its only state are files in OUT.
+"""What is left of a comparison, as all processes that work on it see it: its only state is the files in OUT.
 
 A run is finished when its result.json is there. Whoever trains it holds a lock in OUT/claims; locks.py
 tells whether the holder is gone. Each process remembers finished runs, so to take the next one it looks only at those that
@@ -30,8 +30,8 @@ class Taken:
 class Board:
     """runs and seeds in their order: the first seed of all runs, then the second. together: all seeds of a run at once.
 
-    best: if not 0, only so many runs of each architecture are trained with more than the first seed, namely the best ones
-    on the validation split.
+    best: if not 0, only this many runs of each architecture, the best on the validation split, are trained with more than
+    the first seed.
     """
 
     def __init__(self, out, runs, seeds, name_of, arch_of, best=0):
@@ -68,7 +68,7 @@ class Board:
             return list(self.left), list(self.done)
 
     def settle(self, entry):
-        """Whether a run is finished, noted for ever."""
+        """Returns whether a run is finished; if it is, that is remembered."""
         if self.is_finished(*entry):
             self.left.pop(entry, None)
             self.held_at.pop(entry, None)
@@ -136,7 +136,7 @@ class Board:
         return claim.with_name(claim.name + ".failed")
 
     def note_failure(self, run, seeds):
-        """For the other tasks of this array, and for who waits for all runs of an architecture."""
+        """Tells the other tasks of this array, and whoever waits for all runs of an architecture."""
         for seed in seeds:
             self.failed_file(run, seed).write_text(json.dumps({"array": slurm.array(), "pid": os.getpid()}))
 

@@ -75,12 +75,12 @@ def shared_methods(conditions):
 
 
 def changes(conditions):
-    """[(method, what changes)] for each method whose word or whose sign is not the same under all conditions."""
+    """[(method, what changes)] for each method whose word, or whose sign beyond its interval, is not the same under all conditions."""
     found = []
     for name in shared_methods(conditions):
         results = [each.methods[name] for each in conditions if name in each.methods]
         words = [word for word, _ in groupby(result.word for result in results if result.word)]
-        signs = {np.sign(result.mean) for result in results if not result.unstable}
+        signs = {np.sign(result.mean) for result in results if abs(result.mean) > result.half and not result.unstable}
         what = ["from " + " to ".join(words)] if len(words) > 1 else []
         what += ["its mean changes sign"] if len(signs) > 1 else []
         if what:

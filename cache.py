@@ -21,7 +21,7 @@ from splits import MAX_THREADS, in_memory, streamed
 
 SAMPLE = 50_000  # images that mean and std are of, evenly spread over train: all of CIFAR's
 DECODED_AT_ONCE = 256  # images
-LEFTOVER_S = 24 * 3600  # after which a folder that was never completed is of a process that was killed
+LEFTOVER_S = 24 * 3600  # a folder still incomplete after this time was left by a killed process
 
 
 # -------------------------------------------------------------------------------------------------------------- decoding

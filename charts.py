@@ -17,10 +17,11 @@ from tables import pm, superclass_table
 LOOKS = {
     "helps": ("#009E73", "^"),
     "no better than widening": ("#E69F00", "s"),
+    "better than narrowing": ("#F0E442", "D"),
     "no evidence": ("#0072B2", "o"),
     "hurts": ("#D55E00", "v"),
     "unstable": ("#56B4E9", "X"),
-    "": ("#CC79A7", "D"),
+    "": ("#CC79A7", "P"),
 }
 CHART_SIZE = (12.3, 5.7)  # inches: what a slide leaves below its title
 NEAREST = 15  # pixels from a point to its label

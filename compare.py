@@ -28,17 +28,9 @@ from settings import HERE, arch_of, name_of, parts_of, read_settings, refuse, tr
 from tasks import Task
 
 HELD_CODE, TIME_IS_UP_CODE = 3, 75  # train.py's
-SAVE_EVERY_S = 60.0  # train.py's --save-every-s
 SPEEDS = "cost.json"
-RESOLVED = (
-    "amp",
-    "arch",
-    "crop_scale",
-    "graph",
-    "seed",
-    "settings",
-    "val_size",
-)  # flags that a row has in another form, such as amp
+# Flags that a row has in another form.
+RESOLVED = ("amp", "arch", "crop_scale", "graph", "seed", "settings", "val_size")
 
 
 # ------------------------------------------------------------------------------------------------------------ work
@@ -51,12 +43,12 @@ class Comparison:
         self.began, self.failures, self.problems, self.facts = time.monotonic(), [], [], {}
         self.deadline = self.began + 60 * settings.minutes if settings.minutes else float("inf")
         self.time_is_up = False
-        self.needed_s = 0.0  # that a run must have to be worth a start
+        self.needed_s = 0.0  # seconds that must be left to start a run
         self.steps_before = {}  # of runs that were taken: where they stood
 
     def check(self):
-        """The dry check of one run, before anything expensive: if possible of one that is there, whose recipe must be the same.
-        It also tells what the machine is."""
+        """Runs train.py --check on one run, before anything expensive: if possible on an existing one, whose recipe must match.
+        Sets self.facts, what the check says of run and machine."""
         waiting, finished = self.board.overview()
         if not waiting:
             return
@@ -74,7 +66,8 @@ class Comparison:
         for note in notes:
             print(note)
         self.facts = json.loads(last)
-        self.needed_s = time.monotonic() - began + self.save_every_s()
+        save_every_s = parse_args(train_flags(self.settings, run, [seed])).save_every_s
+        self.needed_s = time.monotonic() - began + save_every_s
         self.board.together = self.facts["gpus"] > 0 and self.settings.nproc == 1
 
     def refuse_other_recipe(self, run, seed):
@@ -92,12 +85,6 @@ class Comparison:
         if others:
             folder = self.board.folder(run, seed)
             refuse(f"{folder} holds another run ({'; '.join(others)}): correct the settings, or choose another OUT")
-
-    def save_every_s(self):
-        flags = " ".join(self.settings.flags).replace("=", " ").split()
-        if "--save-every-s" in flags[:-1]:
-            return float(flags[flags.index("--save-every-s") + 1])
-        return SAVE_EVERY_S
 
     def speeds(self):
         """Measures the speeds, unless another process does or has done it, and says how long the rest takes."""
@@ -217,7 +204,7 @@ class Comparison:
         )
 
     def leave_if_stopped(self):
-        """Ends the program after a signal, at whatever it was; asks Slurm for another turn if its time limit did that."""
+        """Ends the program if a signal has come; asks Slurm to requeue the job if its time limit sent that signal."""
         if self.children.stopped_by:
             if slurm.job():
                 slurm.requeue_if_out_of_time(self.progressed(), bool(self.board.overview()[0]))
@@ -240,8 +227,9 @@ class Comparison:
                 print(f"{minutes} is over: {len(waiting)} of {total} runs are left; the same command continues")
         elif waiting:
             failed = sum(self.board.has_failed(*entry) for entry in waiting)
-            held = f"{len(waiting) - failed} held by other processes"
-            print(f"{len(waiting)} runs are left: {f'{failed} failed in other tasks, ' * bool(failed)}{held}")
+            why = [f"{failed} failed in other tasks"] if failed else []
+            why += [f"{len(waiting) - failed} held by other processes"]
+            print(f"{len(waiting)} runs are left: {', '.join(why)}")
 
     def report(self):
         out = self.settings.out

@@ -9,7 +9,7 @@
 #   recipe     not networks but optimizers and learning rates, on the validation split
 #   tuning     the same search for each network of the methods' list, on the validation split: all with the first of SEEDS,
 #              then the best two with all of them. TUNED=runs/tuning then gives each architecture its own winner
-#   cost       trains nothing: parameters, MACs, speed, memory and the latency of one image of all our networks at the sizes in SIZES
+#   cost       trains nothing: parameters, MACs, speed, memory and the latency of one image, at the sizes in SIZES
 #
 #   bash compare.sh                                          # CIFAR-100 from the hub, 100 epochs: hours on one GPU
 #   EPOCHS=5 DATASET=shapes100 SEEDS="0 1" bash compare.sh   # about two hours on two CPU cores
@@ -20,12 +20,13 @@
 #   sbatch --array=0-39%10 --gpus=1 --requeue --signal=B:TERM@90 compare.sh     # on a Slurm cluster
 #
 # Finished runs are skipped and unfinished ones resumed: run the same command again after an interruption. Ctrl-C and SIGTERM
-# stop the current runs after the step in progress. OUT is their folder (runs/compare, or runs/ and the preset's name); one that holds runs
-# of another recipe is refused. Several of these commands, on any machines that share the folder, may have one OUT: each takes the next run
-# that nobody holds. A failed run is reported at the end (exit code 1) and does not stop the others. PLAN=1 only lists what
-# would be trained. ARCHS and WIDTHS replace parts of the methods' list, and RUNS any list: architectures with knobs and flags
-# of their own after colons, such as RUNS="resnet eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone". RECIPE
-# replaces a preset's flags for all runs. compare.py does the work. An empty setting (NAME=) counts as empty; leave it out for the default.
+# stop the current runs after the step in progress. OUT is their folder (runs/compare, or runs/ and the preset's name); one
+# that holds runs of another recipe is refused. Several of these commands, on any machines that share the folder, may have one
+# OUT: each takes the next run that nobody holds. A failed run is reported at the end (exit code 1) and does not stop the
+# others. PLAN=1 only lists what would be trained. ARCHS and WIDTHS replace parts of the methods' list, and RUNS any list:
+# architectures with knobs and flags of their own after colons, such as
+# RUNS="resnet eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone". RECIPE replaces a preset's flags for all
+# runs. compare.py does the work. NAME= makes a setting empty; leave it out for the default.
 set -euo pipefail
 
 here="$(cd "$(dirname "$0")" && pwd)"

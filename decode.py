@@ -27,9 +27,8 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-TWELVE_BITS = (
-    2**12
-)  # below it, 16-bit values are those of a camera's 12 bits, or of 8, as likely as those of a dark picture
+# Below this, 16-bit values are as likely those of a camera's 12 bits, or of 8, as those of a dark picture.
+TWELVE_BITS = 2**12
 AT_ONCE = 16  # images that a thread decodes before it looks for more
 WHOLE_FILE = 2**24  # bytes that are read of a file at once
 SHOWN = 10  # unfit images that a message names
@@ -52,7 +51,7 @@ class UnfitImageError(OSError, ValueError):
         )
 
     def listed_in(self, file):
-        """This error, or one that also names the file, which now has a line for each image, where they are too many to be told."""
+        """This error; or, with more problems than SHOWN, one that names the file, to which all of them have been written."""
         if len(self.problems) <= SHOWN:
             return self
         try:
@@ -163,11 +162,10 @@ def to_rgb(image):
     """A PIL image of any mode in RGB, on the scale 0 to 255.
 
     Takes 8 bits; 16 bits with a maximum of at least 2**12, or of any maximum in PGM and JPEG 2000, which Pillow scales;
-    TIFF's 12 bits; and floats from 0 to 1. A TIFF's negative is turned. Raises UnfitImageError for all others, which would come out black or wrapped.
+    TIFF's 12 bits; and floats from 0 to 1. Negative TIFFs are inverted. Raises UnfitImageError for all others, which would come
+    out black or wrapped.
     """
-    stored = str(
-        getattr(image, "tile", "")
-    )  # names, until the pixels are loaded, the form in which the file holds them
+    stored = str(getattr(image, "tile", ""))  # until pixels are loaded, names the form in which the file holds them
     image.load()
     # Pillow turns the negatives of a TIFF by itself up to 8 bits
     negative = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO
@@ -308,8 +306,8 @@ class Encoded:
 def decoded(images, batches, n_threads, empty):
     """Yields for each of the batches of rows of an Encoded, in order, its pixels uint8 (b, size, size, 3), or UnfitImageError.
 
-    empty: called with a shape, in the order of the batches, for what numpy can write to; that is what is yielded. So many
-    batches are decoded ahead that every thread has something to do.
+    empty(shape) returns the buffer of a batch, which numpy can write to and which is then yielded; it is called in the order
+    of the batches. Enough batches are decoded ahead to keep every thread busy.
     """
     waiting, batches = deque(), iter(batches)
     size = images.size

@@ -10,7 +10,6 @@ from notes import (
     DETECTABLE,
     EQUAL_COST,
     NO_CURVE,
-    NOISE,
     RULE,
     SIMULATION,
     bias_text,
@@ -21,6 +20,7 @@ from notes import (
     left_out_text,
     machines_text,
     modules_of,
+    noise_text,
     provenance,
     shared_recipe,
     speed_text,
@@ -86,7 +86,7 @@ def report_text(results, charts, folders, team=None, conditions=(), pair=None):
         cost_text(results, [chart(name) for name in ("cost_parameters", "cost_macs", "cost_time")]),
         ablations_text(results, chart("ablations")),
         limits_text(results),
-        method_text(),
+        method_text(results),
         repeat_text(results, folders),
         contributions_text(team),
     ]
@@ -283,8 +283,8 @@ def limits_text(results):
     return text + "\n\n### Left out\n\n" + "\n".join(f"- {line}" for line in left_out) if left_out else text
 
 
-def method_text():
-    return "\n\n".join(["## How differences are judged", RULE, NOISE, SIMULATION])
+def method_text(results):
+    return "\n\n".join(["## How differences are judged", RULE, noise_text(results), SIMULATION])
 
 
 def repeat_text(results, folders):

@@ -1,7 +1,7 @@
 """The training step, an epoch of steps, and exact evaluation.
 
-The step is a function of state on the device alone: a counter there reads the draws of the epoch and the learning rate, and
-the host is never asked for a value. A CPU calls it; a GPU warms it up, captures it once as a CUDA graph and replays that.
+The step is a function of state on the device alone: a counter there selects the batch's draws and the learning rate, so that
+no value has to come from the host. A CPU calls it; a GPU warms it up, captures it once as a CUDA graph and replays that.
 `net` is the raw module; `model` is the same network as it is trained: compiled, wrapped in DistributedDataParallel.
 """
 
@@ -48,10 +48,11 @@ def autocast(device, amp):
 class TrainState:
     """Everything that training changes, and so everything that a checkpoint holds.
 
-    step counts optimizer updates from the start of the run, and t does so on the device; train_s are its seconds, epoch_s
-    those of the epoch. losses (2, processes) sums each process's losses over the epoch and since the last log point, so that
-    an interrupted epoch reports what a whole one would. n_bad counts the last steps in a row with a loss or gradient that was
-    not finite. rates: the learning rate of each step. ema_decay: of the average of the weights; 0 for none.
+    step counts optimizer updates from the start of the run, and t does so on the device; train_s and epoch_s are the seconds
+    of training in the run and in the epoch. losses (2, processes): each process's sums of losses, over the epoch and since
+    the last log point; a checkpoint holds them, so that an interrupted epoch reports what a whole one would. n_bad counts the
+    last steps in a row with a loss or gradient that was not finite. rates: the learning rate of each step. ema_decay: of the
+    average of the weights; 0 for none.
     """
 
     def __init__(self, net, optimizer, rates, amp, ema_decay=0.0, rank=0, world_size=1):
@@ -64,7 +65,7 @@ class TrainState:
         self.tolerance = MAX_SKIPPED if amp is torch.float16 else 0  # bad steps in a row
         self.ema = copy.deepcopy(net).requires_grad_(False) if ema_decay else None
         self.rank = rank
-        self.step = self.step_of_point = 0  # the second: of the last point of the training curve
+        self.step = self.step_of_point = 0  # step_of_point: the step of the last point of the training curve
         self.t = torch.zeros((), dtype=torch.int64, device=self.device)
         self.train_s = self.epoch_s = 0.0
         self.losses = torch.zeros(2, world_size, device=self.device)
@@ -89,28 +90,27 @@ class TrainState:
     def state_dict(self):
         """Plain types and tensors. All processes call it together, for it gathers their losses."""
         parts = {name: getattr(self, name).state_dict() for name in self.parts}
-        return parts | {name: getattr(self, name) for name in self.counters} | {"losses": summed(self.losses)}
+        state = parts | {name: getattr(self, name) for name in self.counters}
+        return state | {"step_of_point": self.step_of_point, "n_bad": self.n_bad, "losses": summed(self.losses)}
 
     def load_state_dict(self, saved):
         how = [{name: group.get(name) for name in ("capturable", "fused")} for group in self.optimizer.param_groups]
         for name in self.parts:
             getattr(self, name).load_state_dict(saved[name])
-        for group, here in zip(
-            self.optimizer.param_groups, how, strict=True
-        ):  # the run may have been on another device
+        # The run may have been on another device.
+        for group, here in zip(self.optimizer.param_groups, how, strict=True):
             group.update({name: value for name, value in here.items() if name in group})
         self.share_rate()
         for name in self.counters:
-            if name == "n_bad":
-                self.n_bad.copy_(saved[name])
-            else:
-                setattr(self, name, saved.get(name, saved["step"]))  # step_of_point, which older checkpoints lack
+            setattr(self, name, saved[name])
+        self.step_of_point = saved.get("step_of_point", self.step)  # which older checkpoints lack
+        self.n_bad.copy_(saved["n_bad"])
         self.t.fill_(self.step)
         same_processes = saved["losses"].shape == self.losses.shape
         own = saved["losses"][:, self.rank] if same_processes else saved["losses"].mean(1)
         self.losses.zero_()[:, self.rank] = own.to(self.device)
 
-    counters = ("step", "step_of_point", "train_s", "epoch_s", "n_bad", "curve")
+    counters = ("step", "train_s", "epoch_s", "curve")
 
     @property
     def parts(self):
@@ -214,7 +214,7 @@ def add_gradients(state, model, imgs, targets, label_smoothing, parts, class_wei
 def loss_of(logits, targets, label_smoothing, class_weights):
     """The mean cross-entropy, float (): logits (B, classes), targets (B,) or shares of the classes (B, classes).
 
-    class_weights (classes,) multiply the losses of images. `weight` of F.cross_entropy would weigh each class's terms.
+    class_weights (classes,) multiply the loss of each image; `weight` of F.cross_entropy multiplies the terms of each class.
     """
     if class_weights is None:
         return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
@@ -223,7 +223,7 @@ def loss_of(logits, targets, label_smoothing, class_weights):
 
 
 def update_average(ema, net, decay, n_updates):
-    """Moves the averages of parameters and statistics towards those of the net, after n_updates () earlier moves.
+    """Moves the averages of parameters and statistics towards those of the net. n_updates: the earlier moves, int ().
 
     The decay is min(decay, (1 + n) / (10 + n)), as TensorFlow's ExponentialMovingAverage has it, so that a short run's
     average does not keep the random weights it began with. Indices are copied.
@@ -297,7 +297,7 @@ class Step:
     def capture(self):
         """Runs the step a few times, as libraries choose their kernels then, captures it, and puts everything back."""
         state = self.state
-        is_new = not state.optimizer.state  # Adam makes its own in its first step
+        is_new = not state.optimizer.state  # Adam creates its state in its first step
         tensors = state.tensors() + ([] if is_new else optimizer_tensors(state.optimizer))
         before = [value.clone() for value in tensors]
         self.generator = torch.Generator(state.device)
@@ -386,7 +386,7 @@ def evaluate(net, batches, n, n_classes, amp):
 
 
 def of_classes(confusion):
-    """What confusion counts (target, prediction) say of the classes, in percent. F1 leaves out classes that are neither."""
+    """Scores from confusion counts (target, prediction), in percent. F1 skips classes without images and predictions."""
     right, images, named = confusion.diag(), confusion.sum(1), confusion.sum(0)
     per_class = [100 * r / n if n else None for r, n in zip(right.tolist(), images.tolist(), strict=True)]
     there = images + named > 0
@@ -401,7 +401,7 @@ def of_classes(confusion):
 
 @torch.no_grad()
 def start_evaluation(net, batches, n, n_classes, amp):
-    """Queues the work of evaluate() on the device; what it returns, once called, waits for it and gives the scores."""
+    """Queues the work of evaluate() on the device. Returns a function that waits for that work and returns the scores."""
     started = time.perf_counter()
     if is_parallel():
         # batch statistics differ between processes: all score with those of the first, which a checkpoint holds
@@ -412,7 +412,7 @@ def start_evaluation(net, batches, n, n_classes, amp):
     confusion = torch.zeros(n_classes * n_classes, dtype=torch.int64, device=device)
     top5 = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    gap = torch.zeros(ECE_BINS, dtype=torch.float64, device=device)  # of confidence and accuracy, summed over images
+    gap = torch.zeros(ECE_BINS, dtype=torch.float64, device=device)  # confidence minus accuracy, summed over images
     for imgs, targets in batches:
         with autocast(device, amp):
             logits = net(imgs)

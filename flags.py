@@ -11,7 +11,7 @@ from contextlib import contextmanager
 VAL_SIZE = 0.1
 MOMENTUM, WARMUP, CROP_PADDING = 0.9, 0.1, 4
 CROP_SCALE = 0.08  # as Szegedy et al., "Going Deeper with Convolutions", 2015
-PADDED_UP_TO = 64  # pixels of images that a crop moved by a few pixels suits better
+PADDED_UP_TO = 64  # pixels: larger images get resized crops by default, others padded ones
 DATASETS = ("cifar100", "cifar10", "folder", "shapes100")  # and the other choices: as in data.py and engine.py
 OPTIMIZERS = {  # peak learning rate and weight decay, unless --lr and --weight-decay say otherwise
     "sgd": (0.2, 5e-4),
@@ -118,14 +118,8 @@ def parse_args(argv=None, description=None):
             near = [f"--arch {unknown[0]}"]
         refuse(f"unknown flag {unknown[0]}: {f'did you mean {near[0]}? ' if near else ''}--help lists all")
 
-    for name in (
-        "data_dir",
-        "cache_dir",
-        "out",
-        "init_from",
-        "eval_only",
-        "predict",
-    ):  # shells leave --out=~/runs as it is
+    # Shells leave --out=~/runs as it is.
+    for name in ("data_dir", "cache_dir", "out", "init_from", "eval_only", "predict"):
         if (getattr(args, name) or "").startswith("~"):
             setattr(args, name, os.path.expanduser(getattr(args, name)))
     args.dataset = args.dataset or dataset_in(args.data_dir)
@@ -172,14 +166,14 @@ def add_data(add):
     )
     add("--val-size", None, f"{held_out} (default {VAL_SIZE})", type=float)
     add("--folds", None, "cross-validation: the number of stratified parts of train; the same for every seed", type=int)
-    add("--fold", None, "the one of them, from 0, that is held out in place of --val-size", type=int)
+    add("--fold", None, "which of the --folds, from 0, is held out in place of --val-size", type=int)
     add("--cache-dir", None, "where decoded images are kept (default ~/.cache/resnet-grafts)")
     moved = "pixels by which a random crop may move; 0 for none"
     add("--crop-padding", None, f"{moved} (default {CROP_PADDING})", type=int)
     default = (
         f"(default {CROP_SCALE} for images of more than {PADDED_UP_TO} pixels, unless --crop-padding is given; else 0)"
     )
-    least = "least share of the area that a random crop is resized from; 0 for padded crops"
+    least = "smallest share of an image's area that a random crop takes before it is resized; 0 for padded crops"
     add("--crop-scale", None, f"{least} {default}", type=float)
     add("--flip", True, "mirror each image with probability 1/2")
     add("--cutout", 0, "side in pixels of a square that is blanked")
@@ -207,11 +201,9 @@ def add_recipe(add):
     add(
         "--clip-norm",
         5.0,
-        "largest norm of the gradient; 0 for no limit, with which HorNet diverges at the default --lr",
+        "largest norm of the gradient; 0 for no limit (HorNet then diverges at the default --lr)",
     )
-    seeds = (
-        "of weights, validation split, sample order and augmentation; several for as many runs, side by side on a GPU"
-    )
+    seeds = "seed of weights, split, sample order and augmentation; several train as many runs, side by side on a GPU"
     weights = "weigh each class in the loss by the inverse of its share of the training images"
     add("--class-weights", None, weights, choices=["balanced"])
     add("--balanced-sampling", False, "show each class equally often in an epoch, however many images it has", **STORE)
@@ -224,25 +216,23 @@ def add_recipe(add):
 def seed(text):
     """A number, as argparse reads it."""
     if not re.fullmatch(r"-?\d+", text):
-        raise argparse.ArgumentTypeError(f"a whole number is expected, and spaces between several, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected whole numbers with spaces between them, got {text!r}")
     return int(text)
 
 
 def add_run(add):
     add("--out", "runs", "folder of all runs")
     add("--name", None, "folder of this run in --out (default from arch, settings, dataset, fold and seed)")
-    upload = "upload model/ at the end, tagged with the run's name; again, if it failed, by the same command"
+    upload = "upload model/ at the end, tagged with the run's name; if that fails, the same command tries again"
     add("--push-to-hub", None, upload, metavar="USER/NAME")
     add("--log-every", 20, "steps between two points of the training curve")
-    every = "save at the end of an epoch, or in a long one at a log point, when so many seconds have passed since the last save"
+    every = "save at the next log point or end of an epoch once this many seconds have passed since the last save"
     add("--save-every-s", 60.0, f"{every}; 0: at the end of every epoch")
-    add("--save-every", 0, "steps between two checkpoints within an epoch, besides those; 0 for none")
+    add("--save-every", 0, "steps between two checkpoints within an epoch, besides those of --save-every-s; 0 for none")
     add("--max-minutes", 0.0, "stop and save after this time, as SIGTERM does, with exit code 75; 0 for no limit")
     graph = "auto: a GPU replays the training step as one CUDA graph where it can; off: kernel by kernel"
     add("--graph", None, f"{graph} (default auto)", choices=["auto", "off"])
-    add(
-        "--timeout-s", 600, "seconds after which a process that no longer answers is given up; decoding may take longer"
-    )
+    add("--timeout-s", 600, "seconds after which a silent process is given up on; decoding may take longer")
 
 
 def add_other(add):
@@ -251,7 +241,7 @@ def add_other(add):
     check = "prepare the data, the folder and the network, print as JSON what would be trained, and train nothing"
     add("--check", False, check, **STORE)
     add("--eval-only", None, "score a run on the test set: its folder, model/ or last.pt, or a hub id", metavar="PATH")
-    classes = "print the most probable classes of an image or of a folder's, by the network of --init-from"
+    classes = "print the most probable classes of an image, or of each image in a folder, by the network of --init-from"
     add("--predict", None, classes, metavar="PATH")
     add("--json", False, "print what --predict finds as JSON", **STORE)
 
@@ -313,7 +303,7 @@ def check_combinations(args):
         if args.predict and getattr(args, name):
             refuse(f"--{name.replace('_', '-')} has no effect with --predict")
     if args.json and not args.predict:
-        refuse("--json is the form of what --predict prints: give --predict, too")
+        refuse("--json has no effect without --predict: give --predict, too")
     if args.push_to_hub and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", args.push_to_hub):
         refuse(f"--push-to-hub takes USER/NAME, got {args.push_to_hub!r}")
 

@@ -20,7 +20,7 @@ from torch import nn
 import checkpoints
 from models import build, canonical, parse_settings, settable
 
-TAGS = ["image-classification", "resnet-grafts"]  # the mixin adds its own, whose way to load is not ours, to its copy
+TAGS = ["image-classification", "resnet-grafts"]  # copied for the mixin, which adds tags of its own
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # USER/NAME, as in train.py
 CARD = """\
 ---
@@ -219,7 +219,7 @@ def download(path_or_id):
 
 
 def put(net, weights):
-    """Loads weights into a net. Raises ValueError, with the first three misfits, unless they are the net's, one for one."""
+    """Loads weights into a net. Raises ValueError, with the first three misfits, unless names and shapes are the net's."""
     own = net.state_dict()
     misfits = [f"no {name}" for name in own if name not in weights]
     misfits += [f"an unknown {name}" for name in weights if name not in own]

@@ -1,4 +1,4 @@
-"""Locks that are files: one holder at a time, on whatever machine that sees the folder; that a holder has died is noticed.
+"""Locks that are files: one holder at a time among all machines that see the folder. A holder that has died is noticed.
 
 A lock is created atomically and names its holder: host, process, Slurm job and time. A thread touches it every HEARTBEAT_S.
 A holder is gone if its process is (on this machine), if its Slurm job is, or if the file's time stands still while we watch
@@ -71,19 +71,19 @@ class Lock:
         return HeldError(f"{self.path.parent} is held by {in_words(holder)}: wait for it, or give --name", alive)
 
     def take_over(self, old, watched):
-        """Puts our lock in the place of one whose holder is gone. Of several that try, the one whose lock is there wins."""
+        """Puts our lock in the place of one whose holder is gone. If several try, the one whose lock stays wins."""
         claim = self.path.with_name(f"{self.path.name}.{token_of(old)}")
         if not create(claim, self.content):
             rival, alive = look(claim, watched)
             if alive is not False:
                 raise self.held(rival, alive)
-            claim.unlink(missing_ok=True)  # it died between the next two lines
+            claim.unlink(missing_ok=True)  # the rival died before its os.replace
             if not create(claim, self.content):
                 raise self.held(read(claim))
         if token_of(read(self.path)) != token_of(old):
             claim.unlink(missing_ok=True)
             raise self.held(read(self.path))
-        with suppress(FileNotFoundError):  # taken for a dead one's by a rival
+        with suppress(FileNotFoundError):  # a rival took our claim for a dead process's
             os.replace(claim, self.path)
         if not self.is_ours():
             raise self.held(read(self.path))
@@ -196,7 +196,7 @@ def restart_count():
 
 
 def pid_space():
-    """Where process numbers are counted: two containers of one name have each their own, and so do two machines of one name."""
+    """Where process numbers are counted: two containers, or two machines, with one name each have their own."""
     try:
         return os.readlink("/proc/self/ns/pid") + Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

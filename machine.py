@@ -155,7 +155,7 @@ def process_started(pid):
 
 
 def control_groups(controller):
-    """Folders of the control groups that this process is in, the innermost first; in both versions, none where there are none."""
+    """Folders of the control groups that this process is in, the innermost first, of both cgroup versions; may be empty."""
     folders = []
     for line in text_of(PROC / "self" / "cgroup").splitlines():
         _, controllers, path = line.split(":", 2)

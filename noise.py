@@ -32,6 +32,7 @@ POWER = 0.8  # chance of finding the smallest detectable difference
 FEWEST_NETWORKS, FEWEST_SEEDS = 8, 3  # below these each comparison keeps its own noise
 FITTED = 0.15  # the prior is fitted to this quantile of the log variances and to its mirror image, 1 - FITTED
 LOSES_PRIOR = 0.15  # tail probability below which a network's noise begins to count as its own
+NEAR = 2.5  # neighbouring widths whose costs differ more are not joined: the true curve bends too far between them
 FASTER = 0.1  # a width stays on the curve if it takes less time than a wider one by this fraction, as times are noisy
 TRIMMED = 0.2  # fraction of the networks left out at either end when a seed's effect is estimated
 
@@ -251,11 +252,16 @@ class Gap:
 
 
 def widening_curve(nets, baseline):
-    """The widths of a backbone that were trained with all of the baseline's seeds, narrowest first."""
-    widths = [net for net in nets if net.on_curve and net.backbone == baseline.backbone]
+    """The widths of a backbone that learned with all of the baseline's seeds, narrowest first."""
     return sorted(
-        (net for net in widths if set(baseline.seeds) <= set(net.seeds)), key=lambda net: net.costs["parameters"]
+        (net for net in nets if net.on_curve and net.backbone == baseline.backbone and learned(net, baseline.seeds)),
+        key=lambda net: net.costs["parameters"],
     )
+
+
+def learned(net, seeds):
+    """Whether a net was trained with all of these seeds and ended at chance with none."""
+    return all(seed in net.runs and not at_chance(net.runs[seed]) for seed in seeds)
 
 
 def not_undercut(curve, cost):
@@ -290,6 +296,9 @@ def gap_to_curve(net, curve, cost, noise):
     weights = curve_weights([point.costs[cost] for point in points], net.costs[cost])
     if weights is None:
         return Gap(why="outside the curve")
+    joined = [point.costs[cost] for point, weight in zip(points, weights, strict=True) if weight]
+    if max(joined) > NEAR * min(joined):
+        return Gap(why="no width near it")
     distance = noise.estimate((net, 1), *zip(points, -weights, strict=True))
     return Gap(distance.mean, distance.half)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from flags import parse_args
-from noise import ALPHA, FASTER, FEWEST_NETWORKS, FEWEST_SEEDS, POWER
-from rows import epochs_of, family_and_depth, in_list, machine, recipe_of
+from noise import ALPHA, FASTER, FEWEST_NETWORKS, FEWEST_SEEDS, NEAR, POWER
+from rows import at_chance, epochs_of, family_and_depth, in_list, machine, recipe_of
 
 
 @dataclass(frozen=True)
@@ -128,51 +128,68 @@ def modules_of(nets):
 RULE = f"""\
 - *helps*: above the baseline (Holm-corrected p < {ALPHA}), above the widening curve at one cost or more (the interval lies above 0), and below it at none (no interval lies below 0). A method that cannot be compared with a widening curve is judged against the baseline alone; its remark says so.
 - *no better than widening*: above the baseline, but above the widening curve at no cost, or below it at some cost.
-- *hurts*: below the baseline (Holm-corrected p < {ALPHA}), and above the widening curve at no cost.
+- *better than narrowing*: below the baseline (Holm-corrected p < {ALPHA}), but above the widening curve at one cost or more: a narrower backbone of that cost loses more. At another cost it may be below the curve; lists and remarks say at which.
+- *hurts*: below the baseline, and above the widening curve at no cost.
 - *unstable*: with some seeds, but not all, the method or the baseline ended no better than guessing. The mean would mix two outcomes, so the method gets no other verdict and is left out of costs, power and superclasses. It still counts in Holm's correction.
-- *no evidence*: everything else. If such a method is above the curve at some cost, its remark says so.
+- *no evidence*: everything else. If a method is above the curve at some cost, its remark says so.
 - no verdict: with a single seed; for a method that was not trained with all of the baseline's seeds, unless it is unstable; and for every method if the baseline itself ended at chance, because the budget was then too short."""
 
 NOISE = f"""\
-Three seeds say little about the noise of one network, but the networks of a comparison have similar noise. So each network's variance over seeds is moderated by the others' (empirical Bayes: Smyth 2004, made robust as in Phipson et al. 2016). Seeds are blocks: what a seed does to all networks alike cancels out. A network far noisier than the others keeps its own noise, and a remark names it. With fewer than {FEWEST_NETWORKS} networks or {FEWEST_SEEDS} seeds, there is too little to learn from the others, and a difference is judged by the paired t-test of its own seeds. All intervals cover 95% and use this noise: those of differences, of top-1, of the widening curve and of the ablations."""
+Three seeds say little about the noise of one network, but the networks of a comparison have similar noise. So each network's variance over seeds is moderated by the others' (empirical Bayes: Smyth 2004, made robust as in Phipson et al. 2016). Seeds are blocks: what a seed does to all networks alike cancels out. A network far noisier than the others keeps its own noise, and a remark names it. With fewer than {FEWEST_NETWORKS} networks or {FEWEST_SEEDS} seeds, there is too little to learn from the others, and a difference is judged by the paired t-test of its own seeds. All intervals cover 95% and use this noise: those of differences, of top-1, of the widening curve and of the ablations. They are about other seeds, not about other test images or datasets."""
+
+
+def noise_text(results):
+    """NOISE, and which of its two tests the verdicts here come from."""
+    tests = {bool(results.noise_of(result.seeds).moderated) for result in results.judged}
+    used = {True: "the moderated noise", False: "paired t-tests"}
+    return f"{NOISE} The verdicts here use {used[tests.pop()]}." if len(tests) == 1 else NOISE
+
 
 # printed by: python -m tests.simulate_verdicts
 SIMULATED = """\
-| noise | seeds | rule | false word | false word, no effects | 1, 2, 4 points found |
-| --- | --: | --- | --: | --: | --: |
-| equal | 3 | paired t-tests | 3.9 % | 4.5 % | 2, 5, 17 % |
-| equal | 3 | plain moderation | 1.6 % | 1.9 % | 8, 57, 99 % |
-| equal | 3 | this report's | 1.9 % | 2.2 % | 8, 53, 95 % |
-| equal | 5 | paired t-tests | 4.5 % | 4.6 % | 7, 37, 94 % |
-| equal | 5 | plain moderation | 2.6 % | 2.7 % | 24, 94, 100 % |
-| equal | 5 | this report's | 2.1 % | 2.1 % | 20, 88, 100 % |
-| one of 7 times | 3 | paired t-tests | 4.0 % | 4.7 % | 1, 5, 16 % |
-| one of 7 times | 3 | plain moderation | 12.4 % | 15.1 % | 3, 22, 84 % |
-| one of 7 times | 3 | this report's | 4.4 % | 5.3 % | 6, 42, 85 % |
-| one of 7 times | 5 | paired t-tests | 3.7 % | 4.5 % | 6, 32, 83 % |
-| one of 7 times | 5 | plain moderation | 5.4 % | 6.0 % | 6, 58, 91 % |
-| one of 7 times | 5 | this report's | 2.2 % | 2.2 % | 16, 76, 88 % |
-| baseline of 7 times | 3 | paired t-tests | 2.2 % | 2.3 % | 0, 1, 1 % |
-| baseline of 7 times | 3 | plain moderation | 19.4 % | 20.0 % | 12, 18, 34 % |
-| baseline of 7 times | 3 | this report's | 5.0 % | 5.0 % | 3, 4, 8 % |
-| baseline of 7 times | 5 | paired t-tests | 1.1 % | 1.2 % | 1, 1, 4 % |
-| baseline of 7 times | 5 | plain moderation | 8.6 % | 8.0 % | 6, 11, 29 % |
-| baseline of 7 times | 5 | this report's | 1.1 % | 1.0 % | 1, 1, 4 % |
-| log-normal | 3 | paired t-tests | 3.9 % | 4.9 % | 2, 5, 18 % |
-| log-normal | 3 | plain moderation | 5.2 % | 5.5 % | 5, 37, 88 % |
-| log-normal | 3 | this report's | 4.5 % | 5.0 % | 6, 36, 77 % |
-| log-normal | 5 | paired t-tests | 3.7 % | 4.2 % | 9, 35, 80 % |
-| log-normal | 5 | plain moderation | 3.4 % | 3.9 % | 14, 70, 97 % |
-| log-normal | 5 | this report's | 2.7 % | 3.3 % | 14, 64, 91 % |"""
+| networks | noise | seeds | rule | false word | no effects: false word | interval misses | 1, 2, 4 points found |
+| --: | --- | --: | --- | --: | --: | --: | --: |
+| 16 | equal | 3 | paired t-tests | 3.9 % | 4.5 % | 4.9 % | 2, 5, 17 % |
+| 16 | equal | 3 | plain moderation | 1.6 % | 1.9 % | 4.1 % | 8, 57, 99 % |
+| 16 | equal | 3 | this report's | 1.9 % | 2.2 % | 4.3 % | 8, 53, 95 % |
+| 8 | equal | 3 | this report's | 3.3 % | 3.3 % | 4.7 % | 14, 60, 97 % |
+| 16 | equal | 5 | paired t-tests | 4.5 % | 4.6 % | 4.9 % | 7, 37, 94 % |
+| 16 | equal | 5 | plain moderation | 2.6 % | 2.7 % | 4.5 % | 24, 94, 100 % |
+| 16 | equal | 5 | this report's | 2.1 % | 2.1 % | 4.2 % | 20, 88, 100 % |
+| 8 | equal | 5 | this report's | 2.7 % | 2.5 % | 4.3 % | 30, 92, 100 % |
+| 16 | one of 7 times | 3 | paired t-tests | 4.0 % | 4.7 % | 5.1 % | 1, 5, 16 % |
+| 16 | one of 7 times | 3 | plain moderation | 12.4 % | 15.1 % | 5.2 % | 3, 22, 84 % |
+| 16 | one of 7 times | 3 | this report's | 4.4 % | 5.3 % | 4.4 % | 6, 42, 85 % |
+| 8 | one of 7 times | 3 | this report's | 4.7 % | 5.9 % | 4.7 % | 8, 41, 76 % |
+| 16 | one of 7 times | 5 | paired t-tests | 3.7 % | 4.5 % | 5.1 % | 6, 32, 83 % |
+| 16 | one of 7 times | 5 | plain moderation | 5.4 % | 6.0 % | 4.1 % | 6, 58, 91 % |
+| 16 | one of 7 times | 5 | this report's | 2.2 % | 2.2 % | 4.1 % | 16, 76, 88 % |
+| 8 | one of 7 times | 5 | this report's | 2.5 % | 2.5 % | 3.8 % | 19, 68, 77 % |
+| 16 | baseline of 7 times | 3 | paired t-tests | 2.2 % | 2.3 % | 5.0 % | 0, 1, 1 % |
+| 16 | baseline of 7 times | 3 | plain moderation | 19.4 % | 20.0 % | 29.1 % | 12, 18, 34 % |
+| 16 | baseline of 7 times | 3 | this report's | 5.0 % | 5.0 % | 8.4 % | 3, 4, 8 % |
+| 8 | baseline of 7 times | 3 | this report's | 5.8 % | 5.2 % | 8.5 % | 4, 6, 10 % |
+| 16 | baseline of 7 times | 5 | paired t-tests | 1.1 % | 1.2 % | 5.0 % | 1, 1, 4 % |
+| 16 | baseline of 7 times | 5 | plain moderation | 8.6 % | 8.0 % | 17.1 % | 6, 11, 29 % |
+| 16 | baseline of 7 times | 5 | this report's | 1.1 % | 1.0 % | 4.9 % | 1, 1, 4 % |
+| 8 | baseline of 7 times | 5 | this report's | 1.8 % | 1.6 % | 4.9 % | 2, 3, 7 % |
+| 16 | log-normal | 3 | paired t-tests | 3.9 % | 4.9 % | 5.0 % | 2, 5, 18 % |
+| 16 | log-normal | 3 | plain moderation | 5.2 % | 5.5 % | 5.8 % | 5, 37, 88 % |
+| 16 | log-normal | 3 | this report's | 4.5 % | 5.0 % | 5.4 % | 6, 36, 77 % |
+| 8 | log-normal | 3 | this report's | 4.9 % | 6.1 % | 5.9 % | 14, 50, 85 % |
+| 16 | log-normal | 5 | paired t-tests | 3.7 % | 4.2 % | 5.0 % | 9, 35, 80 % |
+| 16 | log-normal | 5 | plain moderation | 3.4 % | 3.9 % | 5.3 % | 14, 70, 97 % |
+| 16 | log-normal | 5 | this report's | 2.7 % | 3.3 % | 4.8 % | 14, 64, 91 % |
+| 8 | log-normal | 5 | this report's | 3.9 % | 4.5 % | 5.3 % | 26, 74, 95 % |"""
 
 SIMULATION = f"""\
-The rule was chosen by simulation. Each simulated report compares 15 methods with one baseline; three of them differ from it by 1, 2 and 4 points. The noise over seeds has a standard deviation of 0.65 points for all networks, or seven times that for one of them, or it varies log-normally between them (0.5 is the standard deviation of its logarithm). *False word* is the share of reports that call a difference significant where there is none or where it has the other sign; the column after it is the same where no method differs. The last column says how often each of the three differences is found. Paired t-tests find little with few seeds. Plain moderation finds more, but if one network is far noisier than the others, up to a fifth of its reports hold a false word. The rule used here stays near the nominal {ALPHA:.0%} for every kind of noise.
+The test was chosen by simulation. Each simulated report compares 15 or 7 methods with one baseline; three of them differ from it by 1, 2 and 4 points. The noise over seeds has a standard deviation of 0.65 points for all networks, or seven times that for one of them, or it varies log-normally between them (0.5 is the standard deviation of its logarithm). *False word* is the share of reports that call a difference significant where there is none or where it has the other sign. Where no method differs, the next two columns are the same share, and the share of single 95% intervals that miss 0. The last column says how often each of the three differences is found. Paired t-tests find little with few seeds. Plain moderation finds more, but if one network is far noisier than the others, up to a fifth of its reports hold a false word. The test used here stays near the nominal {ALPHA:.0%} for every kind of noise. So do its intervals, except that about 8% of them miss if the baseline is by far the noisiest network and has three seeds.
 
 {SIMULATED}"""
 
 DETECTABLE = f"Holm's correction covers {{judged}} and becomes stricter with each method that is added. *Detectable*: a true difference of this size is found with a probability of {POWER:.0%} at this noise and Holm's strictest level, {ALPHA} / {{m}} (noncentral t)."
 EQUAL_COST = f"""\
-Points of top-1 over the plain backbone at the same cost: mean ± 95% interval, not corrected for multiple comparisons. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost); the interval covers the noise of both. Outside the trained widths there is no comparison. Training time is the measured time per training image, taken as exact. A width that takes at least {1 - FASTER:.0%} of a wider one's time is left out of the curve."""
+Points of top-1 over the plain backbone at the same cost: mean ± 95% interval, not corrected for multiple comparisons. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost); the interval covers the noise of both. A straight line lies below a curve that flattens, which favours the methods; so widths that differ more than {NEAR:g} times in a cost are not joined. Outside the trained widths there is no comparison. Training time is the measured time per training image, taken as exact. A width that takes at least {1 - FASTER:.0%} of a wider one's time is left out of the curve."""
 NO_CURVE = "There is no comparison: no second width of the backbone (`resnet.width`) was trained with all of its seeds."
 
 
@@ -309,9 +326,10 @@ def left_out_text(results):
             lines.append(f"{r.net.name}: {which}, with which {r.reference.name} was not trained: in no difference")
     for net in results.nets:
         if net.on_curve and net not in results.curves.get(net.backbone, ()):
-            lines.append(
-                f"{net.name}: not in the widening curve, because it was not trained with all seeds of {net.backbone}"
-            )
+            lost = sorted(seed for seed, run in net.runs.items() if at_chance(run))
+            with_lost = f"ended at chance with seed{'s' * (len(lost) > 1)} {in_list(lost)}"
+            why = with_lost if lost else f"was not trained with all seeds of {net.backbone}"
+            lines.append(f"{net.name}: not in the widening curve, because it {why}")
     return lines
 
 

@@ -1,6 +1,6 @@
 """Scores the test set with two trained networks and writes pair.npz, from which report.py draws them.
 
-    python pair.py runs/compare                                                    # the best method and its baseline
+    python pair.py runs/compare                                                    # the method of the highest gain, and its baseline
     python pair.py runs/compare/eca_resnet-seed0 runs/compare/resnet-seed0         # two runs
     python pair.py runs/compare --data-dir ~/cifar100                              # without access to the hub
 
@@ -31,23 +31,25 @@ def refuse(message):
 
 
 def best_and_baseline(folder):
-    """The run folders of the method with the highest mean and of its baseline, with the same seed and kept weights."""
+    """The run folders of the method furthest above its baseline and of that baseline, with the same seed and kept weights.
+
+    Both means are over the seeds that both have.
+    """
     kept = {}
     for path in sorted(folder.rglob("result.json")):
         row = json.loads(path.read_text())
         if (path.parent / "model").is_dir() and row.get("status") == "finished" and not settings_of(row):
             kept.setdefault(row["arch"], {})[row["seed"]] = (row["top1"], path.parent)
-    methods = [
-        arch
-        for arch in kept
-        if "_" in arch and ":" not in arch and kept[arch].keys() & kept.get(arch.split("_")[-1], {}).keys()
-    ]
-    if not methods:
+    gains = {}  # (method, baseline, first seed of both) -> mean difference in top-1
+    for arch, runs in kept.items():
+        baseline = arch.split("_")[-1]
+        seeds = sorted(runs.keys() & kept.get(baseline, {}).keys())
+        if "_" in arch and ":" not in arch and seeds:
+            gains[arch, baseline, seeds[0]] = np.mean([runs[seed][0] - kept[baseline][seed][0] for seed in seeds])
+    if not gains:
         refuse(f"no method below {folder} kept its weights (model/) together with its baseline's: name two runs")
-    best = max(methods, key=lambda arch: np.mean([top1 for top1, _ in kept[arch].values()]))
-    baseline = best.split("_")[-1]
-    seed = min(kept[best].keys() & kept[baseline].keys())
-    return kept[best][seed][1], kept[baseline][seed][1]
+    method, baseline, seed = max(gains, key=gains.get)
+    return kept[method][seed][1], kept[baseline][seed][1]
 
 
 @torch.no_grad()

@@ -12,12 +12,8 @@ from accelerate.utils import broadcast_object_list, gather_object
 from flags import refuse
 
 BY_TORCHRUN = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-SIZES = (
-    "WORLD_SIZE",
-    "PMI_SIZE",
-    "OMPI_COMM_WORLD_SIZE",
-    "MV2_COMM_WORLD_SIZE",
-)  # in which accelerate looks for others
+# In which accelerate looks for other processes.
+SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 POLL_S = 1.0  # in which processes ask each other whether one has decoded the images
 
 

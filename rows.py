@@ -397,7 +397,7 @@ def read_cost_pass(folder):
 
 
 def flags_of(net):
-    """Flags of train.py that trained a net, but for the seed and the place of the data; of folds the first."""
+    """The flags of train.py that trained a net, without --seed and --data-dir; with folds, those of fold 0."""
     defaults, recipe = vars(parse_args([])), net.recipe | {name: net.settings.get(name) for name in START}
     recipe["amp"] = {"bfloat16": "bf16", "float16": "fp16"}.get(recipe.get("amp"), recipe.get("amp"))
     recipe["fold"] = 0 if recipe.get("folds") else None

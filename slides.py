@@ -31,13 +31,13 @@ from drawings import (
     stages,
 )
 from notes import (
-    NOISE,
     bias_text,
     dataset_of,
     have_same_seeds,
     latency_text,
     left_out_text,
     modules_of,
+    noise_text,
     shared_recipe,
     speed_text,
 )
@@ -47,6 +47,7 @@ from tables import (
     ablation_table,
     budget_table,
     cost_sentence,
+    counted,
     depth_table,
     epochs_of,
     equal_cost_table,
@@ -134,15 +135,7 @@ def answer_lines(results):
         return opening(results)[:1]
     helps, row = results.by_word("helps"), results.row
     names = in_list([readable(result.net) for result in helps[:3]] + [f"{len(helps) - 3} more"] * (len(helps) > 3))
-    counts = []
-    for word, one, many in (
-        ("hurts", "hurts", "hurt"),
-        ("no better than widening", "is not shown to beat a wider ResNet", "are not shown to beat a wider ResNet"),
-        ("no evidence", "shows no evidence either way", "show no evidence either way"),
-        ("unstable", "is unstable", "are unstable"),
-    ):
-        n_found = len(results.by_word(word))
-        counts += [f"{n_found} {one if n_found == 1 else many}"] if n_found else []
+    counts = [phrase.split(" (")[0] for phrase in counted(results)]
     n_judged = len(results.judged)
     helped = f"{len(helps)} of {n_judged} {'helps' if len(helps) == 1 else 'help'}: {names}."
     if not helps:
@@ -215,7 +208,7 @@ def fair_notes(results):
     row = results.row
     data = f"{dataset_of(row)}: {row['n_train']:,} training images, {row['n_val']:,} held out, {row['n_test']:,} test images."
     recipe = ", ".join(f"{name} {value}" for name, value in shared_recipe(results).items() if value is not None)
-    told = [data, f"Recipe: {recipe}.", NOISE, speed_text(results), latency_text(results.cost_pass)]
+    told = [data, f"Recipe: {recipe}.", noise_text(results), speed_text(results), latency_text(results.cost_pass)]
     return "\n".join(text for text in told if text)
 
 

@@ -96,7 +96,7 @@ def the_device():
 
 
 def conditions(batch_size, amp, compiled, accumulate=1):
-    """What speeds depend on beside the network and its images: others are not comparable."""
+    """What speeds depend on besides the network and its images; under other conditions they cannot be compared."""
     device = the_device()
     return ({"accumulate": accumulate} if accumulate > 1 else {}) | {
         "device": machine.device_name(device),
@@ -159,10 +159,7 @@ def cost_row(run, num_classes, image_size, batch_size, amp, compiled, accumulate
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
             how = num_classes, image_size, batch_size, amp, compiled, accumulate
             row |= child.submit(measure_alone, run, *how).result()
-    except (
-        ValueError,
-        RuntimeError,
-    ) as error:  # no network of this size, or no memory for it, which may kill the child
+    except (ValueError, RuntimeError) as error:  # no network of this size, or no memory, which may kill the child
         return row | {"problem": str(error).splitlines()[0]}
     return row | {
         "params": params,

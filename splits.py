@@ -37,7 +37,7 @@ class Split:
         )
 
     def read(self, batches):
-        """Yields for each tensor of rows (b,) images uint8 (n, 3, H, W), and where among these the b rows are."""
+        """For each tensor of rows (b,), yields images uint8 (n, 3, H, W) and the positions of these rows among them, (b,)."""
         for rows in batches:
             yield self.images, rows
 

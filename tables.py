@@ -12,6 +12,17 @@ from rows import COSTS, SUPERCLASSES, default_width, epochs_of, family_and_depth
 from verdicts import WORDS, Comparison
 
 MOST_NAMES = 3  # in a sentence; a list has the others
+UNKNOWN_NOISE = "How much of this is chance is unknown: two runs of the same network also differ, and only more seeds show by how much."
+PHRASES = {  # what is said of one method, and of several
+    "no better than widening": ("is not shown to beat a wider ResNet", "are not shown to beat a wider ResNet"),
+    "better than narrowing": (
+        "saves cost and loses less than a narrower ResNet",
+        "save cost and lose less than narrower ResNets",
+    ),
+    "hurts": ("hurts", "hurt"),
+    "no evidence": ("shows no evidence either way", "show no evidence either way"),
+    "unstable": ("is unstable (failed to learn with some seeds)", "are unstable (failed to learn with some seeds)"),
+}
 
 
 def pm(mean, half, sign=""):
@@ -27,6 +38,12 @@ def interval(estimate, sign=""):
 
 def p_value(p):
     return "-" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def p_values(result):
+    """p and Holm's p of a comparison; '-' where all seeds differ alike, so that nothing was tested."""
+    tested = not math.isnan(result.estimate.error)
+    return [p_value(p if tested else math.nan) for p in (result.p, result.p_holm)]
 
 
 def main_table(results):
@@ -64,7 +81,7 @@ def verdict_table(results):
     rows = [["method", "difference", "p", "Holm p", "detectable", "parameters / MACs / time", "verdict"]]
     for result in results.methods:
         rows.append([
-            result.net.arch, interval(result.estimate, "+"), p_value(result.p), p_value(result.p_holm),
+            result.net.arch, interval(result.estimate, "+"), *p_values(result),
             pm(result.detectable, math.nan), relative_costs(result), result.word or "-",
         ])  # fmt: skip
     return rows
@@ -144,7 +161,7 @@ def ablation_table(arch, comparisons, results):
     for result in default + comparisons:
         rows.append([
             result.net.knobs or "(default)", f"{result.net.costs['parameters']:,}", f"{result.net.costs['MACs'] / 1e6:.1f}",
-            interval(results.top1(result.net)), interval(result.estimate, "+"), p_value(result.p_holm),
+            interval(results.top1(result.net)), interval(result.estimate, "+"), p_values(result)[1],
             pm(result.detectable, math.nan), result.change or "-",
         ])  # fmt: skip
     return rows
@@ -247,13 +264,14 @@ def opening(results):
     n_seeds = max(len(net.seeds) for net in results.nets)
     why = f"only one seed{' of the baseline' * (n_seeds > 1)} was run"
     why = "no method was run with all of its baseline's seeds" if lacks else why
+    has_noise = any(len(r.seeds) > 1 for r in seen)
     lowest, highest = (f"{pm(seen[i].mean, math.nan, '+')} points ({readable(seen[i].net)})" for i in (-1, 0))
     return [
         f"There is no verdict: {why}.",
         f"Differences from the baseline range from {lowest} to {highest}."
         if len(seen) > 1
         else f"The difference from the baseline is {highest}.",
-        "How much of this is chance is unknown: two runs of the same network also differ, and only more seeds show by how much.",
+        *([] if has_noise else [UNKNOWN_NOISE]),
     ]
 
 
@@ -281,19 +299,7 @@ def helps_sentence(results):
 
 def others_sentence(results):
     """How many methods got each of the other words; empty if all help."""
-    phrases = []
-    for word, one, many in (
-        (
-            "no better than widening",
-            "is not shown to beat a wider ResNet",
-            "are not shown to beat a wider ResNet",
-        ),
-        ("hurts", "hurts", "hurt"),
-        ("no evidence", "shows no evidence either way", "show no evidence either way"),
-        ("unstable", "is unstable (failed to learn with some seeds)", "are unstable (failed to learn with some seeds)"),
-    ):
-        n_found = len(results.by_word(word))
-        phrases += [f"{n_found} {one if n_found == 1 else many}"] if n_found else []
+    phrases = counted(results)
     if not phrases:
         return ""
     if results.by_word("helps"):
@@ -303,16 +309,22 @@ def others_sentence(results):
     return f"{'All ' * (len(phrases) == 1 < len(results.judged))}{in_list(phrases)}."
 
 
+def counted(results):
+    """['1 hurts', '3 show no evidence either way']: the methods of each word but "helps"."""
+    found = [(len(results.by_word(word)), phrases) for word, phrases in PHRASES.items()]
+    return [f"{n} {one if n == 1 else many}" for n, (one, many) in found if n]
+
+
 def budget_sentence(results):
     """What this budget and these seeds leave open."""
     sizes = [result.detectable for result in results.judged if not math.isnan(result.detectable)]
     budget = "longer training may change the order"
     if not sizes:
         return f"The seeds show no spread, so the noise is unknown, and {budget}."
-    which = "Half of these comparisons" if len(sizes) > 1 else "The comparison"
+    which = "half of these comparisons had at least" if len(sizes) > 1 else "the comparison had"
     return (
-        f"{which} had {'at least ' * (len(sizes) > 1)}an {POWER:.0%} chance of finding a true difference of {np.median(sizes):.1f} points; "
-        f"smaller ones may have gone unnoticed, and {budget}."
+        f"If the noise is as estimated, {which} an {POWER:.0%} chance of finding a true difference of {np.median(sizes):.1f} "
+        f"points; smaller ones may have gone unnoticed, and {budget}."
     )
 
 
@@ -330,10 +342,18 @@ def cost_sentence(results):
     compared = [result for result in results.judged if result.has_curve]
     above, below = (sum(bool(r.where(side)) for r in compared) for side in ("above", "below"))
     methods = f"{len(compared)} method{'s' * (len(compared) > 1)}"
-    return (
+    counts = (
         f"{methods} can be compared with a ResNet of equal cost. Above it at one cost or more: {above}; below it at one or more: "
-        f"{below}. The largest of these {len(gaps)} differences is {readable(net)} at equal {cost}: "
-        f"{pm(best.mean, best.half, '+')} points. As the largest of many, it is likely an overestimate."
+        f"{below}."
+    )
+    if not best.above:
+        return counts
+    largest = f"{readable(net)} at equal {cost}: {pm(best.mean, best.half, '+')} points."
+    if len(gaps) == 1:
+        return f"{counts} The difference is {largest}"
+    return (
+        f"{counts} The largest of these {len(gaps)} differences is {largest} As the largest of many, it is likely an "
+        "overestimate."
     )
 
 
@@ -345,7 +365,7 @@ def power_sentence(comparisons):
     if len(smallest) == 1:
         return f"With these seeds, the comparison has an {POWER:.0%} chance of finding a true difference of {smallest[0]:.1f} points."
     return (
-        f"With these seeds, half of the comparisons have an {POWER:.0%} chance of finding a true difference of "
+        f"With these seeds, half of the comparisons have at least an {POWER:.0%} chance of finding a true difference of "
         f"{np.median(smallest):.1f} points ({min(smallest):.1f} to {max(smallest):.1f}, depending on their noise). A smaller one may "
         "have gone unnoticed."
     )
@@ -358,10 +378,15 @@ def verdict_lists(results):
 
 
 def with_reason(result):
-    """A method with its difference, and why a significant loss does not count as one."""
+    """A method with its difference, and what speaks for it in spite of a significant loss."""
     named = f"{readable(result.net)} {interval(result.estimate, '+')}"
-    if result.word == "no evidence" and result.direction < 0:
-        return f"{named} (below the baseline, above a ResNet at equal {in_list(result.where('above'))})"
+    if result.word == "better than narrowing":
+        sides = [
+            f"{side} a ResNet at equal {in_list(result.where(side))}"
+            for side in ("above", "below")
+            if result.where(side)
+        ]
+        return f"{named} ({', '.join(sides)})"
     return named
 
 

@@ -277,19 +277,18 @@ class Run:
                 self.log.scalars({"train/loss": loss, "train/lr": self.state.rates[step]}, step)
 
     def stop_or_save(self, at_point):
-        """Saves and ends the program if it was told to stop; else saves if it is time. Called after every step; with several
-        GPUs, which would have to wait for each other, at the points of the training curve only."""
+        """Saves and ends the program if it was told to stop; else saves if it is time. Called after every step, but processes
+        on several GPUs, which have to wait for each other's answer, ask only at the points of the training curve."""
         state, args = self.state, self.args
         ends_epoch = state.step % self.batches.steps_per_epoch == 0 or state.step == self.last_step
         if not ends_epoch and args.save_every and state.step % args.save_every == 0:
             self.save()
-        asks = self.team.device.type == "cpu" or self.team.world_size == 1 or at_point
-        if state.step == self.last_step or not asks:
+        may_ask = self.team.device.type == "cpu" or self.team.world_size == 1 or at_point
+        if state.step == self.last_step or not may_ask:
             return
-        due = (
-            at_point and not ends_epoch and args.save_every_s and time.monotonic() - self.saved_at >= args.save_every_s
-        )
-        told, due = self.team.largest(self.stop.received, int(due and self.team.rank == 0))
+        is_old = args.save_every_s and time.monotonic() - self.saved_at >= args.save_every_s
+        is_due = bool(is_old and at_point and not ends_epoch and self.team.rank == 0)
+        told, due = self.team.largest(self.stop.received, int(is_due))
         if told:
             self.save()
             self.leave(told)
@@ -424,8 +423,8 @@ def score_only(args, team, model, images, amp):
 
 
 def in_turns(generators, contexts=None):
-    """Runs generators to their ends, each for a step in its turn, and returns what they return; or, for one that ended the
-    program, its SystemExit."""
+    """Runs generators to their ends, one step of each in turn. Returns what each of them returns, or its SystemExit if it
+    ended the program."""
     ended = {}
     while len(ended) < len(generators):
         for i, generator in enumerate(generators):

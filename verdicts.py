@@ -33,7 +33,7 @@ from rows import (
     natural,
 )
 
-WORDS = ("helps", "no better than widening", "no evidence", "hurts", "unstable")
+WORDS = ("helps", "no better than widening", "better than narrowing", "no evidence", "hurts", "unstable")
 
 
 def numbered(seeds):
@@ -122,7 +122,9 @@ class Comparison:
         if self.direction > 0:
             better = self.where("above") and not self.where("below")
             return "helps" if better or not self.has_curve else "no better than widening"
-        return "hurts" if self.direction < 0 and not self.where("above") else "no evidence"
+        if self.direction < 0:
+            return "better than narrowing" if self.where("above") else "hurts"
+        return "no evidence"
 
     @property
     def change(self):
@@ -339,13 +341,10 @@ class SuperclassMap:
         if not n_readable:
             return f"No superclass of any method stands out from the noise ({n_cells} cells), so none is shown."
         n_false = round(ALPHA * n_readable)
-        noise = (
-            f"about {ALPHA:.0%} of these, {n_false}, may"
-            if n_false
-            else "it may"
-            if n_readable == 1
-            else "any of these may"
-        )
+        if n_false:
+            noise = f"about {ALPHA:.0%} of these, {n_false}, may"
+        else:
+            noise = "it may" if n_readable == 1 else "any of these may"
         return (
             f"{n_readable} of {n_cells} cells stand{'s' * (n_readable == 1)} out from the noise; {noise} still be noise (false "
             f"discovery rate {ALPHA:.0%}, Benjamini and Hochberg 1995). The other cells cannot be told apart from 0 and are left empty."

@@ -251,7 +251,7 @@ def build(arch, num_classes=100, settings=None, image_size=32):
         fillers[method.slot] = make() if method.slot == "block" else make  # a block family is an object, see resnet.py
     net = row.make(num_classes, image_size, **fillers, **row.fixed, **given(row.family))
 
-    # what a method made, but for places in which its knobs left the plain convolution
+    # files whose classes are in the network; a convolution that a knob left plain does not count
     sources = {type(module).__module__ for module in net.modules() if not getattr(module, "is_plain", False)}
     for name in methods:
         if METHODS[name].make.__module__ not in sources:

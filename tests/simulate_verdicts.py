@@ -3,16 +3,16 @@
     python -m tests.simulate_verdicts                   # 10,000 reports a row, under a minute on one core
     python -m tests.simulate_verdicts --reports 1000
 
-A simulated report compares 15 methods with one baseline. Three methods differ from it by 1, 2 and 4 points, the other
-twelve not at all. A seed shifts all networks alike (standard deviation 0.5 points); the rest is normal noise of
+A simulated report compares 15 methods with one baseline; for the report's own rule also 7, the fewest that it moderates.
+Three methods differ from the baseline by 1, 2 and 4 points, the others not at all. A seed shifts all networks alike (standard deviation 0.5 points); the rest is normal noise of
 
     equal          0.65 points for every network
-    one noisy      0.65 points, but 4.55 for one of the 16 networks, drawn at random
+    one noisy      0.65 points, but 4.55 for one of the networks, drawn at random
     noisy baseline 0.65 points, but 4.55 for the baseline
     log-normal     0.65 points times exp(0.5 z) for each network, z standard normal
 
-A word is false if a method without effect, or with one of the other sign, is significant after Holm's correction. The rate
-among reports whose 15 methods all have no effect is given as well.
+A word is false if a method without effect, or with one of the other sign, is significant after Holm's correction. Two rates
+are of reports whose methods all have no effect: of reports with a false word, and of single 95% intervals that miss 0.
 """
 
 import argparse
@@ -20,10 +20,11 @@ import argparse
 import numpy as np
 from scipy import special, stats
 
-from noise import ALPHA, against_first, holm, inverse_trigamma, t_test
+from noise import ALPHA, FEWEST_NETWORKS, against_first, holm, inverse_trigamma, t_test
 
 EFFECTS = (1.0, 2.0, 4.0)  # points
-N_METHODS, USUAL, NOISY, BLOCK = 15, 0.65, 7 * 0.65, 0.5
+MANY, FEW = 16, FEWEST_NETWORKS  # networks of a report, the baseline among them
+USUAL, NOISY, BLOCK = 0.65, 7 * 0.65, 0.5
 CHUNK = 2000  # reports at a time: some MB
 
 
@@ -79,15 +80,16 @@ def plainly_moderated(top1):
     return differences, t_test(differences, (variance[..., 1:] + variance[..., :1]) / n_seeds, total_df)[0]
 
 
-RULES = {"paired t-tests": paired_t_tests, "plain moderation": plainly_moderated, "this report's": against_first}
+OURS = "this report's"
+RULES = {"paired t-tests": paired_t_tests, "plain moderation": plainly_moderated, OURS: against_first}
 
 
-def simulate(rule, noise, n_seeds, n_reports, effects=EFFECTS, seed=0):
-    """(part of the reports with a false word, part of the reports that find each effect)."""
+def simulate(rule, noise, n_seeds, n_reports, effects=EFFECTS, seed=0, n_networks=MANY):
+    """(part of the reports with a false word, of the single tests with p < ALPHA, of the reports that find each effect)."""
     rng = np.random.default_rng(seed)
-    means = np.zeros(1 + N_METHODS)
+    means = np.zeros(n_networks)
     means[1 : 1 + len(effects)] = effects
-    false, found = 0, np.zeros(len(effects))
+    false, alone, found = 0, 0.0, np.zeros(len(effects))
     for start in range(0, n_reports, CHUNK):
         shape = (min(CHUNK, n_reports - start), len(means))
         deviations = noise(rng, shape)
@@ -97,21 +99,34 @@ def simulate(rule, noise, n_seeds, n_reports, effects=EFFECTS, seed=0):
         called = np.where(holm(ps) < ALPHA, np.sign(differences), 0)
         truth = np.sign(means[1:])
         false += ((called != 0) & (called != truth)).any(-1).sum()
+        alone += (ps < ALPHA).mean(-1).sum()
         found += (called == truth)[:, : len(effects)].sum(0)
-    return false / n_reports, found / n_reports
+    return false / n_reports, alone / n_reports, found / n_reports
 
 
 def table(n_reports, rules=RULES, noises=NOISES, seeds=(3, 5)):
     """The table in Markdown."""
-    lines = ["| noise | seeds | rule | false word | false word, no effects | 1, 2, 4 points found |"]
-    lines += ["| --- | --: | --- | --: | --: | --: |"]
+    lines = [
+        "| networks | noise | seeds | rule | false word | no effects: false word | interval misses | 1, 2, 4 points found |"
+    ]
+    lines += ["| --: | --- | --: | --- | --: | --: | --: | --: |"]
+    of_sizes = [(MANY, rule) for rule in rules] + [(FEW, OURS)]
     for name, noise in noises.items():
         for n_seeds in seeds:
-            for rule, test in rules.items():
-                false, found = simulate(test, noise, n_seeds, n_reports)
-                none, _ = simulate(test, noise, n_seeds, n_reports, effects=(), seed=1)
+            for n_networks, rule in of_sizes:
+                false, _, found = simulate(rules[rule], noise, n_seeds, n_reports, n_networks=n_networks)
+                how = {"effects": (), "seed": 1, "n_networks": n_networks}
+                none, alone, _ = simulate(rules[rule], noise, n_seeds, n_reports, **how)
                 percents = ", ".join(f"{100 * part:.0f}" for part in found)
-                lines.append(f"| {name} | {n_seeds} | {rule} | {false:.1%} | {none:.1%} | {percents} % |")
+                cells = [
+                    n_networks,
+                    name,
+                    n_seeds,
+                    rule,
+                    *(f"{part:.1%}" for part in (false, none, alone)),
+                    f"{percents} %",
+                ]
+                lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines).replace("%", " %").replace("  %", " %")
 
 

@@ -61,7 +61,7 @@ def test_choices_are_those_of_the_code():
         (["--set", "eca.kernel_size=5", "resnet.width=8"], "did you mean --set resnet.width=8?"),
         (["torchvision:resnet18"], "did you mean --arch torchvision:resnet18?"),
         (["--lr", "0.1", "0.2"], "unknown flag 0.2: --help lists all"),
-        (["--seed", "0,1"], "a whole number is expected, and spaces between several, got '0,1'"),
+        (["--seed", "0,1"], "expected whole numbers with spaces between them, got '0,1'"),
         (["--val-size", "1"], "--val-size is a fraction below 1, or a number of images from 2 on, got 1"),
         (["--val-size", "1.5"], "--val-size is a fraction below 1, or a number of images from 2 on, got 1.5"),
         (["--crop-padding", "4", "--crop-scale", "0.5"], "--crop-padding 4 would have no effect"),
@@ -76,7 +76,7 @@ def test_choices_are_those_of_the_code():
             "--image-size has no effect with --predict",
         ),
         (["--predict", "a.png"], "--predict needs --init-from"),
-        (["--json"], "--json is the form of what --predict prints"),
+        (["--json"], "--json has no effect without --predict"),
         (["--push-to-hub", "nets"], "--push-to-hub takes USER/NAME, got 'nets'"),
     ],
 )

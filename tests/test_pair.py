@@ -162,17 +162,19 @@ def test_test_images_of_another_set_are_refused(trained, photos, tmp_path, capsy
 
 
 def test_the_best_method_and_its_baseline_are_found(tmp_path):
-    for arch, top1 in (
-        ("resnet", 60),
-        ("eca_resnet", 61),
-        ("gmlp_resnet", 63),
-        ("mixer_resnet", 70),
-        ("se_resnet", 65),
-    ):
-        for seed in (0, 1):
+    """By the seeds of which both kept their weights: gMLP is ahead with seed 1, but less than SE with both."""
+    top1 = {
+        "resnet": (60, 68),
+        "eca_resnet": (61, 69),
+        "gmlp_resnet": (70, 71),
+        "mixer_resnet": (90, 90),
+        "se_resnet": (65, 72),
+    }
+    for arch, of_seeds in top1.items():
+        for seed, value in enumerate(of_seeds):
             folder = tmp_path / f"{arch}-{seed}"
             (folder / "model").mkdir(parents=True)
-            (folder / "result.json").write_text(json.dumps(row(arch, top1, seed)))
+            (folder / "result.json").write_text(json.dumps(row(arch, value, seed)))
             if arch == "mixer_resnet" or (arch, seed) == ("gmlp_resnet", 0):
                 (folder / "model").rmdir()
     best, baseline = pair.best_and_baseline(tmp_path)

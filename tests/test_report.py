@@ -4,11 +4,12 @@ from tests.reports import make, table_after  # skips this file where report.py's
 import csv
 
 import numpy as np
+import pytest
 from scipy import stats
 
-from notes import MODULES, NOISE, RULE, SIMULATED, machines_text
+from notes import MODULES, NOISE, RULE, SIMULATED, machines_text, noise_text
 from tables import cost_sentence, depth_table, interval, opening, power_sentence
-from tests.report_rows import JITTER, rows_of, timed, widths
+from tests.report_rows import JITTER, SEEDS, rows_of, timed, widths
 from verdicts import WORDS, analyse
 
 
@@ -62,6 +63,33 @@ def test_the_answer_is_computed(campaign, tmp_path):
         "4 methods can be compared with a ResNet of equal cost. Above it at one cost or more: 1; below it at one or more: 2. "
         "The largest of these 12 differences is ECA at equal MACs: +3.00 ± "
     )
+
+
+@pytest.mark.parametrize(
+    ("mean", "told"), [(57, "1 hurts"), (59, "1 saves cost and loses less than a narrower ResNet")]
+)
+def test_the_answer_tells_a_loss_from_a_saving(mean, told):
+    rows = widths() + rows_of("ghostnet_resnet", mean, jitter=-JITTER, params=60_000, macs=6_000_000, speed=1600.0)
+    results = analyse(rows, timed(rows))
+    assert opening(results)[1] == f"{told}."
+    assert ("The largest" in cost_sentence(results)) == (mean == 59)
+
+
+def test_seeds_that_are_compared_are_not_called_unknown_noise():
+    """A baseline that is ahead by one seed takes the verdicts, not what the shared seeds show."""
+    rows = rows_of("resnet", 60) + rows_of("eca_resnet", 63, seeds=SEEDS[:3], jitter=-JITTER)
+    told = opening(analyse(rows))
+    assert told[0] == "There is no verdict: no method was run with all of its baseline's seeds."
+    assert len(told) == 2
+
+
+def test_which_test_judged_is_told():
+    few = rows_of("resnet", 60) + rows_of("eca_resnet", 63, jitter=-JITTER)
+    many = few + [
+        content for i in range(6) for content in rows_of("resnet", 60 + i, {"resnet.width": 20 + i}, jitter=i * JITTER)
+    ]
+    assert noise_text(analyse(few)).endswith(" The verdicts here use paired t-tests.")
+    assert noise_text(analyse(many)).endswith(" The verdicts here use the moderated noise.")
 
 
 def test_no_sentence_names_a_dozen_methods(tmp_path):
@@ -140,7 +168,7 @@ def test_one_noisy_method_does_not_speak_for_the_power_of_all(campaign):
         result.detectable = detectable
     told = power_sentence(judged)
     assert (
-        "With these seeds, half of the comparisons have an 80% chance of finding a true difference of 2.5 points"
+        "With these seeds, half of the comparisons have at least an 80% chance of finding a true difference of 2.5 points"
         in told
     )
     assert "(1.0 to 57.0, depending on their noise)" in told

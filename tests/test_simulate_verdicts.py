@@ -17,29 +17,29 @@ N_REPORTS = 1500
 @pytest.mark.parametrize("n_seeds", [3, 5])
 @pytest.mark.parametrize("noise", ["equal", "one of 7 times", "log-normal"])
 def test_few_reports_hold_a_false_word(noise, n_seeds):
-    false, _ = simulate(RULES["this report's"], NOISES[noise], n_seeds, N_REPORTS)
+    false, _, _ = simulate(RULES["this report's"], NOISES[noise], n_seeds, N_REPORTS)
     assert false <= 0.06
 
 
 @pytest.mark.parametrize(("n_seeds", "at_least"), [(3, 0.5), (5, 0.8)])
 def test_two_points_are_found(n_seeds, at_least):
-    _, (_, two_points, _) = simulate(RULES["this report's"], NOISES["equal"], n_seeds, N_REPORTS)
-    _, (_, alone, _) = simulate(RULES["paired t-tests"], NOISES["equal"], n_seeds, N_REPORTS)
+    _, _, (_, two_points, _) = simulate(RULES["this report's"], NOISES["equal"], n_seeds, N_REPORTS)
+    _, _, (_, alone, _) = simulate(RULES["paired t-tests"], NOISES["equal"], n_seeds, N_REPORTS)
     assert two_points >= at_least > alone
 
 
 def test_the_reports_table_is_the_simulations():
     """Each percentage is within four standard errors, and rounding, of a shorter simulation's."""
     printed, again = SIMULATED.splitlines(), table(N_REPORTS).splitlines()
-    assert len(printed) == len(again) == 2 + 2 * len(RULES) * len(NOISES)
+    assert len(printed) == len(again) == 2 + 2 * (len(RULES) + 1) * len(NOISES)
     assert printed[:2] == again[:2]
     for line, shorter in zip(printed[2:], again[2:], strict=True):
-        assert line.split("|")[1:4] == shorter.split("|")[1:4]
+        assert line.split("|")[1:5] == shorter.split("|")[1:5]
         for percent, other in zip(percentages(line), percentages(shorter), strict=True):
             part = min(max(percent, 1), 99) / 100
             assert abs(percent - other) < 100 * 4 * math.sqrt(part * (1 - part) / N_REPORTS) + 0.5
 
 
 def percentages(line):
-    """The numbers in the last three cells of a row: two rates and three effects found."""
-    return [float(number) for cell in line.split("|")[4:] for number in re.findall(r"[\d.]+", cell)]
+    """The numbers in the last four cells of a row: three rates and three effects found."""
+    return [float(number) for cell in line.split("|")[5:] for number in re.findall(r"[\d.]+", cell)]

@@ -28,8 +28,9 @@ from tables import (
     relative_costs,
     superclass_table,
     verdict_lists,
+    verdict_table,
 )
-from tests.report_rows import JITTER, NOISE, row, rows_of, timed, widths
+from tests.report_rows import JITTER, NOISE, SEEDS, row, rows_of, timed, widths
 from verdicts import SuperclassMap, analyse
 
 
@@ -261,9 +262,41 @@ def test_helps_is_lost_below_the_curve_at_one_cost(campaign):
     assert "below the curve at equal training time (1.96 of the baseline's)" in result.remark
 
 
+@pytest.mark.parametrize(("params", "why"), [(60_000, "no width near it"), (33_000, ""), (150_000, "")])
+def test_widths_too_far_apart_are_not_joined(params, why):
+    """Width 8 has a third of width 16's parameters, and 32 twice as many: between 8 and 16 a straight line says too little."""
+    rows = widths() + rows_of("eca_resnet", 60, jitter=-JITTER, params=params)
+    for content in rows:
+        if content["settings"] == {"resnet.width": 8}:
+            content["params"] = 33_000
+    assert comparison(rows, "eca_resnet").gaps["parameters"].why == why
+
+
+@pytest.mark.parametrize("lost", [SEEDS, (1,)])
+def test_a_width_that_ended_at_chance_leaves_the_curve(lost):
+    rows = widths() + rows_of("ghostnet_resnet", 58, params=55_000, jitter=-JITTER)
+    for content in rows:
+        if content["settings"] == {"resnet.width": 8} and content["seed"] in lost:
+            content["top1"] = 10.0
+    results = analyse(rows)
+    assert [net.width for net in results.curves["resnet"]] == [16, 32]
+    assert results.methods[0].gaps["parameters"].why == "outside the curve" and results.methods[0].word == "hurts"
+    seeds = "seeds 0, 1, 2 and 3" if len(lost) > 1 else "seed 1"
+    why = f"not in the widening curve, because it ended at chance with {seeds}"
+    assert left_out_text(results)[-1] == f"resnet resnet.width=8: {why}"
+
+
+def test_no_p_is_printed_where_nothing_was_tested():
+    """All seeds of the two networks differ by the same."""
+    rows = rows_of("resnet", 60) + rows_of("eca_resnet", 58)
+    results = analyse(rows)
+    assert results.methods[0].word == "no evidence"
+    assert verdict_table(results)[1][2:4] == ["-", "-"]
+
+
 def test_a_cheap_method_above_the_curve_is_not_called_harmful():
     result = comparison(widths() + rows_of("ghostnet_resnet", 58, params=55_000, jitter=-JITTER), "ghostnet_resnet")
-    assert result.direction == -1 and result.word == "no evidence"
+    assert result.direction == -1 and result.word == "better than narrowing"
     assert "above the curve at equal parameters (0.55 of the baseline's)" in result.remark
 
 
@@ -356,10 +389,11 @@ def test_the_cost_pass_adds_latencies(campaign, tmp_path):
         make(campaign, tmp_path / "bad", cost_pass)
 
 
-def test_a_significant_difference_without_a_word_says_why_in_the_list():
+def test_what_beats_a_narrower_network_says_at_which_cost():
     rows = widths() + rows_of("ghostnet_resnet", 58, params=55_000, jitter=-JITTER)
     lists = dict(verdict_lists(analyse(rows, timed(rows))))
-    assert lists["no evidence"].endswith(" (below the baseline, above a ResNet at equal parameters)")
+    told = " (above a ResNet at equal parameters, below a ResNet at equal MACs and training time)"
+    assert lists["better than narrowing"].endswith(told)
 
 
 def test_superclass_differences(campaign, tmp_path):

@@ -66,13 +66,8 @@ def positions(p, n_lines, n_starts, B, D, R: tl.constexpr):
 
 
 INTEGERS = ["n_lines", "n_starts", "A", "B", "A_step", "B_step", "C", "x_row", "g_row", "KA", "KB", "D"]
-INTEGERS += [
-    "tap_0",
-    "A_tap",
-    "B_tap",
-    "n_tiles",
-    "has_bias",
-]  # not specialized: a value of 1 or a multiple of 16 must not compile another kernel
+# Not specialized: a value of 1 or a multiple of 16 must not compile another kernel.
+INTEGERS += ["tap_0", "A_tap", "B_tap", "n_tiles", "has_bias"]
 
 
 @triton.jit(do_not_specialize=[name for name in INTEGERS if name not in ("g_row", "n_tiles")])

@@ -8,7 +8,7 @@ from torch.fx import Proxy
 def leaf(function):
     """The function, which torch.fx.symbolic_trace records as one node and does not look into.
 
-    So it may ask for a tensor's device, type or size, which a trace has not. Its first argument must be a tensor.
+    So it may ask for a tensor's device, type or size, which a trace does not have. Its first argument must be a tensor.
     """
 
     @functools.wraps(function)
