@@ -173,9 +173,10 @@ def test_pickle_in_a_model_folder_is_not_run(tmp_path, monkeypatch):
 # -------------------------------------------------------------------------------------------------------- run folders
 
 
-def test_result_is_written_whole_or_not_at_all(command, tmp_path):
+@pytest.mark.parametrize("held_out", ["0.1", "0"])
+def test_result_is_written_whole_or_not_at_all(command, tmp_path, held_out):
     """Killed before its result, a run is not taken for a finished one."""
-    processes_killed = command("--epochs", "1")
+    processes_killed = command("--epochs", "1", "--val-size", held_out)
     killed(die_before_result, 1, processes_killed)
     folder = tmp_path / "runs" / "run"
     assert not (folder / "result.json").exists()

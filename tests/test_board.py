@@ -107,6 +107,16 @@ def test_failed_run_is_tried_again_by_the_next_command(compare):
             assert "failed: lost_resnet with seed 0" in ended(running, code=1)
 
 
+def test_failure_counts_in_its_own_array_of_tasks_alone(tmp_path, monkeypatch):
+    board = Board(tmp_path, ["resnet"], ["0"], str, str)
+    board.claims.mkdir()
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    board.note_failure("resnet", ["0"])
+    assert board.has_failed("resnet", "0")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "8")
+    assert not board.has_failed("resnet", "0")
+
+
 def test_tuning_and_its_winners(compare, tmp_path):
     """All runs with the first seed, the best two of each architecture with all; a run that is lost is passed over."""
     settings = {"PRESET": "tuning", "RECIPE": "", "ARCHS": "resnet hornet_resnet", "SEEDS": "0 1 2", "STEPS": "1"}

@@ -81,6 +81,26 @@ def test_full_disk_while_saving(tmp_path):
     assert os.listdir(tmp_path) == ["last.pt"]
 
 
+def test_content_is_on_the_disk_before_its_name(tmp_path, monkeypatch):
+    path, replace, done = tmp_path / "file", os.replace, []
+    pending, before = tmp_path / "file.tmp", tmp_path / "file.previous"
+    path.write_bytes(b"old")
+
+    def fsync(file):
+        is_folder = os.path.samestat(os.fstat(file), tmp_path.stat())
+        done.append("names" if is_folder else pending.read_bytes())
+
+    def noted(*names):
+        done.append(names)
+        replace(*names)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", noted)
+    checkpoints.write_atomically(path, b"new", keep=before)
+    assert done == [b"new", (path, before), (pending, path), "names"]
+    assert (path.read_bytes(), before.read_bytes()) == (b"new", b"old")
+
+
 def test_full_disk_ends_the_run_in_one_line(command, tmp_path, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -148,20 +168,29 @@ def resume_without(part, flags):
     run(*flags)
 
 
-def test_scaler_and_count_of_skips_come_back():
+def small_state():
     net = torch.nn.Linear(2, 2)
+    optimizer = optimizers.make_optimizer("sgd", net, 0.1, 0.9, 0)
+    return engine.TrainState(net, optimizer, optimizers.make_schedule("cosine", 0.1, 0, 10), torch.float16)
 
-    def state():
-        optimizer = optimizers.make_optimizer("sgd", net, 0.1, 0.9, 0)
-        return engine.TrainState(net, optimizer, optimizers.make_schedule("cosine", 0.1, 0, 10), torch.float16)
 
-    first, second = state(), state()
+def test_scaler_and_count_of_skips_come_back():
+    first, second = small_state(), small_state()
     first.scaler.scale(torch.ones(()))
     first.scaler.update(new_scale=512.0)
     first.n_bad += 3
     second.load_state_dict(first.state_dict())
     assert second.scaler.get_scale() == 512.0
     assert second.n_bad == 3
+
+
+def test_points_go_on_from_a_checkpoint_that_does_not_say_where_the_last_one_was():
+    first, second = small_state(), small_state()
+    first.step = 7
+    older = first.state_dict()
+    del older["step_of_point"]
+    second.load_state_dict(older)
+    assert (second.step, second.step_of_point) == (7, 7)
 
 
 @pytest.mark.parametrize("change", [(1, 2), (2, 1)])

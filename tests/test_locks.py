@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +18,8 @@ import machine
 from tests import processes
 from tests.runs import run
 from tests.test_signals import start, wait_for_step
+
+HEARTBEAT_S, WATCH_S = locks.HEARTBEAT_S, locks.WATCH_S  # which the tests shorten
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +84,26 @@ def test_holder_on_another_machine_is_known_by_its_heartbeat(path, monkeypatch):
     lock = locks.Lock(path)
     assert "on elsewhere" in lock.taken_over
     assert time.monotonic() - began >= locks.WATCH_S
+
+
+def test_each_sign_of_life_begins_the_watch_anew(path, monkeypatch):
+    left_by(path, host="elsewhere", job=None)
+    clock, seen, alive = SimpleNamespace(now=0.0), {}, []
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(locks, "time", clock)
+    locks.look(path, seen)
+    for second in range(1, 9):
+        clock.now += 0.4 * locks.WATCH_S
+        if second % 2:
+            os.utime(path, (second, second))
+        alive.append(locks.look(path, seen)[1])
+    assert alive == [True, None] * 4
+    clock.now += locks.WATCH_S
+    assert locks.look(path, seen)[1] is False
+
+
+def test_holder_may_miss_two_signs_of_life():
+    assert WATCH_S >= 3 * HEARTBEAT_S
 
 
 def test_holder_on_a_machine_of_the_same_name_is_known_by_its_heartbeat(path, monkeypatch):
@@ -177,6 +200,14 @@ def test_requeued_job_takes_what_it_held(path, monkeypatch):
     left_by(path, host="elsewhere", job="7", restart="0")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     locks.Lock(path, {}).release()
+
+
+def test_other_node_of_a_job_is_no_earlier_turn_of_it(path, tmp_path, monkeypatch):
+    squeue_that_says(tmp_path, monkeypatch, "echo 7")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    left_by(path, host="elsewhere")
+    assert locks.look(path, {})[1] is None
 
 
 @pytest.mark.parametrize("content", ["", '{"host": "cut'])
@@ -289,6 +320,21 @@ def test_run_that_was_taken_over_writes_no_more(command, tmp_path):
     assert running.returncode == 3
     assert f"train.py: {folder} was taken over by process " in err and " on elsewhere" in err
     assert err.count("\n") == 1 and (folder / "lock").exists()
+
+
+def test_run_that_went_on_between_look_and_lock_is_refused(command, tmp_path, monkeypatch, capsys):
+    last, lock = tmp_path / "runs" / "run" / "last.pt", locks.Lock
+
+    def late(path):
+        last.parent.mkdir(parents=True)
+        last.touch()
+        return lock(path)
+
+    monkeypatch.setattr(locks, "Lock", late)
+    with pytest.raises(SystemExit) as exit:
+        run(*command("--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "1"))
+    assert exit.value.code == 2
+    assert f"{last.parent} was written by another process just now: start again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -163,13 +163,17 @@ def test_peak_memory_without_proc(files, monkeypatch, has_resource):
 
 
 def test_names_are_kept_where_folders_cannot_be_opened(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.path.samestat(os.fstat(file), tmp_path.stat())))
     machine.sync_folder(tmp_path)
+    assert synced == [True]
 
     def refuse(path, *args):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(os, "open", refuse)
     machine.sync_folder(tmp_path)
+    assert len(synced) == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="not there")

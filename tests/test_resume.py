@@ -1,19 +1,23 @@
 """Runs that go on, in one process or several, and the ways to train."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import checkpoints
 import data
+import runfolder
 import training
-from flags import OPTIMIZERS
+from flags import OPTIMIZERS, parse_args
 from tests import processes
 from tests.processes import ROOT
 from tests.runs import assert_same, die_after_saves, result_of, run, saved_state
@@ -93,6 +97,38 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(command, tmp_path, caps
     assert "at step 4 of" in out
     processes.run(run, 1, *flags, "--name", "whole")
     assert_same(saved_state(tmp_path / "runs" / "whole"), saved_state(folder))
+
+
+def test_damaged_checkpoint_does_not_take_the_place_of_the_one_before(tmp_path):
+    last = tmp_path / "last.pt"
+    for step in (1, 2):
+        checkpoints.save_checkpoint(last, {"step": step})
+    last.write_bytes(b"damaged")
+    assert runfolder.last_checkpoint(tmp_path) == {"step": 1}
+    checkpoints.save_checkpoint(last, {"step": 3})
+    assert checkpoints.load_checkpoint(tmp_path / "last.pt.previous") == {"step": 1}
+    assert (tmp_path / "last.pt.damaged").read_bytes() == b"damaged"
+
+
+OTHER_RUNS = [
+    "--arch eca_resnet", "--set resnet.width=8", "--pretrained", "--init-from a", "--freeze backbone --init-from a",
+    "--dataset cifar10", "--image-size 64", "--val-size 0.2", "--folds 5 --fold 1", "--fold 1 --folds 5",
+    "--crop-padding 3", "--crop-scale 0.5", "--no-flip", "--cutout 8", "--mixup 0.2", "--cutmix 1", "--epochs 50",
+    "--max-steps 9", "--batch-size 64", "--accumulate 2", "--optimizer adamw", "--lr 0.3", "--momentum 0.8",
+    "--weight-decay 0", "--schedule linear", "--warmup-frac 0.2", "--label-smoothing 0.1", "--ema-decay 0.9",
+    "--clip-norm 1", "--class-weights balanced", "--balanced-sampling", "--seed 1", "--compile", "--sync-bn",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", OTHER_RUNS)
+def test_run_is_not_continued_under_another_value_of_a_flag(flags, tmp_path):
+    images = SimpleNamespace(fingerprint="", content_fingerprint="")
+    there, here = (runfolder.run_config(parse_args(given), None, images) for given in ([], flags.split()))
+    (tmp_path / "result.json").write_text(json.dumps(there))
+    flag = re.sub("^--(no-)?", "", flags.split()[0]).replace("-", "_")
+    name = "settings" if flag == "set" else flag
+    with pytest.raises(ValueError, match=rf"holds another run \((.*; )?{name} .* there, "):
+        runfolder.look_at_folder(tmp_path, here)
 
 
 def test_no_readable_checkpoint_is_no_fresh_start(command, tmp_path, capsys):

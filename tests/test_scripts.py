@@ -14,10 +14,12 @@ import pytest
 import torch
 
 import checkpoints
+import children
 import compare
 import latency
 import speed
 import train
+import training
 from board import Taken
 from flags import parse_args
 from locks import Lock
@@ -229,6 +231,61 @@ def test_only_seeds_that_failed_are_told_as_failed(comparison, code, failed):
     comparison.train(Taken("resnet", ["0", "1", "2", "3"]), 60.0, {})
     assert comparison.failures == [f"resnet with seed {seed}" for seed in failed]
     assert comparison.time_is_up == (code == compare.TIME_IS_UP_CODE)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "further"),
+    [
+        ("status", "interrupted by SIGTERM at step 7\n", False),
+        ("status", "interrupted by SIGTERM at step 8\n", True),
+        ("result.json", "{}", True),
+    ],
+)
+def test_run_that_stands_where_it_stood_has_not_progressed(comparison, file, content, further):
+    write_file(comparison, "0", file, content)
+    comparison.steps_before = {comparison.board.folder("resnet", "0"): 7}
+    assert comparison.progressed() == further
+
+
+def test_each_of_several_runs_has_gpus_of_its_own(comparison, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    comparison.settings.nproc, comparison.settings.jobs, comparison.facts = 2, 3, {"gpus": 4}
+    gpus = [comparison.environ_of(i)["CUDA_VISIBLE_DEVICES"] for i in range(3)]
+    assert gpus == ["0,1", "2,3", "0,1"]
+
+
+def test_hours_are_of_several_runs_at_once_on_several_gpus_each(comparison, capsys):
+    speeds = {"rows": [{"arch": "resnet", "settings": {}, "train_imgs_per_s": 10.0}]}
+    comparison.settings.out.mkdir()
+    (comparison.settings.out / "cost.json").write_text(json.dumps(speeds))
+    comparison.facts = {"steps": 36_000, "batch_size": 20, "image_size": 32}
+    comparison.settings.nproc, comparison.settings.jobs = 2, 4
+    assert comparison.hours() == {"resnet": 10.0}
+    comparison.speeds()
+    assert "4 runs left, about 10.0 hours of training" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("nproc", ["1", "2"])
+def test_several_processes_are_started_by_torchrun(nproc):
+    command = train_command(read_settings(SETTINGS | {"NPROC": nproc}, []), "resnet", ["0"])
+    launch = " -m torch.distributed.run --standalone --nproc_per_node 2" if nproc == "2" else ""
+    assert " ".join(command).startswith(f"{sys.executable}{launch} {HERE}/train.py --arch resnet ")
+
+
+def test_exit_codes_are_those_of_train_py():
+    codes = compare.HELD_CODE, compare.TIME_IS_UP_CODE
+    assert codes == (training.HELD_CODE, training.TIME_IS_UP_CODE) == (3, 75)
+
+
+def test_signal_that_the_program_was_started_deaf_to_is_not_heard():
+    was = {number: signal.getsignal(number) for number in children.STOP_SIGNALS}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        stop = children.Children().stop
+        assert (signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)) == (signal.SIG_IGN, stop)
+    finally:
+        for number, handler in was.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import training
 from flags import parse_args
 from tests.runs import result_of, run
 
@@ -96,6 +98,14 @@ def test_network_is_scored_on_a_folder_of_test_images_alone(command, photos, tmp
     run("--eval-only", trained, *flags)
     per_class = result_of(tmp_path / "runs" / "run")["per_class_top1"][1:]
     assert f"on 15 test images of folder: top-1 {sum(per_class) / 3:.2f} %" in capsys.readouterr().out
+
+
+def test_network_is_not_scored_on_other_classes(capsys):
+    args = SimpleNamespace(eval_only="runs/a", dataset="folder")
+    model, images = (SimpleNamespace(image_size=32, classes=classes) for classes in (["cat", "dog"], ["dog", "cat"]))
+    with pytest.raises(SystemExit):
+        training.score_only(args, None, model, images, None)
+    assert "runs/a knows other classes than those of folder" in capsys.readouterr().err
 
 
 def test_summary_is_of_the_classes_there_are(photos, capsys):

@@ -1,11 +1,13 @@
 """tuning.py: which recipe a search found."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from flags import parse_args
-from tuning import Recipe, recipes_of
+from runfolder import run_config
+from tuning import ALIKE, OTHERS, RECIPE, START, Recipe, recipes_of
 
 
 def write(folder, **rows):
@@ -84,3 +86,9 @@ def test_rows_that_cannot_be_compared_are_refused(tmp_path, difference):
     folder = write(tmp_path, a=start, b=start | {"lr": 0.1} | difference)
     with pytest.raises(ValueError, match=f"differ in {next(iter(difference))}"):
         recipes_of(folder, {"resnet"})
+
+
+def test_whatever_makes_a_run_has_one_place_in_a_search():
+    config = run_config(parse_args([]), None, SimpleNamespace(fingerprint="", content_fingerprint=""))
+    not_searched = ["arch", "settings", "seed", "folds", "fold", "accumulate", "amp", "compile", "sync_bn", "content"]
+    assert sorted([*RECIPE, *OTHERS, *ALIKE, *START, *not_searched]) == sorted(config)
