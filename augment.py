@@ -37,12 +37,16 @@ class TrainBatches:
     `at`, a number on the device, from these buffers alone, so that a CUDA graph can replay it. batch_size is global: every
     process takes an equal slice of each batch, and what does not fill a batch is left out of the epoch. balanced: each class
     comes equally often in an epoch, images of small ones again and again. Raises ValueError if the processes do not divide
-    the batch, the split does not fill one, or a class that is to come has no image.
+    the batch, if an odd batch is to be mixed, the split does not fill one, or a class that is to come has no image.
     """
 
     def __init__(self, split, batch_size, augment, mean, std, n_classes, seed, rank=0, world_size=1, balanced=False):
         if batch_size % world_size:
             raise ValueError(f"--batch-size {batch_size} is not a multiple of the {world_size} processes")
+        if batch_size % 2 and (augment.mixup or augment.cutmix):
+            raise ValueError(
+                f"--mixup and --cutmix mix the images of a batch in pairs: --batch-size {batch_size} is odd"
+            )
         if len(split) < batch_size:
             raise ValueError(f"{len(split)} training images do not fill a batch of {batch_size}: lower --batch-size")
         if augment.crop_padding >= split.image_size and not augment.crop_scale:

@@ -6,7 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from rows import SHARED, differing, epochs_of, in_list, read_cost_pass, read_rows, recipe_of, refuse, steps_of
+from rows import (
+    SHARED,
+    differing,
+    diverged_below,
+    epochs_of,
+    in_list,
+    read_cost_pass,
+    read_rows,
+    recipe_of,
+    refuse,
+    steps_of,
+)
 from verdicts import Results, analyse
 
 OWN, ONE = "own recipes", "one recipe"
@@ -40,7 +51,9 @@ def read_conditions(folders):
     """[folder] -> [Condition], the smallest budget first; refuses folders that cannot share a chart."""
     found = []
     for folder in folders:
-        found.append(Condition(folder, analyse(read_rows(folder), read_cost_pass(folder))))
+        results = analyse(read_rows(folder), read_cost_pass(folder))
+        results.diverged = diverged_below(folder)
+        found.append(Condition(folder, results))
     first = found[0]
     for other in found[1:]:
         for name in SAME:

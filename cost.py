@@ -30,7 +30,7 @@ def layer_table(arch, num_classes, settings, image_size, depth=3):
     """Rows (name, class, output shape, parameters, MACs) for one image; the first row is the whole network.
 
     depth: parts that a layer's name has at most; 0 for the network alone. MACs count convolutions and matrix products, as
-    papers do; norms, activations, pooling and element-wise products are left out.
+    papers do; norms, activations, pooling, Fourier transforms and element-wise products are left out.
     """
     with torch.device("meta"):
         net = build(arch, num_classes, settings, image_size).eval()

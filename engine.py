@@ -63,6 +63,7 @@ class TrainState:
         self.scaler = torch.amp.GradScaler(self.device.type, **scaling)
         self.scaler.scale(torch.zeros((), device=self.device))  # which makes its tensors
         self.tolerance = MAX_SKIPPED if amp is torch.float16 else 0  # bad steps in a row
+        self.statistics = [buffer for buffer in net.buffers() if buffer.is_floating_point()] if self.tolerance else []
         self.ema = copy.deepcopy(net).requires_grad_(False) if ema_decay else None
         self.rank = rank
         self.step = self.step_of_point = 0  # step_of_point: the step of the last point of the training curve
@@ -177,15 +178,19 @@ def train_step(state, model, imgs, targets, label_smoothing=0.0, clip_norm=0.0, 
 
     Where a loss or gradient is not finite the update is skipped, and so are all later ones (fp16: once more than
     state.tolerance steps in a row were bad). No value leaves the device for this: a bad loss turns the process's gradients to
-    nan, the sum over the processes spreads them to all, and the scaler skips the update.
+    nan, the sum over the processes spreads them to all, and the scaler skips the update. The statistics of batch norms go back
+    as well, where training may go on.
     """
     state.rate.copy_(state.rate_table.gather(0, state.t.clamp(max=len(state.rates) - 1).view(1)).view(()))
+    before = [buffer.clone() for buffer in state.statistics]
     loss = add_gradients(state, model, imgs, targets, label_smoothing, accumulate, class_weights)
     state.scaler.unscale_(state.optimizer)
     norm = nn.utils.get_total_norm([p.grad for p in state.net.parameters() if p.grad is not None])
     if clip_norm:
         nn.utils.clip_grads_with_norm_(state.net.parameters(), clip_norm, norm)
     state.n_bad.add_(1).masked_fill_(norm.isfinite(), 0)
+    for buffer, old in zip(state.statistics, before, strict=True):
+        buffer.copy_(torch.where(norm.isfinite(), buffer, old))
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
@@ -200,12 +205,13 @@ def add_gradients(state, model, imgs, targets, label_smoothing, parts, class_wei
     total = torch.zeros((), device=state.device)
     cut = zip(imgs.chunk(parts), targets.chunk(parts), strict=True)
     for i, (part, part_targets) in enumerate(cut):
-        with autocast(state.device, state.amp):
-            logits = model(part)
-        loss = loss_of(logits.float(), part_targets, label_smoothing, class_weights) / parts
-        healthy = loss.isfinite() & (state.n_bad <= state.tolerance)
-        loss_or_nan = loss * torch.ones_like(loss).masked_fill(~healthy, torch.nan)
-        with model.no_sync() if i < parts - 1 and hasattr(model, "no_sync") else nullcontext():
+        waits = i < parts - 1 and hasattr(model, "no_sync")  # DDP sums the gradients of all parts with the last
+        with model.no_sync() if waits else nullcontext():
+            with autocast(state.device, state.amp):
+                logits = model(part)
+            loss = loss_of(logits.float(), part_targets, label_smoothing, class_weights) / parts
+            healthy = loss.isfinite() & (state.n_bad <= state.tolerance)
+            loss_or_nan = loss * torch.ones_like(loss).masked_fill(~healthy, torch.nan)
             state.scaler.scale(loss_or_nan).backward()
         total += loss.detach()
     return total
@@ -248,18 +254,8 @@ class Step:
     What cannot be captured is called, and `say` gets one line that says why.
     """
 
-    def __init__(
-        self,
-        state,
-        model,
-        batches,
-        label_smoothing=0.0,
-        clip_norm=0.0,
-        accumulate=1,
-        class_weights=None,
-        captured=False,
-        say=print,
-    ):
+    def __init__(self, state, model, batches, label_smoothing=0.0, clip_norm=0.0, accumulate=1, class_weights=None,
+                 captured=False, say=print):  # fmt: skip
         self.state, self.model, self.batches, self.say = state, model, batches, say
         self.recipe = label_smoothing, clip_norm, accumulate, class_weights
         self.graph, self.generator = None, None

@@ -213,7 +213,7 @@ def download(path_or_id):
     except Exception as error:
         why = type(problem or error).__name__
         raise ValueError(
-            f"{path_or_id}: no such run, model folder or checkpoint, and the hub does not give it ({why})"
+            f"{path_or_id}: no such run, model folder or checkpoint, and the hub could not provide it ({why})"
         ) from None
     return Path(folder)
 

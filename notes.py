@@ -271,7 +271,7 @@ def speed_text(results):
         text += f", which has not timed {in_list(of_trainings)}"
     shared = [name for name in ("amp", "compile", "batch_size") if name in results.cost_pass and name in results.row]
     other = [name for name in shared if results.cost_pass[name] != results.row[name]]
-    return text + "." + f" The trainings and the cost pass differ in {in_list(other)}." * bool(other)
+    return text + "." + f" Training and the cost pass differ in {in_list(other)}." * bool(other)
 
 
 def latency_text(cost_pass):
@@ -323,14 +323,15 @@ def left_out_text(results):
         unused = sorted(set(r.net.seeds) - set(r.reference.seeds)) if r.reference else []
         if unused:
             which = f"seed{'s' * (len(unused) > 1)} {in_list(unused)}"
-            lines.append(f"{r.net.name}: {which}, with which {r.reference.name} was not trained: in no difference")
+            why = f"with which {r.reference.name} was not trained: left out of the difference"
+            lines.append(f"{r.net.name}: {which}, {why}")
     for net in results.nets:
         if net.on_curve and net not in results.curves.get(net.backbone, ()):
             lost = sorted(seed for seed, run in net.runs.items() if at_chance(run))
             with_lost = f"ended at chance with seed{'s' * (len(lost) > 1)} {in_list(lost)}"
             why = with_lost if lost else f"was not trained with all seeds of {net.backbone}"
             lines.append(f"{net.name}: not in the widening curve, because it {why}")
-    return lines
+    return lines + results.diverged
 
 
 def provenance(results):
@@ -338,7 +339,7 @@ def provenance(results):
     rows = [row for net in results.nets for row in net.runs.values()]
     seeds = sorted({seed for net in results.nets for seed in net.seeds})
     each = f", each the mean of {rows[0]['folds']} folds" if rows[0].get("folds") else ""
-    return [["runs", f"{len(rows)} of {len(results.nets)} networks{each}"], ["seeds", in_list(seeds)],
+    return [["runs", f"{len(rows)}, of {len(results.nets)} networks{each}"], ["seeds", in_list(seeds)],
             ["budget", epochs_of(rows[0])], *origins(rows)]  # fmt: skip
 
 

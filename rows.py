@@ -173,6 +173,12 @@ def read_results(folder):
     return rows
 
 
+def diverged_below(folder):
+    """['hornet_resnet-seed1: loss or gradient is not finite at step 280: ...']: runs that have no result for that reason."""
+    notes = sorted(path for path in Path(folder).rglob("diverged") if not (path.parent / "result.json").exists())
+    return [f"{path.parent.name}: {path.read_text().strip()}" for path in notes]
+
+
 def settings_of(row):
     """What tells networks of one arch apart: their knobs, and where their weights come from."""
     return row["settings"] | {name: row[name] for name in START if row.get(name)}

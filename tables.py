@@ -192,13 +192,14 @@ def interaction_table(results):
 
 
 def superclass_table(found):
-    """One row per superclass, one column per method; cells that may be noise are empty. None if all are."""
+    """One row per superclass, one column per method; cells that may be noise are empty, and rows of such are left out. None if
+    all are."""
     if found is None or not found.readable.any():
         return None
     cells = np.where(found.readable, np.char.mod("%+.1f", found.differences), "")
     return [
         ["superclass", *(arch.removesuffix("_resnet") for arch in found.archs)],
-        *([name, *row] for name, row in zip(SUPERCLASSES, cells.T.tolist(), strict=True)),
+        *([name, *row] for name, row in zip(SUPERCLASSES, cells.T.tolist(), strict=True) if any(row)),
     ]
 
 

@@ -46,7 +46,7 @@ def train_all(runs, together):
                     codes.append(end.code)
             for run in built:
                 run.n_together = len(built)
-            ends = training.in_turns([run.train() for run in built], [run.on_its_stream for run in built])
+            ends = training.in_turns([run.train() for run in built], [run.turn for run in built])
         codes += [end.code for end in ends if isinstance(end, SystemExit)]
         if any(code not in goes_on for code in codes):
             break

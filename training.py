@@ -4,8 +4,9 @@ import json
 import signal
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ import optimizers
 import runfolder
 from cost import cost
 from flags import failures_reported, mistakes_refused, refuse
-from models import build
+from models import build, without_effect
 
 EVAL_BATCH, EVAL_PIXELS = 512, 512 * 64**2  # images and pixels per process at most
 EVAL_BATCH_GPU = 2048  # images, which keep a GPU busy
@@ -52,7 +53,7 @@ class Run:
 
     def look(self):
         """Returns the result if the run is finished, or None."""
-        see = lambda: runfolder.look_at_folder(self.folder, self.config, of_comparison=self.args.check)  # noqa: E731
+        see = partial(runfolder.look_at_folder, self.folder, self.config, of_comparison=self.args.check)
         self.result, self.saved = self.team.first_decides(see)
         self.stamp = runfolder.stamp(self.folder)
         return self.result
@@ -68,6 +69,8 @@ class Run:
             set_seed(args.seed)
             with mistakes_refused():
                 net = build(args.arch, len(self.images.classes), args.settings, self.images.image_size)
+            for name in without_effect(args.arch, len(self.images.classes), args.settings, self.images.image_size):
+                self.say(f"--set {name}={args.settings[name]} changes nothing: without it the network is the same")
             self.statistics = self.start_weights(net)
             self.batches = self.make_batches()
             self.refuse_single_values(net)
@@ -104,6 +107,17 @@ class Run:
         """Work that is queued in here does not wait for that of other runs on the same GPU."""
         return torch.cuda.stream(self.stream) if self.stream else nullcontext()
 
+    @contextmanager
+    def turn(self):
+        """A part of train(), on the run's stream. A file in its folder tells the report of numbers that are not finite."""
+        with self.on_its_stream():
+            try:
+                yield
+            except FloatingPointError as error:
+                if self.team.rank == 0:
+                    checkpoints.write_atomically(self.folder / "diverged", f"{error}\n".encode())
+                raise
+
     def own_folder(self):
         """Takes the lock of the folder, and removes what a run that was killed while it saved has left there."""
 
@@ -116,7 +130,8 @@ class Run:
                 raise ValueError(f"{self.folder} was written by another process just now: start again")
             for stale in self.folder.glob("*.tmp"):
                 stale.unlink(missing_ok=True)
-            (self.folder / "status").unlink(missing_ok=True)
+            for old in ("status", "diverged"):
+                (self.folder / old).unlink(missing_ok=True)
             return self.lock.taken_over, None
 
         with failures_reported():
@@ -158,17 +173,8 @@ class Run:
             train, self.val = data.held_out(images, args.val_size, args.folds, args.fold, args.seed)
             self.watched = self.val or images.test
             parts = args.crop_padding, args.flip, args.cutout, args.mixup, args.cutmix, args.crop_scale or 0.0
-            return augment.TrainBatches(
-                train,
-                args.batch_size,
-                augment.Augment(*parts),
-                *self.statistics,
-                len(images.classes),
-                args.seed,
-                self.team.rank,
-                self.team.world_size,
-                args.balanced_sampling,
-            )
+            rest = len(images.classes), args.seed, self.team.rank, self.team.world_size, args.balanced_sampling
+            return augment.TrainBatches(train, args.batch_size, augment.Augment(*parts), *self.statistics, *rest)
 
     def class_weights(self):
         """The inverse of each class's share of the training images, 1 for all if they are equal: (classes,); or None."""
@@ -410,9 +416,7 @@ def score_only(args, team, model, images, amp):
     """--eval-only: scores a trained network on the test set."""
     with mistakes_refused():
         if model.image_size != images.image_size:
-            raise ValueError(
-                f"{args.eval_only} is for images of {model.image_size} pixels: give --image-size {model.image_size}"
-            )
+            raise ValueError(f"{args.eval_only} needs --image-size {model.image_size}, the size that it is for")
         if model.classes != images.classes:
             raise ValueError(f"{args.eval_only} knows other classes than those of {args.dataset}")
     net = model.net.to(team.device, memory_format=torch.channels_last)
@@ -430,7 +434,7 @@ def in_turns(generators, contexts=None):
         for i, generator in enumerate(generators):
             if i not in ended:
                 try:
-                    with contexts[i]() if contexts else nullcontext(), failures_reported():
+                    with failures_reported(), contexts[i]() if contexts else nullcontext():
                         next(generator)
                 except StopIteration as end:
                     ended[i] = end.value

@@ -229,6 +229,7 @@ class Results:
     cost_pass: dict | None
     interactions: list  # of Interaction
     noise_of: Callable  # seeds -> SeedNoise
+    diverged: list = field(default_factory=list)  # what there is to say of runs without a result
 
     @cached_property
     def superclasses(self):
@@ -347,7 +348,7 @@ class SuperclassMap:
             noise = "it may" if n_readable == 1 else "any of these may"
         return (
             f"{n_readable} of {n_cells} cells stand{'s' * (n_readable == 1)} out from the noise; {noise} still be noise (false "
-            f"discovery rate {ALPHA:.0%}, Benjamini and Hochberg 1995). The other cells cannot be told apart from 0 and are left empty."
+            f"discovery rate {ALPHA:.0%}, Benjamini and Hochberg 1995). The other cells cannot be told apart from 0 and are left empty, or out."
         )
 
 

@@ -12,7 +12,10 @@ import math
 import re
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from typing import Literal, get_args, get_origin
+
+import torch
 
 from models import libraries
 from models.alexnet import AlexNet
@@ -257,6 +260,41 @@ def build(arch, num_classes=100, settings=None, image_size=32):
         if METHODS[name].make.__module__ not in sources:
             raise ValueError(f"--arch {arch}: nothing in this network uses {name}; leave it out or change its settings")
     return net
+
+
+def without_effect(arch, num_classes=100, settings=None, image_size=32):
+    """The settings without which build() makes the same network with the same weights: [knob]. Leaves the random numbers be."""
+    values, allowed = parse_settings(arch, settings or {}), settable(arch)
+    found = []
+    for name in [name for name, value in values.items() if value != allowed[name].default]:
+        nets = []
+        for given in (values, {other: value for other, value in values.items() if other != name}):
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(0)
+                try:
+                    nets.append(build(arch, num_classes, given, image_size))
+                except ValueError:  # the others need it
+                    break
+        found += [name] if len(nets) == 2 and alike(*nets) else []
+    return found
+
+
+def alike(net, other):
+    """Whether two networks have the same modules and weights. An attribute of which this cannot be said is a difference."""
+    pairs = zip_longest(net.modules(), other.modules())
+    tensors = [[*each.named_parameters(), *each.named_buffers()] for each in (net, other)]
+    try:
+        return all(type(a) is type(b) and attributes(a) == attributes(b) for a, b in pairs) and all(
+            name == name_there and torch.equal(value, there)
+            for (name, value), (name_there, there) in zip(*tensors, strict=True)
+        )
+    except (RuntimeError, ValueError):  # tensors among the attributes
+        return False
+
+
+def attributes(module):
+    own = vars(torch.nn.Module())
+    return {name: value for name, value in vars(module).items() if name not in own}
 
 
 def __getattr__(name):

@@ -5,7 +5,7 @@ Slot: block. Published with AdamW.
 
 Departures, for 32x32 images and SGD: the stem is a 3x3 convolution of stride 1 (the 4x4 patches of stride 4 would
 leave 8x8 pixels, and serve large images); weights start at PyTorch's default rather than at a truncated normal of
-0.02 (`init=trunc`); and layer scale starts at 1 rather than at 1e-6 (`layer_scale=1e-6`). The gradients of a branch
+0.02 (`init=trunc`; the classifier always); and layer scale starts at 1 rather than at 1e-6 (`layer_scale=1e-6`). The gradients of a branch
 carry its scale as a factor: Adam divides by their size, SGD does not, and with a small scale the branch hardly
 learns.
 """

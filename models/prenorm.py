@@ -18,7 +18,10 @@ Init = Literal["default", "trunc"]
 
 
 def initialized(module, init):
-    """The module, its convolutions drawn as ConvNeXt's and HorNet's authors do for "trunc": N(0, 0.02), biases 0."""
+    """The module, its convolutions drawn as ConvNeXt's and HorNet's authors do for "trunc": N(0, 0.02), biases 0.
+
+    They draw the classifier so, too; here it keeps PyTorch's start.
+    """
     if init == "trunc":
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d):

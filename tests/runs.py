@@ -6,6 +6,7 @@ import re
 import signal
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -29,6 +30,17 @@ def write_photos(root):
 
 def run(*flags):
     train.main(parse_args(flags))
+
+
+def built(*flags):
+    """The Run that train.py makes of these flags, as it is before the first step. It writes nothing."""
+    from training import Run  # here, because conftest.py imports this file before it hides the GPUs
+
+    runs, check = [], Run.check
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "check", lambda self: runs.append(self) or check(self))
+        run(*flags, "--check")
+    return runs[0]
 
 
 def result_of(folder):

@@ -209,6 +209,8 @@ def test_batches_that_cannot_be_are_refused():
         batches(random_split(), Augment(8))
     with pytest.raises(ValueError, match="40 training images do not fill a batch of"):
         batches(random_split(), batch_size=64)
+    with pytest.raises(ValueError, match="--batch-size 5 is odd"):
+        batches(random_split(), Augment(mixup=1.0), batch_size=5)
 
 
 def test_no_image_is_mirrored_without_flips():

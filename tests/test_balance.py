@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import engine
 from augment import Augment, TrainBatches
 from data import Split
-from tests.runs import result_of, run
+from tests.runs import built, result_of, run
 from tests.test_engine import new_state
 
 SMALL = ["--set", "resnet.depth=8", "--set", "resnet.width=4"]
@@ -65,11 +65,17 @@ def test_weights_scale_the_loss_of_each_image(smoothing, mixed):
 
 @pytest.fixture
 def unequal(photos, tmp_path):
-    """20, 20, 20 and 2 training images."""
+    """24, 24, 24 and 2 training images."""
     shutil.copytree(photos, tmp_path / "unequal")
     for file in sorted((tmp_path / "unequal" / "train" / "class3").glob("*.png"))[2:]:
         file.unlink()
     return tmp_path / "unequal"
+
+
+def test_weights_are_the_inverse_of_the_shares_of_images(command, unequal):
+    made = built(*command(*SMALL, "--class-weights", "balanced", "--data-dir", str(unequal), "--val-size", "0"))
+    *_, weights = made.step.recipe
+    assert weights.tolist() == pytest.approx([74 / (4 * n) for n in (24, 24, 24, 2)])
 
 
 @pytest.mark.parametrize("how", [["--class-weights", "balanced"], ["--balanced-sampling"]])

@@ -57,6 +57,14 @@ def test_operands_are_rounded_and_sums_only_once():
     assert not torch.is_autocast_enabled("cpu")
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64])
+def test_what_autocast_leaves_alone_stays(dtype):
+    x = 1_000_003 * torch.eye(2, dtype=dtype)
+    with AutocastInFloat32():
+        out = torch.matmul(input=x, other=x)
+    assert out.dtype == dtype and torch.equal(out, x @ x)
+
+
 class Products(TorchDispatchMode):
     """Notes the products that PyTorch computes from bfloat16 tensors."""
 

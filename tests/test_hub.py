@@ -214,7 +214,7 @@ def test_pushed_run_is_tagged_and_loads_by_its_tag(tmp_path, fake_hub):
 
 def test_unreachable_hub_gives_what_was_downloaded_before_or_one_line(tmp_path, fake_hub):
     fake_hub.reachable = False
-    with pytest.raises(ValueError, match=r"me/nets: no such run.* the hub does not give it \(RuntimeError\)"):
+    with pytest.raises(ValueError, match=r"me/nets: no such run.* the hub could not provide it \(RuntimeError\)"):
         hub.load("me/nets")
     saved(fake_hub.folder)
     hub.load("me/nets")

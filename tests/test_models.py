@@ -23,6 +23,7 @@ from models import (
     parse_arch,
     parse_settings,
     settable,
+    without_effect,
 )
 from tests.checks import assert_channels_last_agrees, assert_samples_are_independent
 from tests.processes import ROOT
@@ -286,6 +287,26 @@ def test_wrong_setting_is_refused_in_one_line(arch, settings, message):
     with pytest.raises(ValueError, match=message) as error:
         build(arch, settings=settings)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arch", "settings", "idle"),
+    [
+        ("coatnet_resnet", {"coatnet.layout": "CCC", "coatnet.head_dim": 7}, ["coatnet.head_dim"]),
+        ("coatnet_resnet", {"coatnet.layout": "CTT", "coatnet.stride_place": "expand"}, ["coatnet.stride_place"]),
+        ("coatnet_resnet", {"coatnet.layout": "CCCT"}, []),
+        ("cspnet_convnext_resnet", {"convnext.downsample": "resnet"}, ["convnext.downsample"]),
+        ("cspnet_resnest_resnet", {"resnest.avd": "none"}, ["resnest.avd"]),
+        ("gmlp_resnet", {"gmlp.stages": "3,4", "gmlp.ratio": 4}, ["gmlp.stages"]),
+        ("convnext_resnet", {"convnext.init": "trunc", "convnext.layer_scale": 1e-6}, []),
+        ("eca_resnet", {"eca.kernel_size": 5, "resnet.attention_position": "after-add"}, []),
+        ("resnet", {"resnet.depth": 20, "resnet.drop_path": 0.1}, []),
+    ],
+)
+def test_settings_without_effect_are_found(arch, settings, idle):
+    before = torch.get_rng_state()
+    assert without_effect(arch, settings=settings) == idle
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_listing_names_every_method_backbone_and_knob():

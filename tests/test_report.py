@@ -83,6 +83,14 @@ def test_seeds_that_are_compared_are_not_called_unknown_noise():
     assert len(told) == 2
 
 
+def test_runs_that_diverged_are_told(campaign, tmp_path):
+    lost = tmp_path / "runs" / "se_resnet-seed1"
+    lost.mkdir(parents=True)
+    (lost / "diverged").write_text("loss or gradient is not finite at step 280\n")
+    text = make(campaign, tmp_path)
+    assert "- se_resnet-seed1: loss or gradient is not finite at step 280\n" in text.split("### Left out")[1]
+
+
 def test_which_test_judged_is_told():
     few = rows_of("resnet", 60) + rows_of("eca_resnet", 63, jitter=-JITTER)
     many = few + [
@@ -220,7 +228,7 @@ def test_what_is_told_of_one_method_and_of_unequal_seeds(tmp_path):
     unequal = rows_of("resnet", 60, seeds=(0,)) + rows_of("eca_resnet", 61)
     assert opening(analyse(unequal))[0] == "There is no verdict: only one seed of the baseline was run."
     text = make(unequal, tmp_path)
-    assert "- eca_resnet: seeds 1, 2 and 3, with which resnet was not trained: in no difference" in text
+    assert "- eca_resnet: seeds 1, 2 and 3, with which resnet was not trained: left out of the difference" in text
     assert (
         "0, 1, 2 and 3, of which some networks lack a few: a seed sets the first weights, the part held out, and"
         in text

@@ -61,7 +61,7 @@ def test_folds_are_averaged_before_anything_is_compared(tmp_path):
     report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
     text = (tmp_path / "out" / "report.md").read_text()
     assert "## Cross-validation" in text and "mean over 3 folds" in text
-    assert "| runs | 8 of 2 networks, each the mean of 3 folds |" in text
+    assert "| runs | 8, of 2 networks, each the mean of 3 folds |" in text
     assert "n_train + n_val 20000" in text
     assert "val_top1_of_folds" not in text
     assert folds_table(analyse(plain)) is None

@@ -6,12 +6,13 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import locks
 import training
 from checkpoints import TIME_IS_UP, StopSignals
 from tests import processes
-from tests.runs import assert_same, logged, result_of, run, saved_state
+from tests.runs import assert_same, built, logged, result_of, run, saved_state
 from tests.test_signals import start, wait_for_step
 from train import train_all
 
@@ -41,6 +42,15 @@ def test_seeds_of_one_call_are_the_runs_of_as_many(command, tmp_path):
         assert {f.name.split(".")[0] for f in together.iterdir()} == {f.name.split(".")[0] for f in alone.iterdir()}
 
 
+def test_seed_decides_on_weights_held_out_images_and_order(command):
+    first, second = (built(*command(*SMALL, "--seed", seed)) for seed in "12")
+    assert not torch.equal(first.state.net.stem[0].weight, second.state.net.stem[0].weight)
+    assert not torch.equal(first.val.index, second.val.index)
+    # of all images, as the order of different ones would differ anyway
+    first, second = (built(*command(*SMALL, "--seed", seed, "--val-size", "0")) for seed in "12")
+    assert not torch.equal(first.batches.draw(0)["row"], second.batches.draw(0)["row"])
+
+
 def test_seed_that_fails_ends_alone(command, tmp_path, capsys):
     flags = named(command(*SMALL), "run{seed}")
     blocked = tmp_path / "runs" / "run1"
@@ -57,9 +67,10 @@ def test_seed_that_fails_ends_alone(command, tmp_path, capsys):
     assert exit.value.code == 1
     assert "not finite at step 1" in capsys.readouterr().err
     assert not (blocked / "result.json").exists()
+    assert (blocked / "diverged").read_text() == "loss or gradient is not finite at step 1\n"
     assert all((tmp_path / "runs" / f"run{seed}" / "result.json").exists() for seed in (0, 2))
     run(*flags, "--seed", "0", "1", "2")
-    assert (blocked / "result.json").exists()
+    assert (blocked / "result.json").exists() and not (blocked / "diverged").exists()
     assert capsys.readouterr().out.count("is finished") == 2
 
 
@@ -82,7 +93,7 @@ def test_seed_that_another_process_finished_meanwhile_is_left_as_it_is(command, 
 
 @pytest.mark.parametrize(("codes", "code"), [((1, training.HELD_CODE), 1), ((1, 75), 75), ((training.HELD_CODE,), 3)])
 def test_failure_counts_for_more_than_a_run_that_is_held(codes, code):
-    how = {"close": list, "build": list, "on_its_stream": nullcontext}
+    how = {"close": list, "build": list, "turn": nullcontext}
     runs = [SimpleNamespace(**how, train=lambda end=end: ends(end)) for end in codes]
     with pytest.raises(SystemExit) as exit:
         train_all(runs, together=True)

@@ -1,6 +1,10 @@
-"""What a run leaves in its folder, and when a folder is that of another run."""
+"""What a run makes of its flags and leaves in its folder, and when a folder is that of another run."""
 
+import itertools
 import json
+import math
+import os
+import pickle
 import re
 import shutil
 from types import SimpleNamespace
@@ -11,13 +15,40 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import checkpoints
+import engine
 import hub
 import log
 import runfolder
 import training
+from augment import Augment
 from flags import parse_args
+from optimizers import make_schedule
 from tests import processes
-from tests.runs import assert_same, result_of, run, saved_state
+from tests.runs import assert_same, built, result_of, run, saved_state
+
+SMALL = ["--set", "resnet.depth=8", "--set", "resnet.width=4"]
+
+# ------------------------------------------------------------------------------------------------- what flags ask for
+
+
+def test_flags_of_the_recipe_reach_the_step(command):
+    """In two epochs of four steps each."""
+    recipe = "--label-smoothing 0.1 --clip-norm 0.7 --accumulate 5 --ema-decay 0.95"
+    optimizer = "--lr 0.4 --momentum 0.8 --weight-decay 0.03 --schedule linear --warmup-frac 0.25"
+    augment = "--crop-padding 3 --no-flip --cutout 2 --mixup 0.2 --cutmix 0.6"
+    made = built(*command(*SMALL, *f"{recipe} {optimizer} {augment}".split()))
+    assert made.step.recipe == (0.1, 0.7, 5, None)
+    assert made.state.ema_decay == 0.95
+    decayed, kept = made.state.optimizer.param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.03, 0)
+    assert decayed["momentum"] == kept["momentum"] == 0.8
+    assert made.state.rates == make_schedule("linear", 0.4, 2, 8)
+    assert made.batches.augment == Augment(crop_padding=3, flip=False, cutout=2, mixup=0.2, cutmix=0.6)
+
+
+def test_scale_of_crops_reaches_the_batches(command):
+    assert built(*command(*SMALL, "--crop-scale", "0.5")).batches.augment == Augment(crop_scale=0.5)
+
 
 # --------------------------------------------------------------------------------------------------- what a run leaves
 
@@ -91,6 +122,7 @@ def test_a_run_leaves_everything(command, tmp_path, capsys):
     assert [row["step"] for row in result["curve"]] == [4, 8]
     assert rates[8] == pytest.approx(result["curve"][-1]["lr"], abs=1e-9)
     assert result["train_imgs_per_s"] * result["train_s"] == pytest.approx(8 * 20)
+    assert sum(4 * 20 / row["train_imgs_per_s"] for row in result["curve"]) == pytest.approx(result["train_s"])
     assert events.Scalars("test/top1")[-1].value == pytest.approx(result["top1"])
     assert "_hparams_/experiment" in events.summary_metadata
 
@@ -219,8 +251,7 @@ def test_fold_takes_the_place_of_the_validation_part(command, tmp_path, capsys):
     [(["64"], None), (["65"], 0.08), (["65", "--crop-scale", "0"], None), (["64", "--crop-scale", "0.5"], 0.5)],
 )
 def test_crop_depends_on_the_size(command, tmp_path, flags, crop_scale):
-    small = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "1"]
-    run(*command("--image-size", *flags, *small))
+    run(*command("--image-size", *flags, *SMALL, "--max-steps", "1"))
     assert result_of(tmp_path / "runs" / "run")["crop_scale"] == crop_scale
 
 
@@ -244,3 +275,55 @@ def test_hparams_have_the_same_names_in_every_run(command):
         names.append([info.name for info in content.experiment.hparam_infos])
     assert names[0] == names[1]
     assert {"arch", "settings", "lr", "seed", "params", "macs"} <= set(names[0])
+
+
+# -------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_checkpoint_round_trip_keeps_the_one_before(tmp_path):
+    path = tmp_path / "last.pt"
+    for step in (1, 2):
+        checkpoints.save_checkpoint(path, {"step": step, "weights": torch.arange(5)})
+    assert checkpoints.load_checkpoint(path)["step"] == 2
+    assert checkpoints.load_checkpoint(tmp_path / "last.pt.previous")["step"] == 1
+    assert sorted(os.listdir(tmp_path)) == ["last.pt", "last.pt.previous"]
+
+
+def flip_a_byte(content):
+    at = content.index(torch.arange(100.0).numpy().tobytes()) + 20
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda c: b"", lambda c: c[: len(c) // 2], flip_a_byte, lambda c: b"some text", pickle.dumps],
+    ids=["empty", "truncated", "flipped", "text", "pickle"],
+)
+def test_damaged_checkpoint_is_refused_by_name(tmp_path, damage):
+    path = tmp_path / "last.pt"
+    checkpoints.save_checkpoint(path, {"weights": torch.arange(100.0)})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"last\.pt is not a readable checkpoint"):
+        checkpoints.load_checkpoint(path)
+
+
+class Payload:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_pickled_code_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weights": Payload()}, "bad.pt")
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        checkpoints.load_checkpoint("bad.pt")
+    assert not os.path.exists("executed")
+
+
+def test_bad_numbers_do_not_take_the_place_of_a_good_checkpoint(command, tmp_path, capsys, monkeypatch):
+    loss_of, steps = engine.loss_of, itertools.count(1)
+    monkeypatch.setattr(engine, "loss_of", lambda *args: loss_of(*args) + (math.nan if next(steps) == 3 else 0))
+    with pytest.raises(SystemExit):
+        run(*command(*SMALL, "--save-every", "1"))
+    assert "not finite at step 3" in capsys.readouterr().err
+    assert saved_state(tmp_path / "runs" / "run")["step"] == 2

@@ -56,7 +56,10 @@ class AutocastInFloat32(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func not in PRODUCTS or not (torch.is_autocast_enabled("cpu") or args[0].dtype == torch.bfloat16):
+        if func not in PRODUCTS:
+            return func(*args, **kwargs)
+        dtype = next(iter((*args, *kwargs.values()))).dtype
+        if dtype != torch.bfloat16 and not (dtype == torch.float32 and torch.is_autocast_enabled("cpu")):
             return func(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
             return func(*map(rounded, args), **{name: rounded(value) for name, value in kwargs.items()}).bfloat16()

@@ -30,7 +30,8 @@ class Pointwise(nn.Conv2d):
 @leaf
 def pointwise(x, weight, bias):
     """The 1x1 F.conv2d: (B, in_ch, H, W), (out_ch, in_ch, 1, 1), (out_ch,) or None -> (B, out_ch, H, W)."""
-    if kernels is None or not kernels.takes(x):
+    n_out = x.numel() // x.shape[1] * len(weight)  # numbers of the output and of its gradient
+    if kernels is None or not kernels.takes(x) or n_out > kernels.MAX_NUMEL:
         return F.conv2d(x, weight, bias)
     rows = x.permute(0, 2, 3, 1)  # (B, H, W, in_ch)
     weight = weight.permute(0, 2, 3, 1).flatten(1)  # (out_ch, in_ch), whose gradient comes back channels-last

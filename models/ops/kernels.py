@@ -39,7 +39,14 @@ def is_usable(device_index):
 
 def takes(x):
     """Whether the kernels compute maps like x: on a GPU, in a precision of DTYPES, with offsets of 32 bits."""
-    return x.is_cuda and x.dtype in DTYPES and 0 < x.numel() < MAX_NUMEL and is_usable(x.device.index)
+    return (
+        x.is_cuda and x.dtype in DTYPES and x.numel() > 0 and last_offset(x) < MAX_NUMEL and is_usable(x.device.index)
+    )
+
+
+def last_offset(x):
+    """Of x's numbers, in its memory: of a slice of channels it is larger than their count says."""
+    return sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
 
 
 def launcher(kernel):
