@@ -15,11 +15,12 @@ import torch.nn.functional as F
 class Augment:
     """What is drawn for each training image, in pixels and rates; 0 turns a part off.
 
-    crop_padding: pixels by which the crop may move, borders reflected. flip: mirrors each image with probability 1/2. cutout: side of
-    the square that is set to the mean (DeVries and Taylor 2017). mixup, cutmix: the alpha of their Beta(alpha, alpha)
-    (Zhang et al. 2018; Yun et al. 2019); with both, each batch takes one of them. crop_scale: the least share of the
-    image's area that a crop is resized from (Szegedy et al. 2015, with 0.08), in place of the padded crop. Departures
-    there: the crop is taken from the square that was decoded, and its shape is drawn from those that fit its area.
+    crop_padding: pixels by which the crop may move, borders reflected. flip: mirrors each image with probability 1/2. cutout:
+    side of the square that is set to the mean (DeVries and Taylor 2017). mixup, cutmix: the alpha of their Beta(alpha, alpha)
+    (Zhang et al. 2018; Yun et al. 2019); with both, each batch takes one of them. The middle image of an odd batch stays as it
+    is. crop_scale: the least share of the image's area that a crop is resized from (Szegedy et al. 2015, with 0.08), in place
+    of the padded crop. Departures there: the crop is taken from the square that was decoded, and its shape is drawn from those
+    that fit its area.
     """
 
     crop_padding: int = 4
@@ -37,16 +38,12 @@ class TrainBatches:
     `at`, a number on the device, from these buffers alone, so that a CUDA graph can replay it. batch_size is global: every
     process takes an equal slice of each batch, and what does not fill a batch is left out of the epoch. balanced: each class
     comes equally often in an epoch, images of small ones again and again. Raises ValueError if the processes do not divide
-    the batch, if an odd batch is to be mixed, the split does not fill one, or a class that is to come has no image.
+    the batch, the split does not fill one, or a class that is to come has no image.
     """
 
     def __init__(self, split, batch_size, augment, mean, std, n_classes, seed, rank=0, world_size=1, balanced=False):
         if batch_size % world_size:
             raise ValueError(f"--batch-size {batch_size} is not a multiple of the {world_size} processes")
-        if batch_size % 2 and (augment.mixup or augment.cutmix):
-            raise ValueError(
-                f"--mixup and --cutmix mix the images of a batch in pairs: --batch-size {batch_size} is odd"
-            )
         if len(split) < batch_size:
             raise ValueError(f"{len(split)} training images do not fill a batch of {batch_size}: lower --batch-size")
         if augment.crop_padding >= split.image_size and not augment.crop_scale:

@@ -39,7 +39,10 @@ class Board:
         self.name_of, self.arch_of = name_of, arch_of
         first = seeds[:1] if best else seeds
         self.left = {(run, seed): None for seed in first for run in runs}  # not known to be finished, in order
-        self.done, self.seen, self.held_at, self.passed = {}, {}, {}, set()
+        self.done = {}  # (run, seed), in the order in which they were found finished
+        self.seen = {}  # what locks.py remembers of the holders of claims
+        self.held_at = {}  # (run, seed) -> when another process held it, and whether that is alive; None: not known yet
+        self.passed = set()  # (run, seed) that this process gave back unfinished
         self.busy = 0  # runs that threads of this process train
         self.undecided = {}  # architecture -> its runs, whose best are not known yet
         if best:
@@ -82,21 +85,22 @@ class Board:
         """The next run to train; None if there is none, and [] if there may be one later."""
         with self.mutex:
             self.decide()
-            for all_of_them in (False, True):
+            for look_at_held in (False, True):  # a second time at those that others held a moment ago
                 for run, seed in list(self.left):
-                    taken = self.try_to_take(run, seed, all_of_them)
+                    taken = self.try_to_take(run, seed, look_at_held)
                     if taken:
                         self.busy += 1
                         return taken
             unknown = any(alive is None and entry not in self.passed for entry, (_, alive) in self.held_at.items())
             return [] if unknown or (self.undecided and self.busy) else None
 
-    def try_to_take(self, run, seed, all_of_them):
+    def try_to_take(self, run, seed, look_at_held):
+        """The claims on a run: of one seed, or of all that are left if they train together. None if there is none to have."""
         now, taken = time.monotonic(), Taken(run, [])
         for other in self.seeds if self.together else [seed]:
             entry = run, other
             held_at, _ = self.held_at.get(entry, (float("-inf"), True))
-            if entry not in self.left or entry in self.passed or (now - held_at < LOOK_AGAIN_S and not all_of_them):
+            if entry not in self.left or entry in self.passed or (now - held_at < LOOK_AGAIN_S and not look_at_held):
                 continue
             if self.settle(entry) or self.has_failed(*entry):
                 continue

@@ -93,7 +93,8 @@ def changes(conditions):
     for name in shared_methods(conditions):
         results = [each.methods[name] for each in conditions if name in each.methods]
         words = [word for word, _ in groupby(result.word for result in results if result.word)]
-        signs = {np.sign(result.mean) for result in results if abs(result.mean) > result.half and not result.unstable}
+        clear = [result for result in results if not (result.unstable or abs(result.mean) <= result.half)]
+        signs = {np.sign(result.mean) for result in clear}  # with one seed, which has no interval, of every mean
         what = ["from " + " to ".join(words)] if len(words) > 1 else []
         what += ["its mean changes sign"] if len(signs) > 1 else []
         if what:

@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from budgets import shared_methods, what_differs
-from noise import not_undercut
+from noise import NEAR, learned, not_undercut
 from pictures import pair_charts
 from rows import COSTS, SUPERCLASSES
 from tables import pm, superclass_table
@@ -17,11 +17,11 @@ from tables import pm, superclass_table
 LOOKS = {
     "helps": ("#009E73", "^"),
     "no better than widening": ("#E69F00", "s"),
-    "better than narrowing": ("#F0E442", "D"),
+    "better than narrowing": ("#CC79A7", "D"),
     "no evidence": ("#0072B2", "o"),
     "hurts": ("#D55E00", "v"),
     "unstable": ("#56B4E9", "X"),
-    "": ("#CC79A7", "P"),
+    "": ("#666666", "P"),
 }
 CHART_SIZE = (12.3, 5.7)  # inches: what a slide leaves below its title
 NEAREST = 15  # pixels from a point to its label
@@ -150,15 +150,18 @@ def draw_cost(figure, results, cost):
     points, texts, line = [], [], []
     ax.set_xscale("log")
     for backbone, curve in results.curves.items():
-        curve = not_undercut([net for net in curve if net.can_compare(cost)], cost)
+        curve = not_undercut([net for net in curve if net.can_compare(cost) and learned(net, net.seeds)], cost)
         if not curve:
             continue
-        x = [net.costs[cost] * scale for net in curve]
+        x = np.array([net.costs[cost] * scale for net in curve])
         y, half = np.transpose([(results.top1(net).mean, results.top1(net).half) for net in curve])
-        ax.fill_between(x, y - half, y + half, color="black", alpha=0.12, linewidth=0)
-        ax.plot(x, y, color="black", marker="o", linewidth=2)
-        along, at = np.linspace(0, len(x) - 1, 60 * len(x)), range(len(x))
-        line += list(zip(np.exp(np.interp(along, at, np.log(x))), np.interp(along, at, y), strict=True))
+        for near in np.split(np.arange(len(x)), np.flatnonzero(x[1:] > NEAR * x[:-1]) + 1):
+            ax.fill_between(x[near], (y - half)[near], (y + half)[near], color="black", alpha=0.12, linewidth=0)
+            ax.plot(x[near], y[near], color="black", marker="o", linewidth=2)
+            along = np.linspace(near[0], near[-1], 60 * len(near))
+            line += list(
+                zip(np.exp(np.interp(along, near, np.log(x[near]))), np.interp(along, near, y[near]), strict=True)
+            )
         points += [(*point, "black") for point in zip(x, y, strict=True)]
         whose = f"{backbone}, " if len(results.curves) > 1 else ""
         texts += [f"{whose}width {net.width}" if net.settings else backbone for net in curve]

@@ -67,7 +67,7 @@ CLASSICS="linear lenet alexnet vgg16 vgg19 googlenet resnet resnet18 multiscale_
 case "$PRESET" in
     methods)
         ARCHS="${ARCHS-$(printf '%s_resnet ' $ALL_METHODS) $COMBINATIONS}"
-        WIDTHS="${WIDTHS-24 32 12 8}" # of the widening curve, besides 16; they train first, to judge by
+        WIDTHS="${WIDTHS-24 32 12 8}" # of the widening curve, besides 16, neighbours at most 1.5 times apart; they train first, to judge by
         runs="resnet $(for width in $WIDTHS; do echo "resnet:resnet.width=$width"; done) $ARCHS"
         recipe=""
         ;;

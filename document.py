@@ -152,7 +152,10 @@ def budgets_text(conditions, chart):
     if len(conditions) < 2:
         return ""
     told = changes(conditions)
-    changed = "\n".join(f"- {name}: {what}" for name, what in told) or "No verdict and no sign changes."
+    changed = (
+        "\n".join(f"- {name}: {what}" for name, what in told)
+        or "No verdict changes, and no mean changes its sign beyond its interval."
+    )
     intro = (
         f"Points of top-1 over the baseline with the same {what_differs(conditions)}: mean ± 95% interval, and the verdict there. "
         "The chart leaves out unstable methods. The rest of this report is about the last column."

@@ -1,13 +1,13 @@
 """The training step, an epoch of steps, and exact evaluation.
 
 The step is a function of state on the device alone: a counter there selects the batch's draws and the learning rate, so that
-no value has to come from the host. A CPU calls it; a GPU warms it up, captures it once as a CUDA graph and replays that.
+no value has to come from the host, and a GPU can replay it (capture.py).
 `net` is the raw module; `model` is the same network as it is trained: compiled, wrapped in DistributedDataParallel.
 """
 
 import copy
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import torch
 import torch.distributed as dist
@@ -19,8 +19,6 @@ from optimizers import CAPTURABLE
 
 MAX_SKIPPED = 20  # consecutive updates that fp16 may skip while the loss scale is halved, from 2**16 to 2**-4
 ECE_BINS = 15  # as Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
-WARM_UPS = 3  # steps before a capture, in which libraries choose their kernels
-DDP_WARM_UPS = 11  # those that DistributedDataParallel needs, by PyTorch's notes on CUDA graphs
 
 
 def amp_dtype(choice, device):
@@ -179,7 +177,7 @@ def train_step(state, model, imgs, targets, label_smoothing=0.0, clip_norm=0.0, 
     Where a loss or gradient is not finite the update is skipped, and so are all later ones (fp16: once more than
     state.tolerance steps in a row were bad). No value leaves the device for this: a bad loss turns the process's gradients to
     nan, the sum over the processes spreads them to all, and the scaler skips the update. The statistics of batch norms go back
-    as well, where training may go on.
+    as well (but not their counts), where training may go on.
     """
     state.rate.copy_(state.rate_table.gather(0, state.t.clamp(max=len(state.rates) - 1).view(1)).view(()))
     before = [buffer.clone() for buffer in state.statistics]
@@ -188,9 +186,10 @@ def train_step(state, model, imgs, targets, label_smoothing=0.0, clip_norm=0.0, 
     norm = nn.utils.get_total_norm([p.grad for p in state.net.parameters() if p.grad is not None])
     if clip_norm:
         nn.utils.clip_grads_with_norm_(state.net.parameters(), clip_norm, norm)
-    state.n_bad.add_(1).masked_fill_(norm.isfinite(), 0)
+    healthy = norm.isfinite()
+    state.n_bad.add_(1).masked_fill_(healthy, 0)
     for buffer, old in zip(state.statistics, before, strict=True):
-        buffer.copy_(torch.where(norm.isfinite(), buffer, old))
+        buffer.copy_(torch.where(healthy, buffer, old))
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
@@ -246,97 +245,6 @@ def update_average(ema, net, decay, n_updates):
         torch._foreach_add_(averages, torch._foreach_mul(values, 1 - decay))
         if whole:
             torch._foreach_copy_(*map(list, zip(*whole, strict=True)))
-
-
-class Step:
-    """A training step of a run: () -> None. Where `captured`, its first call captures it and later ones replay it.
-
-    What cannot be captured is called, and `say` gets one line that says why.
-    """
-
-    def __init__(self, state, model, batches, label_smoothing=0.0, clip_norm=0.0, accumulate=1, class_weights=None,
-                 captured=False, say=print):  # fmt: skip
-        self.state, self.model, self.batches, self.say = state, model, batches, say
-        self.recipe = label_smoothing, clip_norm, accumulate, class_weights
-        self.graph, self.generator = None, None
-        self.captured = captured and state.device.type == "cuda"
-        self.n_warm_ups = DDP_WARM_UPS if is_parallel() else WARM_UPS
-        if self.captured and not state.reads_rate_on_device:
-            self.give_up(f"{type(state.optimizer).__name__} needs values on the host")
-
-    def give_up(self, reason):
-        self.captured = False
-        self.say(f"the training step is not captured as a CUDA graph, and slower: {reason}")
-
-    def __call__(self):
-        state = self.state
-        if self.captured and self.graph is None:
-            self.capture()
-        # dropped paths differ from step to step and process to process, and a resumed run draws the same ones again
-        seed = hash((self.batches.seed, state.step, state.rank)) % 2**63
-        if self.graph:
-            self.generator.manual_seed(seed)
-            self.graph.replay()
-        else:
-            if not state.reads_rate_on_device:
-                for group in state.optimizer.param_groups:
-                    group["lr"] = state.rates[state.step]
-            torch.manual_seed(seed)
-            self.compute()
-        state.step += 1
-
-    def compute(self):
-        """The whole step, from the counter on the device to the counter on the device."""
-        imgs, targets = self.batches.batch(self.state.t % self.batches.steps_per_epoch)
-        train_step(self.state, self.model, imgs, targets, *self.recipe)
-
-    def capture(self):
-        """Runs the step a few times, as libraries choose their kernels then, captures it, and puts everything back."""
-        state = self.state
-        is_new = not state.optimizer.state  # Adam creates its state in its first step
-        tensors = state.tensors() + ([] if is_new else optimizer_tensors(state.optimizer))
-        before = [value.clone() for value in tensors]
-        self.generator = torch.Generator(state.device)
-        graph = torch.cuda.CUDAGraph()
-        problem = None
-        with drawing_from(self.generator, state.device):
-            for _ in range(self.n_warm_ups):
-                self.compute()
-            torch.cuda.synchronize()
-            try:
-                with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):
-                    self.compute()
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                problem = str(error).splitlines()[0]
-        if is_new:
-            for value in optimizer_tensors(state.optimizer):
-                value.zero_()
-        with torch.no_grad():
-            for value, old in zip(tensors, before, strict=True):
-                value.copy_(old)
-        if problem:
-            state.optimizer.zero_grad(set_to_none=True)
-            self.give_up(problem)
-        else:
-            self.graph = graph
-
-
-def optimizer_tensors(optimizer):
-    return [v for values in optimizer.state.values() for v in values.values() if isinstance(v, torch.Tensor)]
-
-
-@contextmanager
-def drawing_from(generator, device):
-    """Random numbers of the device come from this generator: a graph that is captured here reads its seed at each replay."""
-    default = torch.cuda.default_generators[device.index]
-    before = default.graphsafe_get_state()
-    default.graphsafe_set_state(generator.graphsafe_get_state())
-    try:
-        yield
-    finally:
-        default.graphsafe_set_state(before)
 
 
 def train_epoch(step, epoch, last_step):

@@ -5,6 +5,7 @@ control groups, /proc or glibc.
 """
 
 import ctypes
+import gc
 import math
 import os
 import re
@@ -74,6 +75,15 @@ def keep_freed_memory():
         return
     for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
         mallopt(parameter, 2**31 - 1)
+
+
+def empty_caches():
+    """Gives back what finished runs have left on the GPU."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def peak_memory_mb(device):

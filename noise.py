@@ -32,7 +32,7 @@ POWER = 0.8  # chance of finding the smallest detectable difference
 FEWEST_NETWORKS, FEWEST_SEEDS = 8, 3  # below these each comparison keeps its own noise
 FITTED = 0.15  # the prior is fitted to this quantile of the log variances and to its mirror image, 1 - FITTED
 LOSES_PRIOR = 0.15  # tail probability below which a network's noise begins to count as its own
-NEAR = 2.5  # neighbouring widths whose costs differ more are not joined: the true curve bends too far between them
+NEAR = 2.5  # times: between widths whose costs differ more, a straight line says too little of the curve
 FASTER = 0.1  # a width stays on the curve if it takes less time than a wider one by this fraction, as times are noisy
 TRIMMED = 0.2  # fraction of the networks left out at either end when a seed's effect is estimated
 
@@ -240,7 +240,9 @@ class Gap:
 
     mean: float = math.nan
     half: float = math.nan
+    p: float = math.nan  # two-sided, of no distance
     why: str = ""
+    p_holm: float = math.nan  # among all methods and costs of a report
 
     @property
     def above(self):
@@ -252,16 +254,16 @@ class Gap:
 
 
 def widening_curve(nets, baseline):
-    """The widths of a backbone that learned with all of the baseline's seeds, narrowest first."""
+    """The widths of a backbone that were trained with all of the baseline's seeds, narrowest first."""
+    widths = [net for net in nets if net.on_curve and net.backbone == baseline.backbone]
     return sorted(
-        (net for net in nets if net.on_curve and net.backbone == baseline.backbone and learned(net, baseline.seeds)),
-        key=lambda net: net.costs["parameters"],
+        (net for net in widths if set(baseline.seeds) <= set(net.seeds)), key=lambda net: net.costs["parameters"]
     )
 
 
 def learned(net, seeds):
-    """Whether a net was trained with all of these seeds and ended at chance with none."""
-    return all(seed in net.runs and not at_chance(net.runs[seed]) for seed in seeds)
+    """Whether a net ended at chance with none of these seeds."""
+    return not any(at_chance(net.runs[seed]) for seed in seeds)
 
 
 def not_undercut(curve, cost):
@@ -284,7 +286,12 @@ def curve_weights(costs, cost):
 
 
 def gap_to_curve(net, curve, cost, noise):
-    """A method's Gap: its top-1 minus the curve's at the same cost. The interval covers the noise of both."""
+    """A method's Gap: its top-1 minus the curve's at the same cost. The interval covers the noise of both.
+
+    Between widths whose costs differ more than NEAR times the straight line lies too far below the true curve: there it can
+    only show that a method is below.
+    """
+    curve = [point for point in curve if learned(point, noise.seeds)]
     if len(curve) < 2:
         return Gap(why="no widening curve")
     if not net.can_compare(cost):
@@ -296,11 +303,10 @@ def gap_to_curve(net, curve, cost, noise):
     weights = curve_weights([point.costs[cost] for point in points], net.costs[cost])
     if weights is None:
         return Gap(why="outside the curve")
-    joined = [point.costs[cost] for point, weight in zip(points, weights, strict=True) if weight]
-    if max(joined) > NEAR * min(joined):
-        return Gap(why="no width near it")
     distance = noise.estimate((net, 1), *zip(points, -weights, strict=True))
-    return Gap(distance.mean, distance.half)
+    gap = Gap(distance.mean, distance.half, distance.p)
+    neighbours = [point.costs[cost] for point, weight in zip(points, weights, strict=True) if weight]
+    return Gap(why="no width near it") if max(neighbours) > NEAR * min(neighbours) and not gap.below else gap
 
 
 # --------------------------------------------------------------------------------------------------------- interactions

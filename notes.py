@@ -128,10 +128,10 @@ def modules_of(nets):
 RULE = f"""\
 - *helps*: above the baseline (Holm-corrected p < {ALPHA}), above the widening curve at one cost or more (the interval lies above 0), and below it at none (no interval lies below 0). A method that cannot be compared with a widening curve is judged against the baseline alone; its remark says so.
 - *no better than widening*: above the baseline, but above the widening curve at no cost, or below it at some cost.
-- *better than narrowing*: below the baseline (Holm-corrected p < {ALPHA}), but above the widening curve at one cost or more: a narrower backbone of that cost loses more. At another cost it may be below the curve; lists and remarks say at which.
-- *hurts*: below the baseline, and above the widening curve at no cost.
+- *better than narrowing*: below the baseline (Holm-corrected p < {ALPHA}), but above the widening curve at one cost or more that it saves (Holm-corrected over all methods and costs), and below it at none: a narrower backbone of that cost loses more.
+- *hurts*: below the baseline, and not better than narrowing.
 - *unstable*: with some seeds, but not all, the method or the baseline ended no better than guessing. The mean would mix two outcomes, so the method gets no other verdict and is left out of costs, power and superclasses. It still counts in Holm's correction.
-- *no evidence*: everything else. If a method is above the curve at some cost, its remark says so.
+- *no evidence*: everything else. If a method is above or below the curve at some cost, its remark says so.
 - no verdict: with a single seed; for a method that was not trained with all of the baseline's seeds, unless it is unstable; and for every method if the baseline itself ended at chance, because the budget was then too short."""
 
 NOISE = f"""\
@@ -141,7 +141,7 @@ Three seeds say little about the noise of one network, but the networks of a com
 def noise_text(results):
     """NOISE, and which of its two tests the verdicts here come from."""
     tests = {bool(results.noise_of(result.seeds).moderated) for result in results.judged}
-    used = {True: "the moderated noise", False: "paired t-tests"}
+    used = {True: "the moderated noise, except as remarks say", False: "paired t-tests"}
     return f"{NOISE} The verdicts here use {used[tests.pop()]}." if len(tests) == 1 else NOISE
 
 
@@ -189,8 +189,8 @@ The test was chosen by simulation. Each simulated report compares 15 or 7 method
 
 DETECTABLE = f"Holm's correction covers {{judged}} and becomes stricter with each method that is added. *Detectable*: a true difference of this size is found with a probability of {POWER:.0%} at this noise and Holm's strictest level, {ALPHA} / {{m}} (noncentral t)."
 EQUAL_COST = f"""\
-Points of top-1 over the plain backbone at the same cost: mean ± 95% interval, not corrected for multiple comparisons. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost); the interval covers the noise of both. A straight line lies below a curve that flattens, which favours the methods; so widths that differ more than {NEAR:g} times in a cost are not joined. Outside the trained widths there is no comparison. Training time is the measured time per training image, taken as exact. A width that takes at least {1 - FASTER:.0%} of a wider one's time is left out of the curve."""
-NO_CURVE = "There is no comparison: no second width of the backbone (`resnet.width`) was trained with all of its seeds."
+Points of top-1 over the plain backbone at the same cost: mean ± 95% interval, not corrected for multiple comparisons. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost); the interval covers the noise of both. A straight line lies below a curve that flattens, which favours the methods; so between widths that differ more than {NEAR:g} times in a cost only a method below the line is compared. Outside the trained widths, and with a width that ended at chance, there is no comparison. Training time is the measured time per training image, taken as exact. A width that takes at least {1 - FASTER:.0%} of a wider one's time is left out of the curve."""
+NO_CURVE = "There is no comparison: no second width of the backbone (`resnet.width`) learned with all of its seeds."
 
 
 # ------------------------------------------------------------------------------------------ where the numbers come from
@@ -326,11 +326,15 @@ def left_out_text(results):
             why = f"with which {r.reference.name} was not trained: left out of the difference"
             lines.append(f"{r.net.name}: {which}, {why}")
     for net in results.nets:
-        if net.on_curve and net not in results.curves.get(net.backbone, ()):
-            lost = sorted(seed for seed, run in net.runs.items() if at_chance(run))
-            with_lost = f"ended at chance with seed{'s' * (len(lost) > 1)} {in_list(lost)}"
-            why = with_lost if lost else f"was not trained with all seeds of {net.backbone}"
-            lines.append(f"{net.name}: not in the widening curve, because it {why}")
+        curve = results.curves.get(net.backbone, ())
+        lost = sorted(seed for seed, run in net.runs.items() if at_chance(run))
+        if net.on_curve and net not in curve:
+            lines.append(
+                f"{net.name}: not in the widening curve, because it was not trained with all seeds of {net.backbone}"
+            )
+        elif net in curve and net.settings and lost:
+            which = f"seed{'s' * (len(lost) > 1)} {in_list(lost)}"
+            lines.append(f"{net.name}: not in the widening curve, because it ended at chance with {which}")
     return lines + results.diverged
 
 

@@ -27,14 +27,13 @@ OPTIMIZERS = {  # momentum is beta1 of the Adam family
     "adagrad": lambda groups, lr, momentum: torch.optim.Adagrad(groups, lr, fused=not on_gpu(groups)),
     "adafactor": adafactor,
 }
-DECAYED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 CAPTURABLE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # whose steps read the learning rate on the device
 
 
 def make_optimizer(name, net, lr, momentum, weight_decay):
     """One of OPTIMIZERS over what is not frozen in the net. Only weights of convolutions and linear layers decay: norms,
     biases, layer scales, position tables and the like do not."""
-    decayed = {id(module.weight) for module in net.modules() if isinstance(module, DECAYED)}
+    decayed = {id(module.weight) for module in net.modules() if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))}
     decayed |= {id(module.in_proj_weight) for module in net.modules() if isinstance(module, nn.MultiheadAttention)}
     trained = [p for p in net.parameters() if p.requires_grad]
     groups = [

@@ -1,6 +1,6 @@
 """Scores the test set with two trained networks and writes pair.npz, from which report.py draws them.
 
-    python pair.py runs/compare                                                    # the method of the highest gain, and its baseline
+    python pair.py runs/compare                                                    # the best method and its baseline
     python pair.py runs/compare/eca_resnet-seed0 runs/compare/resnet-seed0         # two runs
     python pair.py runs/compare --data-dir ~/cifar100                              # without access to the hub
 

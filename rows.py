@@ -174,9 +174,13 @@ def read_results(folder):
 
 
 def diverged_below(folder):
-    """['hornet_resnet-seed1: loss or gradient is not finite at step 280: ...']: runs that have no result for that reason."""
-    notes = sorted(path for path in Path(folder).rglob("diverged") if not (path.parent / "result.json").exists())
-    return [f"{path.parent.name}: {path.read_text().strip()}" for path in notes]
+    """['hornet_resnet-seed1: loss or gradient is not finite at step 280']: runs that have no result for that reason."""
+    notes = [path for path in sorted(Path(folder).rglob("diverged")) if path.is_file()]
+    return [
+        f"{path.parent.name}: {path.read_text().strip()}"
+        for path in notes
+        if not (path.parent / "result.json").exists()
+    ]
 
 
 def settings_of(row):
@@ -411,7 +415,7 @@ def flags_of(net):
     may_be_large = (
         recipe["dataset"] == "folder" if recipe.get("image_size") is None else recipe["image_size"] > PADDED_UP_TO
     )
-    if may_be_large and "crop_scale" in recipe and recipe["crop_scale"] is None:  # which is not what such images get
+    if may_be_large and "crop_scale" in recipe and recipe["crop_scale"] is None:  # padded crops, not the default there
         recipe["crop_scale"] = 0
         told.append("crop_scale")
     always = [name for name in ("epochs", "val_size", "lr", "weight_decay") if recipe.get(name) is not None]

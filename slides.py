@@ -231,7 +231,9 @@ def cost_notes(results):
 
 
 def budget_notes(conditions):
-    told = [f"{name}: {what}" for name, what in changes(conditions)] or ["No verdict and no sign changes."]
+    told = [f"{name}: {what}" for name, what in changes(conditions)] or [
+        "No verdict changes, and no mean changes its sign beyond its interval."
+    ]
     return "\n".join([*told, *("; ".join(row) for row in budget_table(conditions))])
 
 

@@ -137,11 +137,11 @@ All recipes share: {shared}.
 """
 
 
-def report_recipes(rows, out):
+def report_recipes(rows, out, diverged=()):
     """Writes recipes.md and prints its table: each network's top-1 on the validation split under each recipe.
 
-    A recipe is named by the settings that differ between the runs. Refuses runs that held nothing out: a recipe chosen on
-    the test set would bias what is then measured there.
+    diverged: lines on runs without a result. A recipe is named by the settings that differ between the runs. Refuses runs that
+    held nothing out: a recipe chosen on the test set would bias what is then measured there.
     """
     if any(row["val_top1"] is None for row in rows):
         refuse("recipes are compared on held-out images, and some of these runs watched the test set (--val-size 0)")
@@ -163,6 +163,8 @@ def report_recipes(rows, out):
         shared=in_words({name: value for name, value in recipes[0].items() if name not in differ}),
         origins="\n".join(f"- {what}: {values}" for what, values in origins(rows)),
     )
+    if diverged:
+        text += "\nWithout a result:\n\n" + "".join(f"- {line}\n" for line in diverged)
     (out / "recipes.md").write_text(text)
     for arch, table in tables.items():
         print(f"{arch}\n{table}\n")

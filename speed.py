@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import capture
 import checkpoints
 import engine
 import latency
@@ -62,10 +63,12 @@ class Stepper:
         self.batches = TrainBatches(split, batch_size, drawn, [128.0] * 3, [64.0] * 3, num_classes, seed=0)
         self.batches.begin(0)
         model = torch.compile(self.net) if compiled else self.net
-        self.step = engine.Step(state, model, self.batches, clip_norm=5.0, accumulate=accumulate, captured=True)
+        self.step = capture.Step(state, model, self.batches, clip_norm=5.0, accumulate=accumulate, captured=True)
         self.imgs = normalize(split.images, self.batches.mean, self.batches.std)
         self.amp = amp
         self.stream = torch.cuda.Stream() if device.type == "cuda" else None
+        if self.stream:
+            self.stream.wait_stream(torch.cuda.current_stream())
 
     def train(self):
         with torch.cuda.stream(self.stream):

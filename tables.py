@@ -192,8 +192,8 @@ def interaction_table(results):
 
 
 def superclass_table(found):
-    """One row per superclass, one column per method; cells that may be noise are empty, and rows of such are left out. None if
-    all are."""
+    """One row per superclass, one column per method; cells that may be noise are empty, and superclasses without others are
+    left out. None if all may be noise."""
     if found is None or not found.readable.any():
         return None
     cells = np.where(found.readable, np.char.mod("%+.1f", found.differences), "")
@@ -339,7 +339,6 @@ def cost_sentence(results):
         return "No method was trained with all of its baseline's seeds, so none is judged at equal cost."
     if not gaps:
         return "No method could be compared with a ResNet of another width, which may do as well."
-    best, cost, net = max(gaps, key=lambda entry: entry[0].mean)
     compared = [result for result in results.judged if result.has_curve]
     above, below = (sum(bool(r.where(side)) for r in compared) for side in ("above", "below"))
     methods = f"{len(compared)} method{'s' * (len(compared) > 1)}"
@@ -347,11 +346,12 @@ def cost_sentence(results):
         f"{methods} can be compared with a ResNet of equal cost. Above it at one cost or more: {above}; below it at one or more: "
         f"{below}."
     )
-    if not best.above:
+    if not above:
         return counts
+    best, cost, net = max((entry for entry in gaps if entry[0].above), key=lambda entry: entry[0].mean)
     largest = f"{readable(net)} at equal {cost}: {pm(best.mean, best.half, '+')} points."
     if len(gaps) == 1:
-        return f"{counts} The difference is {largest}"
+        return f"{counts} {largest}"
     return (
         f"{counts} The largest of these {len(gaps)} differences is {largest} As the largest of many, it is likely an "
         "overestimate."
@@ -381,7 +381,7 @@ def verdict_lists(results):
 def with_reason(result):
     """A method with its difference, and what speaks for it in spite of a significant loss."""
     named = f"{readable(result.net)} {interval(result.estimate, '+')}"
-    if result.word == "better than narrowing":
+    if result.direction < 0 and result.where("above"):
         sides = [
             f"{side} a ResNet at equal {in_list(result.where(side))}"
             for side in ("above", "below")

@@ -27,6 +27,7 @@ def train_all(runs, together):
     """Trains the runs, all of them together or one after the other. If a run fails or another process holds it, the others go on;
     an interruption or a mistake in the flags ends all. If one did not finish, this ends the program with its exit code: of
     several the largest, but a failure counts for more than a run that is held."""
+    import machine
     import training
 
     codes, goes_on = [], (1, training.HELD_CODE)
@@ -47,6 +48,7 @@ def train_all(runs, together):
             for run in built:
                 run.n_together = len(built)
             ends = training.in_turns([run.train() for run in built], [run.turn for run in built])
+        machine.empty_caches()
         codes += [end.code for end in ends if isinstance(end, SystemExit)]
         if any(code not in goes_on for code in codes):
             break
@@ -83,6 +85,9 @@ def main(args):
     stop = checkpoints.StopSignals(60 * args.max_minutes or float("inf"))
     team = Processes(args)
     torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = (
+        False  # or --amp off would round the operands of convolutions, and of no other product
+    )
     machine.keep_freed_memory()
     machine.keep_to_cores()
     amp = engine.amp_dtype(args.amp, team.device)

@@ -15,6 +15,7 @@ from accelerate.utils import set_seed, tqdm
 from torch.nn.parallel import DistributedDataParallel
 
 import augment
+import capture
 import checkpoints
 import data
 import engine
@@ -43,7 +44,7 @@ class Run:
         name = args.name.replace("{seed}", str(args.seed)) if args.name else runfolder.run_name(args)
         self.folder = Path(args.out) / name
         self.config = runfolder.run_config(args, amp, images)
-        self.lock = self.log = self.stream = None
+        self.lock = self.log = self.stream = self.step = self.state = None
         self.n_together = 1  # runs that train side by side
         self.prefix = f"seed {args.seed}: " if len(args.seeds) > 1 else ""
         self.look()
@@ -65,12 +66,13 @@ class Run:
         args, team = self.args, self.team
         if team.device.type == "cuda":
             self.stream = torch.cuda.Stream(team.device)
-        with self.on_its_stream():
+        with self.turn():
             set_seed(args.seed)
             with mistakes_refused():
                 net = build(args.arch, len(self.images.classes), args.settings, self.images.image_size)
-            for name in without_effect(args.arch, len(self.images.classes), args.settings, self.images.image_size):
-                self.say(f"--set {name}={args.settings[name]} changes nothing: without it the network is the same")
+            if team.rank == 0 and args.seed == args.seeds[0]:
+                for name in without_effect(args.arch, len(self.images.classes), args.settings, self.images.image_size):
+                    team.say(f"--set {name} changes nothing: without it the network is the same")
             self.statistics = self.start_weights(net)
             self.batches = self.make_batches()
             self.refuse_single_values(net)
@@ -91,7 +93,7 @@ class Run:
                 model = DistributedDataParallel(model, device_ids=on, gradient_as_bucket_view=True)
             self.state = state
             recipe = args.label_smoothing, args.clip_norm, args.accumulate, self.class_weights()
-            self.step = engine.Step(state, model, self.batches, *recipe, captured=args.graph != "off", say=self.say)
+            self.step = capture.Step(state, model, self.batches, *recipe, captured=args.graph != "off", say=self.say)
             if not args.check:
                 self.own_folder()
                 self.begin_log()
@@ -103,19 +105,16 @@ class Run:
         return json.dumps({"steps": self.last_step, "batch_size": self.args.batch_size, "n_train": len(self.batches.split),
                            "gpus": gpus, "image_size": self.images.image_size})  # fmt: skip
 
-    def on_its_stream(self):
-        """Work that is queued in here does not wait for that of other runs on the same GPU."""
-        return torch.cuda.stream(self.stream) if self.stream else nullcontext()
-
     @contextmanager
     def turn(self):
-        """A part of train(), on the run's stream. A file in its folder tells the report of numbers that are not finite."""
-        with self.on_its_stream():
+        """A part of the run, on a GPU's stream of its own. Numbers that are not finite leave a file for the report."""
+        with torch.cuda.stream(self.stream) if self.stream else nullcontext():
             try:
                 yield
             except FloatingPointError as error:
-                if self.team.rank == 0:
-                    checkpoints.write_atomically(self.folder / "diverged", f"{error}\n".encode())
+                if self.team.rank == 0 and not self.lock.rival():
+                    reason = str(error).split(":")[0]
+                    checkpoints.write_atomically(self.folder / "diverged", f"{reason}\n".encode())
                 raise
 
     def own_folder(self):
@@ -398,6 +397,10 @@ class Run:
             hub.push_finished(self.folder, args.push_to_hub)
 
     def close(self):
+        """Lets go of the folder, and of the device's memory."""
+        if self.step:
+            self.step.release()
+        self.step = self.state = None
         if self.lock:
             self.lock.release()
 
@@ -416,7 +419,7 @@ def score_only(args, team, model, images, amp):
     """--eval-only: scores a trained network on the test set."""
     with mistakes_refused():
         if model.image_size != images.image_size:
-            raise ValueError(f"{args.eval_only} needs --image-size {model.image_size}, the size that it is for")
+            raise ValueError(f"{args.eval_only} is for images of {model.image_size} pixels: give that as --image-size")
         if model.classes != images.classes:
             raise ValueError(f"{args.eval_only} knows other classes than those of {args.dataset}")
     net = model.net.to(team.device, memory_format=torch.channels_last)
@@ -439,7 +442,7 @@ def in_turns(generators, contexts=None):
                 except StopIteration as end:
                     ended[i] = end.value
                 except SystemExit as end:
-                    ended[i] = end
+                    ended[i] = SystemExit(end.code)  # without the traceback, which would keep the memory of what failed
     return [ended[i] for i in range(len(generators))]
 
 

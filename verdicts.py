@@ -123,8 +123,16 @@ class Comparison:
             better = self.where("above") and not self.where("below")
             return "helps" if better or not self.has_curve else "no better than widening"
         if self.direction < 0:
-            return "better than narrowing" if self.where("above") else "hurts"
+            return "better than narrowing" if self.saves and not self.where("below") else "hurts"
         return "no evidence"
+
+    @property
+    def saves(self):
+        """Whether the net costs less than its reference in some way, and beats the widening curve there (Holm-corrected)."""
+        costs, baselines = self.net.costs, self.reference.costs
+        return any(
+            gap.above and gap.p_holm < ALPHA and costs[cost] < baselines[cost] for cost, gap in self.gaps.items()
+        )
 
     @property
     def change(self):
@@ -297,6 +305,9 @@ def analyse(rows, cost_pass=None):
             gap = gap_to_curve(result.net, curves[result.net.backbone], cost, noise_of(result.seeds))
             why = "baseline at chance" if result.too_early else "unstable" if result.unstable else ""
             result.gaps[cost] = Gap(why=why) if why else gap
+    gaps = [gap for result in methods if result.judged for gap in result.gaps.values() if not math.isnan(gap.p)]
+    for gap, p_holm in zip(gaps, holm([gap.p for gap in gaps]), strict=True):
+        gap.p_holm = float(p_holm)
     methods.sort(key=lambda result: -result.mean if result.seeds else math.inf)
     other_knobs = [net for net in nets if net.is_ablation]
     ablations = {
@@ -348,7 +359,7 @@ class SuperclassMap:
             noise = "it may" if n_readable == 1 else "any of these may"
         return (
             f"{n_readable} of {n_cells} cells stand{'s' * (n_readable == 1)} out from the noise; {noise} still be noise (false "
-            f"discovery rate {ALPHA:.0%}, Benjamini and Hochberg 1995). The other cells cannot be told apart from 0 and are left empty, or out."
+            f"discovery rate {ALPHA:.0%}, Benjamini and Hochberg 1995). The other cells cannot be told apart from 0 and are left empty; superclasses without any are left out."
         )
 
 

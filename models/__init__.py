@@ -265,18 +265,19 @@ def build(arch, num_classes=100, settings=None, image_size=32):
 def without_effect(arch, num_classes=100, settings=None, image_size=32):
     """The settings without which build() makes the same network with the same weights: [knob]. Leaves the random numbers be."""
     values, allowed = parse_settings(arch, settings or {}), settable(arch)
-    found = []
-    for name in [name for name, value in values.items() if value != allowed[name].default]:
-        nets = []
-        for given in (values, {other: value for other, value in values.items() if other != name}):
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(0)
-                try:
-                    nets.append(build(arch, num_classes, given, image_size))
-                except ValueError:  # the others need it
-                    break
-        found += [name] if len(nets) == 2 and alike(*nets) else []
-    return found
+
+    def net_without(name):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            try:
+                rest = {other: value for other, value in values.items() if other != name}
+                return build(arch, num_classes, rest, image_size)
+            except ValueError:  # the others need it
+                return None
+
+    changed = [name for name, value in values.items() if value != allowed[name].default]
+    net = net_without(None) if changed else None
+    return [name for name in changed if (other := net_without(name)) and alike(net, other)]
 
 
 def alike(net, other):

@@ -5,13 +5,13 @@ NeurIPS 2022, section 3 and the authors' code. Slot: block. Published with AdamW
 
 Departures, for 32x32 images and SGD: the stem is a 3x3 convolution of stride 1, as in ConvNeXt's slot (patches are for
 large images); weights start at PyTorch's default rather than at a truncated normal of 0.02; layer scale starts at 1
-rather than at 1e-6; the classifier keeps PyTorch's start; and the gates are multiplied by 3 rather than by 1/3. gnConv of order n multiplies n + 1 layers: the
-paper's start leaves 1e-14 of a unit input at order 4. Adam still learns from that, as it divides gradients by their
-size; SGD does not. A layer of PyTorch's start divides its input's size by the root of 3, and a gate follows two of them:
-times 3, it has unit size. At train.py's learning rate and --clip-norm, SGD can diverge from this start: one of three
-seeds did (results/README.md). (`init=trunc`, `layer_scale=1e-6` and `scale=0.3333` give the paper's, but for
-the classifier.) With `gate=gf` the gates end in a norm and are not scaled, and the filter does not decay; the authors
-scale those gates by 1/3, too, and let it decay.
+rather than at 1e-6; the classifier keeps PyTorch's start; and the gates are multiplied by 3 rather than by 1/3. gnConv
+of order n multiplies n + 1 layers: the paper's start leaves 1e-14 of a unit input at order 4. Adam still learns from
+that, as it divides gradients by their size; SGD does not. A layer of PyTorch's start divides its input's size by the
+root of 3, and a gate follows two of them: times 3, it has unit size. At train.py's learning rate and --clip-norm, SGD
+can diverge from this start: one of three seeds did (results/README.md). (`init=trunc`, `layer_scale=1e-6` and
+`scale=0.3333` give the paper's, but for the classifier.) With `gate=gf` the gates end in a norm and are not scaled, and
+the filter does not decay; the authors scale those gates by 1/3, too, and let it decay.
 """
 
 from functools import partial

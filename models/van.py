@@ -6,8 +6,8 @@ gate(ch): (B, C, H, W) -> (B, C, H, W), and multiplies its own input.
 
 Departures, for 32x32 images: the stem is a 3x3 convolution of stride 1 (VAN's and LSKNet's 7x7 of stride 4 would leave
 8x8 pixels, and serves large images, also in MSCAN, whose authors have two 3x3 of stride 2), the only layer norm is the
-one before the classifier (theirs end each stage with one), the classifier keeps PyTorch's start, and one expansion serves all stages (theirs are 8, 8, 4,
-4).
+one before the classifier (theirs end each stage with one), the classifier keeps PyTorch's start, and one expansion
+serves all stages (theirs are 8, 8, 4, 4).
 """
 
 import math

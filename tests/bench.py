@@ -33,6 +33,7 @@ from torch.utils.tensorboard import SummaryWriter
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import augment
+import capture
 import checkpoints
 import data
 import engine
@@ -81,7 +82,7 @@ class Training:
         statistics = ([127.5] * 3, [70.0] * 3)
         self.batches = augment.TrainBatches(self.split, BATCH, augment.Augment(), *statistics, CLASSES, seed=0)
         self.fixed_batch = next(self.batches.epoch(0))
-        self.step = engine.Step(self.state, self.model, self.batches, 0.0, 5.0)
+        self.step = capture.Step(self.state, self.model, self.batches, 0.0, 5.0)
         self.eval_batches = lambda: augment.eval_batches(self.split, 512, *statistics)
 
     def bare_steps(self):

@@ -44,6 +44,7 @@ def make_step(arch, seed, captured, compiled, device="cuda:0"):
     """A training step of a network on noise."""
     import torch
 
+    import capture
     import engine
     import optimizers
     from augment import Augment, TrainBatches
@@ -61,7 +62,7 @@ def make_step(arch, seed, captured, compiled, device="cuda:0"):
     model = torch.compile(net) if compiled else net
     batches = TrainBatches(split, BATCH, Augment(), [120.0] * 3, [60.0] * 3, 100, seed)
     batches.begin(0)
-    return engine.Step(state, model.train(), batches, 0.0, 5.0, captured=captured)
+    return capture.Step(state, model.train(), batches, 0.0, 5.0, captured=captured)
 
 
 def prepare(arch, n, captured, compiled):

@@ -3,8 +3,9 @@
     python -m tests.simulate_verdicts                   # 10,000 reports a row, under a minute on one core
     python -m tests.simulate_verdicts --reports 1000
 
-A simulated report compares 15 methods with one baseline; for the report's own rule also 7, the fewest that it moderates.
-Three methods differ from the baseline by 1, 2 and 4 points, the others not at all. A seed shifts all networks alike (standard deviation 0.5 points); the rest is normal noise of
+A simulated report compares 15 methods with one baseline; for the report's own rule also 7, the fewest that it moderates. Three
+methods differ from the baseline by 1, 2 and 4 points, the others not at all. A seed shifts all networks alike (standard
+deviation 0.5 points); the rest is normal noise of
 
     equal          0.65 points for every network
     one noisy      0.65 points, but 4.55 for one of the networks, drawn at random

@@ -1,5 +1,7 @@
 """Augmented batches against slow loops over images and pixels."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -95,6 +97,23 @@ def test_resized_crops_keep_to_their_ranges():
     assert abs(area.mean() - 0.54) < 0.02 and abs(shape.log().mean()) < 0.01
 
 
+def test_crops_and_holes_are_anywhere():
+    draws = batches(random_split(n=4000), Augment(crop_padding=4, cutout=4, cutmix=1.0)).draw(0)
+    for y, x, places in (
+        ("top", "left", range(-4, 5)),
+        ("hole_y", "hole_x", range(8)),
+        ("box_y", "box_x", range(8)),
+    ):
+        assert set(zip(draws[y].tolist(), draws[x].tolist(), strict=True)) == set(product(places, repeat=2))
+
+
+def test_resized_crops_are_in_every_corner_alike_often():
+    draws = batches(random_split(n=4000), Augment(crop_scale=0.08)).draw(0)
+    low, right = (draws[at] > (1 - draws[side]) / 2 for at, side in (("top", "height"), ("left", "width")))
+    times = torch.bincount(2 * low + right, minlength=4).tolist()
+    assert times == pytest.approx([1000] * 4, abs=120)  # over four standard deviations
+
+
 def test_resized_crop_of_everything_gives_the_pixels():
     split = random_split()
     made = batches(split, Augment(crop_padding=100, flip=False, crop_scale=1.0))  # the padding is not read
@@ -133,6 +152,24 @@ def test_cutmix_pastes_elsewhere_than_cutout_blanks():
     blank = [torch.cat([imgs for imgs, _ in batches(random_split(n=400), how).epoch(0)]).eq(0).float().mean()
              for how in (alone, both)]  # fmt: skip
     assert blank[1] == pytest.approx(blank[0].item(), rel=0.1)
+
+
+def test_cutmix_pastes_the_share_that_was_drawn():
+    made = batches(random_split(size=32), Augment(cutmix=1.0))
+    drawn = {"share": torch.tensor([0.75]), "blend": torch.tensor([False])}
+    drawn |= {"hole_y": torch.tensor([16]), "hole_x": torch.tensor([16])}
+    own, partner = torch.zeros(1, 3, 32, 32), torch.ones(1, 3, 32, 32)
+    imgs, shares = made.mix(own, torch.tensor([2]), partner, torch.tensor([0]), drawn)
+    assert imgs[0, 0, 8:24, 8:24].all() and imgs.sum() == 3 * 16**2
+    assert shares.tolist() == [[0.25, 0, 0.75, 0]]
+
+
+@pytest.mark.parametrize("mixed", [{"mixup": 0.2}, {"cutmix": 0.5}])
+def test_shares_are_drawn_from_a_beta_distribution_of_equal_parameters(mixed):
+    (alpha,) = mixed.values()
+    share = batches(random_split(n=4000), Augment(**mixed)).draw(0)["share"]
+    assert share.mean() == pytest.approx(0.5, abs=0.03)  # over four deviations
+    assert share.var() == pytest.approx(1 / (8 * alpha + 4), abs=0.01)
 
 
 @pytest.mark.parametrize("mixed", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
@@ -189,6 +226,50 @@ def test_epochs_and_seeds_differ():
     assert not torch.equal(first, next(other_seed.epoch(0))[0])
 
 
+def test_no_two_seeds_share_an_epoch():
+    def rows(seed, epoch):
+        made = TrainBatches(random_split(), 8, Augment(), [0.0] * 3, [1.0] * 3, 4, seed)
+        return tuple(made.draw(epoch)["row"].tolist())
+
+    assert len({rows(1, 1), rows(2, 0), rows(0, 2)}) == 3
+
+
+def test_draws_are_those_that_earlier_runs_saw():
+    """Other ones would make another recipe of the same flags, and another run of a resumed one."""
+    draws = batches(random_split(), Augment(3, cutout=4, mixup=0.2, cutmix=1.0)).draw(3)
+    assert {name: values[:8].tolist() for name, values in draws.items() if name != "share"} == {
+        "row": [19, 3, 20, 33, 2, 29, 4, 21],
+        "top": [-3, -1, -1, 3, 3, 3, 3, -2],
+        "left": [1, -3, 2, 0, -2, 3, 1, -1],
+        "mirror": [False, True, False, True, False, True, True, False],
+        "hole_y": [7, 6, 7, 6, 1, 2, 1, 4],
+        "hole_x": [7, 4, 4, 7, 5, 7, 7, 7],
+        "blend": [True] * 8,
+        "box_y": [6, 0, 7, 1, 6, 5, 6, 5],
+        "box_x": [5, 6, 0, 0, 5, 1, 1, 2],
+    }
+    share = [0.9760, 0.0165, 0.9032, 0.4514, 1.0, 0.0002, 0.0689, 0.3059]
+    assert draws["share"][:8].tolist() == pytest.approx(share, abs=1e-4)
+
+    boxes = batches(random_split(), Augment(crop_scale=0.08)).draw(3)
+    assert boxes["row"].tolist() == draws["row"].tolist()
+    for name, expected in {
+        "top": [0.2975, 0.0237, 0.0110, 0.2755, 0.0787, 0.0151, 0.0010, 0.1331],
+        "left": [0.0763, 0.0191, 0.0007, 0.3519, 0.2299, 0.0820, 0.0199, 0.0219],
+        "height": [0.6072, 0.9701, 0.9694, 0.4748, 0.5087, 0.9810, 0.9983, 0.8555],
+        "width": [0.7612, 0.9310, 0.9989, 0.4653, 0.5746, 0.8781, 0.9379, 0.9730],
+    }.items():
+        assert boxes[name][:8].tolist() == pytest.approx(expected, abs=1e-4), name
+
+
+def test_images_left_out_of_an_epoch_come_in_another():
+    """43 images in batches of 8: three are left out each time."""
+    made = batches(random_split(n=43))
+    epochs = [made.draw(epoch)["row"].tolist() for epoch in range(20)]
+    assert all(len(set(rows)) == len(rows) == 40 for rows in epochs)
+    assert set().union(*epochs) == set(range(43))
+
+
 @pytest.mark.parametrize("n", [1, 3, 10, 17])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_evaluation_sees_each_image_once(n, world_size):
@@ -209,8 +290,6 @@ def test_batches_that_cannot_be_are_refused():
         batches(random_split(), Augment(8))
     with pytest.raises(ValueError, match="40 training images do not fill a batch of"):
         batches(random_split(), batch_size=64)
-    with pytest.raises(ValueError, match="--batch-size 5 is odd"):
-        batches(random_split(), Augment(mixup=1.0), batch_size=5)
 
 
 def test_no_image_is_mirrored_without_flips():

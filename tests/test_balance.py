@@ -39,6 +39,21 @@ def test_each_class_comes_equally_often():
     assert not np.array_equal(rows, balanced().draw(1)["row"].numpy())
 
 
+def test_every_balanced_batch_has_several_classes():
+    batches = balanced()
+    for targets in torch.from_numpy(batches.targets)[batches.draw(0)["row"]].view(-1, 8):
+        assert len(set(targets.tolist())) > 1
+
+
+def test_what_classes_cannot_share_equally_goes_to_some_of_them():
+    """18 images an epoch of four classes: two of them, not always the same, come once more."""
+    split = unequal_split((9, 5, 3, 1))
+    batches = TrainBatches(split, 6, Augment(1), [0.0] * 3, [1.0] * 3, 4, seed=0, balanced=True)
+    times = [np.bincount(split.targets[batches.draw(epoch)["row"]], minlength=4) for epoch in range(10)]
+    assert all(sorted(of_classes) == [4, 4, 5, 5] for of_classes in times)
+    assert (np.max(times, axis=0) == 5).all() and (np.min(times, axis=0) == 4).all()
+
+
 def test_balanced_batches_do_not_depend_on_the_number_of_processes():
     whole = [targets for _, targets in balanced().epoch(2)]
     parts = [[targets for _, targets in balanced(rank, 2).epoch(2)] for rank in (0, 1)]

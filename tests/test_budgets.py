@@ -33,6 +33,17 @@ def test_a_budget_that_turns_a_method_is_told(tmp_path):
     assert changes(conditions) == [("eca_resnet", "from helps to hurts; its mean changes sign")]
 
 
+def test_noise_changes_no_sign(tmp_path):
+    """A quarter of a point either way, within its interval; but with one seed, which has none, any change is told."""
+    short, long = folder_of(tmp_path / "a", 5, eca=60.25), folder_of(tmp_path / "b", 50, eca=59.75)
+    assert changes(read_conditions([short, long])) == []
+    for folder in (short, long):
+        for path in folder.glob("*/result.json"):
+            if json.loads(path.read_text())["seed"]:
+                path.unlink()
+    assert changes(read_conditions([short, long])) == [("eca_resnet", "its mean changes sign")]
+
+
 def test_conditions_are_of_the_same_data_and_say_in_what_else_they_differ(tmp_path):
     short, long = folder_of(tmp_path / "a", 5, eca=61), folder_of(tmp_path / "b", 50, eca=61)
     change_rows(long, lr=0.1)

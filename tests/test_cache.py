@@ -30,6 +30,16 @@ def test_decoded_images_are_cached_and_mapped(tmp_path, monkeypatch):
     assert np.allclose(first.std, pixels.std((0, 2, 3), unbiased=False))
 
 
+def test_processes_share_the_pages_of_a_decoded_set(tmp_path, monkeypatch):
+    """Copy-on-write, as torch wants arrays that it may write to."""
+    root = small_folder(tmp_path / "set")
+    loaded(root)
+    load, modes = np.load, []
+    monkeypatch.setattr(np, "load", lambda file, **how: modes.append(how["mmap_mode"]) or load(file, **how))
+    loaded(root)
+    assert modes == ["c"] * 4  # images and targets of train and test
+
+
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
 def test_images_are_decoded_in_order_by_any_number_of_threads(tmp_path, n_threads, monkeypatch):
     pictures = [picture() for _ in range(23)]
@@ -188,6 +198,13 @@ def test_statistics_are_of_a_sample_spread_over_the_split(monkeypatch):
     measured = cache.statistics(split)
     assert np.allclose(measured["mean"], pixels.mean((0, 2, 3)))
     assert np.allclose(measured["std"], pixels.std((0, 2, 3), unbiased=False))
+
+
+def test_channel_of_one_colour_is_not_divided_by_zero():
+    images = torch.full((5, 3, 4, 4), 7, dtype=torch.uint8)
+    images[0, 1, 0, 0] = 8  # a variance below 1
+    measured = cache.statistics(data.Split(images, torch.zeros(5), torch.arange(5)))
+    assert measured == {"mean": [7.0, 7.0125, 7.0], "std": [1.0, 1.0, 1.0]}
 
 
 def test_statistics_are_rounded_alike_on_every_processor():

@@ -1,15 +1,110 @@
 from tests.reports import make, plus_segnext  # skips this file where report.py's packages are missing
 
 # isort: split
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 from matplotlib import pyplot as plt
 
 import report
-from charts import CHART_SIZE, CHARTS, STYLE, draw_cost, draw_differences, draw_learning
+from budgets import read_conditions
+from charts import (
+    CHART_SIZE,
+    CHARTS,
+    STYLE,
+    draw_ablations,
+    draw_budgets,
+    draw_cost,
+    draw_differences,
+    draw_learning,
+    draw_superclasses,
+)
 from models import METHODS
+from rows import SUPERCLASSES
 from tables import superclass_table
 from tests.report_rows import rows_of, timed, widths
-from verdicts import analyse
+from tests.test_budgets import folder_of
+from verdicts import SuperclassMap, analyse
+
+
+def drawn(draw, *arguments):
+    """The only axes of a chart."""
+    figure = plt.figure()
+    draw(figure, *arguments)
+    plt.close(figure)
+    (ax,) = figure.axes
+    return ax
+
+
+def bars(ax, containers):
+    """A forest plot's bars, by the names of their rows: (middle, half)."""
+    names, found = [label.get_text() for label in ax.get_yticklabels()], {}
+    for line, _, (intervals,) in containers:
+        for y, x, ((low, _), (high, _)) in zip(*line.get_data()[::-1], intervals.get_segments(), strict=True):
+            assert x == pytest.approx((low + high) / 2)
+            found[names[round(y)]] = (x, (high - low) / 2)
+    return found
+
+
+def middles(ax, containers):
+    return {name: middle for name, (middle, _) in bars(ax, containers).items()}
+
+
+def test_differences_are_drawn_where_they_are(campaign):
+    results = analyse(campaign, timed(campaign))
+    ax = drawn(draw_differences, results)
+    means = {"eca": 3, "mixer": 2, "hornet": 1, "ghostnet": -0.1, "gmlp": -5}
+    assert middles(ax, ax.containers) == pytest.approx(means, abs=0.01)
+    halves = {result.net.arch.removesuffix("_resnet"): result.half for result in results.methods}
+    assert {name: half for name, (_, half) in bars(ax, ax.containers).items()} == pytest.approx(halves)
+
+
+def test_costs_are_drawn_with_their_top1(campaign):
+    ax = drawn(draw_cost, analyse(campaign, timed(campaign)), "parameters")
+    points = {label.get_text(): label.xy for label in ax.texts}
+    expected = {
+        "width 8": (50, 56), "resnet": (100, 60), "width 32": (200, 64), "eca": (100, 63), "hornet": (180, 61),
+        "ghostnet": (100, 59.9), "gmlp": (100, 55), "mixer": (100, 62.05),
+    }  # fmt: skip
+    assert points.keys() == expected.keys()
+    for name, point in expected.items():
+        assert points[name] == pytest.approx(point, abs=0.01), name
+    curve, *others = (line for line in ax.lines if line.get_marker() != "None")
+    assert np.allclose(curve.get_xydata(), [(50, 56), (100, 60), (200, 64)])
+    marks = {tuple(line.get_xydata()[0].round(2)) for line in others}
+    assert marks == {(100, 63), (180, 61), (100, 59.9), (100, 55), (100, 62.05)}
+
+
+def test_budgets_are_drawn_each_with_its_differences(tmp_path):
+    conditions = read_conditions([folder_of(tmp_path / "a", 5, eca=63), folder_of(tmp_path / "b", 50, eca=58)])
+    ax = drawn(draw_budgets, conditions[-1].results, conditions)
+    found = {container.get_label(): middles(ax, [container]) for container in ax.containers}
+    assert found.keys() == {"5 epochs", "50 epochs"}
+    assert found["5 epochs"] == pytest.approx({"eca": 3, "ghostnet": 0}, abs=0.01)
+    assert found["50 epochs"] == pytest.approx({"eca": -2, "ghostnet": 0}, abs=0.01)
+
+
+def test_ablations_are_drawn_beside_their_default(campaign):
+    ax = drawn(draw_ablations, analyse(campaign, timed(campaign)))
+    assert ax.get_title() == "eca"
+    expected = {"kernel size 9": -2, "attention position after-add": 0.01}
+    assert middles(ax, ax.containers) == pytest.approx(expected, abs=0.005)
+
+
+def test_superclasses_are_drawn_where_they_can_be_read():
+    differences, readable = np.zeros((2, len(SUPERCLASSES))), np.zeros((2, len(SUPERCLASSES)), dtype=bool)
+    differences[0, 3], differences[1, 5], differences[1, 7] = 4.2, -2.6, 9
+    readable[0, 3] = readable[1, 5] = True
+    found = SuperclassMap(["eca_resnet", "gmlp_resnet"], differences, readable)
+    ax = drawn(draw_superclasses, SimpleNamespace(superclasses=found))
+    (image,) = ax.images
+    assert np.array_equal(image.get_array(), np.where(readable, differences, 0))
+    assert (image.norm.vmin, image.norm.vmax) == (-4.2, 4.2)
+    texts = {text.get_position(): text.get_text() for text in ax.texts if text.get_text()}
+    assert texts == {(3, 0): "+4", (5, 1): "-3"}
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["eca", "gmlp"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == list(SUPERCLASSES)
 
 
 def test_charts_leave_room_to_the_stable_methods(campaign):

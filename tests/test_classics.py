@@ -134,3 +134,21 @@ def test_googlenets_dropout_is_a_knob():
 def test_vgg_of_another_depth_is_refused():
     with pytest.raises(ValueError, match=r"vgg\.depth must be 16 or 19, got 11$"):
         VGG(10, 32, depth=11)
+
+
+def test_vggs_wide_head_drops_half_of_each_hidden_layer():
+    with torch.device("meta"):
+        hidden = VGG(10, 32, head="mlp").hidden
+    assert [type(layer) for layer in hidden] == 2 * [nn.Linear, nn.ReLU, nn.Dropout]
+    assert [layer.p for layer in hidden if isinstance(layer, nn.Dropout)] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("rate", [0.4, 0.25])
+def test_googlenet_drops_features_in_training_alone(rate):
+    with torch.device("meta"):
+        net = GoogLeNet(10, 32, dropout=rate)
+    net.features = net.fc = nn.Identity()  # so that its output is what the classifier would see
+    x = torch.ones(64, 1024, 2, 2)
+    dropped = net.train()(x) == 0
+    assert dropped.float().mean().item() == pytest.approx(rate, abs=0.01)  # five standard deviations
+    assert torch.equal(net.eval()(x), torch.ones(64, 1024))

@@ -5,6 +5,7 @@ from PIL import Image
 
 import augment
 import data
+from shapes import draw_shapes100
 from tests.test_augment import batches
 
 
@@ -17,11 +18,11 @@ def write_images(folder, names, size=(8, 8), mode="RGB"):
         Image.fromarray(pixels, mode=mode).save(folder / name)
 
 
-def write_parquet(folder, split, images, labels, **names):
-    """A split in the hub's schema; images are PIL images or raw bytes."""
+def write_parquet(folder, split, images, labels, classes=None, **names):
+    """A split in the hub's schema; images are PIL images or raw bytes. classes: names of the labels, if the file has them."""
     import io
 
-    from datasets import Dataset
+    from datasets import ClassLabel, Dataset
 
     def encode(image):
         buffer = io.BytesIO()
@@ -30,8 +31,10 @@ def write_parquet(folder, split, images, labels, **names):
 
     folder.mkdir(exist_ok=True)
     rows = [{"bytes": image if isinstance(image, bytes) else encode(image), "path": None} for image in images]
-    columns = {names.get("img", "img"): rows, names.get("label", "fine_label"): labels}
-    Dataset.from_dict(columns).to_parquet(str(folder / f"{split}-00000-of-00001.parquet"))
+    label = names.get("label", "fine_label")
+    table = Dataset.from_dict({names.get("img", "img"): rows, label: labels})
+    table = table.cast_column(label, ClassLabel(names=classes)) if classes else table
+    table.to_parquet(str(folder / f"{split}-00000-of-00001.parquet"))
 
 
 def picture(mode="RGB", size=(8, 8)):
@@ -51,6 +54,15 @@ def test_image_folder_is_resized(tmp_path):
     assert images.test.targets.tolist() == [1]  # by its name: test lacks the first class
     with pytest.raises(ValueError, match=r"train/a/0.png: image of 20x10 pixels .* give --image-size"):
         data.load("folder", root, cache_dir=tmp_path / "cache")
+
+
+def test_built_in_set_has_its_training_and_its_test_images(tmp_path, monkeypatch):
+    few = draw_shapes100(n_train=300, n_test=100)
+    monkeypatch.setattr(data, "draw_shapes100", lambda: few)
+    images = data.load("shapes100", cache_dir=tmp_path)
+    for split, (pixels, targets) in zip((images.train, images.test), few, strict=False):
+        assert np.array_equal(split.images.permute(0, 2, 3, 1).numpy(), pixels)
+        assert np.array_equal(split.targets.numpy(), targets)
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,14 @@ def test_central_square_of_the_shorter_side(size, box):
     assert resize(image, 5).size == (5, 5)
 
 
+def test_shrinking_weighs_pixels_by_their_distance():
+    """Halved: pixels at 1/2 and 3/2 of the new one's centre count 3/8 and 1/8; a column of white is shared out so."""
+    pixels = np.zeros((8, 8), np.uint8)
+    pixels[:, 3] = 255
+    shrunk = np.asarray(resize(Image.fromarray(pixels), 4))
+    assert shrunk.tolist() == [[0, 96, 32, 0]] * 4
+
+
 # ----------------------------------------------------------------------------------------------------------------- finding
 
 

@@ -9,12 +9,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+import capture
 import engine
 import machine
 import optimizers
 from augment import Augment, TrainBatches, eval_batches
 from data import Split
-from models import build
 from models.resnet import DropPath
 from tests import processes
 
@@ -141,77 +141,6 @@ def test_image_that_was_not_scored_is_noticed():
         engine.evaluate(tiny_net(), eval_batches(random_split(10), 4, *AS_IS), 11, 7, None)
 
 
-# ----------------------------------------------------------------------------------------------- optimizer, schedule
-
-
-@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
-def test_every_optimizer_learns(name):
-    net, split = tiny_net(2), random_split(32, 2)
-    optimizer = optimizers.make_optimizer(name, net, 0.01, 0.9, 0.0)
-    losses = []
-    for _ in range(30):
-        loss = F.cross_entropy(net(split.images.float() / 128 - 1), split.targets)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    assert losses[-1] < 0.7 * losses[0]
-
-
-def test_only_weights_of_convolutions_and_linear_layers_decay():
-    net = build("coatnet_segnext_resnet", settings={"coatnet.downsample": "native"})
-    decayed, kept = optimizers.make_optimizer("sgd", net, 0.1, 0.9, 5e-4).param_groups
-    assert (decayed["weight_decay"], kept["weight_decay"]) == (5e-4, 0)
-    names = {id(p): name for name, p in net.named_parameters()}
-    decayed, kept = ({names[id(p)] for p in group["params"]} for group in (decayed, kept))
-    assert decayed | kept == set(names.values())
-    modules = dict(net.named_modules())
-    for name in decayed:
-        assert name.endswith(".weight")
-        assert isinstance(modules[name.removesuffix(".weight")], (nn.Conv1d, nn.Conv2d, nn.Linear))
-    assert any("table" in name for name in kept)
-    assert all(p.ndim > 1 for name, p in net.named_parameters() if name in decayed)
-
-
-def test_projections_of_torchs_attention_decay():
-    net = nn.TransformerEncoderLayer(8, 2)
-    decayed, _ = optimizers.make_optimizer("sgd", net, 0.1, 0.9, 5e-4).param_groups
-    names = {id(p): name for name, p in net.named_parameters()}
-    assert {names[id(p)] for p in decayed["params"]} == {
-        "self_attn.in_proj_weight", "self_attn.out_proj.weight", "linear1.weight", "linear2.weight",
-    }  # fmt: skip
-
-
-def test_momentum_is_beta1_of_the_adam_family():
-    net = nn.Linear(3, 5)
-    for name in ("adam", "adamw", "nadam"):
-        for group in optimizers.make_optimizer(name, net, 0.02, 0.8, 0.0).param_groups:
-            assert (group["lr"], group["betas"]) == (0.02, (0.8, 0.999))
-    for momentum, nesterov in ((0.8, True), (0.0, False)):
-        for group in optimizers.make_optimizer("sgd", net, 0.02, momentum, 0.0).param_groups:
-            assert (group["lr"], group["momentum"], group["nesterov"]) == (0.02, momentum, nesterov)
-
-
-def test_stable_rate_decays_over_the_last_fifth():
-    rates = optimizers.make_schedule("warmup_stable_decay", 0.6, 6, 50)
-    assert rates[:7] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
-    assert rates[6:41] == pytest.approx([0.6] * 35)
-    assert 0 < rates[49] < rates[45] < rates[41] < 0.6
-    assert rates[50] == pytest.approx(0)
-    assert max(optimizers.make_schedule("warmup_stable_decay", 0.6, 40, 50)) == pytest.approx(0.6)
-    with pytest.raises(ValueError, match="--warmup-frac must be 0"):
-        optimizers.make_schedule("warmup_stable_decay", 0.6, 41, 50)
-
-
-def test_cosine_rises_to_the_peak_and_ends_at_zero():
-    rates = optimizers.make_schedule("cosine", 0.5, 10, 100)
-    assert len(rates) == 101
-    assert rates[:11] == pytest.approx([0.05 * i for i in range(11)])
-    assert max(rates) == 0.5
-    assert rates[99] < 0.001
-    assert rates[100] == pytest.approx(0)
-
-
 # ----------------------------------------------------------------------------------------------------------- training
 
 
@@ -227,7 +156,7 @@ def new_batches(n=40):
 
 def train(state, made, epoch=0, *recipe):
     """The rest of an epoch, to its end."""
-    for _ in engine.train_epoch(engine.Step(state, state.net, made, *recipe), epoch, 20):
+    for _ in engine.train_epoch(capture.Step(state, state.net, made, *recipe), epoch, 20):
         pass
 
 
@@ -267,7 +196,7 @@ def test_training_agrees_with_a_plain_loop():
 def test_epoch_can_be_left_after_a_step_and_taken_up_again():
     whole, parts, made = new_state(), new_state(), new_batches()
     train(whole, made)
-    for _ in engine.train_epoch(engine.Step(parts, parts.net, made), 0, 20):
+    for _ in engine.train_epoch(capture.Step(parts, parts.net, made), 0, 20):
         if parts.step == 2:
             break
     train(parts, made)
@@ -283,7 +212,7 @@ def test_seconds_of_training_are_those_of_its_steps(monkeypatch):
     monkeypatch.setattr(engine.time, "perf_counter", lambda: next(clock))
     stopped, resumed, made = new_state(), new_state(), new_batches()
     train(stopped, made)
-    next(engine.train_epoch(engine.Step(stopped, stopped.net, made), 1, 20))
+    next(engine.train_epoch(capture.Step(stopped, stopped.net, made), 1, 20))
     assert (stopped.train_s, stopped.epoch_s) == (6, 1)
     resumed.load_state_dict(stopped.state_dict())
     train(resumed, made, 1)
@@ -312,7 +241,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
     for accumulate in (1, 4):
         state, made = new_state(), new_batches()
         made.augment = Augment(0, False)
-        step = engine.Step(state, state.net.eval(), made, 0.1, 0.0, accumulate)
+        step = capture.Step(state, state.net.eval(), made, 0.1, 0.0, accumulate)
         made.begin(0)
         for _ in range(3):
             step()
@@ -363,7 +292,7 @@ def test_update_that_is_not_finite_leaves_the_weights_alone(where, optimizer):
     state, made = new_state(optimizer=optimizer), new_batches()
     seen = {}
 
-    for _ in engine.train_epoch(engine.Step(state, state.net, made), 0, 20):
+    for _ in engine.train_epoch(capture.Step(state, state.net, made), 0, 20):
         if state.step == 2:
             seen["weights"] = [p.detach().clone() for p in state.net.parameters()]
             if where == "gradient":
@@ -453,7 +382,7 @@ def accumulated_under_ddp(expected):
     state, made = new_state(), new_batches()
     made = TrainBatches(made.split, 8, Augment(0, False), [128.0] * 3, [64.0] * 3, 7, 0, rank, 2)
     model = nn.parallel.DistributedDataParallel(state.net.eval())
-    step = engine.Step(state, model, made, 0.0, 0.0, 2)
+    step = capture.Step(state, model, made, 0.0, 0.0, 2)
     made.begin(0)
     for _ in range(3):
         step()
@@ -466,7 +395,7 @@ def test_accumulated_gradients_are_summed_over_the_processes():
     """Batch norm is frozen, so that two processes with two parts each are one with the whole batch."""
     state, made = new_state(), new_batches()
     made.augment = Augment(0, False)
-    step = engine.Step(state, state.net.eval(), made)
+    step = capture.Step(state, state.net.eval(), made)
     made.begin(0)
     for _ in range(3):
         step()

@@ -1,5 +1,6 @@
 """The flags of train.py: what they refuse, and that each is read."""
 
+import re
 import time
 
 import pytest
@@ -18,7 +19,7 @@ from tests.runs import run
 def test_every_flag_is_read():
     body = "".join((ROOT / file).read_text() for file in ("train.py", "training.py", "processes.py", "runfolder.py"))
     for name in vars(parse_args([])):
-        assert f"args.{name}" in body, f"--{name.replace('_', '-')} is declared and read nowhere"
+        assert re.search(rf"\bargs\.{name}\b", body), f"--{name.replace('_', '-')} is declared and read nowhere"
 
 
 def test_choices_are_those_of_the_code():
@@ -27,6 +28,24 @@ def test_choices_are_those_of_the_code():
     assert set(optimizers.OPTIMIZERS) == set(OPTIMIZERS)
     for name in SCHEDULES:
         assert max(optimizers.make_schedule(name, 0.1, 2, 10)) <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lr", "weight_decay"),
+    [
+        ("sgd", 0.2, 5e-4),
+        ("adamw", 1e-3, 0.05),
+        ("adam", 1e-3, 0),
+        ("nadam", 1e-3, 0),
+        ("adagrad", 1e-2, 0),
+        ("adafactor", 1e-3, 0),
+    ],
+)
+def test_every_optimizer_has_its_own_defaults(optimizer, lr, weight_decay):
+    args = parse_args(["--optimizer", optimizer])
+    assert (args.lr, args.weight_decay) == (lr, weight_decay)
+    args = parse_args(["--optimizer", optimizer, "--lr", "0.7", "--weight-decay", "0"])
+    assert (args.lr, args.weight_decay) == (0.7, 0)
 
 
 @pytest.mark.parametrize(

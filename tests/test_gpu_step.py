@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+import capture
 import engine
 import optimizers
 from augment import Augment, TrainBatches
@@ -34,7 +35,7 @@ def new_step(captured, arch="eca_resnet", optimizer="sgd", amp=torch.bfloat16, e
     state = engine.TrainState(net, optimizers.make_optimizer(optimizer, net, 1e-3, 0.9, 5e-4), rates, amp, ema_decay)
     batches = TrainBatches(split, 32, augment or Augment(), [120.0] * 3, [60.0] * 3, 10, seed)
     model = torch.compile(net) if compiled else net
-    return engine.Step(state, model.train(), batches, 0.1, 5.0, accumulate, captured=captured)
+    return capture.Step(state, model.train(), batches, 0.1, 5.0, accumulate, captured=captured)
 
 
 def trained(step, stream=None):
@@ -105,7 +106,7 @@ def test_dropped_paths_of_a_resumed_run_are_drawn_again():
 def test_optimizer_that_asks_the_host_is_not_captured():
     said = []
     step = new_step(True, optimizer="nadam")
-    step = engine.Step(step.state, step.model, step.batches, captured=True, say=said.append)
+    step = capture.Step(step.state, step.model, step.batches, captured=True, say=said.append)
     trained(step)
     assert step.graph is None
     assert said == ["the training step is not captured as a CUDA graph, and slower: NAdam needs values on the host"]
@@ -158,7 +159,7 @@ def test_step_of_distributed_data_parallel_is_captured():
             step.model = torch.nn.parallel.DistributedDataParallel(
                 step.model, device_ids=[0], gradient_as_bucket_view=True
             )
-            step.n_warm_ups = engine.DDP_WARM_UPS
+            step.n_warm_ups = capture.DDP_WARM_UPS
         assert trained(step, stream) == pytest.approx(expected, rel=2e-2)
         assert step.graph is not None
         del step

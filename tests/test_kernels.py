@@ -207,7 +207,7 @@ def test_offsets_beyond_32_bits_are_left_to_pytorch(gpu, monkeypatch):
     """Those of a slice's memory, and those of a wider output."""
     wide = torch.empty(2, 12, 3, 5).contiguous(memory_format=torch.channels_last)
     assert [kernels.last_offset(x) for x in (wide, wide[:, :4])] == [359, 351]
-    monkeypatch.setattr(kernels, "MAX_NUMEL", 2 * 16 * 64)  # as many as trace()'s map has
+    monkeypatch.setattr(kernels, "MAX_NUMEL", 2 * 16 * 64 + 1)  # just enough for trace()'s map
     for out_ch, by_pytorch in ((16, False), (24, True)):
         operators, _ = traced(Pointwise(16, out_ch))
         assert ("aten.convolution.default" in operators) == by_pytorch

@@ -176,6 +176,13 @@ def test_networks_of_a_size_are_measured_together_and_once(tmp_path, measured):
     }  # fmt: skip
 
 
+def test_latencies_are_measured_in_the_precision_of_the_runs(tmp_path, measured, monkeypatch):
+    seen = []
+    monkeypatch.setattr(latency, "measure", lambda runs, *how: seen.append(how) or [{"latency_ms": 1.0}])
+    speed.write_latencies(written(tmp_path, ("resnet", 32, {})), [32], "bf16")
+    assert seen == [(speed.N_CLASSES, 32, torch.bfloat16, CPU)]
+
+
 def test_a_new_network_takes_turns_with_the_known_ones(tmp_path, measured):
     known = {"latency_ms": 50, "latency_p95_ms": 60}
     file = written(tmp_path, ("resnet", 32, known), ("vit", 32, {}))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import capture
 import engine
 import optimizers
 from augment import Augment, TrainBatches
@@ -30,13 +31,13 @@ def new_step(optimizer="sgd", ema_decay=0.0, augment=None, accumulate=1, arch="e
     state = engine.TrainState(net, optimizers.make_optimizer(optimizer, net, 0.05, 0.9, 5e-4), rates, None, ema_decay)
     batches = TrainBatches(split, 4, augment or Augment(1), [120.0] * 3, [60.0] * 3, 5, seed=0)
     batches.begin(0)
-    return engine.Step(state, net.train(), batches, 0.1, 1.0, accumulate)
+    return capture.Step(state, net.train(), batches, 0.1, 1.0, accumulate)
 
 
 def numbers(step):
     """Everything that the step has changed, with the learning rate it read last."""
     state = step.state
-    return [value.clone() for value in (*state.tensors(), *engine.optimizer_tensors(state.optimizer))]
+    return [value.clone() for value in (*state.tensors(), *capture.optimizer_tensors(state.optimizer))]
 
 
 def called(step):
@@ -55,7 +56,7 @@ def replayed(step):
     before = numbers(step)
     trace_of_step = make_fx(lambda: step.compute(), tracing_mode="real")()
     for value, old in zip(
-        (*step.state.tensors(), *engine.optimizer_tensors(step.state.optimizer)), before, strict=True
+        (*step.state.tensors(), *capture.optimizer_tensors(step.state.optimizer)), before, strict=True
     ):
         value.data.copy_(old)
     step.compute = trace_of_step

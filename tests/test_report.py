@@ -87,6 +87,7 @@ def test_runs_that_diverged_are_told(campaign, tmp_path):
     lost = tmp_path / "runs" / "se_resnet-seed1"
     lost.mkdir(parents=True)
     (lost / "diverged").write_text("loss or gradient is not finite at step 280\n")
+    (tmp_path / "runs" / "diverged").mkdir()  # as a run may be called
     text = make(campaign, tmp_path)
     assert "- se_resnet-seed1: loss or gradient is not finite at step 280\n" in text.split("### Left out")[1]
 
@@ -97,7 +98,7 @@ def test_which_test_judged_is_told():
         content for i in range(6) for content in rows_of("resnet", 60 + i, {"resnet.width": 20 + i}, jitter=i * JITTER)
     ]
     assert noise_text(analyse(few)).endswith(" The verdicts here use paired t-tests.")
-    assert noise_text(analyse(many)).endswith(" The verdicts here use the moderated noise.")
+    assert noise_text(analyse(many)).endswith(" The verdicts here use the moderated noise, except as remarks say.")
 
 
 def test_no_sentence_names_a_dozen_methods(tmp_path):

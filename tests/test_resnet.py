@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.models import resnet18
 
 from models.convnext import ConvNeXt
 from models.gmlp import GMLP
@@ -194,6 +195,16 @@ def test_stem_goes_by_the_size_of_the_images(size, stem, strided):
         net = ImageNetResNet(5, size, width=4, stem=stem)
         out = net.stem(torch.empty(2, 3, size, size))
     assert out.shape == (2, 4, *[math.ceil(size / 4) if strided else size] * 2)
+
+
+def test_stem_of_large_images_is_torchvisions():
+    stem, published = randomize(BlockFamily().stem(3, 64, 4)).eval(), resnet18().eval()
+    (conv, norm, _), _ = stem
+    published.conv1.load_state_dict(conv.state_dict())
+    published.bn1.load_state_dict(norm.state_dict())
+    x = torch.randn(2, 3, 33, 47)
+    expected = published.maxpool(published.relu(published.bn1(published.conv1(x))))
+    torch.testing.assert_close(stem(x), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_network_of_four_stages_agrees_with_the_paper():

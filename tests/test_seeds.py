@@ -100,6 +100,16 @@ def test_failure_counts_for_more_than_a_run_that_is_held(codes, code):
     assert exit.value.code == code
 
 
+def test_what_failed_keeps_no_memory(command):
+    """Its traceback would, and its captured graph, for which NCCL waits besides."""
+    (end,) = training.in_turns([ends(1)])
+    assert end.code == 1 and end.__traceback__ is end.__context__ is None
+    one, released = built(*command(*SMALL)), []
+    one.step.graph = SimpleNamespace(reset=lambda: released.append(True))
+    one.close()
+    assert released == [True] and one.step is one.state is None
+
+
 def test_without_a_run_that_is_left_nothing_happens():
     """As on a GPU, where all runs are one group, when the same command comes again."""
     assert train_all([], together=True) is None

@@ -194,6 +194,14 @@ def test_downsampling_native_or_the_resnets():
     assert isinstance(MSCAN(downsample="resnet")(16, 16, 1, place, plain_block, no_attention, 0.0), VANBlock)
 
 
+def test_stem_of_large_images_is_vans():
+    for stride, kernel_size, size in ((1, 3, 9), (4, 7, 3)):
+        stem = MSCAN().stem(3, 16, stride)
+        assert [type(layer) for layer in stem] == [nn.Conv2d, nn.BatchNorm2d]
+        assert stem[0].kernel_size == (kernel_size, kernel_size)
+        assert stem(torch.randn(2, 3, 9, 9)).shape == (2, 16, size, size)
+
+
 def test_bad_knobs_are_refused():
     with pytest.raises(ValueError, match=r"segnext\.kernel_sizes must be odd"):
         MSCA(16, kernel_sizes=(7, 10))

@@ -48,6 +48,25 @@ def test_the_talk_is_in_order_and_the_appendix_last(made):
     assert all(title.startswith("Appendix: ") for title in titles[n_talk:])
 
 
+def test_what_the_talk_says(made):
+    folder, *_ = made
+    slides = dict(slide_texts(folder / "report" / "slides.pptx"))
+    assert slides["Which module is worth adding?"][0].split("\n") == [
+        "1 of 5 helps: ECA.",
+        "1 is not shown to beat a wider ResNet, 1 hurts, 2 show no evidence either way.",
+        "After 10 epochs; longer training may change the order.",
+    ]
+    assert slides["What helped and what did not"] == [
+        "helps", "ECA", "no better than widening", "HorNet", "no evidence", "ECA + GhostNet\nGhostNet", "hurts", "gMLP",
+    ]  # fmt: skip
+    assert slides["Limits and future work"][0].split("\n") == [
+        "One dataset, 10 epochs",
+        "Differences below 0.3 points may go unnoticed",
+        "One recipe for all, not each method's own",
+        "Next: longer training, more seeds, a second dataset",
+    ]
+
+
 def test_the_same_rows_give_the_same_file_at_any_time(made):
     folder, *_ = made
     with ZipFile(folder / "report" / "slides.pptx") as parts:

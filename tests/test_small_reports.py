@@ -154,3 +154,11 @@ def test_recipes_are_not_chosen_on_the_test_set(tmp_path, capsys):
         recipes_in(tmp_path, [row(), row(lr=0.1, val_top1=None, val_size=0)])
     assert exit.value.code == 2
     assert "report.py: recipes are compared on held-out images" in capsys.readouterr().err
+
+
+def test_a_recipe_that_diverged_is_told(tmp_path):
+    lost = tmp_path / "resnet-lr=3-seed0"
+    lost.mkdir()
+    (lost / "diverged").write_text("loss or gradient is not finite at step 9\n")
+    text = recipes_in(tmp_path, [row(val_top1=40.0)])
+    assert text.endswith("\n\nWithout a result:\n\n- resnet-lr=3-seed0: loss or gradient is not finite at step 9\n")

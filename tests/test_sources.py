@@ -1,10 +1,13 @@
 """sources.py: what is found in folders, tables and on the hub, and what a set is recognized by."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 import data
+import sources
 from tests.test_data import loaded, picture, small_folder, write_images, write_parquet
 
 
@@ -34,6 +37,28 @@ def test_cifar10_in_parquet_is_told_from_cifar100(tmp_path):
         ValueError, match="no column 'fine_label', found img, label; for CIFAR-10 give --dataset cifar10"
     ):
         data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache")
+
+
+def test_classes_of_a_table_keep_their_names(tmp_path):
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "named", split, [picture()] * 2, [3, 9], classes=names, label="label")
+        write_parquet(tmp_path / "bare", split, [picture()] * 2, [3, 9], label="label")
+    named, bare = (data.load("cifar10", tmp_path / kind, cache_dir=tmp_path / "cache") for kind in ("named", "bare"))
+    assert named.classes == names
+    assert bare.classes == [str(c) for c in range(10)]
+    assert named.train.targets.tolist() == bare.train.targets.tolist() == [3, 9]
+
+
+def test_tables_of_a_split_are_read_in_the_order_of_their_names(tmp_path, monkeypatch):
+    """Not in that of the disk, which differs between copies."""
+    names = [f"train-0000{i}-of-00003.parquet" for i in range(3)]
+    for name in (*names, "test-00000-of-00001.parquet"):
+        (tmp_path / name).touch()
+    on_disk = sources.glob.glob
+    monkeypatch.setattr(sources.glob, "glob", lambda pattern: sorted(on_disk(pattern), reverse=True))
+    found = sources.find("cifar10", tmp_path)
+    assert [Path(file).name for file in found.files["train"]] == names
 
 
 def test_parquet_of_all_modes(tmp_path):

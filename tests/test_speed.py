@@ -22,6 +22,35 @@ def test_speeds_are_measured_for_each_run():
     assert all(row["train_imgs_per_s"] > 0 < row["eval_imgs_per_s"] for row in rows)
 
 
+def test_speeds_are_images_over_the_seconds_of_either_call(monkeypatch):
+    """Of four images a call: one call of 2 s, as it is long enough, and three of 1/8 s."""
+    now = [0.0]
+
+    class Stepper:
+        def __init__(self, *_):
+            pass
+
+        def train(self):
+            now[0] += 2
+
+        def evaluate(self):
+            now[0] += 0.125
+
+    monkeypatch.setattr(speed, "Stepper", Stepper)
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
+    (row,) = speed.measure([TINY], 5, 16, *HOW, rounds=2)
+    assert (row["train_imgs_per_s"], row["eval_imgs_per_s"]) == pytest.approx((2, 32))
+
+
+def test_a_network_is_trained_and_evaluated_in_its_mode():
+    modes = []
+    stepper = speed.Stepper(*TINY, 5, 16, 4, None, False, 1, torch.device("cpu"))
+    stepper.net.register_forward_pre_hook(lambda net, imgs: modes.append(net.training))
+    for call in (stepper.train, stepper.evaluate, stepper.train):
+        call()
+    assert modes == [True, False, True]
+
+
 def test_a_step_is_cut_as_the_recipe_has_it():
     batches = []
     stepper = speed.Stepper(*TINY, 5, 16, 4, None, False, 2, torch.device("cpu"))

@@ -1,5 +1,6 @@
 """train.py on real data, on a GPU, and on folders of images."""
 
+import math
 import os
 import shutil
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import checkpoints
 import training
 from flags import parse_args
 from tests.runs import result_of, run
@@ -111,3 +113,17 @@ def test_network_is_not_scored_on_other_classes(capsys):
 def test_summary_is_of_the_classes_there_are(photos, capsys):
     run("--summary", "--dataset", "folder", "--data-dir", str(photos))
     assert "269,332 parameters" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("flags", "seconds"), [(["--max-minutes", "2"], 120), ([], math.inf)])
+def test_a_run_is_stopped_after_its_minutes(monkeypatch, flags, seconds):
+    told = []
+
+    def stop_signals(max_s):
+        told.append(max_s)
+        raise SystemExit
+
+    monkeypatch.setattr(checkpoints, "StopSignals", stop_signals)
+    with pytest.raises(SystemExit):
+        run(*flags)
+    assert told == [seconds]

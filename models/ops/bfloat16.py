@@ -58,7 +58,7 @@ class AutocastInFloat32(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in PRODUCTS:
             return func(*args, **kwargs)
-        dtype = next(iter((*args, *kwargs.values()))).dtype
+        dtype = next((v.dtype for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)), None)
         if dtype != torch.bfloat16 and not (dtype == torch.float32 and torch.is_autocast_enabled("cpu")):
             return func(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):

@@ -29,7 +29,10 @@ class Pointwise(nn.Conv2d):
 
 @leaf
 def pointwise(x, weight, bias):
-    """The 1x1 F.conv2d: (B, in_ch, H, W), (out_ch, in_ch, 1, 1), (out_ch,) or None -> (B, out_ch, H, W)."""
+    """The 1x1 F.conv2d: (B, in_ch, H, W), (out_ch, in_ch, 1, 1), (out_ch,) or None -> (B, out_ch, H, W).
+
+    Nothing may change the result in place: on a GPU it is a view.
+    """
     n_out = x.numel() // x.shape[1] * len(weight)  # numbers of the output and of its gradient
     if kernels is None or not kernels.takes(x) or n_out > kernels.MAX_NUMEL:
         return F.conv2d(x, weight, bias)
@@ -44,6 +47,7 @@ def pointwise(x, weight, bias):
 @leaf
 def channel_scale(x, factor):
     """x * factor: (B, C, H, W), (C, 1, 1) or, for each image, (B, C, 1, 1) -> (B, C, H, W)."""
-    if kernels is None or not kernels.takes(x) or factor.dtype not in kernels.DTYPES:
+    is_one_for_all = factor.dim() == 4 and len(factor) != len(x)
+    if kernels is None or not kernels.takes(x) or factor.dtype not in kernels.DTYPES or is_one_for_all:
         return x * factor
     return sums_cuda.ChannelScale.apply(x, factor)

@@ -39,13 +39,16 @@ def is_usable(device_index):
 
 def takes(x):
     """Whether the kernels compute maps like x: on a GPU, in a precision of DTYPES, with offsets of 32 bits."""
-    return (
-        x.is_cuda and x.dtype in DTYPES and x.numel() > 0 and last_offset(x) < MAX_NUMEL and is_usable(x.device.index)
-    )
+    return x.is_cuda and x.dtype in DTYPES and x.numel() > 0 and fits(x) and is_usable(x.device.index)
+
+
+def fits(x):
+    """Whether 32 bits hold the offsets of x's numbers, as they lie and when copied."""
+    return x.numel() < MAX_NUMEL and last_offset(x) < MAX_NUMEL
 
 
 def last_offset(x):
-    """Of x's numbers, in its memory: of a slice of channels it is larger than their count says."""
+    """The offset of x's last number in memory, which exceeds x.numel() - 1 in a slice of channels."""
     return sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
 
 
@@ -64,7 +67,7 @@ def pixel_rows(x):
     is_laid_out = C_stride == 1 and W_stride >= C and H_stride == W * W_stride and B_stride == H * H_stride
     return (
         x
-        if is_laid_out
+        if is_laid_out and fits(x)
         else x.contiguous(memory_format=torch.channels_last).as_strided((B, C, H, W), (H * W * C, 1, W * C, C))
     )
 

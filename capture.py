@@ -1,0 +1,114 @@
+"""The training step of a run: a CPU calls it; a GPU warms it up, captures it once as a CUDA graph, and replays that."""
+
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+import engine
+
+WARM_UPS = 3  # steps before a capture, in which libraries choose their kernels
+DDP_WARM_UPS = 11  # those that DistributedDataParallel needs, by PyTorch's notes on CUDA graphs
+
+
+class Step:
+    """A training step of a run: () -> None. Where `captured`, its first call captures it and later ones replay it.
+
+    What cannot be captured is called, and `say` gets one line that says why.
+    """
+
+    def __init__(self, state, model, batches, label_smoothing=0.0, clip_norm=0.0, accumulate=1, class_weights=None,
+                 captured=False, say=print):  # fmt: skip
+        self.state, self.model, self.batches, self.say = state, model, batches, say
+        self.recipe = label_smoothing, clip_norm, accumulate, class_weights
+        self.graph, self.generator = None, None
+        self.captured = captured and state.device.type == "cuda"
+        self.n_warm_ups = DDP_WARM_UPS if engine.is_parallel() else WARM_UPS
+        if self.captured and not state.reads_rate_on_device:
+            self.give_up(f"{type(state.optimizer).__name__} needs values on the host")
+
+    def give_up(self, reason):
+        self.captured = False
+        self.say(f"the training step is not captured as a CUDA graph, and slower: {reason}")
+
+    def __call__(self):
+        state = self.state
+        if self.captured and self.graph is None:
+            self.capture()
+        # dropped paths differ from step to step and process to process, and a resumed run draws the same ones again
+        seed = hash((self.batches.seed, state.step, state.rank)) % 2**63
+        if self.graph:
+            self.generator.manual_seed(seed)
+            self.graph.replay()
+        else:
+            if not state.reads_rate_on_device:
+                for group in state.optimizer.param_groups:
+                    group["lr"] = state.rates[state.step]
+            torch.manual_seed(seed)
+            self.compute()
+        state.step += 1
+
+    def compute(self):
+        """The whole step, from the counter on the device to the counter on the device."""
+        imgs, targets = self.batches.batch(self.state.t % self.batches.steps_per_epoch)
+        engine.train_step(self.state, self.model, imgs, targets, *self.recipe)
+
+    def capture(self):
+        """Runs the step a few times, as libraries choose their kernels then, captures it, and puts everything back."""
+        state = self.state
+        is_new = not state.optimizer.state  # Adam creates its state in its first step
+        tensors = state.tensors() + ([] if is_new else optimizer_tensors(state.optimizer))
+        before = [value.cpu() for value in tensors]  # on the host, as a capture needs memory of its own
+        self.generator = torch.Generator(state.device)
+        graph = torch.cuda.CUDAGraph()
+        problem = None
+        with drawing_from(self.generator, state.device):
+            for _ in range(self.n_warm_ups):
+                self.compute()
+            torch.cuda.synchronize()
+            try:
+                with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):
+                    self.compute()
+            except RuntimeError as error:
+                cause = error.__context__ or error  # the end of a broken capture raises an error of its own
+                if isinstance(cause, torch.OutOfMemoryError):
+                    raise cause from None
+                problem = str(cause).splitlines()[0]
+        if is_new:
+            for value in optimizer_tensors(state.optimizer):
+                value.zero_()
+        with torch.no_grad():
+            for value, old in zip(tensors, before, strict=True):
+                value.copy_(old)
+        if engine.is_parallel():  # either all processes replay, or none: NCCL asks for it
+            failed = torch.tensor(float(problem is not None), device=state.device)
+            dist.all_reduce(failed, dist.ReduceOp.MAX)
+            if failed and problem is None:
+                problem = "another process could not"
+        if problem:
+            state.optimizer.zero_grad(set_to_none=True)
+            self.give_up(problem)
+        else:
+            self.graph = graph
+
+    def release(self):
+        """Gives back what a captured graph holds: its memory, and the communicator of NCCL, which would not end before."""
+        if self.graph:
+            self.graph.reset()
+        self.graph = None
+
+
+def optimizer_tensors(optimizer):
+    return [v for values in optimizer.state.values() for v in values.values() if isinstance(v, torch.Tensor)]
+
+
+@contextmanager
+def drawing_from(generator, device):
+    """Random numbers of the device come from this generator: a graph that is captured here reads its seed at each replay."""
+    default = torch.cuda.default_generators[device.index]
+    before = default.graphsafe_get_state()
+    default.graphsafe_set_state(generator.graphsafe_get_state())
+    try:
+        yield
+    finally:
+        default.graphsafe_set_state(before)
