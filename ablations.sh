@@ -6,6 +6,7 @@
 #
 # compare.sh does the work: its environment settings (SEEDS, EPOCHS, DATASET, OUT, NPROC, JOBS, MINUTES, TUNED, RECIPE), its
 # resuming and its exit code hold here too, and flags go on to train.py.
+[ -n "${BASH_VERSION-}" ] || { echo "$0: start it with bash" >&2 && exit 2; }
 set -euo pipefail
 
 here="$(cd "$(dirname "$0")" && pwd)"
@@ -15,6 +16,7 @@ if [ ! -e "$here/compare.py" ]; then
     exit 2
 fi
 
+case "${1-}" in -h | --help) awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$here/ablations.sh" && exit ;; esac
 for name in ARCHS WIDTHS RUNS PRESET; do
     if [ -n "${!name+x}" ]; then
         echo "ablations.sh: $name is read by compare.sh: give METHODS, such as METHODS=eca" >&2

@@ -9,7 +9,6 @@ import numpy as np
 from rows import (
     SHARED,
     differing,
-    diverged_below,
     epochs_of,
     in_list,
     read_cost_pass,
@@ -17,6 +16,7 @@ from rows import (
     recipe_of,
     refuse,
     steps_of,
+    without_result,
 )
 from verdicts import Results, analyse
 
@@ -52,7 +52,7 @@ def read_conditions(folders):
     found = []
     for folder in folders:
         results = analyse(read_rows(folder), read_cost_pass(folder))
-        results.diverged = diverged_below(folder)
+        results.without_result = without_result(folder)
         found.append(Condition(folder, results))
     first = found[0]
     for other in found[1:]:

@@ -150,7 +150,8 @@ def draw_cost(figure, results, cost):
     points, texts, line = [], [], []
     ax.set_xscale("log")
     for backbone, curve in results.curves.items():
-        curve = not_undercut([net for net in curve if net.can_compare(cost) and learned(net, net.seeds)], cost)
+        drawn = [net for net in curve if not net.settings or learned(net, net.seeds)]
+        curve = not_undercut([net for net in drawn if net.can_compare(cost)], cost)
         if not curve:
             continue
         x = np.array([net.costs[cost] * scale for net in curve])

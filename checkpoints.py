@@ -54,7 +54,10 @@ def load_checkpoint(path):
             raise zipfile.BadZipFile(f"{damaged} has a wrong checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every kind of damage has its own exception
-        raise ValueError(f"{path} is not a readable checkpoint ({' '.join(str(error).split())})") from None
+        reason = " ".join(str(error).split())
+        if "Weights only load failed" in reason:
+            reason = "it holds pickled objects, which are not loaded because that would run code"
+        raise ValueError(f"{path} is not a readable checkpoint ({reason})") from None
 
 
 # ----------------------------------------------------------------------------------------------------- interruption

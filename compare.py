@@ -267,7 +267,7 @@ def costs(environ, flags):
     runs, sizes, file = environ["RUNS"].split(), environ["SIZES"].split(), f"{environ['OUT']}/costs.json"
     if not runs or not sizes:
         refuse(f"{'SIZES' if runs else 'RUNS'} is empty: leave it unset for the default, or give a value")
-    if environ["PLAN"]:
+    if environ["PLAN"] not in ("", "0"):
         print("\n".join([f"costs at {' '.join(sizes)} pixels, in {environ['OUT']}", *runs]))
         return
     measure = [sys.executable, str(HERE / "speed.py"), *runs, "--costs", file, "--image-sizes", *sizes, *flags]
@@ -318,6 +318,8 @@ def refuse_unknown(settings, runs):
 
 
 def main(flags):
+    if "PRESET" not in os.environ:
+        refuse("compare.py is started by compare.sh: bash compare.sh")
     if os.environ["PRESET"] == "cost":
         return costs(os.environ, flags)
     settings = read_settings(os.environ, flags)
@@ -327,7 +329,7 @@ def main(flags):
     print(f"{total} runs in {settings.out}, {len(finished)} of them finished; {settings.dataset}, {epochs}", flush=True)
     for run, seed in dict(finished).items():  # the report compares the seeds of a run
         comparison.refuse_other_recipe(run, seed)
-    if os.environ["PLAN"]:
+    if os.environ["PLAN"] not in ("", "0"):
         return plan(comparison, waiting)
     try:
         with Task(comparison.board.claims):

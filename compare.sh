@@ -23,10 +23,12 @@
 # stop the current runs after the step in progress. OUT is their folder (runs/compare, or runs/ and the preset's name); one
 # that holds runs of another recipe is refused. Several of these commands, on any machines that share the folder, may have one
 # OUT: each takes the next run that nobody holds. A failed run is reported at the end (exit code 1) and does not stop the
-# others. PLAN=1 only lists what would be trained. ARCHS and WIDTHS replace parts of the methods' list, and RUNS any list:
+# others. PLAN=1 only lists what would be trained. ARCHS and WIDTHS replace parts of the methods' list (the backbones of ARCHS
+# are its baselines), and RUNS any list:
 # architectures with knobs and flags of their own after colons, such as
 # RUNS="resnet eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone". RECIPE replaces a preset's flags for all
 # runs. compare.py does the work. NAME= makes a setting empty; leave it out for the default.
+[ -n "${BASH_VERSION-}" ] || { echo "$0: start it with bash" >&2 && exit 2; }
 set -euo pipefail
 
 here="$(cd "$(dirname "$0")" && pwd)"
@@ -36,6 +38,11 @@ if [ ! -e "$here/compare.py" ]; then
     exit 2
 fi
 
+case "${1-}" in -h | --help) awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$here/compare.sh" && exit ;; esac
+for near in ARCH:ARCHS WIDTH:WIDTHS RUN:RUNS SEED:SEEDS EPOCH:EPOCHS METHOD:METHODS DATA_DIR:--data-dir; do
+    name="${near%%:*}"
+    if [ -n "${!name+x}" ]; then echo "${SCRIPT:-compare.sh}: $name is not read; ${near#*:} is" >&2; fi
+done
 given=""
 for name in PRESET ARCHS WIDTHS RUNS RECIPE SEEDS EPOCHS DATASET OUT NPROC JOBS MINUTES TUNED BEST; do
     if [ -n "${!name+x}" ]; then given="$given $name"; fi
@@ -67,8 +74,13 @@ CLASSICS="linear lenet alexnet vgg16 vgg19 googlenet resnet resnet18 multiscale_
 case "$PRESET" in
     methods)
         ARCHS="${ARCHS-$(printf '%s_resnet ' $ALL_METHODS) $COMBINATIONS}"
-        WIDTHS="${WIDTHS-24 32 12 8}" # of the widening curve, besides 16, neighbours at most 1.5 times apart; they train first, to judge by
-        runs="resnet $(for width in $WIDTHS; do echo "resnet:resnet.width=$width"; done) $ARCHS"
+        runs="" # the backbones and their widths train first, to judge by
+        for backbone in $(for arch in ${ARCHS:-resnet}; do echo "${arch##*_}"; done | awk '!seen[$0]++'); do
+            widths="${WIDTHS-}" # of the widening curve, neighbours at most 1.5 times apart
+            if [ "$backbone" = resnet ]; then widths="${WIDTHS-24 32 12 8}"; fi # besides 16
+            runs="$runs $backbone $(for width in $widths; do echo "$backbone:resnet.width=$width"; done)"
+        done
+        runs="$runs $ARCHS"
         recipe=""
         ;;
     depth)
@@ -127,7 +139,7 @@ export RUNS="${RUNS-$runs}"
 export RECIPE="${RECIPE-$recipe}"
 export SEEDS="${SEEDS-0 1 2}"
 export EPOCHS="${EPOCHS-100}"
-export DATASET="${DATASET-cifar100}"
+export DATASET="${DATASET-auto}" # cifar100, or what --data-dir holds
 if [ "$PRESET" = methods ]; then OUT="${OUT-runs/compare}"; fi
 export OUT="${OUT-runs/$PRESET}"
 export SIZES="${SIZES-32 224}" # of PRESET=cost, in pixels

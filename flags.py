@@ -31,6 +31,13 @@ SCHEDULES = (
     "warmup_stable_decay",
 )
 AMP = ("auto", "bf16", "fp16", "off")
+ELSEWHERE = {  # flags of other programs, and what stands for them here
+    "--model": "give --arch",
+    "--resume": "the same command again resumes a run, and --init-from starts from another's weights",
+    "--gpu": "a GPU is used if there is one; CUDA_VISIBLE_DEVICES chooses it",
+    "--device": "a GPU is used if there is one; CUDA_VISIBLE_DEVICES chooses it",
+    "--workers": "there are none to set: images are decoded by all cores",
+}
 AT_LEAST_0 = (
     "val_size",
     "cutout",
@@ -111,9 +118,11 @@ def parse_args(argv=None, description=None):
     add_other(heading("instead of a run"))
     args, unknown = parser.parse_known_args(argv)
     if unknown:
+        if other := ELSEWHERE.get(unknown[0].split("=")[0]):
+            refuse(f"unknown flag {unknown[0]}: {other}")
         near = difflib.get_close_matches(unknown[0].split("=")[0], parser._option_string_actions, 1)
-        if re.fullmatch(r"[a-z]\w*\.\w+=.+", unknown[0]):
-            near = [f"--set {unknown[0]}"]
+        if re.fullmatch(r"(--)?[a-z]\w*\.\w+=.+", unknown[0]):
+            near = [f"--set {unknown[0].removeprefix('--')}"]
         elif re.fullmatch(r"[a-z]\w*|(torchvision|timm):.+", unknown[0]):
             near = [f"--arch {unknown[0]}"]
         refuse(f"unknown flag {unknown[0]}: {f'did you mean {near[0]}? ' if near else ''}--help lists all")
@@ -122,6 +131,8 @@ def parse_args(argv=None, description=None):
     for name in ("data_dir", "cache_dir", "out", "init_from", "eval_only", "predict"):
         if (getattr(args, name) or "").startswith("~"):
             setattr(args, name, os.path.expanduser(getattr(args, name)))
+    if os.path.isfile(args.out):
+        refuse(f"--out {args.out} is a file: give a folder")
     args.dataset = args.dataset or dataset_in(args.data_dir)
     lr, weight_decay = OPTIMIZERS[args.optimizer]
     args.lr = lr if args.lr is None else args.lr
@@ -134,7 +145,7 @@ def parse_args(argv=None, description=None):
     args.crop_padding = CROP_PADDING if args.crop_padding is None else args.crop_padding
     args.settings = {}
     for item in args.set or []:
-        knob, equals, value = item.partition("=")
+        knob, equals, value = (part.strip() for part in item.partition("="))
         if not equals:
             refuse(f"--set takes KNOB=VALUE, such as eca.kernel_size=5, got {item!r}")
         if knob in args.settings:

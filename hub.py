@@ -183,7 +183,7 @@ def from_folder(folder):
 def from_checkpoint(path):
     saved = checkpoints.load_checkpoint(path)
     if not isinstance(saved, dict) or not {"model", "state"} <= saved.keys():
-        raise ValueError(f"{path} is not a checkpoint of train.py")
+        raise ValueError(f"{path} is not a checkpoint of train.py; those of other programs are not read")
     try:
         model = Classifier(**saved["model"])
         averaged = saved["state"].get("ema", {})

@@ -335,7 +335,7 @@ def left_out_text(results):
         elif net in curve and net.settings and lost:
             which = f"seed{'s' * (len(lost) > 1)} {in_list(lost)}"
             lines.append(f"{net.name}: not in the widening curve, because it ended at chance with {which}")
-    return lines + results.diverged
+    return lines + results.without_result
 
 
 def provenance(results):

@@ -52,7 +52,7 @@ from document import page, report_text, write_csv
 from drawings import write_drawings
 from notes import modules_of
 from pictures import read_pair
-from rows import diverged_below, read_results, refuse
+from rows import read_results, refuse, without_result
 from slides import write_slides
 from small_reports import read_costs, report_costs, report_recipes
 from tables import opening
@@ -74,7 +74,7 @@ def main(argv=None):
     if args.recipes:
         rows = list(read_results(first).values())
         out.mkdir(parents=True, exist_ok=True)
-        return report_recipes(rows, out, diverged_below(first))
+        return report_recipes(rows, out, without_result(first))
     team = read_team(args.team) if args.team else None
     conditions = read_conditions(args.runs)
     write_report(conditions, out, team)

@@ -173,14 +173,14 @@ def read_results(folder):
     return rows
 
 
-def diverged_below(folder):
-    """['hornet_resnet-seed1: loss or gradient is not finite at step 280']: runs that have no result for that reason."""
-    notes = [path for path in sorted(Path(folder).rglob("diverged")) if path.is_file()]
-    return [
-        f"{path.parent.name}: {path.read_text().strip()}"
-        for path in notes
-        if not (path.parent / "result.json").exists()
-    ]
+def without_result(folder):
+    """['hornet_resnet-seed1: loss or gradient is not finite at step 280', 'eca_resnet-seed2: not finished']"""
+    found = {}
+    for name in ("last.pt", "status", "diverged"):
+        for path in sorted(Path(folder).rglob(name)):
+            if path.is_file() and not (path.parent / "result.json").exists():
+                found[path.parent.name] = path.read_text().strip() if name == "diverged" else "not finished"
+    return [f"{run}: {why}" for run, why in sorted(found.items())]
 
 
 def settings_of(row):

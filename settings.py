@@ -3,12 +3,13 @@
 Whatever makes no sense is refused in one line that names the setting, with exit code 2.
 """
 
+import argparse
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from flags import parse_args
+from flags import dataset_in, parse_args
 from tuning import recipes_of
 
 HERE = Path(__file__).parent
@@ -68,6 +69,7 @@ def read_settings(environ, user_flags):
         if not environ[name]:
             refuse(f"{name} is empty: leave it unset for the default, or give a value")
     numbers = {name: number(name, environ[name]) for name in ("EPOCHS", "NPROC", "JOBS")}
+    dataset = dataset_in(data_dir_in(user_flags)) if environ["DATASET"] == "auto" else environ["DATASET"]
     minutes = number("MINUTES", environ["MINUTES"], float, 0)
     runs, flags = list(dict.fromkeys(runs)), environ["RECIPE"].split() + user_flags
     best = number("BEST", environ.get("BEST", "0"), int, 0)
@@ -78,9 +80,16 @@ def read_settings(environ, user_flags):
     except ValueError as error:
         refuse(error)
     return Settings(
-        runs, seeds, environ["EPOCHS"], environ["DATASET"], Path(environ["OUT"]), numbers["NPROC"], numbers["JOBS"],
+        runs, seeds, environ["EPOCHS"], dataset, Path(environ["OUT"]), numbers["NPROC"], numbers["JOBS"],
         minutes, best, flags, recipes, user_flags,
     )  # fmt: skip
+
+
+def data_dir_in(flags):
+    """The value of --data-dir among flags of train.py; None without it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--data-dir")
+    return parser.parse_known_args(flags)[0].data_dir
 
 
 def number(name, text, kind=int, least=1):

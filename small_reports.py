@@ -137,10 +137,10 @@ All recipes share: {shared}.
 """
 
 
-def report_recipes(rows, out, diverged=()):
+def report_recipes(rows, out, without_result=()):
     """Writes recipes.md and prints its table: each network's top-1 on the validation split under each recipe.
 
-    diverged: lines on runs without a result. A recipe is named by the settings that differ between the runs. Refuses runs that
+    without_result: lines on runs without a result. A recipe is named by the settings that differ between the runs. Refuses runs that
     held nothing out: a recipe chosen on the test set would bias what is then measured there.
     """
     if any(row["val_top1"] is None for row in rows):
@@ -163,8 +163,8 @@ def report_recipes(rows, out, diverged=()):
         shared=in_words({name: value for name, value in recipes[0].items() if name not in differ}),
         origins="\n".join(f"- {what}: {values}" for what, values in origins(rows)),
     )
-    if diverged:
-        text += "\nWithout a result:\n\n" + "".join(f"- {line}\n" for line in diverged)
+    if without_result:
+        text += "\nWithout a result:\n\n" + "".join(f"- {line}\n" for line in without_result)
     (out / "recipes.md").write_text(text)
     for arch, table in tables.items():
         print(f"{arch}\n{table}\n")

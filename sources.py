@@ -58,14 +58,39 @@ def find(name, data_dir, classes=None):
     """
     root = os.path.realpath(os.path.expanduser(data_dir))  # one folder, however it is spelled
     if not os.path.isdir(root):
-        raise ValueError(f"--data-dir {data_dir}: no such folder")
+        is_file = "is a file: unpack it, and give its folder" if os.path.exists(root) else "no such folder"
+        raise ValueError(f"--data-dir {data_dir}: {is_file}")
     found = find_folder(root, data_dir, classes) if name == "folder" else find_cifar(name, root)
     for split, files in found.files.items():
         if not files:
             there = ", ".join(sorted(os.listdir(root))[:8]) or "nothing"
             own = "" if name == "folder" else f" (for images of your own, {LAYOUTS['folder']})"
-            raise ValueError(f"--data-dir {data_dir}: no {split} images; expected {LAYOUTS[name]}{own}, found {there}")
+            raise ValueError(
+                f"--data-dir {data_dir}: no {split} images; expected {LAYOUTS[name]}{own}, found {there}{hint(root, name)}"
+            )
     return found
+
+
+def hint(root, name):
+    """What may help where a folder has another layout: the end of a message, '' if nothing comes to mind."""
+    folders = [f for f in sorted(os.listdir(root)) if not f.startswith(".") and os.path.isdir(os.path.join(root, f))]
+    inner = [f for f in folders if os.path.isdir(os.path.join(root, f, "train"))]
+    misspelt = [
+        f for f in folders if f.lower() in ("train", "training", "test", "testing") and f not in ("train", "test")
+    ]
+    if {"train", "test"} <= {*folders}:
+        said = "" if name == "folder" else "an image folder: give --dataset folder"
+    elif {"train", "val"} <= {*folders}:
+        said = "rename val/ to test/, and a part of train/ is held out for validation"
+    elif misspelt:
+        said = f"rename {misspelt[0]}/ to {misspelt[0].lower().removesuffix('ing')}/"
+    elif inner:
+        said = f"give its folder {inner[0]}/"
+    elif os.path.basename(root) in ("train", "test", "val"):
+        said = "give the folder above"
+    else:
+        said = "are these classes? Their images must be split into train/ and test/" if folders else ""
+    return f": {said}" if said else ""
 
 
 def open_found(name, found, image_size):
@@ -82,7 +107,7 @@ def find_folder(root, data_dir, known=None):
     known: the classes, if there is to be no train/.
     """
     splits = ["test"] if known else ["train", *["val"] * os.path.isdir(os.path.join(root, "val")), "test"]
-    files, classes, left_out = {}, known, Counter()
+    files, classes, left_out, notes = {}, known, Counter(), []
     for split in splits:
         names, others = class_folders(os.path.join(root, split))
         left_out += others
@@ -102,8 +127,17 @@ def find_folder(root, data_dir, known=None):
             raise ValueError(
                 f"--data-dir {data_dir}: {split} has classes that {of} does not have: {', '.join(unknown[:5])}"
             )
-    scored = f"{data_dir}: val/ is scored after each epoch, in place of a part of train/ (--val-size)"
-    notes = [scored] * ("val" in splits)
+        lacking = [name for name in classes if names and name not in names and not known]
+        if lacking:
+            notes.append(
+                f"{data_dir}: {split}/ has no image of {len(lacking)} of {len(classes)} classes, such as {lacking[0]}"
+            )
+    twins = Counter(name.casefold() for name in classes)
+    twins = [name for name in classes if twins[name.casefold()] > 1]
+    if twins:
+        notes.append(f"{data_dir}: classes whose names differ only in case: {', '.join(twins[:5])}")
+    if "val" in splits:
+        notes.append(f"{data_dir}: val/ is scored after each epoch, in place of a part of train/ (--val-size)")
     note = left_out_in_words(data_dir, left_out)
     return Found(root, files, open_folder, classes, (*notes, *[note] * bool(note)))
 

@@ -30,7 +30,7 @@ import optimizers
 from augment import Augment, TrainBatches, normalize
 from cost import cost
 from data import Split
-from flags import mistakes_refused, parse_args
+from flags import mistakes_refused, parse_args, refuse
 from models import build, canonical, parse_settings
 
 N_CLASSES = 100  # of the networks that are measured
@@ -248,6 +248,7 @@ def main():
         "--costs", type=Path, help="measure each run by itself at each of --image-sizes, and write here"
     )
     parser.add_argument("--image-sizes", type=int, nargs="+", default=[32], help="heights of the images of --costs")
+    parser.error = refuse
     args, flags = parser.parse_known_args()
     recipe = parse_args(flags)  # which refuses what it does not know
     machine.keep_to_cores()  # as train.py does
@@ -257,6 +258,8 @@ def main():
     distinct = list({key_of(*run, None): run for run in runs}.values())
     if args.costs and recipe.image_size:
         parser.error("--image-size is read with --out; --costs takes --image-sizes")
+    if args.out and args.image_sizes != [32]:
+        parser.error("--image-sizes is read with --costs; --out takes --image-size")
     if args.out:
         with mistakes_refused():
             write_speeds(args.out, distinct, recipe.image_size or 32, how)

@@ -259,7 +259,8 @@ def opening(results):
     if not seen and depth_table(results):
         return depth_sentences(results)
     if not seen:
-        why = "no method was run together with its baseline"
+        missing = sorted({r.net.backbone for r in results.methods if r.reference is None})
+        why = f"no method was run together with its baseline{f', {in_list(missing)}' if missing else ' and its seeds'}"
         return [f"There is no verdict: {why}.", f"{len(results.nets)} networks were run."]
     lacks = any(r.lacks for r in seen)
     n_seeds = max(len(net.seeds) for net in results.nets)

@@ -101,9 +101,10 @@ class Run:
     def check(self):
         """What --check says, in JSON, of a run that could be trained."""
         self.build()
-        gpus = torch.cuda.device_count() if self.team.device.type == "cuda" else 0
-        return json.dumps({"steps": self.last_step, "batch_size": self.args.batch_size, "n_train": len(self.batches.split),
-                           "gpus": gpus, "image_size": self.images.image_size})  # fmt: skip
+        images, gpus = self.images, torch.cuda.device_count() if self.team.device.type == "cuda" else 0
+        counts = {"n_train": len(self.batches.split), "n_val": len(self.val or ()), "n_test": len(images.test)}
+        facts = {"gpus": gpus, "classes": len(images.classes), "image_size": images.image_size}
+        return json.dumps({"steps": self.last_step, "batch_size": self.args.batch_size} | counts | facts)
 
     @contextmanager
     def turn(self):
@@ -430,8 +431,7 @@ def score_only(args, team, model, images, amp):
 
 
 def in_turns(generators, contexts=None):
-    """Runs generators to their ends, one step of each in turn. Returns what each of them returns, or its SystemExit if it
-    ended the program."""
+    """Runs generators to their ends, one step of each in turn. Returns the value of each, or the SystemExit that ended it."""
     ended = {}
     while len(ended) < len(generators):
         for i, generator in enumerate(generators):

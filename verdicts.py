@@ -237,7 +237,7 @@ class Results:
     cost_pass: dict | None
     interactions: list  # of Interaction
     noise_of: Callable  # seeds -> SeedNoise
-    diverged: list = field(default_factory=list)  # what there is to say of runs without a result
+    without_result: list = field(default_factory=list)  # the runs that have none, each with the reason
 
     @cached_property
     def superclasses(self):

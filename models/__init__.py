@@ -77,6 +77,7 @@ METHODS = {
     "segnext": Method("attention", MSCA, "Guo et al., SegNeXt, NeurIPS 2022", "AdamW"),
 }
 
+OTHER_NAMES = {"resnet20": "resnet", "senet": "se", "ecanet": "eca", "lsk": "lsknet", "res2net": "multiscale"}
 WHOLE = {"slots": (), "sizes": (32, 224)}
 PLAIN = {"shortcut": "none"}
 WITHOUT_SHORTCUTS = ("conv", "attention", "pool")  # slots that bring none of their own
@@ -191,8 +192,9 @@ def parse_arch(arch):
 
 def meant(arch):
     """'did you mean eca_resnet? ' for eca, resnet_eca, eca-resnet or eca_resnet20; '' where nothing is near."""
-    known = {name: name for name in (*METHODS, *BACKBONES)} | {"resnet20": "resnet"}
-    near = [difflib.get_close_matches(part, known, 1, cutoff=0.75) for part in re.split("[_-]", arch.lower())]
+    known = {name: name for name in (*METHODS, *BACKBONES)} | OTHER_NAMES
+    arch = re.sub(r"(resnet|plain)[_-](\d+)$", r"\1\2", arch.lower())
+    near = [difflib.get_close_matches(part, known, 1, cutoff=0.75) for part in re.split("[_-]", arch)]
     names = [known[name] for found in near for name in found]
     backbone = next((name for name in names if name in BACKBONES), "resnet")
     suggestion = "_".join([*sorted(name for name in names if name in METHODS), backbone])

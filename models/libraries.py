@@ -39,6 +39,7 @@ def check_name(library, name):
     else:
         raise ValueError(
             f"unknown library {library!r}: an arch with a colon is torchvision:NAME or timm:NAME, and takes no method"
+            + "; knobs go into --set" * ("=" in name)
         )
     if name not in known:
         near = ", ".join(difflib.get_close_matches(name, known, 3, cutoff=0.4))

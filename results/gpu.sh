@@ -6,6 +6,7 @@
 #
 # Nothing is lost at the end of the time: runs are stopped and saved, and the same command goes on with them. Tests and bench
 # are left out once they have passed on this kind of card (results/gpu/<card>.txt). The rows in OUT are to be committed.
+[ -n "${BASH_VERSION-}" ] || { echo "$0: start it with bash" >&2 && exit 2; }
 set -euo pipefail
 
 began=$SECONDS

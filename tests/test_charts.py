@@ -166,3 +166,8 @@ def test_labels_cover_no_other_label_and_no_point():
     for i, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[:i])
         assert not any(box.contains(*point) for point in points)
+
+
+def test_costs_are_drawn_where_the_baseline_learned_nothing(tmp_path):
+    rows = rows_of("resnet", 10) + rows_of("eca_resnet", 10)
+    assert "cost_parameters.png" in make(rows, tmp_path)

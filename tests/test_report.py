@@ -92,6 +92,20 @@ def test_runs_that_diverged_are_told(campaign, tmp_path):
     assert "- se_resnet-seed1: loss or gradient is not finite at step 280\n" in text.split("### Left out")[1]
 
 
+def test_runs_that_are_not_finished_are_told(campaign, tmp_path):
+    begun = tmp_path / "runs" / "se_resnet-seed1"
+    begun.mkdir(parents=True)
+    (begun / "last.pt").touch()
+    assert "- se_resnet-seed1: not finished\n" in make(campaign, tmp_path).split("### Left out")[1]
+
+
+def test_a_missing_baseline_is_named():
+    told = opening(analyse(rows_of("resnet", 60) + rows_of("eca_resnet18", 63)))
+    assert told[0] == "There is no verdict: no method was run together with its baseline, resnet18."
+    told = opening(analyse(rows_of("resnet", 60, seeds=(0, 1)) + rows_of("eca_resnet", 63, seeds=(2, 3))))
+    assert told[0] == "There is no verdict: no method was run together with its baseline and its seeds."
+
+
 def test_which_test_judged_is_told():
     few = rows_of("resnet", 60) + rows_of("eca_resnet", 63, jitter=-JITTER)
     many = few + [

@@ -354,6 +354,39 @@ def test_plan_whose_reader_leaves_ends_quietly():
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
 
+def test_the_baselines_are_those_of_the_architectures():
+    plan = planned("compare.sh", ARCHS="eca_resnet18 se_resnet18 eca_resnet56", SEEDS="0", OUT="nowhere")
+    assert [run for run, _ in plan] == ["resnet18", "resnet56", "eca_resnet18", "se_resnet18", "eca_resnet56"]
+    widths = planned("compare.sh", ARCHS="eca_resnet18", WIDTHS="48", SEEDS="0", OUT="nowhere")
+    assert [run for run, _ in widths] == ["resnet18", "resnet18:resnet.width=48", "eca_resnet18"]
+
+
+def test_misspelt_settings_are_told():
+    done = run_script("compare.sh", PLAN="1", RUNS="resnet", SEED="0", DATA_DIR="x", OUT="nowhere")
+    assert done.stderr == "compare.sh: SEED is not read; SEEDS is\ncompare.sh: DATA_DIR is not read; --data-dir is\n"
+
+
+def test_dataset_is_what_the_folder_holds(photos):
+    first, *_ = run_script(
+        "compare.sh", "--data-dir", str(photos), PLAN="1", RUNS="resnet", OUT="nowhere"
+    ).stdout.splitlines()
+    assert first.endswith("; folder, 100 epochs")
+
+
+@pytest.mark.parametrize("script", ["compare.sh", "ablations.sh"])
+def test_scripts_tell_how_they_are_used(script):
+    assert run_script(script, "--help").stdout.startswith(
+        ("Trains a list of networks", "Varies the knobs of every method")
+    )
+    other = subprocess.run(["sh", script], cwd=ROOT, env=environment({}), capture_output=True, text=True)
+    if other.returncode:  # where sh is not bash
+        assert (other.returncode, other.stderr) == (2, f"{script}: start it with bash\n")
+    alone = subprocess.run(
+        [sys.executable, "compare.py"], cwd=ROOT, env=environment({}), capture_output=True, text=True
+    )
+    assert (alone.returncode, alone.stderr) == (2, "compare.sh: compare.py is started by compare.sh: bash compare.sh\n")
+
+
 def test_empty_settings_are_given():
     assert [run for run, _ in planned("compare.sh", ARCHS="", WIDTHS="", SEEDS="0", OUT="nowhere")] == ["resnet"]
     refused = run_script("compare.sh", check=False, RUNS="", OUT="nowhere")

@@ -211,7 +211,8 @@ def test_checkpoint_within_a_long_epoch(command, monkeypatch):
 def test_check_trains_nothing_and_writes_nothing(command, tmp_path, capsys):
     run(*command(*SMALL, "--check", "--epochs", "3"))
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert facts == {"steps": 12, "batch_size": 20, "n_train": 86, "gpus": 0, "image_size": 16}
+    expected = {"steps": 12, "batch_size": 20, "n_train": 86, "n_val": 10, "n_test": 20, "classes": 4}
+    assert facts == expected | {"gpus": 0, "image_size": 16}
     assert not (tmp_path / "runs").exists()
     run(*command(*SMALL, "--max-steps", "1"))
     with pytest.raises(SystemExit):

@@ -24,6 +24,46 @@ def test_image_folder_with_a_class_named_train(tmp_path):
     assert images.train.images.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize(
+    ("name", "folders", "given", "said"),
+    [
+        ("cifar100", ["train/cat", "test/cat"], "", ": an image folder: give --dataset folder"),
+        (
+            "folder",
+            ["train/cat", "val/cat"],
+            "",
+            ": rename val/ to test/, and a part of train/ is held out for validation",
+        ),
+        ("folder", ["Train/cat", "Test/cat"], "", ": rename Test/ to test/"),
+        ("folder", ["training/cat", "testing/cat"], "", ": rename testing/ to test/"),
+        ("folder", ["set/train/cat", "set/test/cat"], "", ": give its folder set/"),
+        ("folder", ["train/cat", "test/cat"], "train", ": give the folder above"),
+        ("folder", ["cat", "dog"], "", ": are these classes? Their images must be split into train/ and test/"),
+    ],
+)
+def test_a_folder_of_another_layout_gets_a_hint(name, folders, given, said, tmp_path):
+    for folder in folders:
+        write_images(tmp_path / "set" / folder, ["1.png"])
+    with pytest.raises(ValueError, match=r"no (train|test) images; expected") as error:
+        sources.find(name, tmp_path / "set" / given)
+    assert str(error.value).endswith(said)
+
+
+def test_a_file_in_place_of_a_folder_is_told(tmp_path):
+    (tmp_path / "set.zip").touch()
+    with pytest.raises(ValueError, match=r"set.zip: is a file: unpack it, and give its folder$"):
+        sources.find("folder", tmp_path / "set.zip")
+
+
+def test_classes_that_may_be_mistakes_are_told(tmp_path):
+    for split, classes in (("train", ("Cat", "cat", "dog")), ("test", ("Cat", "cat"))):
+        for name in classes:
+            write_images(tmp_path / split / name, ["1.png"])
+    lacking, twins = sources.find("folder", tmp_path).notes
+    assert lacking == f"{tmp_path}: test/ has no image of 1 of 3 classes, such as dog"
+    assert twins == f"{tmp_path}: classes whose names differ only in case: Cat, cat"
+
+
 def test_brackets_in_a_path_are_no_pattern(tmp_path):
     for split in ("train", "test"):
         write_parquet(tmp_path / "set [1]", split, [picture()], [0])
@@ -204,7 +244,10 @@ def test_folder_of_validation_images_is_watched(tmp_path, room):
     assert without.val is None
     write_images(root / "val" / "bee", ["0.png", "1.png", "2.png"])
     images = loaded(root, room)
-    assert images.notes == (f"{root}: val/ is scored after each epoch, in place of a part of train/ (--val-size)",)
+    assert images.notes == (
+        f"{root}: val/ has no image of 1 of 2 classes, such as ant",
+        f"{root}: val/ is scored after each epoch, in place of a part of train/ (--val-size)",
+    )
     train, val = data.held_out(images, val_size=0.5, folds=None, fold=None, seed=0)
     assert (len(train), len(val)) == (8, 3)
     assert val.targets[val.index].tolist() == [1, 1, 1]

@@ -121,6 +121,7 @@ def test_flags_of_a_run_leave_its_speed_alone():
         (["--batchsize", "8"], "unknown flag --batchsize: did you mean --batch-size?"),
         (["nosuch"], "unknown backbone"),
         (["resnet", "--costs", "nosuch/costs.json", "--image-size", "16"], "--costs takes --image-sizes"),
+        (["resnet", "--image-sizes", "64"], "--out takes --image-size"),
     ],
 )
 def test_mistyped_flag_of_the_cost_pass_is_refused(flags, message, tmp_path, capsys, monkeypatch):
