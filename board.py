@@ -41,7 +41,7 @@ class Board:
         self.left = {(run, seed): None for seed in first for run in runs}  # not known to be finished, in order
         self.done = {}  # (run, seed), in the order in which they were found finished
         self.seen = {}  # what locks.py remembers of the holders of claims
-        self.held_at = {}  # (run, seed) -> when another process held it, and whether that is alive; None: not known yet
+        self.held_at = {}  # (run, seed) -> when it was found held, and whether the holder is alive (None: not known yet)
         self.passed = set()  # (run, seed) that this process gave back unfinished
         self.busy = 0  # runs that threads of this process train
         self.undecided = {}  # architecture -> its runs, whose best are not known yet
@@ -85,7 +85,7 @@ class Board:
         """The next run to train; None if there is none, and [] if there may be one later."""
         with self.mutex:
             self.decide()
-            for look_at_held in (False, True):  # a second time at those that others held a moment ago
+            for look_at_held in (False, True):  # the second time also at runs held a moment ago
                 for run, seed in list(self.left):
                     taken = self.try_to_take(run, seed, look_at_held)
                     if taken:

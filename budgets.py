@@ -88,7 +88,7 @@ def shared_methods(conditions):
 
 
 def changes(conditions):
-    """[(method, what changes)] for each method whose word, or whose sign beyond its interval, is not the same under all conditions."""
+    """[(method, what changes)] for each method whose word changes between conditions, or its sign beyond its interval."""
     found = []
     for name in shared_methods(conditions):
         results = [each.methods[name] for each in conditions if name in each.methods]

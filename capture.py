@@ -14,7 +14,7 @@ DDP_WARM_UPS = 11  # those that DistributedDataParallel needs, by PyTorch's note
 class Step:
     """A training step of a run: () -> None. Where `captured`, its first call captures it and later ones replay it.
 
-    What cannot be captured is called, and `say` gets one line that says why.
+    A step that cannot be captured is called, and `say` gets one line that says why.
     """
 
     def __init__(self, state, model, batches, label_smoothing=0.0, clip_norm=0.0, accumulate=1, class_weights=None,
@@ -80,7 +80,7 @@ class Step:
         with torch.no_grad():
             for value, old in zip(tensors, before, strict=True):
                 value.copy_(old)
-        if engine.is_parallel():  # either all processes replay, or none: NCCL asks for it
+        if engine.is_parallel():  # NCCL requires that all processes replay, or none
             failed = torch.tensor(float(problem is not None), device=state.device)
             dist.all_reduce(failed, dist.ReduceOp.MAX)
             if failed and problem is None:
@@ -92,7 +92,7 @@ class Step:
             self.graph = graph
 
     def release(self):
-        """Gives back what a captured graph holds: its memory, and the communicator of NCCL, which would not end before."""
+        """Frees what a captured graph holds: its memory, and NCCL's communicator, which cannot end before that."""
         if self.graph:
             self.graph.reset()
         self.graph = None

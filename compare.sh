@@ -24,8 +24,7 @@
 # that holds runs of another recipe is refused. Several of these commands, on any machines that share the folder, may have one
 # OUT: each takes the next run that nobody holds. A failed run is reported at the end (exit code 1) and does not stop the
 # others. PLAN=1 only lists what would be trained. ARCHS and WIDTHS replace parts of the methods' list (the backbones of ARCHS
-# are its baselines), and RUNS any list:
-# architectures with knobs and flags of their own after colons, such as
+# are its baselines). RUNS replaces any list: it names architectures, each with its knobs and flags after colons, such as
 # RUNS="resnet eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone". RECIPE replaces a preset's flags for all
 # runs. compare.py does the work. NAME= makes a setting empty; leave it out for the default.
 [ -n "${BASH_VERSION-}" ] || { echo "$0: start it with bash" >&2 && exit 2; }
@@ -39,7 +38,8 @@ if [ ! -e "$here/compare.py" ]; then
 fi
 
 case "${1-}" in -h | --help) awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$here/compare.sh" && exit ;; esac
-for near in ARCH:ARCHS WIDTH:WIDTHS RUN:RUNS SEED:SEEDS EPOCH:EPOCHS METHOD:METHODS DATA_DIR:--data-dir; do
+if [ "${SCRIPT-}" = ablations.sh ]; then networks=METHODS; else networks=ARCHS; fi
+for near in ARCH:$networks METHOD:$networks WIDTH:WIDTHS RUN:RUNS SEED:SEEDS EPOCH:EPOCHS DATA_DIR:--data-dir; do
     name="${near%%:*}"
     if [ -n "${!name+x}" ]; then echo "${SCRIPT:-compare.sh}: $name is not read; ${near#*:} is" >&2; fi
 done
@@ -75,7 +75,8 @@ case "$PRESET" in
     methods)
         ARCHS="${ARCHS-$(printf '%s_resnet ' $ALL_METHODS) $COMBINATIONS}"
         runs="" # the backbones and their widths train first, to judge by
-        for backbone in $(for arch in ${ARCHS:-resnet}; do echo "${arch##*_}"; done | awk '!seen[$0]++'); do
+        backbones="$(printf '%s\n' ${ARCHS:-resnet} | sed -E '/^(torchvision|timm):/!{s/:.*//;s/.*_//;}')" # without knobs
+        for backbone in $(echo "$backbones" | awk '!seen[$0]++'); do
             widths="${WIDTHS-}" # of the widening curve, neighbours at most 1.5 times apart
             if [ "$backbone" = resnet ]; then widths="${WIDTHS-24 32 12 8}"; fi # besides 16
             runs="$runs $backbone $(for width in $widths; do echo "$backbone:resnet.width=$width"; done)"

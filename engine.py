@@ -176,8 +176,8 @@ def train_step(state, model, imgs, targets, label_smoothing=0.0, clip_norm=0.0, 
 
     Where a loss or gradient is not finite the update is skipped, and so are all later ones (fp16: once more than
     state.tolerance steps in a row were bad). No value leaves the device for this: a bad loss turns the process's gradients to
-    nan, the sum over the processes spreads them to all, and the scaler skips the update. The statistics of batch norms go back
-    as well (but not their counts), where training may go on.
+    nan, the sum over the processes spreads them to all, and the scaler skips the update. If training may go on, the
+    statistics of batch norms, but not their counts, are put back, too.
     """
     state.rate.copy_(state.rate_table.gather(0, state.t.clamp(max=len(state.rates) - 1).view(1)).view(()))
     before = [buffer.clone() for buffer in state.statistics]

@@ -31,7 +31,7 @@ SCHEDULES = (
     "warmup_stable_decay",
 )
 AMP = ("auto", "bf16", "fp16", "off")
-ELSEWHERE = {  # flags of other programs, and what stands for them here
+ELSEWHERE = {  # flags of other programs, and what to use here instead
     "--model": "give --arch",
     "--resume": "the same command again resumes a run, and --init-from starts from another's weights",
     "--gpu": "a GPU is used if there is one; CUDA_VISIBLE_DEVICES chooses it",
@@ -53,12 +53,12 @@ AT_LEAST_0 = (
 )
 
 
-def refuse(message, code=2):
+def refuse(message, code=2, program="train.py"):
     """Ends the program for a user's mistake: one line, from one process, exit code 2."""
     if int(os.environ.get("RANK", 0)) > 0 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         time.sleep(5)  # torchrun ends all processes when the first one leaves: let the one that speaks do so
     else:
-        print(f"train.py: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"{program}: {' '.join(str(message).split())}", file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -82,7 +82,8 @@ def failures_reported():
         # from each process that meets it, as it may be one alone
         first_line = str(error).splitlines()[0].rstrip(".")
         print(
-            f"train.py: {first_line}: give --accumulate 2 or more, or --graph off, or lower --batch-size; the last checkpoint is kept",
+            f"train.py: {first_line}: give --accumulate 2 or more, or --graph off, or lower --batch-size; "
+            "the last checkpoint is kept",
             file=sys.stderr,
         )
         raise SystemExit(1) from None
@@ -252,7 +253,9 @@ def add_other(add):
     check = "prepare the data, the folder and the network, print as JSON what would be trained, and train nothing"
     add("--check", False, check, **STORE)
     add("--eval-only", None, "score a run on the test set: its folder, model/ or last.pt, or a hub id", metavar="PATH")
-    classes = "print the most probable classes of an image, or of each image in a folder, by the network of --init-from"
+    classes = (
+        "print the most probable classes of an image, or of each image in a folder, with the network of --init-from"
+    )
     add("--predict", None, classes, metavar="PATH")
     add("--json", False, "print what --predict finds as JSON", **STORE)
 

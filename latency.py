@@ -89,7 +89,7 @@ def measure(runs, num_classes, image_size, amp, device):
 
     A row has no exported latency if the packages are missing or the network cannot be exported, which a line says.
     """
-    torch.backends.cudnn.benchmark = True  # as train.py has it
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, False  # as train.py has them
     missing = export.missing_package()
     if missing:
         print(f"exported networks are not timed without {missing}: pip install -r requirements-export.txt")

@@ -196,7 +196,7 @@ def restart_count():
 
 
 def pid_space():
-    """Where process numbers are counted: two containers, or two machines, with one name each have their own."""
+    """Where process numbers are counted: containers or machines of the same name each have their own."""
     try:
         return os.readlink("/proc/self/ns/pid") + Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

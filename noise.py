@@ -32,7 +32,7 @@ POWER = 0.8  # chance of finding the smallest detectable difference
 FEWEST_NETWORKS, FEWEST_SEEDS = 8, 3  # below these each comparison keeps its own noise
 FITTED = 0.15  # the prior is fitted to this quantile of the log variances and to its mirror image, 1 - FITTED
 LOSES_PRIOR = 0.15  # tail probability below which a network's noise begins to count as its own
-NEAR = 2.5  # times: between widths whose costs differ more, a straight line says too little of the curve
+NEAR = 2.5  # factor: between widths whose costs differ by more, a straight line is too far from the curve
 FASTER = 0.1  # a width stays on the curve if it takes less time than a wider one by this fraction, as times are noisy
 TRIMMED = 0.2  # fraction of the networks left out at either end when a seed's effect is estimated
 
@@ -288,8 +288,8 @@ def curve_weights(costs, cost):
 def gap_to_curve(net, curve, cost, noise):
     """A method's Gap: its top-1 minus the curve's at the same cost. The interval covers the noise of both.
 
-    Between widths whose costs differ more than NEAR times the straight line lies too far below the true curve: there it can
-    only show that a method is below.
+    Between widths whose costs differ by more than a factor of NEAR, the straight line lies too far below the true curve: there
+    it can only show that a method is below.
     """
     curve = [point for point in curve if learned(point, noise.seeds)]
     if len(curve) < 2:

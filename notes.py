@@ -189,7 +189,7 @@ The test was chosen by simulation. Each simulated report compares 15 or 7 method
 
 DETECTABLE = f"Holm's correction covers {{judged}} and becomes stricter with each method that is added. *Detectable*: a true difference of this size is found with a probability of {POWER:.0%} at this noise and Holm's strictest level, {ALPHA} / {{m}} (noncentral t)."
 EQUAL_COST = f"""\
-Points of top-1 over the plain backbone at the same cost: mean ± 95% interval, not corrected for multiple comparisons. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost); the interval covers the noise of both. A straight line lies below a curve that flattens, which favours the methods; so between widths that differ more than {NEAR:g} times in a cost only a method below the line is compared. Outside the trained widths, and with a width that ended at chance, there is no comparison. Training time is the measured time per training image, taken as exact. A width that takes at least {1 - FASTER:.0%} of a wider one's time is left out of the curve."""
+Points of top-1 over the plain backbone at the same cost: mean ± 95% interval, not corrected for multiple comparisons. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost); the interval covers the noise of both. A straight line lies below a curve that flattens, which favours the methods; so between widths whose costs differ by more than a factor of {NEAR:g}, only a method below the line is compared. Outside the trained widths there is no comparison. A width that ended at chance with any seed is left out of the curve. Training time is the measured time per training image, taken as exact. A width that takes at least {1 - FASTER:.0%} of a wider one's time is left out of the curve."""
 NO_CURVE = "There is no comparison: no second width of the backbone (`resnet.width`) learned with all of its seeds."
 
 
@@ -327,7 +327,8 @@ def left_out_text(results):
             lines.append(f"{r.net.name}: {which}, {why}")
     for net in results.nets:
         curve = results.curves.get(net.backbone, ())
-        lost = sorted(seed for seed, run in net.runs.items() if at_chance(run))
+        needed = {seed for baseline in curve if not baseline.settings for seed in baseline.seeds}
+        lost = sorted(seed for seed in needed & net.runs.keys() if at_chance(net.runs[seed]))
         if net.on_curve and net not in curve:
             lines.append(
                 f"{net.name}: not in the widening curve, because it was not trained with all seeds of {net.backbone}"

@@ -89,7 +89,9 @@ def data_dir_in(flags):
     """The value of --data-dir among flags of train.py; None without it."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--data-dir")
-    return parser.parse_known_args(flags)[0].data_dir
+    parser.error = refuse
+    data_dir = parser.parse_known_args(flags)[0].data_dir
+    return data_dir and os.path.expanduser(data_dir)  # shells leave --data-dir=~/photos as it is
 
 
 def number(name, text, kind=int, least=1):

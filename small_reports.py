@@ -140,8 +140,8 @@ All recipes share: {shared}.
 def report_recipes(rows, out, without_result=()):
     """Writes recipes.md and prints its table: each network's top-1 on the validation split under each recipe.
 
-    without_result: lines on runs without a result. A recipe is named by the settings that differ between the runs. Refuses runs that
-    held nothing out: a recipe chosen on the test set would bias what is then measured there.
+    without_result: lines on runs without a result. A recipe is named by the settings that differ between the runs. Refuses runs
+    that held nothing out: a recipe chosen on the test set would bias what is then measured there.
     """
     if any(row["val_top1"] is None for row in rows):
         refuse("recipes are compared on held-out images, and some of these runs watched the test set (--val-size 0)")

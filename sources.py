@@ -72,7 +72,7 @@ def find(name, data_dir, classes=None):
 
 
 def hint(root, name):
-    """What may help where a folder has another layout: the end of a message, '' if nothing comes to mind."""
+    """The end of a message about a folder of another layout: what to do; '' if nothing comes to mind."""
     folders = [f for f in sorted(os.listdir(root)) if not f.startswith(".") and os.path.isdir(os.path.join(root, f))]
     inner = [f for f in folders if os.path.isdir(os.path.join(root, f, "train"))]
     misspelt = [

@@ -15,6 +15,7 @@ import argparse
 import json
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def typical(speeds):
 
 def measure(runs, num_classes, image_size, batch_size, amp, compiled, accumulate=1, rounds=10, n_calls=3):
     """Typical speeds of runs (arch, settings): rows {arch, settings, image_size, train_imgs_per_s, eval_imgs_per_s}."""
-    torch.backends.cudnn.benchmark = True  # as train.py has it, and:
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, False  # as train.py has them, and:
     machine.keep_freed_memory()
     device = the_device()
     amp = engine.amp_dtype(amp, device)
@@ -248,7 +249,7 @@ def main():
         "--costs", type=Path, help="measure each run by itself at each of --image-sizes, and write here"
     )
     parser.add_argument("--image-sizes", type=int, nargs="+", default=[32], help="heights of the images of --costs")
-    parser.error = refuse
+    parser.error = partial(refuse, program="speed.py")
     args, flags = parser.parse_known_args()
     recipe = parse_args(flags)  # which refuses what it does not know
     machine.keep_to_cores()  # as train.py does

@@ -192,8 +192,8 @@ def interaction_table(results):
 
 
 def superclass_table(found):
-    """One row per superclass, one column per method; cells that may be noise are empty, and superclasses without others are
-    left out. None if all may be noise."""
+    """One row per superclass with a cell that stands out, one column per method; all other cells are empty. None if no cell
+    stands out."""
     if found is None or not found.readable.any():
         return None
     cells = np.where(found.readable, np.char.mod("%+.1f", found.differences), "")
@@ -260,7 +260,8 @@ def opening(results):
         return depth_sentences(results)
     if not seen:
         missing = sorted({r.net.backbone for r in results.methods if r.reference is None})
-        why = f"no method was run together with its baseline{f', {in_list(missing)}' if missing else ' and its seeds'}"
+        why = "no method was run with a seed of its baseline"
+        why = f"no method was run together with its baseline, {in_list(missing)}" if missing else why
         return [f"There is no verdict: {why}.", f"{len(results.nets)} networks were run."]
     lacks = any(r.lacks for r in seen)
     n_seeds = max(len(net.seeds) for net in results.nets)
@@ -354,7 +355,7 @@ def cost_sentence(results):
     if len(gaps) == 1:
         return f"{counts} {largest}"
     return (
-        f"{counts} The largest of these {len(gaps)} differences is {largest} As the largest of many, it is likely an "
+        f"{counts} The largest clear one of these {len(gaps)} differences is {largest} As the largest of many, it is likely an "
         "overestimate."
     )
 

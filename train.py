@@ -85,9 +85,7 @@ def main(args):
     stop = checkpoints.StopSignals(60 * args.max_minutes or float("inf"))
     team = Processes(args)
     torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = (
-        False  # or --amp off would round the operands of convolutions, and of no other product
-    )
+    torch.backends.cudnn.allow_tf32 = False  # it would round convolutions, and nothing else, under --amp off
     machine.keep_freed_memory()
     machine.keep_to_cores()
     amp = engine.amp_dtype(args.amp, team.device)

@@ -108,12 +108,12 @@ class Run:
 
     @contextmanager
     def turn(self):
-        """A part of the run, on a GPU's stream of its own. Numbers that are not finite leave a file for the report."""
+        """A part of the run, on a GPU in its own stream. If numbers are not finite, a file `diverged` tells the report."""
         with torch.cuda.stream(self.stream) if self.stream else nullcontext():
             try:
                 yield
             except FloatingPointError as error:
-                if self.team.rank == 0 and not self.lock.rival():
+                if self.team.rank == 0 and self.lock and not self.lock.rival():
                     reason = str(error).split(":")[0]
                     checkpoints.write_atomically(self.folder / "diverged", f"{reason}\n".encode())
                 raise

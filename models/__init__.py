@@ -265,7 +265,7 @@ def build(arch, num_classes=100, settings=None, image_size=32):
 
 
 def without_effect(arch, num_classes=100, settings=None, image_size=32):
-    """The settings without which build() makes the same network with the same weights: [knob]. Leaves the random numbers be."""
+    """The settings without which build() makes the same network with the same weights: [knob]. Keeps the random state."""
     values, allowed = parse_settings(arch, settings or {}), settable(arch)
 
     def net_without(name):
@@ -283,7 +283,7 @@ def without_effect(arch, num_classes=100, settings=None, image_size=32):
 
 
 def alike(net, other):
-    """Whether two networks have the same modules and weights. An attribute of which this cannot be said is a difference."""
+    """Whether two networks have the same modules and weights. Attributes that cannot be compared count as different."""
     pairs = zip_longest(net.modules(), other.modules())
     tensors = [[*each.named_parameters(), *each.named_buffers()] for each in (net, other)]
     try:

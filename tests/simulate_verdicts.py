@@ -3,9 +3,9 @@
     python -m tests.simulate_verdicts                   # 10,000 reports a row, under a minute on one core
     python -m tests.simulate_verdicts --reports 1000
 
-A simulated report compares 15 methods with one baseline; for the report's own rule also 7, the fewest that it moderates. Three
-methods differ from the baseline by 1, 2 and 4 points, the others not at all. A seed shifts all networks alike (standard
-deviation 0.5 points); the rest is normal noise of
+A simulated report compares 15 methods with one baseline; the report's own rule is also tried with 7, the fewest that it
+moderates. Three methods differ from the baseline by 1, 2 and 4 points, the others not at all. A seed shifts all networks
+alike (standard deviation 0.5 points); the rest is normal noise of
 
     equal          0.65 points for every network
     one noisy      0.65 points, but 4.55 for one of the networks, drawn at random
@@ -86,7 +86,7 @@ RULES = {"paired t-tests": paired_t_tests, "plain moderation": plainly_moderated
 
 
 def simulate(rule, noise, n_seeds, n_reports, effects=EFFECTS, seed=0, n_networks=MANY):
-    """(part of the reports with a false word, of the single tests with p < ALPHA, of the reports that find each effect)."""
+    """The shares (of reports with a false word, of single tests with p < ALPHA, of reports that find each effect)."""
     rng = np.random.default_rng(seed)
     means = np.zeros(n_networks)
     means[1 : 1 + len(effects)] = effects

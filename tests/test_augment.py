@@ -107,7 +107,7 @@ def test_crops_and_holes_are_anywhere():
         assert set(zip(draws[y].tolist(), draws[x].tolist(), strict=True)) == set(product(places, repeat=2))
 
 
-def test_resized_crops_are_in_every_corner_alike_often():
+def test_resized_crops_are_in_every_corner_equally_often():
     draws = batches(random_split(n=4000), Augment(crop_scale=0.08)).draw(0)
     low, right = (draws[at] > (1 - draws[side]) / 2 for at, side in (("top", "height"), ("left", "width")))
     times = torch.bincount(2 * low + right, minlength=4).tolist()
@@ -235,7 +235,7 @@ def test_no_two_seeds_share_an_epoch():
 
 
 def test_draws_are_those_that_earlier_runs_saw():
-    """Other ones would make another recipe of the same flags, and another run of a resumed one."""
+    """Others would change what the same flags mean, and how a resumed run goes on."""
     draws = batches(random_split(), Augment(3, cutout=4, mixup=0.2, cutmix=1.0)).draw(3)
     assert {name: values[:8].tolist() for name, values in draws.items() if name != "share"} == {
         "row": [19, 3, 20, 33, 2, 29, 4, 21],

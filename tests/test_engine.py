@@ -228,7 +228,7 @@ def test_optimizer_that_reads_its_rate_on_the_host_follows_the_schedule(name):
 
 
 def test_step_beyond_the_schedule_takes_its_last_rate():
-    """As one does that comes before a capture at the end of a run."""
+    """So does a warm-up step before a capture at the end of a run."""
     state = new_state()
     state.t.fill_(len(state.rates) + 1)
     engine.train_step(state, state.net, *next(new_batches().epoch(0)))

@@ -61,7 +61,7 @@ def test_the_answer_is_computed(campaign, tmp_path):
     cost = text.split("\n## Cost\n\n")[1]
     assert cost.startswith(
         "4 methods can be compared with a ResNet of equal cost. Above it at one cost or more: 1; below it at one or more: 2. "
-        "The largest of these 12 differences is ECA at equal MACs: +3.00 ± "
+        "The largest clear one of these 12 differences is ECA at equal MACs: +3.00 ± "
     )
 
 
@@ -103,7 +103,7 @@ def test_a_missing_baseline_is_named():
     told = opening(analyse(rows_of("resnet", 60) + rows_of("eca_resnet18", 63)))
     assert told[0] == "There is no verdict: no method was run together with its baseline, resnet18."
     told = opening(analyse(rows_of("resnet", 60, seeds=(0, 1)) + rows_of("eca_resnet", 63, seeds=(2, 3))))
-    assert told[0] == "There is no verdict: no method was run together with its baseline and its seeds."
+    assert told[0] == "There is no verdict: no method was run with a seed of its baseline."
 
 
 def test_which_test_judged_is_told():

@@ -277,7 +277,7 @@ def test_exit_codes_are_those_of_train_py():
     assert codes == (training.HELD_CODE, training.TIME_IS_UP_CODE) == (3, 75)
 
 
-def test_signal_that_the_program_was_started_deaf_to_is_not_heard():
+def test_signal_that_was_ignored_at_the_start_stays_ignored():
     was = {number: signal.getsignal(number) for number in children.STOP_SIGNALS}
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -359,6 +359,10 @@ def test_the_baselines_are_those_of_the_architectures():
     assert [run for run, _ in plan] == ["resnet18", "resnet56", "eca_resnet18", "se_resnet18", "eca_resnet56"]
     widths = planned("compare.sh", ARCHS="eca_resnet18", WIDTHS="48", SEEDS="0", OUT="nowhere")
     assert [run for run, _ in widths] == ["resnet18", "resnet18:resnet.width=48", "eca_resnet18"]
+    others = planned(
+        "compare.sh", ARCHS="eca_resnet:eca.kernel_size=5 torchvision:resnet18", WIDTHS="", SEEDS="0", OUT="nowhere"
+    )
+    assert [run for run, _ in others] == ["resnet", "torchvision:resnet18", "eca_resnet:eca.kernel_size=5"]
 
 
 def test_misspelt_settings_are_told():
