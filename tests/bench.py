@@ -421,7 +421,7 @@ def main():
     parser.add_argument("--json", type=Path, help="write all rows here")
     args = parser.parse_args()
     device = torch.device("cpu")
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, False
     machine.keep_freed_memory()
     amp = engine.amp_dtype("auto", device)
     n_steps = 4

@@ -104,7 +104,7 @@ def bench(arch, compiles, barrier_n, ready, turn, results):
     """Prepares, waits until all have, and measures when it is this process's turn."""
     import torch
 
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, False
     row, variants = {"arch": arch}, {}
     plans = {"eager": (1, False, False), "captured x4": (SIDE_BY_SIDE, True, False)}
     if compiles:
