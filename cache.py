@@ -10,17 +10,21 @@ import shutil
 import sys
 import time
 import uuid
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+import locks
 import machine
 from decode import UnfitImageError, decoded, headers
 from splits import MAX_THREADS, in_memory, streamed
 
 SAMPLE = 50_000  # images that mean and std are of, evenly spread over train: all of CIFAR's
 DECODED_AT_ONCE = 256  # images
+MEASURED_PIXELS = 256 * 224**2  # at once: sums of squares take two doubles for each
+POLL_S = 1.0  # between two looks at a set that another process decodes
 LEFTOVER_S = 24 * 3600  # a folder still incomplete after this time was left by a killed process
 
 
@@ -74,6 +78,27 @@ def no_room(folder, n_bytes, why):
     )
 
 
+@contextmanager
+def one_at_a_time(folder):
+    """Tasks that begin together would decode, and write, a copy each: here the others wait until the first has done it."""
+    path, waits = folder.with_name(f"{folder.name}.lock"), False
+    while True:
+        try:
+            lock = locks.Lock(path)
+            break
+        except locks.HeldError:
+            if not waits:
+                print(
+                    f"waiting for another process, which decodes the images for {folder}", file=sys.stderr, flush=True
+                )
+            waits = True
+            time.sleep(POLL_S)
+    with lock:
+        if folder.exists() and not (folder / "meta.json").exists():  # somebody has removed parts of it
+            shutil.rmtree(folder)
+        yield
+
+
 def write(folder, classes, arrays):
     """Writes decoded splits {name: (images uint8 (N, H, W, 3), targets (N,))} and what was measured of them."""
     splits = {name: in_memory(*parts) for name, parts in arrays.items()}
@@ -83,13 +108,16 @@ def write(folder, classes, arrays):
 
 
 def read(folder):
-    """What write() wrote: {name: Split} and the rest of meta.json."""
-    meta = json.loads((folder / "meta.json").read_text())
+    """What write() wrote: {name: Split} and the rest of meta.json. Raises ValueError where a file is damaged."""
     splits = {}
-    for name in meta.pop("splits"):
-        # copy-on-write: writable as torch wants it, yet the pages are shared by all processes of the node
-        parts = (np.load(folder / f"{name}_{part}.npy", mmap_mode="c") for part in ("images", "targets"))
-        splits[name] = in_memory(*parts)
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        for name in meta.pop("splits"):
+            # copy-on-write: writable as torch wants it, yet the pages are shared by all processes of the node
+            parts = (np.load(folder / f"{name}_{part}.npy", mmap_mode="c") for part in ("images", "targets"))
+            splits[name] = in_memory(*parts)
+    except (EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{folder} is damaged ({' '.join(str(error).split())}): remove it") from None
     return splits, meta
 
 
@@ -137,8 +165,9 @@ def write_folder(folder, meta, arrays):
 def remove_leftovers(folder):
     """Removes what processes that were killed while they wrote this folder have left."""
     for leftover in folder.parent.glob(f"{folder.name}.tmp*"):
-        if time.time() - leftover.stat().st_mtime > LEFTOVER_S:
-            shutil.rmtree(leftover, ignore_errors=True)
+        with suppress(FileNotFoundError):  # its writer renames it at this moment
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_S:
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------------------------- measuring
@@ -168,7 +197,7 @@ def statistics(split, content=None):
     rows = torch.from_numpy(np.linspace(0, len(split) - 1, min(len(split), SAMPLE)).round().astype(np.int64))
     n_pixels = len(rows) * split.image_size**2
     sums, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    for images, i in split.read(rows.split(256)):
+    for images, i in split.read(rows.split(max(1, min(256, MEASURED_PIXELS // split.image_size**2)))):
         images = images[i]
         if content:
             content.update(images.permute(0, 2, 3, 1).contiguous().numpy())

@@ -45,14 +45,21 @@ def save_checkpoint(path, content):
     write_atomically(path, buffer.getbuffer(), keep=f"{path}.previous")
 
 
+class UnreadableError(ValueError):
+    """A file that cannot be read here and now, but may be whole."""
+
+
 def load_checkpoint(path):
-    """Reads what save_checkpoint wrote; runs no pickled code. Raises ValueError for a damaged file and for other files."""
+    """Reads what save_checkpoint wrote; runs no pickled code. Raises ValueError for a damaged file and for other files, and
+    UnreadableError, one of these, where reading itself failed."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch.load itself does not notice a flipped byte
         if damaged:
             raise zipfile.BadZipFile(f"{damaged} has a wrong checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError) as error:  # which says nothing of the file
+        raise UnreadableError(f"{path} cannot be read: {error or type(error).__name__}") from None
     except Exception as error:  # every kind of damage has its own exception
         reason = " ".join(str(error).split())
         if "Weights only load failed" in reason:

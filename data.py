@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -83,28 +84,37 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, cl
         is_decoded = (folder / "meta.json").exists()
     except PermissionError:
         raise ValueError(f"{folder} belongs to another user and cannot be read: give another --cache-dir") from None
-    if is_decoded:
-        splits, meta = cache.read(folder)
-        if name == "shapes100" or sum(split.images.nbytes for split in splits.values()) <= room:
-            return image_set(splits, meta, notes)
+    if is_decoded and (fitting := read_fitting(folder, room)):
+        return image_set(*fitting, notes)
     streamed = folder.with_name(f"{folder.name}-streamed")
-    if not (streamed / "meta.json").exists() and not os.access(next(p for p in folder.parents if p.exists()), os.W_OK):
+    is_known = is_decoded or (streamed / "meta.json").exists()
+    if not is_known and not os.access(next(p for p in folder.parents if p.exists()), os.W_OK):
         raise ValueError(f"cannot write decoded images to {folder.parent}: give another --cache-dir")
-    if name == "shapes100":
-        train, test, classes = draw_shapes100()
-        cache.write(folder, classes, {"train": train, "test": test})
+    with nullcontext() if is_known else cache.one_at_a_time(folder):
+        if (folder / "meta.json").exists() and (fitting := read_fitting(folder, room)):
+            return image_set(*fitting, notes)
+        if name == "shapes100":
+            train, test, classes = draw_shapes100()
+            cache.write(folder, classes, {"train": train, "test": test})
+            return image_set(*cache.read(folder), notes)
+        splits, classes = open_found(name, found, image_size)
+        check_splits(splits, classes)
+        try:
+            n_bytes = sum(len(images) * 3 * images.size**2 for images in splits.values())
+            if n_bytes > room:
+                return image_set(*cache.stream(streamed, classes, splits), notes)
+            cache.refuse_full_disk(folder, n_bytes)
+            cache.write(folder, classes, cache.decode_all(splits))
+        except UnfitImageError as error:
+            raise error.listed_in(folder.with_name(f"{folder.name}-unfit.txt")) from None
         return image_set(*cache.read(folder), notes)
-    splits, classes = open_found(name, found, image_size)
-    check_splits(splits, classes)
-    try:
-        n_bytes = sum(len(images) * 3 * images.size**2 for images in splits.values())
-        if n_bytes > room:
-            return image_set(*cache.stream(streamed, classes, splits), notes)
-        cache.refuse_full_disk(folder, n_bytes)
-        cache.write(folder, classes, cache.decode_all(splits))
-    except UnfitImageError as error:
-        raise error.listed_in(folder.with_name(f"{folder.name}-unfit.txt")) from None
-    return image_set(*cache.read(folder), notes)
+
+
+def read_fitting(folder, room):
+    """A decoded set, as cache.read() gives it; None if it takes more than `room` bytes."""
+    splits, meta = cache.read(folder)
+    is_built_in = folder.name.startswith("shapes100")
+    return (splits, meta) if is_built_in or sum(split.images.nbytes for split in splits.values()) <= room else None
 
 
 def n_classes(name, data_dir=None):

@@ -215,7 +215,9 @@ def told(name, read, *args):
     except UnfitImageError as error:
         raise UnfitImageError(f"{name}: {error}") from None
     except Exception as error:  # bytes that are no image raise whatever their decoder met
-        raise UnfitImageError(f"{name}: cannot read the image ({' '.join(str(error).split())})") from None
+        raise UnfitImageError(
+            f"{name}: cannot read the image ({' '.join(str(error).split()) or type(error).__name__})"
+        ) from None
 
 
 class Paths(list):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, PyTorchModelHubMixin, snapshot_download
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -70,6 +71,8 @@ class Classifier(nn.Module, PyTorchModelHubMixin, library_name="pytorch", tags=[
         self.classes, self.image_size, self.mean, self.std = classes, image_size, mean, std
 
     def forward(self, imgs):
+        if imgs.shape[1:] != (3, self.image_size, self.image_size):
+            raise ValueError(f"imgs must be (B, 3, {self.image_size}, {self.image_size}), got {tuple(imgs.shape)}")
         mean, std = (torch.tensor(v, device=imgs.device).view(-1, 1, 1) for v in (self.mean, self.std))
         return self.net((on_scale_of_bytes(imgs) - mean) / std)
 
@@ -117,6 +120,8 @@ def card(model, recipe, result):
             for metric, (name, value) in scores.items()
         ],
     )
+    if recipe.get("init_from") and Path(recipe["init_from"]).exists():
+        recipe = recipe | {"init_from": Path(recipe["init_from"]).name}  # and not where it lies on this machine
     rows = "\n".join(f"| {name} | {value} |" for name, value in recipe.items())
     recipe = f"| setting | value |\n| --- | --- |\n{rows}"
     return str(ModelCard(CARD.format(**result | {"front": front, "recipe": recipe, "image_size": model.image_size})))
@@ -125,7 +130,7 @@ def card(model, recipe, result):
 def push(folder, repo_id, tag):
     """Uploads a model/ folder to the hub and tags it; a tag of that name moves. Raises what the hub's client raises."""
     api = HfApi()
-    api.create_repo(repo_id, exist_ok=True)
+    api.create_repo(repo_id, private=True, exist_ok=True)  # a new one is for its owner to publish
     commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"Run {tag}")
     tag = re.sub(r"[^\w.,=+-]+", "-", tag)  # of what git allows in a tag
     if tag in {ref.name for ref in api.list_repo_refs(repo_id).tags}:
@@ -205,6 +210,8 @@ def download(path_or_id):
         HfApi().model_info(repo_id, revision=revision, timeout=5)  # where this fails, a download would retry for 23 s
     except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
         problem = error
+    if isinstance(problem, (RepositoryNotFoundError, RevisionNotFoundError)):  # also what an expired token meets
+        raise ValueError(f"{path_or_id}: the hub has no such model for you ({type(problem).__name__})") from None
     files = ["config.json", "model.safetensors", "README.md"]
     try:
         folder = snapshot_download(
@@ -215,6 +222,11 @@ def download(path_or_id):
         raise ValueError(
             f"{path_or_id}: no such run, model folder or checkpoint, and the hub could not provide it ({why})"
         ) from None
+    if problem:
+        print(
+            f"{path_or_id}: the hub was not reached ({type(problem).__name__}), so this is an earlier download",
+            file=sys.stderr,
+        )
     return Path(folder)
 
 

@@ -70,13 +70,13 @@ class Processes:
         return ended["value"]
 
     def first_decides(self, call):
-        """What call() returns in the first process. Its ValueError is refused by all."""
+        """What call() returns in the first process. Its OSError or ValueError is refused by all."""
 
         found = [None, None]
         if self.rank == 0:
             try:
                 found[0] = call()
-            except ValueError as error:
+            except (OSError, ValueError) as error:
                 found[1] = str(error)
         answer, problem = broadcast_object_list(found)
         if problem:

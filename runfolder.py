@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from checkpoints import load_checkpoint
+from checkpoints import UnreadableError, load_checkpoint
 
 NOT_THE_RUN = (  # flags that do not change what a run computes
     "list",
@@ -116,6 +116,8 @@ def last_checkpoint(folder):
             except ValueError as error:
                 if stamp(folder) != before:  # its owner saves at this moment
                     return last_checkpoint(folder)
+                if isinstance(error, UnreadableError):
+                    raise
                 problem = error
                 print(f"train.py: {error}", file=sys.stderr)
     if saved and problem:

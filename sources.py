@@ -6,6 +6,7 @@ What is found is listed first, cheaply, so that a decoded set can be recognized 
 import glob
 import os
 import sys
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,10 +133,10 @@ def find_folder(root, data_dir, known=None):
             notes.append(
                 f"{data_dir}: {split}/ has no image of {len(lacking)} of {len(classes)} classes, such as {lacking[0]}"
             )
-    twins = Counter(name.casefold() for name in classes)
-    twins = [name for name in classes if twins[name.casefold()] > 1]
+    plain = {name: unicodedata.normalize("NFC", name).casefold() for name in classes}
+    twins = [name for name in classes if list(plain.values()).count(plain[name]) > 1]
     if twins:
-        notes.append(f"{data_dir}: classes whose names differ only in case: {', '.join(twins[:5])}")
+        notes.append(f"{data_dir}: classes whose names differ only in case or Unicode form: {', '.join(twins[:5])}")
     if "val" in splits:
         notes.append(f"{data_dir}: val/ is scored after each epoch, in place of a part of train/ (--val-size)")
     note = left_out_in_words(data_dir, left_out)

@@ -13,6 +13,7 @@ from PIL import Image
 
 import cache
 import data
+import locks
 from tests.test_augment import random_split
 from tests.test_data import loaded, picture, small_folder, write_images, write_parquet
 
@@ -152,18 +153,44 @@ def test_disk_that_will_be_full_is_told_before_anything_is_decoded(tmp_path, mon
         loaded(root)
 
 
-def test_set_that_another_process_has_written_meanwhile_is_taken(tmp_path, monkeypatch):
-    root = small_folder(tmp_path / "set")
-    measure = cache.measure
+def test_a_set_that_another_task_decodes_is_waited_for(tmp_path, monkeypatch, capsys):
+    root, lock, others = small_folder(tmp_path / "set"), locks.Lock, []
 
-    def slowly(*args):
-        monkeypatch.setattr(cache, "measure", measure)
-        loaded(root)
-        return measure(*args)
+    def busy_at_first(path):
+        if others:
+            return lock(path)
+        others.append(path)
+        loaded(root)  # as the other task does meanwhile
+        raise locks.HeldError("held")
 
-    monkeypatch.setattr(cache, "measure", slowly)
+    monkeypatch.setattr(locks, "Lock", busy_at_first)
+    monkeypatch.setattr(cache, "POLL_S", 0)
+    monkeypatch.setattr(cache, "decode_all", once(cache.decode_all))
     assert len(loaded(root).train) == 8
     assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert capsys.readouterr().err.startswith("waiting for another process, which decodes the images for ")
+
+
+def once(function):
+    calls = []
+
+    def counted(*args):
+        calls.append(args)
+        assert len(calls) == 1
+        return function(*args)
+
+    return counted
+
+
+def test_a_set_that_lost_a_part_is_decoded_again_or_told(tmp_path):
+    root = small_folder(tmp_path / "set")
+    loaded(root)
+    (whole,) = (tmp_path / "cache").iterdir()
+    (whole / "meta.json").unlink()
+    assert len(loaded(root).train) == 8
+    (whole / "train_images.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"^{whole} is damaged \(.*\): remove it$"):
+        loaded(root)
 
 
 def test_cifar_is_measured_whole():

@@ -4,10 +4,12 @@ import inspect
 import json
 import shutil
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard, snapshot_download
+from huggingface_hub.errors import RepositoryNotFoundError
 from torch import nn
 
 import checkpoints
@@ -160,7 +162,8 @@ class Hub:
     def model_info(self, repo_id, revision=None, timeout=None):
         self.call("model_info", repo_id, revision)
 
-    def create_repo(self, repo_id, exist_ok):
+    def create_repo(self, repo_id, private, exist_ok):
+        assert private
         self.call("create_repo", repo_id)
 
     def upload_folder(self, repo_id, folder_path, commit_message):
@@ -212,13 +215,37 @@ def test_pushed_run_is_tagged_and_loads_by_its_tag(tmp_path, fake_hub):
     assert_same_weights(loaded, hub.load(folder))
 
 
-def test_unreachable_hub_gives_what_was_downloaded_before_or_one_line(tmp_path, fake_hub):
+def test_unreachable_hub_gives_what_was_downloaded_before_or_one_line(tmp_path, fake_hub, capsys):
     fake_hub.reachable = False
     with pytest.raises(ValueError, match=r"me/nets: no such run.* the hub could not provide it \(RuntimeError\)"):
         hub.load("me/nets")
     saved(fake_hub.folder)
     hub.load("me/nets")
     assert fake_hub.calls == [("download", "me/nets", None, True)]
+    assert (
+        capsys.readouterr().err == "me/nets: the hub was not reached (RuntimeError), so this is an earlier download\n"
+    )
+
+
+def test_what_the_hub_does_not_have_is_not_taken_from_an_earlier_download(fake_hub, monkeypatch):
+    """Or an expired token would bring back old weights."""
+    saved(fake_hub.folder)
+    error = RepositoryNotFoundError("no such repository", response=Mock())
+    monkeypatch.setattr(fake_hub, "model_info", Mock(side_effect=error))
+    with pytest.raises(ValueError, match=r"the hub has no such model for you \(RepositoryNotFoundError\)"):
+        hub.load("me/nets")
+
+
+def test_images_of_another_size_are_refused(tmp_path):
+    model = hub.load(saved(tmp_path / "model"))
+    size = model.image_size
+    with pytest.raises(ValueError, match=rf"imgs must be \(B, 3, {size}, {size}\), got \(2, 3, {size}, {2 * size}\)"):
+        model(torch.zeros(2, 3, size, 2 * size, dtype=torch.uint8))
+
+
+def test_card_does_not_tell_where_files_lie(tmp_path):
+    text = hub.card(hub.load(saved(tmp_path / "model")), {"init_from": str(tmp_path / "model")}, RESULT)
+    assert "| init_from | model |" in text and str(tmp_path) not in text
 
 
 @pytest.mark.parametrize("name", ["nowhere", "/no/where", "a/b/c", "../a"])

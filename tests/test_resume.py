@@ -6,8 +6,10 @@ import re
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -97,6 +99,18 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(command, tmp_path, caps
     assert "at step 4 of" in out
     processes.run(run, 1, *flags, "--name", "whole")
     assert_same(saved_state(tmp_path / "runs" / "whole"), saved_state(folder))
+
+
+def test_checkpoint_that_cannot_be_read_now_is_left_as_it_is(tmp_path, monkeypatch):
+    """As on a network disk that fails for a moment, or in another user's folder."""
+    last = tmp_path / "last.pt"
+    for step in (1, 2):
+        checkpoints.save_checkpoint(last, {"step": step})
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile, "ZipFile", Mock(side_effect=PermissionError(13, "Permission denied")))
+        with pytest.raises(checkpoints.UnreadableError, match=r"last.pt cannot be read: .*Permission denied"):
+            runfolder.last_checkpoint(tmp_path)
+    assert runfolder.last_checkpoint(tmp_path) == {"step": 2}
 
 
 def test_damaged_checkpoint_does_not_take_the_place_of_the_one_before(tmp_path):

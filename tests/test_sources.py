@@ -61,7 +61,7 @@ def test_classes_that_may_be_mistakes_are_told(tmp_path):
             write_images(tmp_path / split / name, ["1.png"])
     lacking, twins = sources.find("folder", tmp_path).notes
     assert lacking == f"{tmp_path}: test/ has no image of 1 of 3 classes, such as dog"
-    assert twins == f"{tmp_path}: classes whose names differ only in case: Cat, cat"
+    assert twins == f"{tmp_path}: classes whose names differ only in case or Unicode form: Cat, cat"
 
 
 def test_brackets_in_a_path_are_no_pattern(tmp_path):
