@@ -106,11 +106,12 @@ def leads_back(folder, root, name):
 def left_out_in_words(folder, left_out):
     """One line that counts what image_files left out of a folder, or None where it left out nothing."""
     counts = {
-        "name that begins with a dot": "names that begin with a dot",
-        "file that is no image by its name": "files that are no images by their names",
+        "dotted": ("name that begins with a dot", "names that begin with a dot"),
+        "others": ("file that is no image by its name", "files that are no images by their names"),
+        "loose": ("image outside the folders of classes", "images outside the folders of classes"),
     }
-    n = left_out["dotted"], left_out["others"]
-    parts = [f"{k:,} {one if k == 1 else many}" for k, (one, many) in zip(n, counts.items(), strict=True) if k]
+    found = [(left_out[kind], words) for kind, words in counts.items() if left_out[kind]]
+    parts = [f"{n:,} {one if n == 1 else many}" for n, (one, many) in found]
     return f"left out of {folder}: {' and '.join(parts)}" if parts else None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from archives import find_archive, read_archive
-from decode import Encoded, Paths, Pixels, image_files, left_out_in_words
+from decode import Encoded, Paths, Pixels, image_files, is_image, left_out_in_words
 
 HUB_SETS = {  # name: (repository on the hub, image column, label column)
     "cifar100": ("uoft-cs/cifar100", "img", "fine_label"),
@@ -148,7 +148,8 @@ def class_folders(folder):
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     dotted = sum(name.startswith(".") for name in names)
     classes = [name for name in names if not name.startswith(".") and os.path.isdir(os.path.join(folder, name))]
-    return classes, Counter(dotted=dotted, others=len(names) - dotted - len(classes))
+    loose = sum(is_image(name) for name in names if not name.startswith(".") and name not in classes)
+    return classes, Counter(dotted=dotted, loose=loose, others=len(names) - dotted - loose - len(classes))
 
 
 def open_folder(_, found, image_size):
