@@ -326,8 +326,9 @@ def test_run_that_went_on_between_look_and_lock_is_refused(command, tmp_path, mo
     last, lock = tmp_path / "runs" / "run" / "last.pt", locks.Lock
 
     def late(path):
-        last.parent.mkdir(parents=True)
-        last.touch()
+        if path.parent == last.parent:
+            last.parent.mkdir(parents=True)
+            last.touch()
         return lock(path)
 
     monkeypatch.setattr(locks, "Lock", late)
