@@ -151,8 +151,8 @@ class BasicBlock(ResidualBlock):
 class Bottleneck(ResidualBlock):
     """Branch: 1x1 down to out_ch / 4, a 3x3 of the conv slot with the stride, 1x1 up again.
 
-    The paper strides in the first 1x1, which skips three pixels of four; in Facebook's code
-    of 2016, ResNeSt and Res2Net the 3x3 does. Raises ValueError for channels that are no multiple of 4.
+    The paper strides in the first 1x1, which skips three pixels of four; in Facebook's code of 2016, ResNeSt and
+    Res2Net the 3x3 does. Raises ValueError for channels that are no multiple of 4.
     """
 
     def layers(self, in_ch, out_ch, stride, conv, attend):
