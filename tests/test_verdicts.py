@@ -306,6 +306,23 @@ def test_a_saving_is_corrected_for_all_methods_and_costs():
     assert together.gaps["parameters"].p_holm == pytest.approx(min(1, 15 * together.gaps["parameters"].p))
 
 
+def test_a_saving_that_is_not_significant_after_correction_is_none():
+    rows = widths() + rows_of("ghostnet_resnet", 59, params=55_000, macs=5_500_000, speed=1900.0, jitter=-JITTER)
+    result = comparison(rows, "ghostnet_resnet")
+    assert result.word == "better than narrowing"
+    for gap in result.gaps.values():
+        gap.p_holm = 0.2
+    assert result.where("above") and result.word == "hurts"
+
+
+def test_the_largest_difference_from_the_curve_is_one_that_is_clear():
+    rows = widths() + rows_of("eca_resnet", 63, jitter=-JITTER) + rows_of("se_resnet", 62, jitter=-JITTER)
+    results = analyse(rows, timed(rows))
+    for gap in results.methods[0].gaps.values():
+        gap.half = 9.0  # ECA's, whose mean is larger
+    assert " differences is SE at equal " in cost_sentence(results)
+
+
 def test_a_baseline_that_failed_once_is_still_the_baseline():
     rows = widths()
     rows[4]["top1"] = 10.0
