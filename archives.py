@@ -9,6 +9,7 @@ import io
 import os
 import pickle
 import tarfile
+import zlib
 
 import numpy as np
 
@@ -149,5 +150,5 @@ def read_tar(path, folder, names):
     try:
         with tarfile.open(path) as tar:
             return {name: tar.extractfile(f"{folder}/{name}").read() for name in names}
-    except (KeyError, OSError, EOFError, tarfile.TarError, AttributeError) as error:
+    except (KeyError, OSError, EOFError, tarfile.TarError, zlib.error, AttributeError) as error:
         raise ValueError(f"cannot read {path}: {error}") from None

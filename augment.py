@@ -55,7 +55,7 @@ class TrainBatches:
             raise ValueError(f"--balanced-sampling: class number {missing[0]} has no training image")
         self.split, self.batch_size, self.augment, self.balanced = split, batch_size, augment, balanced
         self.n_classes, self.seed, self.rank, self.world_size = n_classes, seed, rank, world_size
-        self.b = batch_size // world_size  # images of this process in a batch
+        self.n_local = batch_size // world_size  # images of a batch that this process trains on
         self.mixes = bool(augment.mixup or augment.cutmix)
         self.steps_per_epoch = len(split) // batch_size
         self.device = split.index.device
@@ -72,7 +72,9 @@ class TrainBatches:
         # the partner of the batch's i-th image is its i-th from the end, whichever process holds that one
         ranks = dict.fromkeys([self.rank, self.world_size - 1 - self.rank] if self.mixes else [self.rank])
         steps = torch.arange(self.steps_per_epoch)[:, None] * self.batch_size
-        positions = steps + torch.cat([torch.arange(self.b) + rank * self.b for rank in ranks])  # (steps, b or 2 b)
+        positions = steps + torch.cat(
+            [torch.arange(self.n_local) + rank * self.n_local for rank in ranks]
+        )  # (steps, b or 2 b)
         draws = {name: values[positions] for name, values in self.draw(epoch).items()}
         if self.device.type == "cuda":
             draws = {name: values.pin_memory() for name, values in draws.items()}
@@ -90,7 +92,7 @@ class TrainBatches:
     def steps(self, epoch, first_step=0):
         """Yields each step of an epoch in its turn, once batch() can be called for it. Raises UnfitImageError if streamed."""
         self.begin(epoch)
-        if self.split.way == "in memory":
+        if not self.split.is_streamed:
             yield from range(first_step, self.steps_per_epoch)
             return
         rows = self.prepared[1]["row"][first_step:]
@@ -112,7 +114,7 @@ class TrainBatches:
         targets = self.split.targets[rows]
         if not self.mixes:
             return imgs, targets
-        b = self.b
+        b = self.n_local
         partners = imgs[-b:].flip(0), targets[-b:].flip(0)
         return self.mix(imgs[:b], targets[:b], *partners, {name: values[:b] for name, values in drawn.items()})
 
@@ -140,9 +142,19 @@ class TrainBatches:
                 rng.beta(a, a, n) if a else np.ones(n) for a in (self.augment.mixup, self.augment.cutmix)
             )
             draws |= {"blend": blend, "share": np.where(blend, blended, pasted).astype(np.float32)}
-        if self.augment.cutout and self.augment.cutmix:  # or the box would cover the hole, around one centre
+        if self.augment.cutout and self.augment.cutmix:  # a centre of its own, or the box would cover the hole
             draws |= {"box_y": rng.integers(0, size, n), "box_x": rng.integers(0, size, n)}
         return {name: torch.from_numpy(values) for name, values in draws.items()}
+
+    def class_weights(self):
+        """The inverse of each class's share of the training images, 1 for all if they are equal: (n_classes,).
+
+        Raises ValueError for a class without images.
+        """
+        counts = torch.bincount(torch.from_numpy(self.targets), minlength=self.n_classes)
+        if (counts == 0).any():
+            raise ValueError(f"--class-weights: class number {counts.argmin()} has no training image")
+        return (counts.sum() / (len(counts) * counts)).float().to(self.device)
 
     def draw_images(self, rng, n):
         """Which images of the split an epoch shows, in its order."""
@@ -194,7 +206,7 @@ class TrainBatches:
         return imgs * keep + partner_imgs * (1 - keep), one_hot * share + partner_one_hot * (1 - share)
 
     def inside(self, y, x, half):
-        """Mask (b, H, W) of squares around the pixels (y, x), cut at the border; half: of their sides."""
+        """Mask (b, H, W) of squares around the pixels (y, x), cut at the border; half: half a side, in pixels."""
         in_rows = (self.axis >= y - half) & (self.axis < y + half)
         in_cols = (self.axis >= x - half) & (self.axis < x + half)
         return in_rows[:, :, None] & in_cols[:, None, :]

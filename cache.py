@@ -165,7 +165,7 @@ def write_folder(folder, meta, arrays):
 def remove_leftovers(folder):
     """Removes what processes that were killed while they wrote this folder have left."""
     for leftover in folder.parent.glob(f"{folder.name}.tmp*"):
-        with suppress(FileNotFoundError):  # its writer renames it at this moment
+        with suppress(OSError):  # its writer renames it at this moment, or it is another user's
             if time.time() - leftover.stat().st_mtime > LEFTOVER_S:
                 shutil.rmtree(leftover, ignore_errors=True)
 

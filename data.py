@@ -1,9 +1,7 @@
-"""Datasets as uint8 tensors, and batches that are augmented on the training device.
+"""Datasets by name, as splits of uint8 images on the training device. augment.py makes batches of them.
 
-Images are decoded once, cached as .npy files that all processes of a node map into memory, and augmented a whole batch at
-a time. A set that would take more than half of the free memory is decoded again in every epoch, by threads. The order
-of the samples and everything drawn for them depend on (seed, epoch, position in the epoch) only: any number of processes sees
-the same pixels, whichever way they come, and a resumed run sees what it would have seen.
+Images are decoded once and cached as .npy files, which all processes of a node map into memory. A set that would take more
+than half of the free memory is decoded again in every epoch, by threads.
 """
 
 import hashlib
@@ -52,7 +50,7 @@ class ImageSet:
 
     @property
     def fingerprint(self):
-        """Eight characters that differ between datasets, though neither with every pixel nor with labels or test images."""
+        """Eight characters made of classes, sizes, mean and std. content_fingerprint also sees labels and test images."""
         content = [self.classes, self.mean, self.std, len(self.train), len(self.test), self.image_size]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
 
@@ -61,13 +59,13 @@ class ImageSet:
         return self.test.image_size
 
 
-def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, classes=None):
-    """Loads a dataset by name as ImageSets, from its decoded copy in cache_dir (CACHE_DIR) where there is one.
+def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, known_classes=None):
+    """Loads a dataset by name: an ImageSet, from its decoded copy in cache_dir (CACHE_DIR) where there is one.
 
     data_dir: for cifar100 and cifar10 a folder of train-*.parquet and test-*.parquet in the hub's columns, or of the original
     archive; for folder a directory with train/<class>/ and test/<class>/, and perhaps val/<class>/. image_size: resize and
     centre-crop to that many pixels; without it all images must be squares of one size. room: bytes that decoded images may
-    take; a larger set is streamed. classes: the names that a trained network knows; then only the test images of a folder are
+    take; a larger set is streamed. known_classes: the names that a trained network knows; then only the test images of a folder are
     read, and numbered by them. Raises ValueError, in one line, for whatever is missing or unfit.
     """
     if name not in DATASETS:
@@ -76,7 +74,7 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, cl
         raise ValueError("--dataset folder needs --data-dir, a folder with train/<class>/ and test/<class>/ in it")
     if name == "shapes100" and (data_dir or image_size):
         raise ValueError("--dataset shapes100 is drawn at 32x32: leave out --data-dir and --image-size")
-    found = find(name, data_dir, classes) if data_dir else None
+    found = find(name, data_dir, known_classes) if data_dir else None
     key = hashlib.sha256(json.dumps([FORMAT, name, image_size, found and found.stamp]).encode()).hexdigest()[:12]
     folder = Path(cache_dir or CACHE_DIR) / f"{name}-{key}"
     notes = found.notes if found else ()
@@ -85,12 +83,14 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, cl
     except PermissionError:
         raise ValueError(f"{folder} belongs to another user and cannot be read: give another --cache-dir") from None
     if is_decoded and (fitting := read_fitting(folder, room)):
+        cache.remove_leftovers(folder)
         return image_set(*fitting, notes)
     streamed = folder.with_name(f"{folder.name}-streamed")
     is_known = is_decoded or (streamed / "meta.json").exists()
     if not is_known and not os.access(next(p for p in folder.parents if p.exists()), os.W_OK):
         raise ValueError(f"cannot write decoded images to {folder.parent}: give another --cache-dir")
     with nullcontext() if is_known else cache.one_at_a_time(folder):
+        # another process may have decoded it while this one waited
         if (folder / "meta.json").exists() and (fitting := read_fitting(folder, room)):
             return image_set(*fitting, notes)
         if name == "shapes100":
@@ -103,8 +103,10 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, cl
             n_bytes = sum(len(images) * 3 * images.size**2 for images in splits.values())
             if n_bytes > room:
                 return image_set(*cache.stream(streamed, classes, splits), notes)
-            cache.refuse_full_disk(folder, n_bytes)
-            cache.write(folder, classes, cache.decode_all(splits))
+            with cache.one_at_a_time(folder) if is_known else nullcontext():  # known only as streamed: no lock is held
+                if not (folder / "meta.json").exists():
+                    cache.refuse_full_disk(folder, n_bytes)
+                    cache.write(folder, classes, cache.decode_all(splits))
         except UnfitImageError as error:
             raise error.listed_in(folder.with_name(f"{folder.name}-unfit.txt")) from None
         return image_set(*cache.read(folder), notes)

@@ -107,8 +107,8 @@ def left_out_in_words(folder, left_out):
     """One line that counts what image_files left out of a folder, or None where it left out nothing."""
     counts = {
         "dotted": ("name that begins with a dot", "names that begin with a dot"),
-        "others": ("file that is no image by its name", "files that are no images by their names"),
-        "loose": ("image outside the folders of classes", "images outside the folders of classes"),
+        "others": ("file without an image's suffix", "files without an image's suffix"),
+        "loose": ("image outside the class folders", "images outside the class folders"),
     }
     found = [(left_out[kind], words) for kind, words in counts.items() if left_out[kind]]
     parts = [f"{n:,} {one if n == 1 else many}" for n, (one, many) in found]

@@ -1,6 +1,7 @@
 """The processes that train one run together: torchrun's, or one alone."""
 
 import os
+import sys
 import threading
 from datetime import timedelta
 
@@ -22,6 +23,9 @@ class Processes:
 
     def __init__(self, args):
         refuse_without_torchrun()
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")  # names of files and classes need not be UTF-8
         # without cpu= every process of a machine without GPUs would take itself for the only one
         self.state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=args.timeout_s))
         self.rank, self.world_size = self.state.process_index, self.state.num_processes
@@ -48,7 +52,9 @@ class Processes:
             try:
                 ended["value"] = call()
             except (OSError, ValueError) as error:
-                ended["problem"] = str(error)  # said after the others have been told, or they would wait
+                ended["problem"] = (
+                    str(error) or type(error).__name__
+                )  # said after the others have been told, or they would wait
             except BaseException as error:
                 ended["failure"] = error
 
@@ -77,7 +83,7 @@ class Processes:
             try:
                 found[0] = call()
             except (OSError, ValueError) as error:
-                found[1] = str(error)
+                found[1] = str(error) or type(error).__name__
         answer, problem = broadcast_object_list(found)
         if problem:
             refuse(problem)

@@ -75,14 +75,19 @@ def find(name, data_dir, classes=None):
 def hint(root, name):
     """The end of a message about a folder of another layout: what to do; '' if nothing comes to mind."""
     folders = [f for f in sorted(os.listdir(root)) if not f.startswith(".") and os.path.isdir(os.path.join(root, f))]
-    inner = [f for f in folders if os.path.isdir(os.path.join(root, f, "train"))]
+    inner = [
+        f
+        for f in folders
+        if os.path.isdir(os.path.join(root, f, "train"))
+        or glob.glob(os.path.join(glob.escape(os.path.join(root, f)), "train-*.parquet"))
+    ]
     misspelt = [
         f for f in folders if f.lower() in ("train", "training", "test", "testing") and f not in ("train", "test")
     ]
     if {"train", "test"} <= {*folders}:
         said = "" if name == "folder" else "an image folder: give --dataset folder"
-    elif {"train", "val"} <= {*folders}:
-        said = "rename val/ to test/, and a part of train/ is held out for validation"
+    elif "train" in folders and (val := validation_in(root)):
+        said = f"rename {val}/ to test/, and a part of train/ is held out for validation"
     elif misspelt:
         said = f"rename {misspelt[0]}/ to {misspelt[0].lower().removesuffix('ing')}/"
     elif inner:
@@ -92,6 +97,13 @@ def hint(root, name):
     else:
         said = "are these classes? Their images must be split into train/ and test/" if folders else ""
     return f": {said}" if said else ""
+
+
+def validation_in(root):
+    """A folder of validation images, val/ or one of another name; None if there is none."""
+    names = ("val", "valid", "validation", "dev")
+    there = (f for f in sorted(os.listdir(root)) if f.lower() in names and os.path.isdir(os.path.join(root, f)))
+    return next(there, None)
 
 
 def open_found(name, found, image_size):
@@ -119,7 +131,7 @@ def find_folder(root, data_dir, known=None):
             left_out += others
             if not images:
                 raise ValueError(
-                    f"--data-dir {data_dir}: no image for class {name} in {split}/: add some, or remove it"
+                    f"--data-dir {data_dir}: no image for class {name} in {split}/: add some, or remove its folder"
                 )
         classes = classes or names
         unknown = [name for name in names if name not in classes]
@@ -139,6 +151,8 @@ def find_folder(root, data_dir, known=None):
         notes.append(f"{data_dir}: classes whose names differ only in case or Unicode form: {', '.join(twins[:5])}")
     if "val" in splits:
         notes.append(f"{data_dir}: val/ is scored after each epoch, in place of a part of train/ (--val-size)")
+    elif not known and (unread := validation_in(root)):
+        notes.append(f"{data_dir}: {unread}/ is not read: renamed to val/, it would be scored after each epoch")
     note = left_out_in_words(data_dir, left_out)
     return Found(root, files, open_folder, classes, (*notes, *[note] * bool(note)))
 
@@ -211,7 +225,8 @@ def open_tables(name, found, image_size):
         sets = load_dataset("parquet", data_files=escaped(found.files)) if found else load_dataset(repository)
     except (ConnectionError, DatasetGenerationError, OSError, ValueError) as error:
         where = found.root if found else "the hub"
-        raise ValueError(f"cannot read {name} from {where}: {str(error).splitlines()[0]}") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"cannot read {name} from {where}: {reason}") from None
     encoded = {}
     for split in ("train", "test"):
         table = sets[split]

@@ -22,7 +22,8 @@ class Split:
     targets: torch.Tensor
     index: torch.Tensor
 
-    way = "in memory"
+    way = "in memory"  # as the first line of a run says it
+    is_streamed = False
 
     def __len__(self):
         return len(self.index)
@@ -49,6 +50,7 @@ class StreamedSplit(Split):
     images: Encoded
 
     way = "streamed"
+    is_streamed = True
 
     @property
     def image_size(self):
@@ -94,7 +96,9 @@ def hold_out(split, val_size, seed):
         return split, None
     n_held = round(val_size * len(split)) if val_size < 1 else int(val_size)
     if not 0 < n_held < len(split):
-        raise ValueError(f"--val-size {val_size:g} leaves no image on one side of {len(split)} training images")
+        raise ValueError(
+            f"--val-size {val_size:g} leaves no image to train on, or none to hold out, of {len(split)} training images"
+        )
     index = split.index.cpu().numpy()
     shuffled = np.random.default_rng(seed).permutation(len(index))
     label = split.targets.cpu().numpy()[index][shuffled]
@@ -114,7 +118,7 @@ def hold_out_fold(split, folds, fold):
     Raises ValueError where there are fewer images than parts.
     """
     if len(split) < folds:
-        raise ValueError(f"--folds {folds} leaves folds of no image: there are {len(split)} training images")
+        raise ValueError(f"--folds {folds} leaves folds without an image: there are {len(split)} training images")
     label = split.targets.cpu().numpy()[split.index.cpu().numpy()]
     shuffled = np.random.default_rng(FOLD_SEED).permutation(len(label))
     by_class = shuffled[np.argsort(label[shuffled], kind="stable")]

@@ -1,5 +1,6 @@
 """archives.py: CIFAR's original files, written here as Python 2 wrote them, and files that would run code."""
 
+import io
 import os
 import pickle
 import struct
@@ -158,7 +159,19 @@ def test_names_are_needed(write, tmp_path):
         data.load("cifar100", folder, cache_dir=tmp_path / "cache")
 
 
-def test_damaged_tar_file_is_named(tmp_path):
-    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"no tar file")
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_damaged_tar_file_is_named(is_cut, tmp_path):
+    content = b"no tar file"
+    if not is_cut:
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+            random = np.random.default_rng(0).bytes(100_000)
+            for name in ("data_batch_1", "batches.meta"):
+                info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+                info.size = len(random)
+                tar.addfile(info, io.BytesIO(random))
+        content = bytearray(packed.getvalue())
+        content[500:600] = bytes(100)
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(content)
     with pytest.raises(ValueError, match=r"cannot read .*cifar-10-python.tar.gz"):
         data.load("cifar10", tmp_path, cache_dir=tmp_path / "cache")

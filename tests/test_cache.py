@@ -171,6 +171,18 @@ def test_a_set_that_another_task_decodes_is_waited_for(tmp_path, monkeypatch, ca
     assert capsys.readouterr().err.startswith("waiting for another process, which decodes the images for ")
 
 
+def test_a_set_that_was_streamed_is_decoded_by_one_task_at_a_time(tmp_path, monkeypatch):
+    root, folders, one_at_a_time = small_folder(tmp_path / "set"), [], cache.one_at_a_time
+    loaded(root, room=0)
+
+    def noted(folder):
+        folders.append(folder)
+        return one_at_a_time(folder)
+
+    monkeypatch.setattr(cache, "one_at_a_time", noted)
+    assert not loaded(root).train.is_streamed and len(folders) == 1
+
+
 def once(function):
     calls = []
 
@@ -205,8 +217,6 @@ def test_leftovers_of_a_process_that_was_killed_are_removed(tmp_path):
         folder = whole.with_name(f"{whole.name}.tmp{name}")
         folder.mkdir()
         os.utime(folder, (time.time() - age_s,) * 2)
-    (whole / "meta.json").unlink()
-    (tmp_path / "cache" / whole.name).rename(tmp_path / "away")
     loaded(root)
     assert sorted(file.name for file in (tmp_path / "cache").iterdir()) == [whole.name, f"{whole.name}.tmpat work"]
 

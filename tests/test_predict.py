@@ -64,7 +64,7 @@ def test_unreadable_image_costs_a_line_and_not_the_others(model, images, tmp_pat
     assert [line.split(": ")[0] for line in out.splitlines()] == names
     assert all(line.count(" %") == 5 for line in out.splitlines())
     left_out, unreadable = err.splitlines()
-    assert left_out == f"train.py: left out of {images}: 1 file that is no image by its name"
+    assert left_out == f"train.py: left out of {images}: 1 file without an image's suffix"
     assert unreadable.startswith(f"train.py: {images}/damaged.png: cannot read the image (")
     assert predicted(tmp_path, images, "--json") == 1
     assert [row["image"] for row in json.loads(capsys.readouterr().out)] == names

@@ -34,6 +34,12 @@ def test_image_folder_with_a_class_named_train(tmp_path):
             "",
             ": rename val/ to test/, and a part of train/ is held out for validation",
         ),
+        (
+            "folder",
+            ["train/cat", "valid/cat"],
+            "",
+            ": rename valid/ to test/, and a part of train/ is held out for validation",
+        ),
         ("folder", ["Train/cat", "Test/cat"], "", ": rename Test/ to test/"),
         ("folder", ["training/cat", "testing/cat"], "", ": rename testing/ to test/"),
         ("folder", ["set/train/cat", "set/test/cat"], "", ": give its folder set/"),
@@ -47,6 +53,21 @@ def test_a_folder_of_another_layout_gets_a_hint(name, folders, given, said, tmp_
     with pytest.raises(ValueError, match=r"no (train|test) images; expected") as error:
         sources.find(name, tmp_path / "set" / given)
     assert str(error.value).endswith(said)
+
+
+def test_files_as_the_hub_keeps_them_get_a_hint(tmp_path):
+    (tmp_path / "set" / "cifar100").mkdir(parents=True)
+    (tmp_path / "set" / "cifar100" / "train-00000-of-00001.parquet").touch()
+    with pytest.raises(ValueError, match=r": give its folder cifar100/$"):
+        sources.find("cifar100", tmp_path / "set")
+
+
+@pytest.mark.parametrize("name", ["valid", "Val"])
+def test_validation_images_under_another_name_are_told(name, tmp_path):
+    for folder in ("train", "test", name):
+        write_images(tmp_path / folder / "cat", ["1.png"])
+    (note,) = sources.find("folder", tmp_path).notes
+    assert note == f"{tmp_path}: {name}/ is not read: renamed to val/, it would be scored after each epoch"
 
 
 def test_a_file_in_place_of_a_folder_is_told(tmp_path):
@@ -223,7 +244,7 @@ def test_names_with_a_leading_dot_are_neither_images_nor_classes(tmp_path):
     assert after.classes == ["ant", "bee"]
     assert (after.fingerprint, after.content_fingerprint) == (before.fingerprint, before.content_fingerprint)
     assert before.notes == ()
-    told = "4 names that begin with a dot and 1 file that is no image by its name and 1 image outside the folders of classes"
+    told = "4 names that begin with a dot and 1 file without an image's suffix and 1 image outside the class folders"
     assert after.notes == (f"left out of {root}: {told}",)
 
 
@@ -267,11 +288,11 @@ def test_test_images_alone_are_numbered_as_a_network_knows_them(tmp_path, room):
     (root / "train").rename(tmp_path / "away")
     with pytest.raises(ValueError, match="no train images"):
         loaded(root)
-    images = data.load("folder", root, None, tmp_path / "cache", room, classes=["bee", "cat", "ant"])
+    images = data.load("folder", root, None, tmp_path / "cache", room, known_classes=["bee", "cat", "ant"])
     assert images.to("cpu").train is None
     assert (images.classes, images.image_size) == (["bee", "cat", "ant"], 8)
     assert images.test.targets.tolist() == [2, 2, 0, 0]
     (pixels, i), *_ = images.test.read([torch.arange(4)])
     assert torch.equal(pixels[i], whole.test.images)
     with pytest.raises(ValueError, match="test has classes that the network does not have: bee"):
-        data.load("folder", root, None, tmp_path / "cache", room, classes=["ant", "cat"])
+        data.load("folder", root, None, tmp_path / "cache", room, known_classes=["ant", "cat"])

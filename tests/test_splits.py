@@ -60,13 +60,13 @@ def test_folds_divide_the_images_evenly(n, folds):
 
 
 def test_more_folds_than_images_are_refused():
-    with pytest.raises(ValueError, match="--folds 81 leaves folds of no image: there are 80 training images"):
+    with pytest.raises(ValueError, match="--folds 81 leaves folds without an image: there are 80 training images"):
         data.hold_out_fold(random_split(n=80), 81, 0)
 
 
 @pytest.mark.parametrize("val_size", [0.001, 80, 100, 0.999])
 def test_empty_side_is_refused(val_size):
-    with pytest.raises(ValueError, match="leaves no image on one side"):
+    with pytest.raises(ValueError, match="leaves no image to train on, or none to hold out"):
         data.hold_out(random_split(n=80), val_size, seed=0)
 
 
