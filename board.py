@@ -16,6 +16,7 @@ import locks
 import slurm
 
 LOOK_AGAIN_S = 5.0  # at a run that another process holds
+LAST_WRITTEN = ("slides.pptx", "recipes.md")  # of a report, and of one with --recipes
 
 
 @dataclass
@@ -180,10 +181,11 @@ class Board:
         return any(alive is not False for _, alive in locks.look_at_all(claims, self.seen))
 
     def is_reported(self):
-        """Whether the report is younger than every result."""
-        reports = [path.stat().st_mtime for path in (self.out / "report").glob("*") if path.is_file()]
+        """Whether the report is complete, and younger than every result."""
+        files = [self.out / "report" / name for name in LAST_WRITTEN]
+        reports = [path.stat().st_mtime for path in files if path.exists()]
         results = [path.stat().st_mtime for path in self.out.glob("*/result.json")]
-        return bool(reports) and max(reports) > max(results)
+        return bool(reports) and max(reports) > max(results, default=0.0)
 
     def clear(self):
         """Removes the failure marks and stale locks of finished runs, and the marks of tasks that are gone."""

@@ -34,8 +34,11 @@ class Children:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGTERM)
 
-    def run(self, command, environ=None, **how):
-        """(exit code, output if stdout is a pipe). After a stop signal it starts nothing and returns 128 + the signal."""
+    def run(self, command, environ=None, limit_s=None, **how):
+        """(exit code, output if stdout is a pipe). After a stop signal it starts nothing and returns 128 + the signal.
+
+        limit_s: seconds after which the program is told to end.
+        """
         with self.mutex:
             if self.stopped_by:
                 return 128 + self.stopped_by, ""
@@ -44,7 +47,11 @@ class Children:
         if self.stopped_by:  # between the check and the addition
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGTERM)
-        output, _ = child.communicate()
+        try:
+            output, _ = child.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGTERM)
+            output, _ = child.communicate()
         self.running.discard(child)
         if child.returncode < 0 or child.returncode > 128:  # by a signal, which may be just on its way to us, too
             self.told.wait(SIGNAL_S)

@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,12 +23,11 @@ import locks
 import slurm
 from board import Board
 from children import Children
-from flags import mistakes_refused, parse_args
+from flags import HELD_CODE, TIME_IS_UP_CODE, mistakes_refused, parse_args
 from hours import hours_of
 from settings import HERE, arch_of, name_of, parts_of, read_settings, refuse, train_command, train_flags
 from tasks import Task
 
-HELD_CODE, TIME_IS_UP_CODE = 3, 75  # train.py's
 SPEEDS = "cost.json"
 # Flags that a row has in another form.
 RESOLVED = ("amp", "arch", "crop_scale", "graph", "seed", "settings", "val_size")
@@ -36,11 +36,16 @@ RESOLVED = ("amp", "arch", "crop_scale", "graph", "seed", "settings", "val_size"
 # ------------------------------------------------------------------------------------------------------------ work
 
 
+class BrokenMachineError(Exception):
+    """Nothing can be trained here any more."""
+
+
 class Comparison:
     def __init__(self, settings):
         self.settings, self.children = settings, Children()
         self.board = Board(settings.out, settings.runs, settings.seeds, name_of, arch_of, settings.best)
-        self.began, self.failures, self.problems, self.facts = time.monotonic(), [], [], {}
+        self.began, self.failures, self.problems = time.monotonic(), [], []
+        self.checked, self.facts = None, {}  # the command of check(), and what it said of run and machine
         self.deadline = self.began + 60 * settings.minutes if settings.minutes else float("inf")
         self.time_is_up = False
         self.needed_s = 0.0  # seconds that must be left to start a run
@@ -48,13 +53,14 @@ class Comparison:
 
     def check(self):
         """Runs train.py --check on one run, before anything expensive: if possible on an existing one, whose recipe must match.
-        Sets self.facts, what the check says of run and machine."""
+        Sets self.checked and self.facts."""
         waiting, finished = self.board.overview()
         if not waiting:
             return
         saved = [entry for entry in waiting if is_zipfile(self.board.folder(*entry) / "last.pt")]  # nothing cut short
         new = [entry for entry in waiting if not self.board.folder(*entry).exists()]
         run, seed = (finished or saved or new or waiting)[0]
+        save_every_s = parse_args(train_flags(self.settings, run, [seed])).save_every_s  # which refuses mistaken flags
         command = [*train_command(self.settings, run, [seed]), "--check"]
         began = time.monotonic()
         code, output = self.children.run(command, stdout=subprocess.PIPE)
@@ -62,11 +68,12 @@ class Comparison:
         *notes, last = output.strip().splitlines() or [""]
         if code:
             print(output, end="")
-            raise SystemExit(code)
+            raise SystemExit(code if code > 0 else 128 - code)
         for note in notes:
             print(note)
-        self.facts = json.loads(last)
-        save_every_s = parse_args(train_flags(self.settings, run, [seed])).save_every_s
+        self.checked, self.facts = command, json.loads(last)
+        if not self.facts["gpus"] and any(os.environ.get(name) for name in ("SLURM_JOB_GPUS", "SLURM_GPUS")):
+            refuse(f"Slurm gave this job a GPU, and PyTorch finds none on {socket.gethostname()}", code=1)
         self.needed_s = time.monotonic() - began + save_every_s
         self.board.together = self.facts["gpus"] > 0 and self.settings.nproc == 1
 
@@ -89,13 +96,16 @@ class Comparison:
     def speeds(self):
         """Measures the speeds, unless another process does or has done it, and says how long the rest takes."""
         s = self.settings
-        with suppress(locks.HeldError), locks.Lock(self.board.claims / "speeds", {}):
+        with suppress(locks.HeldError), locks.Lock(self.board.claims / "speeds"):
             if not self.speeds_are_there():
                 command = [sys.executable, str(HERE / "speed.py"), *map(self.as_trained, s.runs)]
-                command += ["--out", str(s.out / SPEEDS), *s.flags]
+                command += ["--out", str(s.out / SPEEDS), *s.recipe, *s.user_flags]
                 if self.facts:
                     command += ["--image-size", str(self.facts["image_size"])]
-                code, _ = self.children.run(command)
+                left = self.deadline - time.monotonic()
+                code, _ = self.children.run(
+                    command, limit_s=left / 2 if s.minutes else None
+                )  # the rest is for training
                 self.leave_if_stopped()
                 if code == 2:  # a mistake, which training would meet, too
                     raise SystemExit(code)
@@ -115,7 +125,7 @@ class Comparison:
 
     def speeds_are_there(self):
         """Whether another task of this array has measured: its machine stands for all."""
-        return slurm.is_array() and (self.settings.out / SPEEDS).exists() and bool(self.hours())
+        return slurm.array() and (self.settings.out / SPEEDS).exists() and bool(self.hours())
 
     def hours(self):
         """{run: hours} at the speeds in OUT; empty if they are not known."""
@@ -187,8 +197,23 @@ class Comparison:
         if code in (1, TIME_IS_UP_CODE):  # others hold some seeds, and those that were stopped in time have a status
             failed = [seed for seed in failed if self.ended_badly(self.board.folder(taken.run, seed), told_before)]
         if failed and not self.children.stopped_by:
+            self.leave_if_broken(environ)
             self.failures += [f"{taken.run} with seed {seed}" for seed in failed]
             self.board.note_failure(taken.run, failed)
+
+    def leave_if_broken(self, environ):
+        """Ends this task of an array if nothing can be trained here any more: the others go on with what it took.
+
+        Without this, one node whose GPU or disk fails would mark every run that is left as failed.
+        """
+        if slurm.array() and self.checked:
+            code, output = self.children.run(self.checked, environ, stdout=subprocess.PIPE)
+            if self.children.stopped_by:
+                return
+            if code or json.loads(output.strip().splitlines()[-1])["gpus"] < min(1, self.facts["gpus"]):
+                raise BrokenMachineError(
+                    f"train.py --check fails on {socket.gethostname()} now: its GPU or disk is broken"
+                )
 
     @staticmethod
     def ended_badly(folder, told_before):
@@ -207,7 +232,9 @@ class Comparison:
         """Ends the program if a signal has come; asks Slurm to requeue the job if its time limit sent that signal."""
         if self.children.stopped_by:
             if slurm.job():
-                slurm.requeue_if_out_of_time(self.progressed(), bool(self.board.overview()[0]))
+                waiting, finished = self.board.overview()
+                is_work_left = bool(waiting or (finished and not self.board.is_reported()))
+                slurm.requeue_if_out_of_time(self.progressed(), is_work_left)
             raise SystemExit(128 + self.children.stopped_by)
 
     def finish(self):
@@ -233,14 +260,22 @@ class Comparison:
 
     def report(self):
         out = self.settings.out
-        with suppress(locks.HeldError), locks.Lock(self.board.claims / "report", {}):
-            there = slurm.is_array() and self.board.is_reported()
-            if not there and not self.board.held_by_others():
-                flags = os.environ["REPORT"].split()
-                code, _ = self.children.run([sys.executable, str(HERE / "report.py"), str(out), *flags])
-                self.leave_if_stopped()
-                if code:
-                    self.failures.append("report")
+        command = [sys.executable, str(HERE / "report.py"), str(out), *os.environ["REPORT"].split()]
+        has_waited = False
+        while True:
+            self.leave_if_stopped()
+            try:
+                with locks.Lock(self.board.claims / "report"):
+                    there = (has_waited or slurm.array()) and self.board.is_reported()
+                    if not there and not self.board.held_by_others():
+                        code, _ = self.children.run(command)
+                        self.leave_if_stopped()
+                        if code:
+                            self.failures.append("report")
+                break
+            except locks.HeldError:  # its holder may still take us for one who trains, and leave the report to us
+                has_waited = True
+                time.sleep(locks.POLL_S)
         self.board.clear()
 
 
@@ -264,7 +299,8 @@ def step_of(folder):
 
 def costs(environ, flags):
     """PRESET=cost: trains nothing."""
-    runs, sizes, file = environ["RUNS"].split(), environ["SIZES"].split(), f"{environ['OUT']}/costs.json"
+    runs, sizes = environ["RUNS"].split(), environ["SIZES"].split()
+    file = os.path.expanduser(f"{environ['OUT']}/costs.json")
     if not runs or not sizes:
         refuse(f"{'SIZES' if runs else 'RUNS'} is empty: leave it unset for the default, or give a value")
     if environ["PLAN"] not in ("", "0"):
@@ -296,7 +332,9 @@ def plan(comparison, waiting):
                 raise
             print("the hours are not known, because one run could not be prepared here", file=sys.stderr)
     given = [
-        f"{name}={shlex.quote(os.environ[name])}" for name in os.environ.get("GIVEN", "").split() if name != "PLAN"
+        f"{name}={shlex.quote(os.environ[name])}"
+        for name in os.environ.get("GIVEN", "").split()
+        if name not in ("PLAN", "JOBS")  # a task takes one run after the other
     ]
     script, n_gpus = [os.environ["SCRIPT"], *comparison.settings.user_flags], comparison.settings.nproc
     together = Counter(run for run, _ in waiting).items()  # a task with one GPU takes all seeds of a network
@@ -340,6 +378,8 @@ def main(flags):
             elif not (settings.out / SPEEDS).exists():
                 comparison.speeds()
             comparison.finish()
+    except BrokenMachineError as error:
+        refuse(error, code=1)
     except OSError as error:  # such as a disk that this node lacks
         print(f"{os.environ['SCRIPT']}: OUT={settings.out} cannot be used here: {error}", file=sys.stderr)
         raise SystemExit(1) from None

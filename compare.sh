@@ -5,7 +5,7 @@
 #   depth      plain networks against residual ones of the same layers: does depth hurt without shortcuts?
 #   classics   the networks that everyone knows
 #   vit        a vision transformer with published weights and from scratch, and a smaller one (depth 6, width 96) from scratch
-#   transfer   published weights against none; fine-tuned, and with a frozen backbone
+#   transfer   published weights against random ones; fine-tuned, and with a frozen backbone
 #   recipe     not networks but optimizers and learning rates, on the validation split
 #   tuning     the same search for each network of the methods' list, on the validation split: all with the first of SEEDS,
 #              then the best two with all of them. TUNED=runs/tuning then gives each architecture its own winner
@@ -21,12 +21,12 @@
 #
 # Finished runs are skipped and unfinished ones resumed: run the same command again after an interruption. Ctrl-C and SIGTERM
 # stop the current runs after the step in progress. OUT is their folder (runs/compare, or runs/ and the preset's name); one
-# that holds runs of another recipe is refused. Several of these commands, on any machines that share the folder, may have one
+# that holds runs of another recipe is refused. Several of these commands, on any machines that see the folder, may share one
 # OUT: each takes the next run that nobody holds. A failed run is reported at the end (exit code 1) and does not stop the
 # others. PLAN=1 only lists what would be trained. ARCHS and WIDTHS replace parts of the methods' list (the backbones of ARCHS
 # are its baselines). RUNS replaces any list: it names architectures, each with its knobs and flags after colons, such as
 # RUNS="resnet eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone". RECIPE replaces a preset's flags for all
-# runs. compare.py does the work. NAME= makes a setting empty; leave it out for the default.
+# runs. compare.py does the work. A setting given as NAME= is empty; leave it out for the default.
 [ -n "${BASH_VERSION-}" ] || { echo "$0: start it with bash" >&2 && exit 2; }
 set -euo pipefail
 
@@ -67,6 +67,7 @@ for name in ARCHS WIDTHS; do
             ;;
     esac
 done
+recipe="" # flags for train.py
 report=() # flags for report.py
 ALL_METHODS="productpool eca gmlp mixer cspnet ghostnet resnest convnext coatnet hornet lsknet segnext" # the cheapest first
 COMBINATIONS="eca_ghostnet_resnet convnext_eca_resnet cspnet_eca_resnet eca_resnest_resnet"
@@ -82,15 +83,12 @@ case "$PRESET" in
             runs="$runs $backbone $(for width in $widths; do echo "$backbone:resnet.width=$width"; done)"
         done
         runs="$runs $ARCHS"
-        recipe=""
         ;;
     depth)
         runs="plain20 plain32 plain44 plain56 resnet resnet32 resnet44 resnet56"
-        recipe=""
         ;;
     classics)
         runs="$CLASSICS"
-        recipe=""
         ;;
     vit)
         runs="vit vit:--pretrained vit:vit.depth=6:vit.width=96 resnet"
@@ -104,7 +102,6 @@ case "$PRESET" in
         sgd="$(printf -- '--lr=%s ' 0.2 0.5 1)"
         adamw="$(printf -- '--optimizer=adamw:--lr=%s ' 2e-3 5e-3 1e-2)"
         runs="$(for arch in resnet convnext_resnet hornet_resnet coatnet_resnet; do printf "$arch:%s " $sgd $adamw; done)"
-        recipe=""
         report=(--recipes)
         ;;
     tuning)
@@ -120,7 +117,6 @@ case "$PRESET" in
                 esac
             done
         done
-        recipe=""
         report=(--recipes)
         export BEST="${BEST-2}" # of each architecture, which are trained with all seeds
         ;;
@@ -128,7 +124,6 @@ case "$PRESET" in
         runs="$CLASSICS resnet101 resnet152 resnet32 resnet44 resnet56 resnet110 vit"
         runs="$runs plain20 plain32 plain44 plain56 plain110 plain18 plain34"
         runs="$runs $(printf '%s_resnet ' $ALL_METHODS mscan lskblock multiscale se)"
-        recipe=""
         ;;
     *)
         echo "PRESET: no list '$PRESET'; choose from methods depth classics vit transfer recipe tuning cost" >&2

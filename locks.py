@@ -8,7 +8,6 @@ it: the clocks of two machines are never compared. No torch here: whoever only l
 import json
 import os
 import socket
-import subprocess
 import threading
 import time
 import uuid
@@ -16,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import machine
+import slurm
 
 HEARTBEAT_S = 10.0  # between two signs of life of a holder
 WATCH_S = 35.0  # in which the holder on another machine must give one
@@ -46,6 +46,7 @@ class Lock:
             "pid": os.getpid(),
             "process_started": machine.process_started(os.getpid()),
             "job": os.environ.get("SLURM_JOB_ID"),
+            "cluster": os.environ.get("SLURM_CLUSTER_NAME"),
             "restart": restart_count(),
             "time": time.strftime("%Y-%m-%d %H:%M:%S"),
             "token": self.token,
@@ -68,7 +69,9 @@ class Lock:
         threading.Thread(target=self.beat, daemon=True).start()
 
     def held(self, holder, alive=True):
-        return HeldError(f"{self.path.parent} is held by {in_words(holder)}: wait for it, or give --name", alive)
+        return HeldError(
+            f"{self.path.parent} is held by {in_words(holder)}: wait for it, or give another --name", alive
+        )
 
     def take_over(self, old, watched):
         """Puts our lock in the place of one whose holder is gone. If several try, the one whose lock stays wins."""
@@ -95,7 +98,15 @@ class Lock:
     def rival(self):
         """Who took us for gone, in words, or None: this process was suspended, or Slurm gave up its node."""
         holder = read(self.path)
-        return in_words(holder) if holder and holder["token"] != self.token else None
+        if holder:
+            return in_words(holder) if holder["token"] != self.token else None
+        try:
+            self.path.stat()
+        except FileNotFoundError:  # who took it over has released it, or a person has removed it
+            return "a process that is gone"
+        except OSError:  # a network disk that fails for a moment
+            pass
+        return None
 
     def beat(self):
         while not self.stopped.wait(HEARTBEAT_S) and not self.rival():
@@ -165,12 +176,13 @@ def look(path, watched):
         started = machine.process_started(holder["pid"])
         return holder, started is not None and abs(started - holder["process_started"]) < 1
     try:
-        now = path.stat().st_mtime_ns
+        file = path.stat()
     except FileNotFoundError:
         return holder, None  # released meanwhile
+    now = file.st_mtime_ns
     key = str(path), token_of(holder)
     before, since = watched.setdefault(key, (now, time.monotonic()))
-    if holder and holder.get("job"):
+    if holder and holder.get("job") and is_listed(holder, file):
         if holder["job"] == os.environ.get("SLURM_JOB_ID") and holder["restart"] != restart_count():
             return holder, False  # this job, before it was requeued
         asked, running = slurm_jobs()
@@ -180,6 +192,12 @@ def look(path, watched):
         watched[key] = now, time.monotonic()
         return holder, True
     return holder, False if time.monotonic() - since >= WATCH_S else None
+
+
+def is_listed(holder, file):
+    """Whether squeue would list the holder's job here. It may not show another user's, and does not show another cluster's."""
+    same_user = not hasattr(os, "getuid") or file.st_uid == os.getuid()
+    return same_user and holder.get("cluster") == os.environ.get("SLURM_CLUSTER_NAME")
 
 
 def look_at_all(paths, watched):
@@ -211,11 +229,6 @@ def slurm_jobs():
     global squeue_said
     now = time.monotonic()
     if now - squeue_said[0] > SQUEUE_S:
-        command = ["squeue", "-h", "-t", "running,completing,configuring,suspended,stopped", "-o", "%A"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=SQUEUE_S)
-            ids = set(done.stdout.split()) if done.returncode == 0 else None
-        except (OSError, subprocess.TimeoutExpired):
-            ids = None
-        squeue_said = now, ids
+        said = slurm.ask("squeue", "-h", "-t", "running,completing,configuring,suspended,stopped", "-o", "%A")
+        squeue_said = now, None if said is None else set(said.split())
     return squeue_said

@@ -3,13 +3,13 @@
 Whatever makes no sense is refused in one line that names the setting, with exit code 2.
 """
 
-import argparse
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from flags import dataset_in, parse_args
+import flags
+from flags import parse_args
 from tuning import recipes_of
 
 HERE = Path(__file__).parent
@@ -25,15 +25,14 @@ OWN_FLAGS = {  # of train.py, and the setting that stands for each
 NOT_FOR_MANY = ("--check", "--list", "--summary", "--eval-only", "--predict", "--push-to-hub")
 
 
-def refuse(message):
-    """Ends the program for a user's mistake: one line, exit code 2."""
-    print(f"{os.environ.get('SCRIPT', 'compare.sh')}: {' '.join(str(message).split())}", file=sys.stderr)
-    raise SystemExit(2)
+def refuse(message, code=2):
+    """Ends the program with one line: exit code 2 for a user's mistake, 1 for a failure."""
+    flags.refuse(message, code, program=os.environ.get("SCRIPT", "compare.sh"))
 
 
 @dataclass
 class Settings:
-    """What the environment asks for; see the head of compare.sh. flags: of train.py, the recipe's before the user's."""
+    """What the environment asks for; see the head of compare.sh. recipe, user_flags: of train.py, the preset's and the user's."""
 
     runs: list
     seeds: list
@@ -44,7 +43,7 @@ class Settings:
     jobs: int
     minutes: float
     best: int
-    flags: list
+    recipe: list
     recipes: dict  # of each architecture, by TUNED
     user_flags: list
 
@@ -69,29 +68,21 @@ def read_settings(environ, user_flags):
         if not environ[name]:
             refuse(f"{name} is empty: leave it unset for the default, or give a value")
     numbers = {name: number(name, environ[name]) for name in ("EPOCHS", "NPROC", "JOBS")}
-    dataset = dataset_in(data_dir_in(user_flags)) if environ["DATASET"] == "auto" else environ["DATASET"]
+    dataset = parse_args(user_flags).dataset if environ["DATASET"] == "auto" else environ["DATASET"]
     minutes = number("MINUTES", environ["MINUTES"], float, 0)
-    runs, flags = list(dict.fromkeys(runs)), environ["RECIPE"].split() + user_flags
+    runs, recipe = list(dict.fromkeys(runs)), environ["RECIPE"].split()
     best = number("BEST", environ.get("BEST", "0"), int, 0)
-    if (best or "--recipes" in environ.get("REPORT", "")) and parse_args(flags).val_size == 0:
+    if (best or "--recipes" in environ.get("REPORT", "")) and parse_args(recipe + user_flags).val_size == 0:
         refuse("--val-size 0 leaves nothing to choose a recipe on: leave it out")
     try:
-        recipes = recipes_of(environ["TUNED"], {arch_of(run) for run in runs}) if environ.get("TUNED") else {}
+        folder = os.path.expanduser(environ.get("TUNED", ""))  # shells leave ~ in quotes as it is
+        recipes = recipes_of(folder, {arch_of(run) for run in runs}) if folder else {}
     except ValueError as error:
         refuse(error)
     return Settings(
-        runs, seeds, environ["EPOCHS"], dataset, Path(environ["OUT"]), numbers["NPROC"], numbers["JOBS"],
-        minutes, best, flags, recipes, user_flags,
+        runs, seeds, environ["EPOCHS"], dataset, Path(environ["OUT"]).expanduser(), numbers["NPROC"], numbers["JOBS"],
+        minutes, best, recipe, recipes, user_flags,
     )  # fmt: skip
-
-
-def data_dir_in(flags):
-    """The value of --data-dir among flags of train.py; None without it."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--data-dir")
-    parser.error = refuse
-    data_dir = parser.parse_known_args(flags)[0].data_dir
-    return data_dir and os.path.expanduser(data_dir)  # shells leave --data-dir=~/photos as it is
 
 
 def number(name, text, kind=int, least=1):
@@ -123,16 +114,16 @@ def name_of(run):
 
 
 def train_flags(settings, run, seeds):
-    """The flags of train.py for a run and some of its seeds; of two of one name the later counts."""
+    """The flags of train.py for a run and some of its seeds. Of two of one name the later counts: the preset's recipe comes
+    first, then what TUNED found, the run's own flags, and the user's."""
     arch, knobs, flags = parts_of(run)
-    tuned = settings.recipes.get(arch)
-    if tuned:
+    if tuned := settings.recipes.get(arch):
         knobs, flags = tuned.knobs | knobs, tuned.flags + flags
     knobs = [flag for knob, value in knobs.items() for flag in ("--set", f"{knob}={value}")]
     seed = seeds[0] if len(seeds) == 1 else "{seed}"
     return [
         "--arch", arch, "--epochs", settings.epochs, "--dataset", settings.dataset, "--seed", *seeds, *knobs,
-        "--out", str(settings.out), "--name", f"{name_of(run)}-seed{seed}", *flags, *settings.flags,
+        "--out", str(settings.out), "--name", f"{name_of(run)}-seed{seed}", *settings.recipe, *flags, *settings.user_flags,
     ]  # fmt: skip
 
 

@@ -23,10 +23,6 @@ def array():
     return os.environ.get("SLURM_ARRAY_JOB_ID")
 
 
-def is_array():
-    return array() is not None
-
-
 def ask(*command):
     """What a command of Slurm's prints, or None if it cannot be asked."""
     try:
@@ -74,15 +70,15 @@ def requeue_if_out_of_time(progressed, is_work_left):
     shown = ask("scontrol", "show", "job", name)  # one task of an array has the id of the whole, which shows all
     if shown is None:
         print(
-            f"scontrol cannot be asked about job {name}: if its time limit ended it, start the same line again",
+            f"scontrol cannot be asked about job {name}: if its time limit ended it, submit the same line again",
             flush=True,
         )
     if not is_out_of_time(shown):
         return
     if not progressed:
-        print(f"the time limit of job {name} is too short: no run got further in it; raise --time", flush=True)
+        print(f"the time limit of job {name} is too short: no run made progress in it; raise --time", flush=True)
     elif ask("scontrol", "requeue", name) is None:
-        print(f"job {name} cannot be requeued: start it with --requeue, or the same line again", flush=True)
+        print(f"job {name} cannot be requeued: submit it with --requeue, or submit the same line again", flush=True)
     else:
         print(f"the time limit of job {name} is over, with runs left: requeued", flush=True)
 

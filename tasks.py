@@ -25,8 +25,8 @@ class Task:
 
     def __enter__(self):
         if slurm.job() and locks.slurm_jobs()[1] is None:
-            print("squeue cannot be asked here: tasks that are gone are known by their heartbeat alone", flush=True)
-        if slurm.is_array():
+            print("squeue cannot be asked here: that a task is gone shows only when its heartbeat stops", flush=True)
+        if slurm.array():
             with suppress(locks.HeldError):  # by another command in this job
                 self.lock = locks.Lock(self.mark(slurm.job()), {})
             threading.Thread(target=self.look_for_others, daemon=True).start()
@@ -51,7 +51,7 @@ class Task:
                 listed = [f"{name} on {node}" for name, node in sorted(both.items())]
                 more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
                 self.complaint = (
-                    f"Slurm runs {', '.join(listed[:NAMED])}{more}, but without a mark in {self.claims.parent}: if OUT is "
+                    f"Slurm runs {', '.join(listed[:NAMED])}{more}, which left no mark in {self.claims.parent}: if OUT is "
                     "another folder there, they train the same runs again; choose an OUT that all nodes share"
                 )
                 self.complain()

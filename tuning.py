@@ -37,12 +37,15 @@ def recipes_of(folder, archs):
         raise ValueError(f"TUNED: runs in {folder} held nothing out: tune without --val-size 0")
     refuse_different(rows, ALIKE, folder)
     found = {}
-    names = [*RECIPE, *(name for name in OTHERS if len({row.get(name) for row in rows}) > 1)]
+    names = [
+        *RECIPE,
+        *(name for name in OTHERS if len({row.get(name) or None for row in rows}) > 1),
+    ]  # older rows lack some
     for arch in sorted(archs):
         candidates = {}
         for row in rows:
             if row["arch"] == arch:
-                key = json.dumps([[row.get(name) for name in names], row["settings"]], sort_keys=True)
+                key = json.dumps([[row.get(name) or None for name in names], row["settings"]], sort_keys=True)
                 candidates.setdefault(key, {})[row["seed"]] = row
         if not candidates:
             there = " ".join(sorted({row["arch"] for row in rows}))
@@ -86,8 +89,8 @@ def flags_of(name, row):
 
 
 def as_text(value):
-    """A value of JSON as it is typed: [1, 2] -> 1,2."""
-    if isinstance(value, list):
+    """A value as it is typed: [1, 2] -> 1,2."""
+    if isinstance(value, (list, tuple)):
         return ",".join(map(as_text, value))
     if isinstance(value, float):
         short = f"{value:g}"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Uses a GPU that is there for some minutes: the GPU tests, the bench, then as much of the comparison on CIFAR-100 as fits.
+# Uses a GPU that is at hand for a few minutes: the GPU tests, the bench, then as much of the comparison on CIFAR-100 as fits.
 #
 #   bash results/gpu.sh                                             # ten minutes
 #   MINUTES=55 bash results/gpu.sh --data-dir ~/data/cifar100      # flags go on to train.py
 #
-# Nothing is lost at the end of the time: runs are stopped and saved, and the same command goes on with them. Tests and bench
+# Nothing is lost at the end of the time: runs are stopped and saved, and the same command resumes them. Tests and bench
 # are left out once they have passed on this kind of card (results/gpu/<card>.txt). The rows in OUT are to be committed.
 [ -n "${BASH_VERSION-}" ] || { echo "$0: start it with bash" >&2 && exit 2; }
 set -euo pipefail
@@ -12,6 +12,12 @@ set -euo pipefail
 began=$SECONDS
 cd "$(dirname "$0")/.."
 MINUTES="${MINUTES-10}"
+case "$MINUTES" in
+    "" | *[!0-9]* | 0*)
+        echo "gpu.sh: MINUTES must be a whole number, 1 or more, got '$MINUTES'" >&2
+        exit 2
+        ;;
+esac
 export EPOCHS="${EPOCHS-45}" OUT="${OUT-results/cifar100-${EPOCHS-45}ep}"
 
 card="$(python -c 'import torch; print(torch.cuda.get_device_name().replace(" ", "-") if torch.cuda.is_available() else "")')"

@@ -43,6 +43,7 @@ def main(argv):
         report.mkdir(exist_ok=True)
         with open(report / "report.md", "a") as file:
             file.write(f"{len(list(Path(args[0]).glob('*/result.json')))} runs\n")
+        (report / "slides.pptx").write_text("")
 
 
 def value(args, flag):

@@ -5,15 +5,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import nullcontext
 from multiprocessing import get_context
+from types import SimpleNamespace
 
 import pytest
 
-from board import Board
+import compare as compare_py
+import locks
+from board import Board, Taken
+from settings import read_settings
 from tests import processes, stand_in
 from tests.processes import ROOT
-from tests.test_scripts import environment
+from tests.test_scripts import SETTINGS, environment
 
 
 @pytest.fixture
@@ -58,6 +64,64 @@ def test_runs_of_one_that_was_killed_are_taken_over(compare, tmp_path):
     out = tmp_path / "out"
     assert len(list(out.glob("*/events.*"))) == len(list(out.glob("*/result.json"))) == 4
     assert not (out / "claims").exists()
+
+
+@pytest.mark.parametrize("name", ["report", "speeds"])
+def test_what_a_process_of_another_machine_left_undone_is_done(name, tmp_path, monkeypatch):
+    """Its lock is there, and only watching it shows that its holder is gone."""
+    monkeypatch.setattr(locks, "WATCH_S", 0.3)
+    monkeypatch.setattr(locks, "POLL_S", 0.05)
+    made = comparison_of(tmp_path, monkeypatch)
+    lock = locks.Lock(made.board.claims / name)
+    lock.stopped.set()
+    lock.path.write_text(json.dumps(json.loads(lock.path.read_text()) | {"host": "elsewhere"}))
+    getattr(made, name)()
+    assert len(made.calls) == 1
+
+
+def test_the_last_to_finish_waits_for_one_who_may_leave_the_report_to_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "POLL_S", 0.05)
+    made = comparison_of(tmp_path, monkeypatch)
+    lock = locks.Lock(made.board.claims / "report")
+    threading.Timer(0.5, lock.release).start()
+    made.report()
+    assert len(made.calls) == 1
+
+
+def comparison_of(tmp_path, monkeypatch):
+    """A comparison whose programs are only noted, in .calls."""
+    calls = []
+    programs = SimpleNamespace(stopped_by=0, run=lambda command, *_, **__: (calls.append(command), (0, ""))[1])
+    monkeypatch.setattr(compare_py, "Children", lambda: programs)
+    monkeypatch.setenv("REPORT", "")
+    made = compare_py.Comparison(read_settings(SETTINGS | {"OUT": str(tmp_path / "out")}, []))
+    made.calls = calls
+    return made
+
+
+def test_half_a_report_is_none(tmp_path):
+    board = Board(tmp_path, ["resnet"], ["0"], str, str)
+    (tmp_path / "resnet-seed0").mkdir()
+    (tmp_path / "report").mkdir()
+    (tmp_path / "resnet-seed0" / "result.json").touch()
+    os.utime(tmp_path / "resnet-seed0" / "result.json", (1, 1))
+    (tmp_path / "report" / "learning.png").touch()
+    assert not board.is_reported()
+    (tmp_path / "report" / "slides.pptx").touch()
+    assert board.is_reported()
+
+
+def test_a_node_that_broke_leaves_the_runs_to_the_others(tmp_path, monkeypatch):
+    made = comparison_of(tmp_path, monkeypatch)
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    made.board.claims.mkdir(parents=True)
+    made.checked, made.facts = ["check"], {"gpus": 1}
+    for answer, is_broken in (((2, ""), True), ((0, '{"gpus": 0}'), True), ((0, '{"gpus": 1}'), False)):
+        made.children.run = lambda command, *_, answer=answer, **__: answer if command == ["check"] else (1, "")
+        failed = pytest.raises(compare_py.BrokenMachineError) if is_broken else nullcontext()
+        with failed:
+            made.train(Taken("resnet", ["0"]), 60.0, {})
+        assert made.board.has_failed("resnet", "0") != is_broken
 
 
 def test_run_that_someone_trains_is_left_to_them(compare, tmp_path):

@@ -86,6 +86,27 @@ def test_holder_on_another_machine_is_known_by_its_heartbeat(path, monkeypatch):
     assert time.monotonic() - began >= locks.WATCH_S
 
 
+@pytest.mark.parametrize("other", ["cluster", "user"])
+def test_squeue_tells_nothing_of_another_clusters_and_another_users_jobs(other, path, monkeypatch):
+    monkeypatch.setattr(locks, "slurm_jobs", lambda: (time.monotonic(), {"8"}))
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "here")
+    left_by(path, host="elsewhere", job="7", cluster="there" if other == "cluster" else "here")
+    if other == "user":
+        monkeypatch.setattr(os, "getuid", lambda: -1)
+    with pytest.raises(locks.HeldError) as held:
+        locks.Lock(path, {})
+    assert held.value.is_alive is None
+    monkeypatch.undo()
+
+
+def test_a_lock_that_is_gone_is_lost(path):
+    """Whoever took it over has finished and released it."""
+    with locks.Lock(path) as lock:
+        assert lock.rival() is None
+        path.unlink()
+        assert lock.rival() == "a process that is gone"
+
+
 def test_each_sign_of_life_begins_the_watch_anew(path, monkeypatch):
     left_by(path, host="elsewhere", job=None)
     clock, seen, alive = SimpleNamespace(now=0.0), {}, []

@@ -19,7 +19,6 @@ import compare
 import latency
 import speed
 import train
-import training
 from board import Taken
 from flags import parse_args
 from locks import Lock
@@ -129,7 +128,7 @@ SETTINGS = {
 
 
 def test_parts_of_a_run_become_flags():
-    """Knobs, flags and the name of a foreign network; the user's flags come after the preset's, and so count."""
+    """Knobs, flags and the name of a foreign network. The preset's flags come first, the user's last, and so count."""
     runs = [
         "torchvision:resnet18:--pretrained:--freeze=backbone",
         "eca_resnet:eca.kernel_size=5:--init-from=runs/a/model",
@@ -137,24 +136,33 @@ def test_parts_of_a_run_become_flags():
     environ = SETTINGS | {"RUNS": " ".join(runs), "RECIPE": "--optimizer adamw --lr 5e-4 --image-size 64"}
     settings = read_settings(environ, ["--lr", "1"])
     one, several = train_command(settings, runs[0], ["3"]), train_command(settings, runs[1], ["0", "1"])
-    recipe = "--optimizer adamw --lr 5e-4 --image-size 64 --lr 1"
+    recipe = "--optimizer adamw --lr 5e-4 --image-size 64"
     common = "--epochs 100 --dataset cifar100"
     assert " ".join(one[2:]) == (
         f"--arch torchvision:resnet18 {common} --seed 3 --out out "
-        f"--name torchvision-resnet18-pretrained-freeze=backbone-seed3 --pretrained --freeze=backbone {recipe}"
+        f"--name torchvision-resnet18-pretrained-freeze=backbone-seed3 {recipe} --pretrained --freeze=backbone --lr 1"
     )
     assert " ".join(several[2:]) == (
         f"--arch eca_resnet {common} --seed 0 1 --set eca.kernel_size=5 --out out "
-        f"--name eca_resnet-eca.kernel_size=5-init-from=runs-a-model-seed{{seed}} --init-from=runs/a/model {recipe}"
+        f"--name eca_resnet-eca.kernel_size=5-init-from=runs-a-model-seed{{seed}} {recipe} --init-from=runs/a/model --lr 1"
     )
 
 
+def test_home_is_meant_by_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert read_settings(SETTINGS | {"OUT": "~/runs"}, []).out == Path("/home/ada/runs")
+
+
 def test_a_runs_own_flags_count_for_more_than_a_tuned_recipe():
-    settings = read_settings(SETTINGS | {"SEEDS": "00 1"}, ["--lr", "1"])
-    settings.recipes, settings.flags = {"resnet": Recipe(["--lr", "0.1"], {"resnet.width": "8"})}, []
+    settings = read_settings(SETTINGS | {"SEEDS": "00 1", "RECIPE": "--optimizer adamw --lr 5e-4"}, [])
+    found = Recipe(["--optimizer", "sgd", "--lr", "0.1"], {"resnet.width": "8"})
+    settings.recipes = {"resnet": found}
     flags = parse_args(train_flags(settings, "resnet:resnet.width=12:--lr=0.5", settings.seeds))
     assert (flags.lr, flags.settings, flags.seeds) == (0.5, {"resnet.width": "12"}, [0, 1])
-    assert parse_args(train_flags(settings, "resnet", ["0"])).lr == 0.1
+    tuned, other = (parse_args(train_flags(settings, arch, ["0"])) for arch in ("resnet", "vit"))
+    assert (tuned.optimizer, tuned.lr, other.optimizer, other.lr) == ("sgd", 0.1, "adamw", 5e-4)
+    settings.user_flags = ["--lr", "1"]
+    assert parse_args(train_flags(settings, "resnet", ["0"])).lr == 1
 
 
 @pytest.fixture
@@ -272,11 +280,6 @@ def test_several_processes_are_started_by_torchrun(nproc):
     assert " ".join(command).startswith(f"{sys.executable}{launch} {HERE}/train.py --arch resnet ")
 
 
-def test_exit_codes_are_those_of_train_py():
-    codes = compare.HELD_CODE, compare.TIME_IS_UP_CODE
-    assert codes == (training.HELD_CODE, training.TIME_IS_UP_CODE) == (3, 75)
-
-
 def test_signal_that_was_ignored_at_the_start_stays_ignored():
     was = {number: signal.getsignal(number) for number in children.STOP_SIGNALS}
     try:
@@ -286,6 +289,15 @@ def test_signal_that_was_ignored_at_the_start_stays_ignored():
     finally:
         for number, handler in was.items():
             signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("minutes", ["1.5", "0", "08", ""])
+def test_ten_minutes_on_a_gpu_are_whole_ones(minutes):
+    done = subprocess.run(
+        ["bash", "results/gpu.sh"], cwd=ROOT, env=environment({"MINUTES": minutes}), capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"gpu.sh: MINUTES must be a whole number, 1 or more, got '{minutes}'\n"
 
 
 @pytest.mark.parametrize(
@@ -377,11 +389,12 @@ def test_dataset_is_what_the_folder_holds(photos):
     assert first.endswith("; folder, 100 epochs")
 
 
-@pytest.mark.parametrize("script", ["compare.sh", "ablations.sh"])
-def test_scripts_tell_how_they_are_used(script):
-    assert run_script(script, "--help").stdout.startswith(
-        ("Trains a list of networks", "Varies the knobs of every method")
-    )
+@pytest.mark.parametrize(
+    ("script", "first"),
+    [("compare.sh", "Trains a list of networks"), ("ablations.sh", "Varies the knobs of every method")],
+)
+def test_scripts_tell_how_they_are_used(script, first):
+    assert run_script(script, "--help").stdout.startswith(first)
     other = subprocess.run(["sh", script], cwd=ROOT, env=environment({}), capture_output=True, text=True)
     if other.returncode:  # where sh is not bash
         assert (other.returncode, other.stderr) == (2, f"{script}: start it with bash\n")

@@ -247,8 +247,8 @@ def test_numbers_are_those_of_one_process(small, cluster, tmp_path):
     ("progressed", "left", "answer", "asked", "line"),
     [
         (True, True, "", True, "is over, with runs left: requeued"),
-        (True, True, None, True, "cannot be requeued: start it with --requeue"),
-        (False, True, "", False, "is too short: no run got further in it; raise --time"),
+        (True, True, None, True, "cannot be requeued: submit it with --requeue"),
+        (False, True, "", False, "is too short: no run made progress in it; raise --time"),
         (True, False, "", False, ""),
     ],
 )

@@ -41,7 +41,7 @@ def test_tasks_that_are_not_seen_are_named(claims, monkeypatch):
     listed = "7_0 n0 10:00\n" + "".join(f"7_{i} n{i} 1-00:10:00\n" for i in range(1, 6))
     said = looked(claims, monkeypatch, listed)
     assert said.startswith(
-        f"Slurm runs 7_1 on n1, 7_2 on n2, 7_3 on n3 and 2 more, but without a mark in {claims.parent}: if OUT is "
+        f"Slurm runs 7_1 on n1, 7_2 on n2, 7_3 on n3 and 2 more, which left no mark in {claims.parent}: if OUT is "
     )
     for i in range(1, 6):
         (claims / f"task-7_{i}").touch()
@@ -76,13 +76,13 @@ def test_lack_of_squeue_is_said_once_and_of_scontrol_when_it_matters(claims, mon
     with tasks.Task(claims):
         pass
     out = capsys.readouterr().out
-    assert "squeue cannot be asked here: tasks that are gone are known by their heartbeat alone" in out
+    assert "squeue cannot be asked here: that a task is gone shows only when its heartbeat stops" in out
     assert out.count("\n") == 1
     slurm.requeue_if_out_of_time(progressed=True, is_work_left=False)
     assert not capsys.readouterr().out
     slurm.requeue_if_out_of_time(progressed=True, is_work_left=True)
     out = capsys.readouterr().out
-    assert "scontrol cannot be asked about job 7_0: if its time limit ended it, start the same line again" in out
+    assert "scontrol cannot be asked about job 7_0: if its time limit ended it, submit the same line again" in out
     assert out.count("\n") == 1
 
 

@@ -49,6 +49,17 @@ def test_rows_that_differ_in_the_batch_are_two_recipes(tmp_path):
     assert found.flags[-2:] == ["--batch-size", "64"]
 
 
+def test_rows_from_before_a_flag_are_of_the_same_recipe(tmp_path):
+    folder = write(
+        tmp_path,
+        a={"seed": 0, "val_top1": 60.0}, b={"seed": 1, "val_top1": 60.0, "balanced_sampling": False},
+        c={"seed": 0, "val_top1": 59.0, "lr": 0.1, "balanced_sampling": False},
+        d={"seed": 1, "val_top1": 59.0, "lr": 0.1, "balanced_sampling": False},
+    )  # fmt: skip
+    (found,) = recipes_of(folder, {"resnet"}).values()
+    assert found.flags[:4] == ["--optimizer", "sgd", "--lr", "0.2"]
+
+
 @pytest.mark.parametrize(
     ("setting", "best", "other", "flags"),
     [
