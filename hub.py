@@ -7,22 +7,27 @@ A model/ folder is what the hub expects: config.json (arch, settings, classes, p
 
 import argparse
 import json
+import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 import checkpoints
+import flags
+import machine
 from models import build, canonical, parse_settings, settable
+from models.resnet import LARGE_IMAGE
+from tuning import as_text
 
 TAGS = ["image-classification", "resnet-grafts"]  # copied for the mixin, which adds tags of its own
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # USER/NAME, as in train.py
 CARD = """\
 ---
 {front}
@@ -104,6 +109,10 @@ def save(model, folder, recipe, result):
         model.save_pretrained(folder)
     except SafetensorError as error:  # its name for a full disk
         raise OSError(f"cannot write {folder}/model.safetensors ({error})") from None
+    for path in folder.iterdir():  # result.json, which says that the run is finished, is written after this
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+    machine.sync_folder(folder)
 
 
 def card(model, recipe, result):
@@ -167,8 +176,8 @@ def model_folder(path_or_id):
     path = Path(path_or_id)
     if not path.is_dir():
         return download(str(path_or_id))
-    if not (path / "model").is_dir() and (path / "last.pt").exists():
-        raise ValueError(f"{path} is an unfinished run without model/: finish it, or give its last.pt")
+    if not (path / "model" / "config.json").exists() and (path / "last.pt").exists():
+        raise ValueError(f"{path} is an unfinished run without a whole model/: finish it, or give its last.pt")
     if not (path / "model").is_dir() and (path / "result.json").exists():
         raise ValueError(f"{path} holds the scores of a run without its weights, as results/ does: train it again")
     return path / "model" if (path / "model").is_dir() else path
@@ -178,6 +187,10 @@ def from_folder(folder):
     try:
         config = json.loads((folder / "config.json").read_text())
         weights = load_file(folder / "model.safetensors")
+        with safe_open(
+            folder / "model.safetensors", "pt"
+        ) as file:  # a tensor of several names is saved under one of them
+            weights |= {name: weights[kept] for name, kept in (file.metadata() or {}).items() if kept in weights}
         model = Classifier(**config)
         put(model.net, {name.removeprefix("net."): value for name, value in weights.items()})
     except Exception as error:  # a missing, damaged or foreign file, each with its library's exception
@@ -191,9 +204,7 @@ def from_checkpoint(path):
         raise ValueError(f"{path} is not a checkpoint of train.py; those of other programs are not read")
     try:
         model = Classifier(**saved["model"])
-        averaged = saved["state"].get("ema", {})
-        weights = {name.removeprefix("module."): value for name, value in averaged.items() if name != "n_averaged"}
-        put(model.net, weights or saved["state"]["net"])
+        put(model.net, saved["state"].get("ema") or saved["state"]["net"])
     except Exception as error:  # another program's file with the same two entries
         raise ValueError(f"{path} is not a checkpoint of train.py ({one_line(error)})") from None
     return model
@@ -202,8 +213,8 @@ def from_checkpoint(path):
 def download(path_or_id):
     """The folder with the hub's files, from an earlier download where the hub cannot be reached. Raises ValueError."""
     repo_id, _, revision = path_or_id.partition("@")
-    if not HUB_ID.fullmatch(repo_id):
-        raise ValueError(f"{path_or_id}: no such run, model folder or checkpoint, and no hub id USER/NAME")
+    if not re.fullmatch(flags.HUB_ID, repo_id):
+        raise ValueError(f"{path_or_id}: no such run, model folder or checkpoint, nor a hub id USER/NAME")
     revision = revision or None
     problem = None
     try:
@@ -211,17 +222,22 @@ def download(path_or_id):
     except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
         problem = error
     if isinstance(problem, (RepositoryNotFoundError, RevisionNotFoundError)):  # also what an expired token meets
-        raise ValueError(f"{path_or_id}: the hub has no such model for you ({type(problem).__name__})") from None
-    files = ["config.json", "model.safetensors", "README.md"]
+        why = f"the hub has none that you may read ({type(problem).__name__})"
+        raise ValueError(f"{path_or_id}: no such run, model folder or checkpoint, and {why}") from None
+    get = partial(snapshot_download, repo_id, revision=revision, local_files_only=problem is not None)
     try:
-        folder = snapshot_download(
-            repo_id, revision=revision, allow_patterns=files, local_files_only=problem is not None
-        )
+        config = Path(get(allow_patterns=["config.json"])) / "config.json"  # before weights, which may be large
+        is_ours = config.exists() and {"arch", "classes"} <= json.loads(config.read_text()).keys()
+        folder = get(allow_patterns=["config.json", "model.safetensors", "README.md"]) if is_ours else None
     except Exception as error:
         why = type(problem or error).__name__
         raise ValueError(
             f"{path_or_id}: no such run, model folder or checkpoint, and the hub could not provide it ({why})"
         ) from None
+    if not is_ours:
+        raise ValueError(
+            f"{path_or_id} holds no network of this code: published weights come with --pretrained, such as of --arch timm:NAME"
+        )
     if problem:
         print(
             f"{path_or_id}: the hub was not reached ({type(problem).__name__}), so this is an earlier download",
@@ -246,24 +262,30 @@ def put(net, weights):
     net.load_state_dict(weights)
 
 
-def start_from(model, net, head, arch, settings, classes):
+def start_from(model, net, head, arch, settings, classes, image_size):
     """Copies a Classifier's weights into a net of the same arch, those of its head only if the classes are the same.
 
     head: the names of its entries in the state_dict. Returns whether they were copied. Raises ValueError for another arch,
     other settings or weights that do not fit.
     """
-    if model.arch != arch or with_defaults(arch, model.settings) != with_defaults(arch, settings):
-        theirs, ours = (f"{a} with {s}" if s else a for a, s in ((model.arch, model.settings), (arch, settings)))
-        raise ValueError(f"--init-from holds {theirs}, this run is {ours}: give the same --arch and --set")
+    if model.arch != arch:
+        raise ValueError(f"--init-from holds {model.arch}, this run is {arch}: give the same --arch and --set")
+    theirs, ours = with_defaults(arch, model.settings, model.image_size), with_defaults(arch, settings, image_size)
+    if differ := [name for name in ours if theirs[name] != ours[name]]:
+        there, here = (", ".join(f"{name}={as_text(of[name])}" for name in differ) for of in (theirs, ours))
+        raise ValueError(f"--init-from holds {arch} with {there}, this run has {here}: give --set {there}")
     same_classes = model.classes == classes
     kept = {} if same_classes else {name: value for name, value in net.state_dict().items() if name in head}
     put(net, model.net.state_dict() | kept)
     return same_classes
 
 
-def with_defaults(arch, settings):
-    """Every knob of an arch with its value."""
-    return {name: knob.default for name, knob in settable(arch).items()} | settings
+def with_defaults(arch, settings, image_size):
+    """Every knob of an arch with its value; the ResNet's stem as what it is for images of that size."""
+    values = {name: knob.default for name, knob in settable(arch).items()} | settings
+    if values.get("resnet.stem") == "auto":
+        values["resnet.stem"] = "imagenet" if image_size > LARGE_IMAGE else "cifar"
+    return values
 
 
 def one_line(error):
@@ -281,7 +303,10 @@ def scores_of(folder):
         return {name: row[name] for name in ("dataset", "n_test", "top1", "top5", "loss", "ece") if name in row}
     if not (folder / "README.md").exists():
         return {}
-    measured = ModelCard.load(folder / "README.md").data.eval_results or []
+    try:
+        measured = ModelCard.load(folder / "README.md").data.eval_results or []
+    except Exception:  # a card edited by hand; its scores are no part of the network
+        return {}
     names = {"accuracy": "top1", "top_5_accuracy": "top5"}
     scores = {names[r.metric_type]: r.metric_value for r in measured if r.metric_type in names}
     return {"dataset": measured[0].dataset_name} | scores if scores else {}
@@ -292,7 +317,6 @@ def export_run(path_or_id, out):
     import export
 
     path = Path(path_or_id)
-    export.check_packages(out)
     if not out.parent.is_dir():
         raise ValueError(f"--export {out}: there is no folder {out.parent}, make it first")
     if path.is_file():
@@ -307,19 +331,13 @@ def export_run(path_or_id, out):
     )
 
 
-def refuse(message, code=2):
-    """Ends the program with one line: exit code 2 for a bad flag, 1 for what failed."""
-    print(f"hub.py: {message}", file=sys.stderr)
-    raise SystemExit(code)
-
-
 def main(argv=None):
     from export import SUFFIXES
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="a run's folder, its model/ or a hub id")
     parser.add_argument("--export", type=Path, required=True, metavar="FILE", help="the file to write, .onnx or .pt2")
-    parser.error = refuse
+    parser.error = refuse = partial(flags.refuse, program="hub.py")
     args = parser.parse_args(argv)
     if args.export.suffix not in SUFFIXES:
         refuse(f"--export takes a file that ends in {' or '.join(SUFFIXES)}, got {args.export}")

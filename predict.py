@@ -1,4 +1,5 @@
-"""What a trained network says of images on the disk: `train.py --predict IMAGE_OR_FOLDER --init-from RUN`."""
+"""A trained network applied: to images on the disk (`train.py --predict IMAGE_OR_FOLDER --init-from RUN`), or to a test set
+(`--eval-only RUN`)."""
 
 import json
 import sys
@@ -8,6 +9,8 @@ import numpy as np
 import torch
 
 from decode import UnfitImageError, image_files, left_out_in_words, read_image, told
+from flags import failures_reported, mistakes_refused
+from training import in_words, start_scoring
 
 BATCH = 64  # images
 TOP = 5  # classes per image
@@ -49,9 +52,6 @@ def predict(model, path, as_json, device):
     Returns the exit code: 1 if an image could not be read, else 0. Raises ValueError where there is no image at all.
     """
     files = files_of(path)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # names need not be UTF-8
     model.to(device)
     unreadable, rows = 0, []
     for start in range(0, len(files), BATCH):
@@ -71,3 +71,16 @@ def predict(model, path, as_json, device):
     if as_json:
         print(json.dumps(rows, indent=1))
     return int(unreadable > 0)
+
+
+def score_only(args, team, model, images, amp):
+    """--eval-only: scores a trained network on the test set."""
+    with mistakes_refused():
+        if model.image_size != images.image_size:
+            raise ValueError(f"{args.eval_only} is for images of {model.image_size} pixels: give that as --image-size")
+        if model.classes != images.classes:
+            raise ValueError(f"{args.eval_only} knows other classes than those of {args.dataset}")
+    net = model.net.to(team.device, memory_format=torch.channels_last)
+    with failures_reported():
+        scores = start_scoring(net, images.test, model.mean, model.std, images, amp, team)()
+    team.say(f"{args.eval_only} on {len(images.test):,} test images of {args.dataset}: {in_words(scores)}")

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import hub
 from models import libraries
 
 # ViT-tiny of Steiner et al., "How to train your ViT?", TMLR 2022: ImageNet-21k, then ImageNet-1k, in timm's layout
@@ -65,22 +66,12 @@ def load_pretrained(arch, net, image_size):
 
 def load_backbone(arch, net, published):
     """Copies all weights but the classifier's. Raises ValueError, with their names, if any is left over on either side."""
-    weights, head, there = published.weights, head_names(net), net.state_dict()
-    expected = {name: value.shape for name, value in there.items() if name not in head}
-    problems = [f"{name} is missing" for name in expected if name not in weights]
-    problems += [f"{name} has no place" for name in weights if name not in expected]
-    problems += [
-        f"{name} has the shape {tuple(weights[name].shape)} and not {tuple(shape)}"
-        for name, shape in expected.items()
-        if name in weights and weights[name].shape != shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(
-            f"the weights of {arch}, published for images of {published.image_size} pixels, do not fit this network: "
-            f"{', '.join(problems[:5])}{more}"
-        )
-    net.load_state_dict(there | weights)
+    head = head_names(net)
+    kept = {name: value for name, value in net.state_dict().items() if name in head}
+    try:
+        hub.put(net, published.weights | kept)
+    except ValueError as error:
+        raise ValueError(f"{arch}, published for images of {published.image_size} pixels: {error}") from None
 
 
 def without_head(net):

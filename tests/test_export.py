@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -68,6 +69,9 @@ def test_run_becomes_onnx_with_its_classes_size_and_scores(tmp_path, capsys):
     }
     (logits,) = session.run(None, {"images": np.zeros((3, 3, 16, 16), np.uint8)})
     assert logits.shape == (3, 2)
+    (run / "model" / "README.md").write_text("---\na: [\n---\n")  # edited by hand
+    (run / "result.json").unlink()
+    assert hub.scores_of(run / "model") == {}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "run"]  # nothing is left beside it
 
 
@@ -152,6 +156,28 @@ def test_weights_that_need_a_second_file_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"^the weights of resnet do not fit into one ONNX file"):
         export.write(classifier(), {}, tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("margin", "is_refused"), [(1e-6, False), (1e-2, True)])
+def test_classes_of_equal_logits_may_change_places(margin, is_refused, monkeypatch):
+    expected = torch.tensor([[1.0, 1.0 - margin]])
+    monkeypatch.setattr(export, "checked_images", lambda model: torch.zeros(1, 3, 4, 4))
+    monkeypatch.setattr(export, "CHECKED", (1,))
+    model = Constant(expected)
+    refused = pytest.raises(ValueError, match="gives 1 of 1 images another class") if is_refused else nullcontext()
+    with refused:
+        export.compare(model, expected.flip(1))
+
+
+class Constant(nn.Module):
+    arch = "resnet"
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, x):
+        return self.logits
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import shutil
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -82,7 +83,7 @@ def test_checkpoint_gives_the_averaged_weights(tmp_path):
     state = {"net": plain.net.state_dict()}
     checkpoints.save_checkpoint(tmp_path / "last.pt", {"model": published, "state": state})
     assert_same_weights(hub.load(tmp_path / "last.pt").net, plain.net)
-    state["ema"] = {f"module.{name}": value for name, value in averaged.net.state_dict().items()} | {"n_averaged": 3}
+    state["ema"] = averaged.net.state_dict()
     checkpoints.save_checkpoint(tmp_path / "last.pt", {"model": published, "state": state})
     assert_same_weights(hub.load(tmp_path / "last.pt").net, averaged.net)
 
@@ -132,8 +133,31 @@ def test_unfit_folder_is_refused_in_one_line(tmp_path, damage, message):
 
 def test_unfinished_run_is_refused(tmp_path):
     (tmp_path / "last.pt").touch()
-    with pytest.raises(ValueError, match=r"unfinished run without model/: .* give its last\.pt"):
+    (tmp_path / "model").mkdir()  # it was killed while it saved the network
+    (tmp_path / "model" / "README.md").touch()
+    with pytest.raises(ValueError, match=r"unfinished run without a whole model/: .* give its last\.pt"):
         hub.load(tmp_path)
+
+
+def test_a_module_of_two_names_keeps_its_weights(tmp_path, monkeypatch):
+    """Which a file holds once, under one of them."""
+
+    def build(*_):
+        net = models.build("resnet", 2, {"resnet.depth": 8, "resnet.width": 4}, 16)
+        net.same = net.fc
+        return net
+
+    monkeypatch.setattr(hub, "build", build)
+    model = classifier()
+    hub.save(model, tmp_path, RECIPE, RESULT)
+    assert_same_weights(hub.load(tmp_path).net, model.net)
+
+
+def test_saved_networks_are_on_the_disk_before_the_result_is(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(hub.os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
+    saved(tmp_path / "model")
+    assert {str(tmp_path / "model" / name) for name in ("config.json", "model.safetensors")} <= set(synced)
 
 
 def test_full_disk_is_an_oserror(tmp_path, monkeypatch):
@@ -221,7 +245,7 @@ def test_unreachable_hub_gives_what_was_downloaded_before_or_one_line(tmp_path, 
         hub.load("me/nets")
     saved(fake_hub.folder)
     hub.load("me/nets")
-    assert fake_hub.calls == [("download", "me/nets", None, True)]
+    assert set(fake_hub.calls) == {("download", "me/nets", None, True)}
     assert (
         capsys.readouterr().err == "me/nets: the hub was not reached (RuntimeError), so this is an earlier download\n"
     )
@@ -232,8 +256,20 @@ def test_what_the_hub_does_not_have_is_not_taken_from_an_earlier_download(fake_h
     saved(fake_hub.folder)
     error = RepositoryNotFoundError("no such repository", response=Mock())
     monkeypatch.setattr(fake_hub, "model_info", Mock(side_effect=error))
-    with pytest.raises(ValueError, match=r"the hub has no such model for you \(RepositoryNotFoundError\)"):
+    with pytest.raises(
+        ValueError, match=r"no such run, .*the hub has none that you may read \(RepositoryNotFoundError\)"
+    ):
         hub.load("me/nets")
+
+
+def test_a_network_of_another_program_is_refused_before_its_weights_are_downloaded(fake_hub):
+    fake_hub.folder.mkdir()
+    (fake_hub.folder / "config.json").write_text('{"architecture": "vit_large_patch16_224"}')
+    with pytest.raises(
+        ValueError, match=r"^timm/vit holds no network of this code: published weights come with --pret"
+    ):
+        hub.load("timm/vit")
+    assert [name for name, *_ in fake_hub.calls] == ["model_info", "download"]
 
 
 def test_images_of_another_size_are_refused(tmp_path):
@@ -263,7 +299,7 @@ def started(model, classes, arch="resnet", **settings):
     settings = {"resnet.depth": 8, "resnet.width": 4} | settings
     net = models.build(arch, len(classes), settings, 16)
     head_before = net.fc.weight.clone()
-    with_head = hub.start_from(model, net, {"fc.weight", "fc.bias"}, arch, settings, list(classes))
+    with_head = hub.start_from(model, net, {"fc.weight", "fc.bias"}, arch, settings, list(classes), 16)
     return net, with_head, torch.equal(net.fc.weight, head_before)
 
 
@@ -288,8 +324,12 @@ def test_default_that_is_spelled_out_is_the_same_network():
 @pytest.mark.parametrize(
     ("arch", "settings", "message"),
     [
-        ("eca_resnet", {}, "--init-from holds resnet with .*, this run is eca_resnet with"),
-        ("resnet", {"resnet.width": 8}, "'resnet.width': 4}, this run is .*'resnet.width': 8}: give the same"),
+        ("eca_resnet", {}, "--init-from holds resnet, this run is eca_resnet: give the same --arch"),
+        (
+            "resnet",
+            {"resnet.width": 8},
+            r"with resnet\.width=4, this run has resnet\.width=8: give --set resnet\.width=4$",
+        ),
     ],
 )
 def test_start_from_another_network_is_refused(arch, settings, message):
@@ -297,10 +337,23 @@ def test_start_from_another_network_is_refused(arch, settings, message):
         started(classifier(), "ab", arch, **settings)
 
 
+def test_a_stem_for_small_images_starts_a_network_for_large_ones():
+    narrow, head = {"resnet.width": 4}, {"fc.weight", "fc.bias"}
+    model = hub.Classifier("resnet18", ["a", "b"], narrow, 32, [0.0] * 3, [1.0] * 3)
+    with pytest.raises(
+        ValueError, match=r"with resnet\.stem=cifar, this run has resnet\.stem=imagenet: give --set res"
+    ):
+        hub.start_from(model, None, head, "resnet18", narrow, ["a", "b"], 96)
+    settings = narrow | {"resnet.stem": "cifar"}
+    net = models.build("resnet18", 2, settings, 96)
+    assert hub.start_from(model, net, head, "resnet18", settings, ["a", "b"], 96)
+    assert_same_weights(net, model.net)
+
+
 def test_start_at_an_image_size_that_changes_the_network():
     """The relative positions of CoAtNet's attention belong to a size; nothing but the head may be new."""
     settings = {"resnet.depth": 8, "resnet.width": 4}
     model, net = classifier("coatnet_resnet"), models.build("coatnet_resnet", 2, settings, 32)
     with pytest.raises(ValueError, match=r"the weights do not fit: stages\.\S+ of shape") as error:
-        hub.start_from(model, net, {"fc.weight", "fc.bias"}, "coatnet_resnet", settings, ["a", "b"])
+        hub.start_from(model, net, {"fc.weight", "fc.bias"}, "coatnet_resnet", settings, ["a", "b"], 32)
     assert "\n" not in str(error.value)

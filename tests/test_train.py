@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import checkpoints
-import training
 from flags import parse_args
+from predict import score_only
 from tests.runs import result_of, run
 
 # ----------------------------------------------------------------------------------------------- real data, and a GPU
@@ -106,7 +106,7 @@ def test_network_is_not_scored_on_other_classes(capsys):
     args = SimpleNamespace(eval_only="runs/a", dataset="folder")
     model, images = (SimpleNamespace(image_size=32, classes=classes) for classes in (["cat", "dog"], ["dog", "cat"]))
     with pytest.raises(SystemExit):
-        training.score_only(args, None, model, images, None)
+        score_only(args, None, model, images, None)
     assert "runs/a knows other classes than those of folder" in capsys.readouterr().err
 
 
