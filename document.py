@@ -119,7 +119,7 @@ def methods_text(results):
         return ""
     intro = (
         "The slim ResNet is a chain of basic blocks. Each has two 3x3 convolutions, and their result is added to the block's "
-        "input. The drawings and these texts are of modules in it; the coloured parts are the module's."
+        "input. Drawings and texts show each module inside this ResNet; the coloured parts belong to the module."
     )
     table = [
         ["where it goes", "what it is"],
@@ -144,7 +144,7 @@ def differences_text(results):
     family = DETECTABLE.format(m=n, judged=f"the {n} methods judged" if n > 1 else "the one method judged") if n else ""
     return (
         "A difference is the method's top-1 minus that of the baseline, the plain backbone, over the seeds that both have: mean "
-        f"± 95% interval, with the two-sided p. Parameters, MACs and training time are fractions of the baseline's. {family}"
+        f"± 95% interval, with the two-sided p. Parameters, MACs and training time are ratios to the baseline's. {family}"
     ).rstrip()
 
 
@@ -199,7 +199,7 @@ def depth_text(results):
     if not table:
         return ""
     note = (
-        "Top-1 ± 95% interval; differences are paired by seed. If the training loss rises with depth, the network is harder to "
+        "Top-1 ± 95% interval; differences are over the seeds that both have. If the training loss rises with depth, the network is harder to "
         "optimize (degradation). If it falls together with top-1, the network overfits."
     )
     return f"### Depth\n\n{markdown(table)}\n\n{note}"
@@ -298,7 +298,7 @@ def repeat_text(results, folders):
     return "\n\n".join([
         "## How to repeat every number",
         f"Every measured number of these networks is computed from the `result.json` files in `{folder}` and, for speeds, from its "
-        "`cost.json`. These commands make the report again and repeat one of its runs; add `--data-dir` where there is no hub.",
+        "`cost.json`. These commands make the report again and repeat one of its runs; add `--data-dir` where the hub cannot be reached.",
         f"```bash\npython report.py {all_of_them}\n{run}\n```",
         "### Where the numbers come from",
         markdown([["what", "value"], *provenance(results), ["recipe", in_words(shared_recipe(results))]]),

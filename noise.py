@@ -75,7 +75,8 @@ def moderate(top1):
     tail = stats.f.sf(sample / prior_variance, df, prior_df)
     weight = prior_df * np.minimum(1, tail / LOSES_PRIOR)
     variance = (weight * prior_variance + df * sample) / (weight + df)
-    block_variance = np.maximum(0, block.var(-1, ddof=1) - variance.mean(-1) / n_nets)
+    usual = stats.trim_mean(variance, TRIMMED, axis=-1)  # trimmed as the block is, which one noisy network hardly moves
+    block_variance = np.maximum(0, block.var(-1, ddof=1) - usual / n_nets)
     return Moderated(
         variance, np.minimum(weight + df, (n_nets - 1) * df), tail, prior_variance, prior_df, block_variance
     )
@@ -113,14 +114,6 @@ def t_test(estimate, squared_error, df):
     return 2 * stats.t.sf(np.abs(estimate) / error, df), stats.t.ppf(1 - ALPHA / 2, df) * error
 
 
-def against_first(top1):
-    """(differences, p-values) of every other network to the first, each (..., K-1); top1 as for moderate()."""
-    noise, means, n_seeds = moderate(top1), top1.mean(-1), top1.shape[-1]
-    differences = means[..., 1:] - means[..., :1]
-    squared_error = (noise.variance[..., 1:] + noise.variance[..., :1]) / n_seeds
-    return differences, t_test(differences, squared_error, np.minimum(noise.df[..., 1:], noise.df[..., :1]))[0]
-
-
 def holm(ps):
     """Holm's (1979) adjusted p-values along the last axis: the i-th smallest of m is multiplied by m-i+1, then made
     non-decreasing, at most 1."""
@@ -134,12 +127,7 @@ def holm(ps):
 
 def likely_real(ps):
     """Which of many effects to show so that about ALPHA of those shown are noise (Benjamini and Hochberg 1995): booleans."""
-    ps = np.asarray(ps, dtype=float)
-    order = np.argsort(ps)
-    below = np.flatnonzero(ps[order] <= ALPHA * np.arange(1, len(ps) + 1) / len(ps))
-    shown = np.zeros(len(ps), dtype=bool)
-    shown[order[: below[-1] + 1 if len(below) else 0]] = True
-    return shown
+    return stats.false_discovery_control(ps) <= ALPHA
 
 
 @cache
@@ -225,8 +213,10 @@ class SeedNoise:
             squared_error, df = of_seeds.var(ddof=1) / n_seeds, n_seeds - 1
         else:
             at, weights = [self.nets.index(net) for net, _ in terms], np.array([weight for _, weight in terms])
-            variance = weights**2 @ self.moderated.variance[at] + weights.sum() ** 2 * self.moderated.block_variance
-            squared_error, df = variance / n_seeds, self.moderated.df[at].min()
+            own, shared = weights**2 @ self.moderated.variance[at], weights.sum() ** 2 * self.moderated.block_variance
+            squared_error, df = (own + shared) / n_seeds, self.moderated.df[at].min()
+            if shared:  # known from these few seeds alone; the sum's df as in Satterthwaite 1946
+                df = (own + shared) ** 2 / (own**2 / df + shared**2 / (n_seeds - 1))
         p, half = t_test(mean, squared_error, df)
         return Estimate(mean, float(half), float(p), math.sqrt(squared_error), float(df))
 
@@ -317,9 +307,6 @@ class Interaction:
     """top-1 of (A+B - baseline) - (A - baseline) - (B - baseline), in points; all four with the baseline's seeds."""
 
     both: Net
-    first: Net
-    second: Net
-    baseline: Net
     alone: tuple  # Estimates of A and B over the baseline
     together: Estimate  # of A+B over the baseline
     estimate: Estimate
@@ -354,7 +341,7 @@ def find_interactions(nets, baselines, noise_of):
         noise = noise_of(baseline.seeds)
         over_baseline = [noise.estimate((net, 1), (baseline, -1)) for net in (first, second, both)]
         estimate = noise.estimate((both, 1), (first, -1), (second, -1), (baseline, 1))
-        found.append(Interaction(*four, tuple(over_baseline[:2]), over_baseline[2], estimate))
+        found.append(Interaction(both, tuple(over_baseline[:2]), over_baseline[2], estimate))
     told = [each for each in found if not math.isnan(each.estimate.p)]
     for each, p_holm in zip(told, holm([each.estimate.p for each in told]), strict=True):
         each.p_holm = float(p_holm)

@@ -111,7 +111,8 @@ MODULES = {
     "productpool": Module(
         "Product pooling", "pool", "A module of this project, results/own/README.md",
         "Multiplies two normed linear maps of each pixel and averages the products: a low-rank bilinear pooling.",
-        "Replaces the mean over pixels before the classifier.", "256 products, whatever the network's width.",
+        "Replaces the mean over pixels before the classifier.", "256 products, whatever the network's width. The "
+        "idea came from test scores of other methods.",
     ),
 }  # fmt: skip
 
@@ -127,10 +128,10 @@ def modules_of(nets):
 
 RULE = f"""\
 - *helps*: above the baseline (Holm-corrected p < {ALPHA}), above the widening curve at one cost or more (the interval lies above 0), and below it at none (no interval lies below 0). A method that cannot be compared with a widening curve is judged against the baseline alone; its remark says so.
-- *no better than widening*: above the baseline, but above the widening curve at no cost, or below it at some cost.
+- *no better than widening*: above the baseline, but not above the widening curve by any measure of cost, or below it by one.
 - *better than narrowing*: below the baseline (Holm-corrected p < {ALPHA}), but above the widening curve at one cost or more that it saves (Holm-corrected over all methods and costs), and below it at none: a narrower backbone of that cost loses more.
 - *hurts*: below the baseline, and not better than narrowing.
-- *unstable*: with some seeds, but not all, the method or the baseline ended no better than guessing. The mean would mix two outcomes, so the method gets no other verdict and is left out of costs, power and superclasses. It still counts in Holm's correction.
+- *unstable*: with some seeds the method or the baseline ended no better than guessing, with others clearly better. The mean would mix two outcomes, so the method gets no other verdict and is left out of costs, power and superclasses. It still counts in Holm's correction.
 - *no evidence*: everything else. If a method is above or below the curve at some cost, its remark says so.
 - no verdict: with a single seed; for a method that was not trained with all of the baseline's seeds, unless it is unstable; and for every method if the baseline itself ended at chance, because the budget was then too short."""
 
@@ -147,7 +148,7 @@ def noise_text(results):
 
 # printed by: python -m tests.simulate_verdicts
 SIMULATED = """\
-| networks | noise | seeds | rule | false word | no effects: false word | interval misses | 1, 2, 4 points found |
+| networks | noise | seeds | rule | false claim | no effects: false claim | interval misses | 1, 2, 4 points found |
 | --: | --- | --: | --- | --: | --: | --: | --: |
 | 16 | equal | 3 | paired t-tests | 3.9 % | 4.5 % | 4.9 % | 2, 5, 17 % |
 | 16 | equal | 3 | plain moderation | 1.6 % | 1.9 % | 4.1 % | 8, 57, 99 % |
@@ -183,7 +184,7 @@ SIMULATED = """\
 | 8 | log-normal | 5 | this report's | 3.9 % | 4.5 % | 5.3 % | 26, 74, 95 % |"""
 
 SIMULATION = f"""\
-The test was chosen by simulation. Each simulated report compares 15 or 7 methods with one baseline; three of them differ from it by 1, 2 and 4 points. The noise over seeds has a standard deviation of 0.65 points for all networks, or seven times that for one of them, or it varies log-normally between them (0.5 is the standard deviation of its logarithm). *False word* is the share of reports that call a difference significant where there is none or where it has the other sign. Where no method differs, the next two columns are the same share, and the share of single 95% intervals that miss 0. The last column says how often each of the three differences is found. Paired t-tests find little with few seeds. Plain moderation finds more, but if one network is far noisier than the others, up to a fifth of its reports hold a false word. The test used here stays near the nominal {ALPHA:.0%} for every kind of noise. So do its intervals, except that about 8% of them miss if the baseline is by far the noisiest network and has three seeds.
+The test was chosen by simulation. Each simulated report compares 15 or 7 methods with one baseline; three of them differ from it by 1, 2 and 4 points. The noise over seeds has a standard deviation of 0.65 points for all networks, or seven times that for one of them, or it varies log-normally between them (0.5 is the standard deviation of its logarithm). *False claim* is the share of reports that call a difference significant where there is none or where it has the other sign. The next two columns are of reports in which no method differs: again the share with a false claim, and the share of single 95% intervals that miss 0. The last column says how often each of the three differences is found. Paired t-tests find little with few seeds. Plain moderation finds more, but if one network is far noisier than the others, up to a fifth of its reports make a false claim. The test used here stays near the nominal {ALPHA:.0%} for every kind of noise (of differences from the baseline, not from the widening curve). So do its intervals, except that about 8% of them miss if the baseline is by far the noisiest network and has three seeds.
 
 {SIMULATED}"""
 
@@ -236,7 +237,7 @@ def design_table(results):
     if results.own_recipes:
         table[-1][1] += f"; each architecture has its own {in_list(results.own_recipes)}"
     held_out = ", the part held out," * bool(row.get("val_size") and not row.get("folds"))
-    same = "the same for all" if have_same_seeds(results) else "of which some networks lack a few"
+    same = "the same for all" if have_same_seeds(results) else "not all of them for every network"
     sets = f"a seed sets the first weights{held_out} and the order and augmentation of the images"
     table.append(["seeds", f"{in_list(seeds)}, {same}: {sets}"])
     table.append(["test set", f"scored {scored}; nothing is chosen on it"])
@@ -330,9 +331,12 @@ def left_out_text(results):
         needed = {seed for baseline in curve if not baseline.settings for seed in baseline.seeds}
         lost = sorted(seed for seed in needed & net.runs.keys() if at_chance(net.runs[seed]))
         if net.on_curve and net not in curve:
-            lines.append(
-                f"{net.name}: not in the widening curve, because it was not trained with all seeds of {net.backbone}"
+            why = (
+                f"it was not trained with all seeds of {net.backbone}"
+                if curve
+                else f"{net.backbone} itself was not run"
             )
+            lines.append(f"{net.name}: not in the widening curve, because {why}")
         elif net in curve and net.settings and lost:
             which = f"seed{'s' * (len(lost) > 1)} {in_list(lost)}"
             lines.append(f"{net.name}: not in the widening curve, because it ended at chance with {which}")

@@ -10,24 +10,21 @@ holds both networks' probabilities for every test image, and the few images on w
 
 import argparse
 import json
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import data
+import flags
 import hub
 from rows import settings_of
 
 N_SHOWN = 10  # images on which the two differ most
 BATCH = 256  # images
 
-
-def refuse(message):
-    """Ends the program with one line and exit code 2, because of a mistake by the user."""
-    print(f"pair.py: {message}", file=sys.stderr)
-    raise SystemExit(2)
+refuse = partial(flags.refuse, program="pair.py")
 
 
 def best_and_baseline(folder):

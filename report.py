@@ -93,7 +93,7 @@ def parse_args(argv):
     parser.error = refuse
     args = parser.parse_args(argv)
     if len(args.runs) > 1 and (args.recipes or any(path.is_file() for path in args.runs)):
-        parser.error("several folders make one report of their budgets: give --recipes, or a costs.json, one at a time")
+        parser.error("--recipes and costs.json make a report of one folder or file: give one at a time")
     if args.team and (args.recipes or args.runs[0].is_file()):
         parser.error("--team is for the report of a comparison: leave it out")
     return args

@@ -7,12 +7,14 @@ import json
 import math
 import re
 import shlex
-import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+import flags as train_flags
+import tuning
 from flags import PADDED_UP_TO, parse_args
 from tuning import START, as_text  # read_results() adds START to the settings
 
@@ -41,7 +43,10 @@ LATENCIES = {
     "trained": ("latency / p95, ms", "latency_ms", "latency_p95_ms"),
     "exported": ("exported / p95, ms", "exported_latency_ms", "exported_latency_p95_ms"),
 }
+CLEARLY = 3  # standard errors
 COSTS = ("parameters", "MACs", "training time")  # of a network
+
+refuse = partial(train_flags.refuse, program="report.py")
 
 # CIFAR-100's superclasses and the superclass of each of its classes in alphabetical order, the order of its labels.
 # Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009; tests compare it with the data's
@@ -58,12 +63,6 @@ SUPERCLASS_OF = (
     16, 4, 17, 4, 2, 0, 17, 4, 18, 17, 10, 3, 2, 12, 12, 16, 12, 1, 9, 19, 2, 10, 0, 1, 16,
     12, 9, 13, 15, 13, 16, 19, 2, 4, 6, 19, 5, 5, 8, 19, 18, 1, 2, 15, 6, 0, 17, 8, 14, 13,
 )  # fmt: skip
-
-
-def refuse(message):
-    """Ends the program with one line and exit code 2, because no report can be made of these rows."""
-    print(f"report.py: {message}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 def read_json(path):
@@ -148,9 +147,14 @@ def steps_of(row):
 
 
 def at_chance(row):
-    """Whether a run ended no better than guessing among equally frequent classes: at most three deviations above it."""
+    """Whether a run ended no better than guessing among equally frequent classes: at most CLEARLY standard errors above it."""
+    return row["top1"] <= 100 / row["classes"] + CLEARLY * chance_error(row)
+
+
+def chance_error(row):
+    """The standard error, in percent, of the top-1 of guesses on the row's test images."""
     chance = 1 / row["classes"]
-    return row["top1"] / 100 <= chance + 3 * math.sqrt(chance * (1 - chance) / row["n_test"])
+    return 100 * math.sqrt(chance * (1 - chance) / row["n_test"])
 
 
 def recipe_of(row):
@@ -416,16 +420,9 @@ def flags_of(net):
         recipe["dataset"] == "folder" if recipe.get("image_size") is None else recipe["image_size"] > PADDED_UP_TO
     )
     if may_be_large and "crop_scale" in recipe and recipe["crop_scale"] is None:  # padded crops, not the default there
-        recipe["crop_scale"] = 0
         told.append("crop_scale")
     always = [name for name in ("epochs", "val_size", "lr", "weight_decay") if recipe.get(name) is not None]
     knobs = {name: value for name, value in sorted(net.settings.items()) if name not in START}
     flags = [f"--set {name}={shlex.quote(as_text(value))}" for name, value in knobs.items()]
-    for name in dict.fromkeys([*always, *told]):
-        flag, value = name.replace("_", "-"), recipe[name]
-        flags.append(
-            f"--{'' if value else 'no-'}{flag}"
-            if isinstance(value, bool)
-            else f"--{flag} {shlex.quote(as_text(value))}"
-        )
+    flags += [shlex.join(tuning.flags_of(name, recipe)) for name in dict.fromkeys([*always, *told])]
     return " ".join(["", *flags])

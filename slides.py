@@ -195,7 +195,7 @@ def methods_slide(deck, results):
 
 def fair_lines(results, seeds):
     recipe = "each its own recipe" if results.own_recipes else "one recipe"
-    for_all = "The same seeds for all" if have_same_seeds(results) else "Seeds, of which some networks lack a few"
+    for_all = "The same seeds for all" if have_same_seeds(results) else "Seeds, not all of them for every network"
     lines = [f"Same data, same {epochs_of(results.row)}, {recipe}", f"{for_all}: {in_list(seeds)}"]
     if results.has_curve:
         lines.append("Against the ResNet, and against ResNets of equal cost")

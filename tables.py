@@ -14,14 +14,20 @@ from verdicts import WORDS, Comparison
 MOST_NAMES = 3  # in a sentence; a list has the others
 UNKNOWN_NOISE = "How much of this is chance is unknown: two runs of the same network also differ, and only more seeds show by how much."
 PHRASES = {  # what is said of one method, and of several
-    "no better than widening": ("is not shown to beat a wider ResNet", "are not shown to beat a wider ResNet"),
+    "no better than widening": (
+        "is no better than a wider ResNet by some measure of cost",
+        "are no better than a wider ResNet by some measure of cost",
+    ),
     "better than narrowing": (
         "saves cost and loses less than a narrower ResNet",
         "save cost and lose less than narrower ResNets",
     ),
     "hurts": ("hurts", "hurt"),
     "no evidence": ("shows no evidence either way", "show no evidence either way"),
-    "unstable": ("is unstable (failed to learn with some seeds)", "are unstable (failed to learn with some seeds)"),
+    "unstable": (
+        "is unstable (it or its baseline failed to learn with some seeds)",
+        "are unstable (they or their baseline failed to learn with some seeds)",
+    ),
 }
 
 
@@ -156,7 +162,7 @@ def train_loss(net):
 
 
 def ablation_table(arch, comparisons, results):
-    rows = [["knobs", "parameters", "MACs, M", "top-1", "difference", "Holm p", "detectable", "in a word"]]
+    rows = [["knobs", "parameters", "MACs, M", "top-1", "difference", "Holm p", "detectable", "verdict"]]
     default = [Comparison(net, net) for net in results.nets if net.arch == arch and not net.settings]
     for result in default + comparisons:
         rows.append([
@@ -181,7 +187,7 @@ def recipes_table(results):
 
 def interaction_table(results):
     """One row per pair of modules: each alone, their sum, both together, and the interaction."""
-    rows = [["modules", "first alone", "second alone", "sum", "together", "interaction", "Holm p", "in words"]]
+    rows = [["modules", "first alone", "second alone", "sum", "together", "interaction", "Holm p", "verdict"]]
     for each in results.interactions:
         first, second = each.alone
         rows.append([
@@ -323,7 +329,7 @@ def budget_sentence(results):
     sizes = [result.detectable for result in results.judged if not math.isnan(result.detectable)]
     budget = "longer training may change the order"
     if not sizes:
-        return f"The seeds show no spread, so the noise is unknown, and {budget}."
+        return f"{why_unknown(results.judged)}, so the noise is unknown, and {budget}."
     which = "half of these comparisons had at least" if len(sizes) > 1 else "the comparison had"
     return (
         f"If the noise is as estimated, {which} an {POWER:.0%} chance of finding a true difference of {np.median(sizes):.1f} "
@@ -331,16 +337,21 @@ def budget_sentence(results):
     )
 
 
+def why_unknown(comparisons):
+    return "No comparison is stable" if all(result.unstable for result in comparisons) else "The seeds show no spread"
+
+
 def cost_sentence(results):
     """How many methods are above and below a ResNet of equal cost."""
     gaps = [(gap, cost, r.net) for r in results.judged for cost, gap in r.gaps.items() if not gap.why]
     unjudged = [gap for r in results.methods for gap in r.gaps.values() if not gap.why]
-    if not gaps and unjudged:
+    if not gaps and unjudged and not results.judged:
         if all(math.isnan(gap.half) for gap in unjudged):
             return "With one seed, differences from a ResNet of equal cost have no interval."
         return "No method was trained with all of its baseline's seeds, so none is judged at equal cost."
     if not gaps:
-        return "No method could be compared with a ResNet of another width, which may do as well."
+        which = "No method that was judged" if unjudged else "No method"
+        return f"{which} could be compared with a ResNet of another width, which may do as well."
     compared = [result for result in results.judged if result.has_curve]
     above, below = (sum(bool(r.where(side)) for r in compared) for side in ("above", "below"))
     methods = f"{len(compared)} method{'s' * (len(compared) > 1)}"
@@ -355,8 +366,8 @@ def cost_sentence(results):
     if len(gaps) == 1:
         return f"{counts} {largest}"
     return (
-        f"{counts} The largest clear one of these {len(gaps)} differences is {largest} As the largest of many, it is likely an "
-        "overestimate."
+        f"{counts} Of the {len(gaps)} differences at equal cost, the largest clear gain is {largest} As the largest of many, it is "
+        "likely an overestimate."
     )
 
 
@@ -364,7 +375,7 @@ def power_sentence(comparisons):
     """The differences that these comparisons could find."""
     smallest = [result.detectable for result in comparisons if not math.isnan(result.detectable)]
     if not smallest:
-        return "The seeds show no spread, so it is unknown what these comparisons could find."
+        return f"{why_unknown(comparisons)}, so it is unknown what these comparisons could find."
     if len(smallest) == 1:
         return f"With these seeds, the comparison has an {POWER:.0%} chance of finding a true difference of {smallest[0]:.1f} points."
     return (
@@ -429,8 +440,8 @@ def depth_sentences(results):
             f"From {layers[0]} to {layers[1]} layers, {words} change by {change} points of top-1, and their training loss by "
             f"{rise:+.3f}."
         )
-    n_seeds, row = len(results.nets[0].seeds), results.row
+    counts, row = sorted({len(net.seeds) for net in by_depth(results).values()}), results.row
     return [
         *sentences,
-        f"This is after {epochs_of(row)} on {dataset_of(row)} with {n_seeds} seed{'s' * (n_seeds > 1)}; longer training may change it.",
+        f"This is after {epochs_of(row)} on {dataset_of(row)} with {in_list(counts)} seed{'s' * (counts != [1])}; longer training may change it.",
     ]

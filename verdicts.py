@@ -21,11 +21,13 @@ from noise import (
     widening_curve,
 )
 from rows import (
+    CLEARLY,
     COSTS,
     SUPERCLASS_OF,
     SUPERCLASSES,
     Net,
     at_chance,
+    chance_error,
     differing,
     group,
     in_list,
@@ -87,12 +89,20 @@ class Comparison:
     @property
     def too_early(self):
         """Whether the reference ended at chance with every seed, so that a comparison with it means nothing."""
-        return bool(self.seeds) and len(self.lost(self.reference)) == len(self.seeds)
+        return bool(self.seeds) and all(at_chance(row) for row in self.reference.runs.values())
 
     @property
     def unstable(self):
-        """Whether one of the two ended at chance with some seeds and not with others."""
-        return any(0 < len(self.lost(net)) < len(self.seeds) for net in (self.net, self.reference))
+        """Whether one of the two ended at chance with some seeds, and clearly above it with the others."""
+        return any(self.has_two_outcomes(net) for net in (self.net, self.reference))
+
+    def has_two_outcomes(self, net):
+        lost = self.lost(net)
+        learned = [seed for seed in self.seeds if seed not in lost]
+        if not (lost and learned):
+            return False
+        gap = net.values("top1", learned).min() - net.values("top1", lost).max()
+        return gap > CLEARLY * chance_error(net.runs[lost[0]]) * math.sqrt(2)
 
     @property
     def losses(self):

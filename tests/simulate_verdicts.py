@@ -12,8 +12,8 @@ alike (standard deviation 0.5 points); the rest is normal noise of
     noisy baseline 0.65 points, but 4.55 for the baseline
     log-normal     0.65 points times exp(0.5 z) for each network, z standard normal
 
-A word is false if a method without effect, or with one of the other sign, is significant after Holm's correction. Two rates
-are of reports whose methods all have no effect: of reports with a false word, and of single 95% intervals that miss 0.
+A claim is false if a method without effect, or with one of the other sign, is significant after Holm's correction. Two rates
+are of reports whose methods all have no effect: of reports with a false claim, and of single 95% intervals that miss 0.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import argparse
 import numpy as np
 from scipy import special, stats
 
-from noise import ALPHA, FEWEST_NETWORKS, against_first, holm, inverse_trigamma, t_test
+from noise import ALPHA, FEWEST_NETWORKS, holm, inverse_trigamma, moderate, t_test
 
 EFFECTS = (1.0, 2.0, 4.0)  # points
 MANY, FEW = 16, FEWEST_NETWORKS  # networks of a report, the baseline among them
@@ -81,12 +81,20 @@ def plainly_moderated(top1):
     return differences, t_test(differences, (variance[..., 1:] + variance[..., :1]) / n_seeds, total_df)[0]
 
 
+def against_first(top1):
+    """The report's rule: (differences, p-values) of every other network to the first, each (..., K-1); top1 as for moderate()."""
+    noise, means, n_seeds = moderate(top1), top1.mean(-1), top1.shape[-1]
+    differences = means[..., 1:] - means[..., :1]
+    squared_error = (noise.variance[..., 1:] + noise.variance[..., :1]) / n_seeds
+    return differences, t_test(differences, squared_error, np.minimum(noise.df[..., 1:], noise.df[..., :1]))[0]
+
+
 OURS = "this report's"
 RULES = {"paired t-tests": paired_t_tests, "plain moderation": plainly_moderated, OURS: against_first}
 
 
 def simulate(rule, noise, n_seeds, n_reports, effects=EFFECTS, seed=0, n_networks=MANY):
-    """The shares (of reports with a false word, of single tests with p < ALPHA, of reports that find each effect)."""
+    """The shares (of reports with a false claim, of single tests with p < ALPHA, of reports that find each effect)."""
     rng = np.random.default_rng(seed)
     means = np.zeros(n_networks)
     means[1 : 1 + len(effects)] = effects
@@ -108,7 +116,7 @@ def simulate(rule, noise, n_seeds, n_reports, effects=EFFECTS, seed=0, n_network
 def table(n_reports, rules=RULES, noises=NOISES, seeds=(3, 5)):
     """The table in Markdown."""
     lines = [
-        "| networks | noise | seeds | rule | false word | no effects: false word | interval misses | 1, 2, 4 points found |"
+        "| networks | noise | seeds | rule | false claim | no effects: false claim | interval misses | 1, 2, 4 points found |"
     ]
     lines += ["| --: | --- | --: | --- | --: | --: | --: | --: |"]
     of_sizes = [(MANY, rule) for rule in rules] + [(FEW, OURS)]

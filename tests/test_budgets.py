@@ -110,4 +110,9 @@ def test_folders_that_make_no_common_chart_are_refused(rows, message, tmp_path, 
 
 def test_several_folders_and_recipes_do_not_mix(tmp_path, capsys):
     folders = [folder_of(tmp_path / "a", 5, eca=63), folder_of(tmp_path / "b", 9, eca=63)]
-    refused_folders([*folders, "--recipes"], tmp_path, capsys, "give --recipes, or a costs.json, one at a time")
+    refused_folders(
+        [*folders, "--recipes"],
+        tmp_path,
+        capsys,
+        "--recipes and costs.json make a report of one folder or file: give one at a time",
+    )

@@ -9,7 +9,6 @@ from scipy import special, stats
 
 from noise import (
     SeedNoise,
-    against_first,
     curve_weights,
     detectable_in_errors,
     find_interactions,
@@ -24,6 +23,7 @@ from noise import (
 from rows import group
 from tables import interaction_table
 from tests.report_rows import JITTER, NOISE, rows_of
+from tests.simulate_verdicts import against_first
 from verdicts import analyse
 
 
@@ -135,6 +135,16 @@ def test_what_a_seed_does_to_all_networks_changes_no_test():
     assert against_first(shifted)[1] == pytest.approx(against_first(top1)[1])
     assert moderate(shifted).block_variance == pytest.approx(13, rel=0.2)
     assert moderate(top1).block_variance < 0.2
+
+
+def test_one_noisy_network_does_not_hide_what_seeds_do_to_all():
+    top1 = np.random.default_rng(0).normal(60, 0.5, (10, 3)) + np.array([5.0, -2.0, 0.0])
+    top1[3] = [50, 60, 70]
+    assert moderate(top1).block_variance == pytest.approx(13, rel=0.2)
+    nets = nets_of(*top1)
+    estimate = SeedNoise(nets, (0, 1, 2)).estimate
+    assert estimate((nets[1], 1)).df == pytest.approx(2, abs=0.3)  # known from three seeds, whatever the others show
+    assert estimate((nets[1], 1), (nets[0], -1)).df > 4
 
 
 def test_seeds_that_agree_to_the_last_image_give_no_nan():

@@ -53,7 +53,7 @@ def test_what_the_talk_says(made):
     slides = dict(slide_texts(folder / "report" / "slides.pptx"))
     assert slides["Which module is worth adding?"][0].split("\n") == [
         "1 of 5 helps: ECA.",
-        "1 is not shown to beat a wider ResNet, 1 hurts, 2 show no evidence either way.",
+        "1 is no better than a wider ResNet by some measure of cost, 1 hurts, 2 show no evidence either way.",
         "After 10 epochs; longer training may change the order.",
     ]
     assert slides["What helped and what did not"] == [
