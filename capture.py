@@ -1,6 +1,6 @@
 """The training step of a run: a CPU calls it; a GPU warms it up, captures it once as a CUDA graph, and replays that."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 import torch.distributed as dist
@@ -21,19 +21,19 @@ class Step:
                  captured=False, say=print):  # fmt: skip
         self.state, self.model, self.batches, self.say = state, model, batches, say
         self.recipe = label_smoothing, clip_norm, accumulate, class_weights
-        self.graph, self.generator = None, None
-        self.captured = captured and state.device.type == "cuda"
+        self.graph, self.broken, self.generator = None, None, None
+        self.to_capture = captured and state.device.type == "cuda"
         self.n_warm_ups = DDP_WARM_UPS if engine.is_parallel() else WARM_UPS
-        if self.captured and not state.reads_rate_on_device:
+        if self.to_capture and not state.reads_rate_on_device:
             self.give_up(f"{type(state.optimizer).__name__} needs values on the host")
 
     def give_up(self, reason):
-        self.captured = False
-        self.say(f"the training step is not captured as a CUDA graph, and slower: {reason}")
+        self.to_capture = False
+        self.say(f"the training step runs slower, without a CUDA graph: {reason}")
 
     def __call__(self):
         state = self.state
-        if self.captured and self.graph is None:
+        if self.to_capture and self.graph is None:
             self.capture()
         # dropped paths differ from step to step and process to process, and a resumed run draws the same ones again
         seed = hash((self.batches.seed, state.step, state.rank)) % 2**63
@@ -60,20 +60,23 @@ class Step:
         tensors = state.tensors() + ([] if is_new else optimizer_tensors(state.optimizer))
         before = [value.cpu() for value in tensors]  # on the host, as a capture needs memory of its own
         self.generator = torch.Generator(state.device)
-        graph = torch.cuda.CUDAGraph()
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         problem = None
         with drawing_from(self.generator, state.device):
             for _ in range(self.n_warm_ups):
                 self.compute()
             torch.cuda.synchronize()
             try:
-                with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):
+                with torch.cuda.graph(graph, pool, torch.cuda.current_stream(), capture_error_mode="thread_local"):
                     self.compute()
             except RuntimeError as error:
                 cause = error.__context__ or error  # the end of a broken capture raises an error of its own
+                end_broken_capture(state.device, pool)
+                self.broken = graph  # which the allocator may still ask
                 if isinstance(cause, torch.OutOfMemoryError):
                     raise cause from None
-                problem = str(cause).splitlines()[0]
+                problem = (str(cause) or type(cause).__name__).splitlines()[0]
+                del cause  # its traceback would keep the memory of the step
         if is_new:
             for value in optimizer_tensors(state.optimizer):
                 value.zero_()
@@ -98,13 +101,20 @@ class Step:
         self.graph = None
 
 
+def end_broken_capture(device, pool):
+    """What torch 2.11 leaves out: its allocator takes a broken capture for one that goes on, and later empty_cache() fails."""
+    with suppress(RuntimeError):  # newer versions have done it
+        torch._C._cuda_endAllocateToPool(device.index, pool)
+        torch._C._cuda_releasePool(device.index, pool)
+
+
 def optimizer_tensors(optimizer):
     return [v for values in optimizer.state.values() for v in values.values() if isinstance(v, torch.Tensor)]
 
 
 @contextmanager
 def drawing_from(generator, device):
-    """Random numbers of the device come from this generator: a graph that is captured here reads its seed at each replay."""
+    """Makes `generator` the device's default one: a graph captured here draws from it, and manual_seed() sets a replay's draws."""
     default = torch.cuda.default_generators[device.index]
     before = default.graphsafe_get_state()
     default.graphsafe_set_state(generator.graphsafe_get_state())

@@ -99,6 +99,7 @@ def test_two_gpus_are_one(command, tmp_path):
     with start(2, *flags, "--sync-bn") as running:
         out, err = running.communicate(timeout=300)
     assert running.returncode == 0, out + err
+    assert result_of(tmp_path / "runs" / "run")["graph"]
     run(*flags, "--name", "one")
     assert_same_losses(result_of(tmp_path / "runs" / "run"), result_of(tmp_path / "runs" / "one"))
 

@@ -63,6 +63,15 @@ def gpu(monkeypatch):
     monkeypatch.setattr(kernels, "is_usable", lambda _: True)
 
 
+def test_without_pythons_headers_no_kernel_is_built(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setenv("CC", "cc")
+    (tmp_path / "Python.h").touch()
+    for folder, can_build in ((tmp_path, True), (tmp_path / "missing", False)):
+        monkeypatch.setattr(kernels.sysconfig, "get_paths", lambda _, folder=folder: {"include": str(folder)})
+        assert kernels.can_build.__wrapped__(0) == can_build
+
+
 def forked(function, *args):
     """Its result, from a process of its own: once PyTorch has seen a fake GPU, autograd starts a thread that no fork survives."""
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:

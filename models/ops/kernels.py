@@ -8,6 +8,7 @@ chunks in their order: two runs agree to the last bit.
 import functools
 import os
 import shutil
+import sysconfig
 
 import torch
 import triton
@@ -26,9 +27,11 @@ SUM_TILE, SUM_WARPS = 1024, 4  # chunks times numbers of a tile
 
 @functools.cache
 def can_build(device_index):
-    """Whether Triton can build kernels for this GPU: it needs compute capability 7.0 and a C compiler for its launcher."""
+    """Whether Triton can build kernels for this GPU: compute capability 7.0, and a C compiler and Python's headers for launchers."""
     compiler = os.environ.get("CC") or shutil.which("clang") or shutil.which("gcc") or shutil.which("cc")
-    return compiler is not None and torch.cuda.get_device_capability(device_index) >= (7, 0)
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # where Triton looks for them
+    headers = os.path.join(sysconfig.get_paths(scheme)["include"], "Python.h")
+    return compiler is not None and os.path.exists(headers) and torch.cuda.get_device_capability(device_index) >= (7, 0)
 
 
 @torch.compiler.assume_constant_result
