@@ -8,6 +8,7 @@ no value has to come from the host, and a GPU can replay it (capture.py).
 import copy
 import time
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -53,15 +54,18 @@ class TrainState:
     average of the weights; 0 for none.
     """
 
+    counters = ("step", "train_s", "epoch_s", "curve")
+
     def __init__(self, net, optimizer, rates, amp, ema_decay=0.0, rank=0, world_size=1):
         self.net, self.optimizer, self.rates, self.amp, self.ema_decay = net, optimizer, rates, amp, ema_decay
         self.device = next(net.parameters()).device
-        # In every precision the scaler leaves out updates that are not finite, on the device; only fp16 needs its scale.
+        # The scaler skips updates that are not finite, without asking the host, in every precision; only fp16 needs its scale.
         scaling = {} if amp is torch.float16 else {"init_scale": 1.0, "growth_interval": 2**31 - 1}
         self.scaler = torch.amp.GradScaler(self.device.type, **scaling)
-        self.scaler.scale(torch.zeros((), device=self.device))  # which makes its tensors
+        self.scaler.scale(torch.zeros((), device=self.device))  # creates its tensors now, before a capture
         self.tolerance = MAX_SKIPPED if amp is torch.float16 else 0  # bad steps in a row
-        self.statistics = [buffer for buffer in net.buffers() if buffer.is_floating_point()] if self.tolerance else []
+        floats = [buffer for buffer in net.buffers() if buffer.is_floating_point()]
+        self.running_stats = floats if self.tolerance else []  # of batch norms; put back where fp16 skips an update
         self.ema = copy.deepcopy(net).requires_grad_(False) if ema_decay else None
         self.rank = rank
         self.step = self.step_of_point = 0  # step_of_point: the step of the last point of the training curve
@@ -71,7 +75,7 @@ class TrainState:
         self.n_bad = torch.zeros((), dtype=torch.int64, device=self.device)
         self.curve = []  # one row of results per finished epoch
         self.reads_rate_on_device = isinstance(optimizer, CAPTURABLE)
-        precision = torch.float32 if self.device.type == "cuda" else torch.float64  # of the fused optimizers there
+        precision = torch.float32 if self.device.type == "cuda" else torch.float64  # in which fused optimizers take it
         self.rate_table = torch.tensor(rates, dtype=precision, device=self.device)
         self.rate = torch.zeros_like(self.rate_table[0])
         self.share_rate()
@@ -109,8 +113,6 @@ class TrainState:
         own = saved["losses"][:, self.rank] if same_processes else saved["losses"].mean(1)
         self.losses.zero_()[:, self.rank] = own.to(self.device)
 
-    counters = ("step", "train_s", "epoch_s", "curve")
-
     @property
     def parts(self):
         return ["net", "optimizer", "scaler"] + (["ema"] if self.ema else [])
@@ -119,8 +121,8 @@ class TrainState:
         """All tensors that a step changes, but for those of the optimizer."""
         nets = [net for net in (self.net, self.ema) if net]
         weights = [value for net in nets for value in (*net.parameters(), *net.buffers())]
-        counters = [self.t, self.rate, self.losses, self.n_bad, self.scaler._scale, self.scaler._growth_tracker]
-        return weights + counters
+        scalars = [self.t, self.rate, self.losses, self.n_bad, self.scaler._scale, self.scaler._growth_tracker]
+        return weights + scalars
 
     def assert_finite(self):
         """refuse_bad_numbers() for the current state. This waits for the device."""
@@ -174,13 +176,13 @@ def train_step(state, model, imgs, targets, label_smoothing=0.0, clip_norm=0.0, 
 
     class_weights: (classes,), or None: see loss_of.
 
-    Where a loss or gradient is not finite the update is skipped, and so are all later ones (fp16: once more than
-    state.tolerance steps in a row were bad). No value leaves the device for this: a bad loss turns the process's gradients to
-    nan, the sum over the processes spreads them to all, and the scaler skips the update. If training may go on, the
-    statistics of batch norms, but not their counts, are put back, too.
+    A loss or gradient that is not finite makes the scaler skip the update. fp16 forgives up to state.tolerance such steps in a
+    row, while its loss scale is lowered, and puts the running statistics of batch norms back (not their counts). After more
+    than that, and in other precisions after the first, all later updates are skipped, too. None of this waits for the device:
+    a bad loss makes the process's gradients nan, and their sum over the processes makes all nan.
     """
     state.rate.copy_(state.rate_table.gather(0, state.t.clamp(max=len(state.rates) - 1).view(1)).view(()))
-    before = [buffer.clone() for buffer in state.statistics]
+    before = [buffer.clone() for buffer in state.running_stats]
     loss = add_gradients(state, model, imgs, targets, label_smoothing, accumulate, class_weights)
     state.scaler.unscale_(state.optimizer)
     norm = nn.utils.get_total_norm([p.grad for p in state.net.parameters() if p.grad is not None])
@@ -188,7 +190,7 @@ def train_step(state, model, imgs, targets, label_smoothing=0.0, clip_norm=0.0, 
         nn.utils.clip_grads_with_norm_(state.net.parameters(), clip_norm, norm)
     healthy = norm.isfinite()
     state.n_bad.add_(1).masked_fill_(healthy, 0)
-    for buffer, old in zip(state.statistics, before, strict=True):
+    for buffer, old in zip(state.running_stats, before, strict=True):
         buffer.copy_(torch.where(healthy, buffer, old))
     state.scaler.step(state.optimizer)
     state.scaler.update()
@@ -289,20 +291,6 @@ def evaluate(net, batches, n, n_classes, amp):
     return start_evaluation(net, batches, n, n_classes, amp)()
 
 
-def of_classes(confusion):
-    """Scores from confusion counts (target, prediction), in percent. F1 skips classes without images and predictions."""
-    right, images, named = confusion.diag(), confusion.sum(1), confusion.sum(0)
-    per_class = [100 * r / n if n else None for r, n in zip(right.tolist(), images.tolist(), strict=True)]
-    there = images + named > 0
-    f1 = 200 * right[there] / (images + named)[there]
-    measured = [value for value in per_class if value is not None]
-    return {
-        "per_class_top1": per_class,
-        "balanced_accuracy": sum(measured) / len(measured),
-        "macro_f1": f1.double().mean().item(),
-    }
-
-
 @torch.no_grad()
 def start_evaluation(net, batches, n, n_classes, amp):
     """Queues the work of evaluate() on the device. Returns a function that waits for that work and returns the scores."""
@@ -330,25 +318,37 @@ def start_evaluation(net, batches, n, n_classes, amp):
     if is_parallel():
         for total in (confusion, top5, loss, gap):
             dist.all_reduce(total)
-    reading = Reading(confusion, top5, loss, gap)
+    return partial(scores_of, Reading(confusion, top5, loss, gap), n, n_classes, started)
 
-    def scores():
-        confusion, top5, loss, gap = reading.read()
-        confusion = confusion.view(n_classes, n_classes)
-        if confusion.sum() != n:
-            raise RuntimeError(f"evaluation scored {confusion.sum()} images of {n}")
-        if not (loss + gap.sum()).isfinite():
-            raise FloatingPointError(
-                f"the loss on {n:,} images is {loss.item() / n}: the network's outputs are not finite"
-            )
-        return {
-            "top1": 100 * confusion.trace().item() / n,
-            "top5": 100 * top5.item() / n,
-            "loss": loss.item() / n,
-            "ece": 100 * gap.abs().sum().item() / n,
-            **of_classes(confusion),
-            "confusion": confusion,
-            "imgs_per_s": n / (time.perf_counter() - started),
-        }
 
-    return scores
+def scores_of(reading, n, n_classes, started):
+    """Waits for what start_evaluation() queued, and returns the scores."""
+    confusion, top5, loss, gap = reading.read()
+    confusion = confusion.view(n_classes, n_classes)
+    if confusion.sum() != n:
+        raise RuntimeError(f"evaluation scored {confusion.sum()} images of {n}")
+    if not (loss + gap.sum()).isfinite():
+        raise FloatingPointError(f"the loss on {n:,} images is {loss.item() / n}: the network's outputs are not finite")
+    return {
+        "top1": 100 * confusion.trace().item() / n,
+        "top5": 100 * top5.item() / n,
+        "loss": loss.item() / n,
+        "ece": 100 * gap.abs().sum().item() / n,
+        **of_classes(confusion),
+        "confusion": confusion,
+        "imgs_per_s": n / (time.perf_counter() - started),
+    }
+
+
+def of_classes(confusion):
+    """Scores from confusion counts (target, prediction), in percent. Macro F1 leaves out classes that occur in neither."""
+    right, images, named = confusion.diag(), confusion.sum(1), confusion.sum(0)
+    per_class = [100 * r / n if n else None for r, n in zip(right.tolist(), images.tolist(), strict=True)]
+    there = images + named > 0
+    f1 = 200 * right[there] / (images + named)[there]
+    measured = [value for value in per_class if value is not None]
+    return {
+        "per_class_top1": per_class,
+        "balanced_accuracy": sum(measured) / len(measured),
+        "macro_f1": f1.double().mean().item(),
+    }

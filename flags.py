@@ -8,6 +8,9 @@ import sys
 import time
 from contextlib import contextmanager
 
+# Exit codes, besides 1 for a failure and 2 for a user's mistake.
+HELD_CODE = 3  # another process writes the run's folder
+TIME_IS_UP_CODE = 75  # --max-minutes: "try again", as in sysexits.h
 VAL_SIZE = 0.1
 MOMENTUM, WARMUP, CROP_PADDING = 0.9, 0.1, 4
 CROP_SCALE = 0.08  # as Szegedy et al., "Going Deeper with Convolutions", 2015
@@ -30,6 +33,7 @@ SCHEDULES = (
     "inverse_sqrt",
     "warmup_stable_decay",
 )
+HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"  # USER/NAME
 AMP = ("auto", "bf16", "fp16", "off")
 ELSEWHERE = {  # flags of other programs, and what to use here instead
     "--model": "give --arch",
@@ -128,6 +132,9 @@ def parse_args(argv=None, description=None):
             near = [f"--arch {unknown[0]}"]
         refuse(f"unknown flag {unknown[0]}: {f'did you mean {near[0]}? ' if near else ''}--help lists all")
 
+    for name in ("data_dir", "cache_dir", "out", "name", "init_from", "eval_only", "predict", "push_to_hub"):
+        if getattr(args, name) == "":
+            refuse(f"--{name.replace('_', '-')} is empty: is a variable unset?")
     # Shells leave --out=~/runs as it is.
     for name in ("data_dir", "cache_dir", "out", "init_from", "eval_only", "predict"):
         if (getattr(args, name) or "").startswith("~"):
@@ -169,7 +176,7 @@ def add_network(add):
 
 
 def add_data(add):
-    add("--dataset", None, "what to train on (default cifar100, or what --data-dir is seen to hold)", choices=DATASETS)
+    add("--dataset", None, "what to train on (default cifar100, or what --data-dir holds)", choices=DATASETS)
     files = "local files: CIFAR as parquet or its original archive, or a folder of train/ and test/, and perhaps val/"
     add("--data-dir", None, files)
     add("--image-size", None, "resize and centre-crop images to this many pixels", type=int)
@@ -195,11 +202,15 @@ def add_data(add):
 
 def add_recipe(add):
     add("--epochs", 100, "passes over the training images")
-    add("--max-steps", 0, "end after this many optimizer steps, the schedule with them; 0 for no limit")
+    add("--max-steps", 0, "end the run, and its schedule, after this many optimizer steps; 0 for no limit")
     add("--batch-size", 128, "images per optimizer step, over all processes")
-    add("--accumulate", 1, "parts of a batch whose gradients are summed, where a whole one does not fit into memory")
+    add(
+        "--accumulate",
+        1,
+        "parts that a batch is cut into, their gradients summed, where a whole one does not fit into memory",
+    )
     add("--optimizer", "sgd", "torch's, and transformers' Adafactor", choices=OPTIMIZERS)
-    default = f"(default {OPTIMIZERS['sgd'][0]:g} for sgd, and one per optimizer)"
+    default = f"(default {OPTIMIZERS['sgd'][0]:g} for sgd; the others have their own)"
     add("--lr", None, f"peak learning rate {default}", type=float)
     add("--momentum", MOMENTUM, "of SGD (Nesterov), or beta1 of the Adam family")
     add("--weight-decay", None, "of the weights of convolutions and linear layers (default per optimizer)", type=float)
@@ -213,7 +224,7 @@ def add_recipe(add):
     add(
         "--clip-norm",
         5.0,
-        "largest norm of the gradient; 0 for no limit (HorNet then diverges at the default --lr)",
+        "largest norm of the gradient; 0 for no limit (HorNet can diverge at the default --lr even with 5)",
     )
     seeds = "seed of weights, split, sample order and augmentation; several train as many runs, side by side on a GPU"
     weights = "weigh each class in the loss by the inverse of its share of the training images"
@@ -241,7 +252,7 @@ def add_run(add):
     every = "save at the next log point or end of an epoch once this many seconds have passed since the last save"
     add("--save-every-s", 60.0, f"{every}; 0: at the end of every epoch")
     add("--save-every", 0, "steps between two checkpoints within an epoch, besides those of --save-every-s; 0 for none")
-    add("--max-minutes", 0.0, "stop and save after this time, as SIGTERM does, with exit code 75; 0 for no limit")
+    add("--max-minutes", 0.0, "stop and save after this many minutes, as on SIGTERM, with exit code 75; 0 for no limit")
     graph = "auto: a GPU replays the training step as one CUDA graph where it can; off: kernel by kernel"
     add("--graph", None, f"{graph} (default auto)", choices=["auto", "off"])
     add("--timeout-s", 600, "seconds after which a silent process is given up on; decoding may take longer")
@@ -318,14 +329,18 @@ def check_combinations(args):
             refuse(f"--{name.replace('_', '-')} has no effect with --predict")
     if args.json and not args.predict:
         refuse("--json has no effect without --predict: give --predict, too")
-    if args.push_to_hub and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", args.push_to_hub):
+    if args.push_to_hub and not re.fullmatch(HUB_ID, args.push_to_hub):
         refuse(f"--push-to-hub takes USER/NAME, got {args.push_to_hub!r}")
 
 
 def dataset_in(data_dir):
     """The dataset that a folder holds: classes of images in train/ or test/, CIFAR-10's archive, or else CIFAR-100."""
-    there = set(os.listdir(data_dir)) if os.path.isdir(data_dir or "") else set()
-    if there & {"cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1"}:
+    try:
+        there = set(os.listdir(data_dir)) if os.path.isdir(data_dir or "") else set()
+    except OSError as error:
+        refuse(f"--data-dir {data_dir}: {error.strerror}")
+    of_100 = there & {"cifar-100-python", "cifar-100-python.tar.gz"}
+    if not of_100 and there & {"cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1"}:
         return "cifar10"
     folders = [name for name in there & {"train", "test"} if os.path.isdir(os.path.join(data_dir, name))]
     return "folder" if folders else "cifar100"

@@ -41,7 +41,7 @@ def make_optimizer(name, net, lr, momentum, weight_decay):
         for decays in (True, False)
     ]
     optimizer = OPTIMIZERS[name](groups, lr, momentum)
-    if name == "sgd" and momentum:  # or torch's fused SGD takes what memory holds, if fp16 leaves out the first update
+    if name == "sgd" and momentum:  # if fp16 skips the first update, fused SGD would read uninitialized memory
         for p in trained:
             optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
     return optimizer
@@ -53,7 +53,7 @@ def make_schedule(name, lr, warmup_steps, total_steps):
     from transformers.optimization import get_scheduler
 
     extra = {"num_decay_steps": total_steps // 5} if name == "warmup_stable_decay" else {}
-    if sum(extra.values()) + warmup_steps > total_steps and extra:
+    if extra and extra["num_decay_steps"] + warmup_steps > total_steps:
         raise ValueError(f"--schedule {name} falls over the last fifth of the steps: --warmup-frac must be 0.8 at most")
     stand_in = torch.optim.SGD([torch.zeros(1)], lr)
     scheduler = get_scheduler(name, stand_in, warmup_steps, total_steps, scheduler_specific_kwargs=extra)

@@ -54,11 +54,11 @@ def run_name(args):
 
 
 def look_at_folder(folder, config, of_comparison=False):
-    """What is already in the run's folder: (its result if it is finished, its checkpoint if there is one).
+    """What is already in the run's folder: (its result or None, its checkpoint or None). A run with a result is finished.
 
-    A run with a constant schedule goes on if more epochs are asked for, because its learning rates do not depend on them.
-    Raises ValueError if that belongs to another run, or if no checkpoint in it can be read. of_comparison: whether compare.sh
-    asks, whose user cannot give another name.
+    Raises ValueError if the folder belongs to another run, or if it has checkpoints and none can be read. With a constant
+    schedule, more epochs than before are the same run: its learning rates do not depend on them, so it goes on.
+    of_comparison: compare.sh asks, whose user cannot give another name.
     """
     result = None
     if (folder / "result.json").exists():
@@ -108,25 +108,28 @@ def stamp(folder):
 
 def last_checkpoint(folder):
     """The content of the newest checkpoint that can be read, or None. Raises ValueError if there are only damaged ones."""
-    saved, problem, before = None, None, stamp(folder)
+    is_damaged, before = False, stamp(folder)
     for path in (folder / "last.pt", folder / "last.pt.previous"):
-        if path.exists() and not saved:
-            try:
-                saved = load_checkpoint(path)
-            except ValueError as error:
-                if stamp(folder) != before:  # its owner saves at this moment
-                    return last_checkpoint(folder)
-                if isinstance(error, UnreadableError):
-                    raise
-                problem = error
-                print(f"train.py: {error}", file=sys.stderr)
-    if saved and problem:
-        (folder / "last.pt").rename(folder / "last.pt.damaged")  # or the next save would move it over the good one
-    if problem and not saved:
+        if not path.exists():
+            continue
+        try:
+            saved = load_checkpoint(path)
+        except ValueError as error:
+            if stamp(folder) != before:  # its owner saves at this moment
+                return last_checkpoint(folder)
+            if isinstance(error, UnreadableError):
+                raise
+            is_damaged = True
+            print(f"train.py: {error}", file=sys.stderr)
+            continue
+        if is_damaged:
+            (folder / "last.pt").rename(folder / "last.pt.damaged")  # or the next save would move it over the good one
+        return saved
+    if is_damaged:
         raise ValueError(
             f"no readable checkpoint in {folder}: remove the folder to start afresh, or give another --name"
         )
-    return saved
+    return None
 
 
 def commit():

@@ -33,6 +33,7 @@ from cost import cost
 from data import Split
 from flags import mistakes_refused, parse_args, refuse
 from models import build, canonical, parse_settings
+from settings import parts_of
 
 N_CLASSES = 100  # of the networks that are measured
 ENOUGH_S = 0.5  # seconds of calls that time a network well enough
@@ -42,13 +43,10 @@ FLOPS_PER_MAC = 6  # of a training step: a product and a sum forward, twice that
 def parse_run(run):
     """'hornet_resnet:hornet.orders=2,3,4' -> (arch, settings). Raises ValueError for what does not exist.
 
-    A part with an equals sign is a setting, because torchvision:resnet18 is an arch. Flags of a run, such as --pretrained,
-    say how its weights start, which is left out here.
+    Flags of a run, such as --pretrained, say how its weights start, which is left out here.
     """
-    parts = [part for part in run.split(":") if not part.startswith("--")]
-    settings = [part for part in parts if "=" in part]
-    arch = ":".join(part for part in parts if "=" not in part)
-    return canonical(arch), parse_settings(arch, dict(setting.split("=", 1) for setting in settings))
+    arch, knobs, _ = parts_of(run)
+    return canonical(arch), parse_settings(arch, knobs)
 
 
 class Stepper:

@@ -17,20 +17,25 @@ import os
 import sys
 from argparse import Namespace
 from contextlib import ExitStack
+from functools import partial
 
-from flags import CROP_SCALE, PADDED_UP_TO, mistakes_refused, parse_args, refuse
+from flags import CROP_SCALE, HELD_CODE, PADDED_UP_TO, mistakes_refused, parse_args, refuse
 
 # torch, and all that imports it, is imported after the flags are read: a mistyped one is refused within a second
 
 
 def train_all(runs, together):
-    """Trains the runs, all of them together or one after the other. If a run fails or another process holds it, the others go on;
-    an interruption or a mistake in the flags ends all. If one did not finish, this ends the program with its exit code: of
-    several the largest, but a failure counts for more than a run that is held."""
+    """Trains the runs, side by side if `together`, else one after the other.
+
+    A run that fails, or that another process holds, does not stop the others; an interruption or a mistake in the flags does,
+    and so does a failure that one of several processes may have met alone.
+    If any run did not finish, the program ends with the largest exit code; that of a held run counts least.
+    """
+    import engine
     import machine
     import training
 
-    codes, goes_on = [], (1, training.HELD_CODE)
+    codes, others_go_on = [], (1, HELD_CODE)
     for i, group in enumerate([runs] if together else [[run] for run in runs]):
         if i:
             group = [run for run in group if not run.look()]  # hours later: another process may have been there
@@ -42,7 +47,7 @@ def train_all(runs, together):
                     run.build()
                     built.append(run)
                 except SystemExit as end:
-                    if end.code not in goes_on:
+                    if end.code not in others_go_on or (engine.is_parallel() and end.code == 1):
                         raise
                     codes.append(end.code)
             for run in built:
@@ -50,10 +55,10 @@ def train_all(runs, together):
             ends = training.in_turns([run.train() for run in built], [run.turn for run in built])
         machine.empty_caches()
         codes += [end.code for end in ends if isinstance(end, SystemExit)]
-        if any(code not in goes_on for code in codes):
+        if any(code not in others_go_on for code in codes):
             break
     if codes:
-        raise SystemExit(1 if 1 in codes and max(codes) == training.HELD_CODE else max(codes))
+        raise SystemExit(max(codes, key=lambda code: (code != HELD_CODE, code)))
 
 
 def main(args):
@@ -72,7 +77,7 @@ def main(args):
     import training
     from describe import summary
     from models import canonical, parse_settings
-    from predict import predict
+    from predict import predict, score_only
     from processes import Processes
 
     with mistakes_refused():
@@ -81,7 +86,7 @@ def main(args):
             n_classes = data.n_classes(args.dataset, args.data_dir)
             return print(summary(args.arch, args.settings, n_classes, args.image_size or 32))
 
-    # Prepare: processes, device, data. Images are decoded by one process of each node and mapped into memory by all.
+    # Processes and device.
     stop = checkpoints.StopSignals(60 * args.max_minutes or float("inf"))
     team = Processes(args)
     torch.backends.cudnn.benchmark = True
@@ -91,31 +96,35 @@ def main(args):
     amp = engine.amp_dtype(args.amp, team.device)
     if team.device.type == "cpu" and (args.sync_bn or args.graph):
         refuse(f"{'--sync-bn' if args.sync_bn else '--graph'} works on GPUs only: leave it out")
+
+    # What needs no dataset.
     if args.predict:
-        if team.rank == 0:
-            with mistakes_refused():
-                raise SystemExit(predict(hub.load(args.init_from), args.predict, args.json, team.device))
-        return
+        said = lambda: predict(hub.load(args.init_from), args.predict, args.json, team.device)  # noqa: E731
+        raise SystemExit(team.first_decides(said))
+
+    # Data: decoded by one process of each node, mapped into memory by all.
     room = team.first_decides(lambda: data.room(team.device))
     model = team.one_first(lambda: hub.load(args.eval_only)) if args.eval_only else None
     known = None
     if model and args.dataset == "folder":  # of which only test/ is then needed
         known, args.image_size = model.classes, args.image_size or model.image_size
-    load = lambda: data.load(args.dataset, args.data_dir, args.image_size, args.cache_dir, room, known)  # noqa: E731
+    load = partial(data.load, args.dataset, args.data_dir, args.image_size, args.cache_dir, room, known)
     images = team.one_first(load).to(team.device)
     for note in images.notes:
         team.say(f"train.py: {note}")
+
+    # Flags that depend on the data.
     if args.crop_scale is None and images.image_size > PADDED_UP_TO:
         args.crop_scale = CROP_SCALE
-    args.crop_scale = args.crop_scale or None  # padded crops are one recipe, asked for or not
+    args.crop_scale = args.crop_scale or None  # 0 and None both mean padded crops: one value, as it is one recipe
+    if images.val:
+        args.val_size = None
     if args.eval_only:
-        return training.score_only(args, team, model, images, amp)
+        return score_only(args, team, model, images, amp)
     if len(images.classes) < 2:
         refuse(
             f"--data-dir {args.data_dir}: train/ holds one class, {images.classes[0]}: are the classes one folder deeper?"
         )
-    if images.val:
-        args.val_size = None
 
     # Build, train and finish: a run for each seed. What is finished stays as it is.
     runs = [training.Run(Namespace(**vars(args) | {"seed": seed}), team, images, amp, stop) for seed in args.seeds]

@@ -26,14 +26,12 @@ import machine
 import optimizers
 import runfolder
 from cost import cost
-from flags import failures_reported, mistakes_refused, refuse
+from flags import HELD_CODE, TIME_IS_UP_CODE, failures_reported, mistakes_refused, refuse
 from models import build, without_effect
 
 EVAL_BATCH, EVAL_PIXELS = 512, 512 * 64**2  # images and pixels per process at most
 EVAL_BATCH_GPU = 2048  # images, which keep a GPU busy
 UNEQUAL = 10  # if the largest class has this many times the images of the smallest, the first line names both
-TIME_IS_UP_CODE = 75  # exit code of --max-minutes: "try again", as in sysexits.h
-HELD_CODE = 3  # exit code where another process writes the folder
 
 
 class Run:
@@ -75,7 +73,7 @@ class Run:
                     team.say(f"--set {name} changes nothing: without it the network is the same")
             self.statistics = self.start_weights(net)
             self.batches = self.make_batches()
-            self.refuse_single_values(net)
+            self.refuse_unfit_parts(net)
             if args.sync_bn:
                 net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
             net = net.to(team.device, memory_format=torch.channels_last)
@@ -92,10 +90,14 @@ class Run:
                 on = [team.device.index] if team.device.type == "cuda" else None
                 model = DistributedDataParallel(model, device_ids=on, gradient_as_bucket_view=True)
             self.state = state
-            recipe = args.label_smoothing, args.clip_norm, args.accumulate, self.class_weights()
-            self.step = capture.Step(state, model, self.batches, *recipe, captured=args.graph != "off", say=self.say)
+            with mistakes_refused():
+                class_weights = self.batches.class_weights() if args.class_weights else None
+            recipe = {"label_smoothing": args.label_smoothing, "clip_norm": args.clip_norm,
+                      "accumulate": args.accumulate, "class_weights": class_weights}  # fmt: skip
+            self.step = capture.Step(state, model, self.batches, **recipe, captured=args.graph != "off", say=self.say)
             if not args.check:
                 self.own_folder()
+                self.describe()
                 self.begin_log()
 
     def check(self):
@@ -108,7 +110,7 @@ class Run:
 
     @contextmanager
     def turn(self):
-        """A part of the run, on a GPU in its own stream. If numbers are not finite, a file `diverged` tells the report."""
+        """The context of every part of the run: on a GPU, its own stream. A run of bad numbers leaves a file `diverged`."""
         with torch.cuda.stream(self.stream) if self.stream else nullcontext():
             try:
                 yield
@@ -156,7 +158,9 @@ class Run:
             if args.init_from and not saved:
                 model = team.one_first(lambda: hub.load(args.init_from))
                 with mistakes_refused():
-                    same = hub.start_from(model, net, head, args.arch, args.settings, self.images.classes)
+                    same = hub.start_from(
+                        model, net, head, args.arch, args.settings, self.images.classes, self.images.image_size
+                    )
                 statistics = model.mean, model.std
                 self.say(
                     f"weights of {args.init_from}, {'head included' if same else 'with a new head, as the classes differ'}"
@@ -173,22 +177,14 @@ class Run:
             train, self.val = data.held_out(images, args.val_size, args.folds, args.fold, args.seed)
             self.watched = self.val or images.test
             parts = args.crop_padding, args.flip, args.cutout, args.mixup, args.cutmix, args.crop_scale or 0.0
-            rest = len(images.classes), args.seed, self.team.rank, self.team.world_size, args.balanced_sampling
-            return augment.TrainBatches(train, args.batch_size, augment.Augment(*parts), *self.statistics, *rest)
+            return augment.TrainBatches(
+                train, args.batch_size, augment.Augment(*parts), *self.statistics, n_classes=len(images.classes), seed=args.seed,
+                rank=self.team.rank, world_size=self.team.world_size, balanced=args.balanced_sampling,
+            )  # fmt: skip
 
-    def class_weights(self):
-        """The inverse of each class's share of the training images, 1 for all if they are equal: (classes,); or None."""
-        if not self.args.class_weights:
-            return None
-        counts = torch.bincount(torch.from_numpy(self.batches.targets), minlength=len(self.images.classes))
-        if (counts == 0).any():
-            empty = self.images.classes[counts.argmin()]
-            refuse(f"--class-weights {self.args.class_weights}: class {empty} has no training image")
-        return (counts.sum() / (len(counts) * counts)).float().to(self.team.device)
-
-    def refuse_single_values(self, net):
+    def refuse_unfit_parts(self, net):
         """Refuses an --accumulate that cuts a batch unevenly, and single images where batch norm would see one value."""
-        args, b = self.args, self.batches.b
+        args, b = self.args, self.batches.n_local
         if b % args.accumulate:
             refuse(f"--accumulate {args.accumulate} does not divide the {b} images of each process")
         if b // args.accumulate == 1:
@@ -208,13 +204,17 @@ class Run:
         if not self.args.check:
             self.say(f"resuming {self.folder} at step {state.step} of {self.last_step}{change}")
 
-    def begin_log(self):
-        """The first line of the run, its events and its progress bar."""
-        args, images, team, state = self.args, self.images, self.team, self.state
+    def describe(self):
+        """Sets what result.json, checkpoints and model/ say of the run: its costs, its start, how its network is built."""
+        args, images = self.args, self.images
         self.params, self.macs = cost(args.arch, len(images.classes), args.settings, images.image_size)
         self.started = self.saved["started"] if self.saved else datetime.now(UTC).isoformat(timespec="seconds")
         self.published = {"arch": args.arch, "classes": images.classes, "settings": args.settings,
                           "image_size": images.image_size, "mean": self.statistics[0], "std": self.statistics[1]}  # fmt: skip
+
+    def begin_log(self):
+        """The first line of the run, its events and its progress bar."""
+        args, images, team, state = self.args, self.images, self.team, self.state
         train = self.batches.split
         held_out = f"{len(self.val):,} for validation" if self.val else "none for validation"
         counts = np.bincount(self.batches.targets, minlength=len(images.classes))
@@ -283,18 +283,21 @@ class Run:
                 self.log.scalars({"train/loss": loss, "train/lr": self.state.rates[step]}, step)
 
     def stop_or_save(self, at_point):
-        """Saves and ends the program if it was told to stop; else saves if it is time. Called after every step, but processes
-        on several GPUs, which have to wait for each other's answer, ask only at the points of the training curve."""
-        state, args = self.state, self.args
-        ends_epoch = state.step % self.batches.steps_per_epoch == 0 or state.step == self.last_step
-        if not ends_epoch and args.save_every and state.step % args.save_every == 0:
+        """Saves and ends the program if it was told to stop; otherwise saves if it is time. Called after every step.
+
+        Processes on several GPUs ask each other only at the points of the training curve: each answer makes them wait.
+        """
+        state, args, team = self.state, self.args, self.team
+        if state.step == self.last_step:
+            return  # end_epoch() saves
+        ends_epoch = state.step % self.batches.steps_per_epoch == 0
+        if args.save_every and not ends_epoch and state.step % args.save_every == 0:
             self.save()
-        may_ask = self.team.device.type == "cpu" or self.team.world_size == 1 or at_point
-        if state.step == self.last_step or not may_ask:
+        if team.device.type == "cuda" and team.world_size > 1 and not at_point:
             return
         is_old = args.save_every_s and time.monotonic() - self.saved_at >= args.save_every_s
-        is_due = bool(is_old and at_point and not ends_epoch and self.team.rank == 0)
-        told, due = self.team.largest(self.stop.received, int(is_due))
+        is_due = bool(is_old and at_point and not ends_epoch and team.rank == 0)
+        told, due = team.largest(self.stop.received, int(is_due))
         if told:
             self.save()
             self.leave(told)
@@ -331,17 +334,17 @@ class Run:
         """Scores what is watched, logs the epoch, and saves if it is time. Returns the scores."""
         state, args = self.state, self.args
         reading = engine.Reading(engine.summed(state.losses), state.n_bad)
-        waiting = time.perf_counter()
+        asked_at = time.perf_counter()
         yield
         losses, n_bad = reading.read()
-        waited = time.perf_counter() - waiting  # for the last steps of the epoch
+        waited = time.perf_counter() - asked_at  # for the last steps of the epoch
         state.train_s += waited
         state.epoch_s += waited
         self.read_points()
         state.refuse_bad_numbers(n_bad.item(), state.step)
         n_steps = state.step - epoch * self.batches.steps_per_epoch
         loss, imgs_per_s = losses[0].mean().item() / n_steps, n_steps * args.batch_size / state.epoch_s
-        scores = yield from self.score(self.watched, state.eval_net)
+        scores = yield from self.score(self.watched)
         state.curve.append({
             "epoch": epoch, "step": state.step, "lr": state.rates[state.step], "train_loss": loss,
             "train_imgs_per_s": imgs_per_s, "eval_imgs_per_s": scores["imgs_per_s"],
@@ -361,9 +364,11 @@ class Run:
             self.save()
         return scores
 
-    def score(self, split, net=None):
+    def score(self, split):
         """The scores of a split by the network as it is evaluated. A generator, as train() is."""
-        return (yield from score(net or self.state.eval_net, split, *self.statistics, self.images, self.amp, self.team))
+        scores = start_scoring(self.state.eval_net, split, *self.statistics, self.images, self.amp, self.team)
+        yield
+        return scores()
 
     # ------------------------------------------------------------------------------------------------ finish
 
@@ -406,28 +411,12 @@ class Run:
             self.lock.release()
 
 
-def score(net, split, mean, std, images, amp, team):
-    """Scores a split; a generator that yields while the device works and returns what engine.evaluate does."""
+def start_scoring(net, split, mean, std, images, amp, team):
+    """Queues the scoring of a split. Returns a function that waits for it and returns what engine.evaluate() does."""
     most = EVAL_BATCH_GPU if team.device.type == "cuda" else EVAL_BATCH
     batch_size = min(most, max(1, EVAL_PIXELS // split.image_size**2))
     batches = augment.eval_batches(split, batch_size, mean, std, team.rank, team.world_size)
-    scores = engine.start_evaluation(net, batches, len(split), len(images.classes), amp)
-    yield
-    return scores()
-
-
-def score_only(args, team, model, images, amp):
-    """--eval-only: scores a trained network on the test set."""
-    with mistakes_refused():
-        if model.image_size != images.image_size:
-            raise ValueError(f"{args.eval_only} is for images of {model.image_size} pixels: give that as --image-size")
-        if model.classes != images.classes:
-            raise ValueError(f"{args.eval_only} knows other classes than those of {args.dataset}")
-    net = model.net.to(team.device, memory_format=torch.channels_last)
-    (scores,) = in_turns([score(net, images.test, model.mean, model.std, images, amp, team)])
-    if isinstance(scores, SystemExit):
-        raise scores
-    team.say(f"{args.eval_only} on {len(images.test):,} test images of {args.dataset}: {in_words(scores)}")
+    return engine.start_evaluation(net, batches, len(split), len(images.classes), amp)
 
 
 def in_turns(generators, contexts=None):
@@ -442,6 +431,8 @@ def in_turns(generators, contexts=None):
                 except StopIteration as end:
                     ended[i] = end.value
                 except SystemExit as end:
+                    if engine.is_parallel() and not isinstance(end.__context__, FloatingPointError):
+                        raise  # this process may be alone in it, and torchrun then ends the others
                     ended[i] = SystemExit(end.code)  # without the traceback, which would keep the memory of what failed
     return [ended[i] for i in range(len(generators))]
 

@@ -125,7 +125,7 @@ def knobs(make, fixed=()):
 
 
 def describe_type(kind):
-    """A knob's type as a person reads it: 'int', 'A|B', 'int,int,...'."""
+    """A knob's type as a person reads it: 'int', 'A|B', 'int,...' for a tuple."""
     if get_origin(kind) is Literal:
         return "|".join(get_args(kind))
     return f"{get_args(kind)[0].__name__},..." if get_origin(kind) is tuple else kind.__name__
@@ -265,7 +265,10 @@ def build(arch, num_classes=100, settings=None, image_size=32):
 
 
 def without_effect(arch, num_classes=100, settings=None, image_size=32):
-    """The settings without which build() makes the same network with the same weights: [knob]. Keeps the random state."""
+    """The settings that change nothing: [knob]. Without one of them, build() makes the same network with the same weights.
+
+    The random state stays as it is.
+    """
     values, allowed = parse_settings(arch, settings or {}), settable(arch)
 
     def net_without(name):

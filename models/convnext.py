@@ -5,7 +5,7 @@ Slot: block. Published with AdamW.
 
 Departures, for 32x32 images and SGD: the stem is a 3x3 convolution of stride 1 (the 4x4 patches of stride 4 would leave
 8x8 pixels, and serve large images); weights start at PyTorch's default rather than at a truncated normal of 0.02
-(`init=trunc`, but for the classifier); and layer scale starts at 1 rather than at 1e-6 (`layer_scale=1e-6`). The
+(`init=trunc`, except for the classifier); and layer scale starts at 1 rather than at 1e-6 (`layer_scale=1e-6`). The
 gradients of a branch carry its scale as a factor: Adam divides by their size, SGD does not, and with a small scale the
 branch hardly learns.
 """
@@ -17,7 +17,16 @@ from torch import nn
 
 from models.ops.channels import Pointwise
 from models.ops.depthwise import Depthwise
-from models.prenorm import ChannelNorm, Downsample, Init, LayerScale, PreNormFamily, initialized
+from models.prenorm import (
+    ChannelNorm,
+    Downsample,
+    Init,
+    LayerScale,
+    PreNormFamily,
+    initialized,
+    patch_downsample,
+    patch_stem,
+)
 from models.resnet import DropPath
 
 NORMS = {"layer": ChannelNorm, "batch": nn.BatchNorm2d}
@@ -74,13 +83,10 @@ class ConvNeXt(PreNormFamily):
         self.expansion, self.layer_scale, self.init = expansion, layer_scale, init
 
     def stem(self, in_ch, out_ch, stride):
-        small = stride == 1
-        conv = nn.Conv2d(in_ch, out_ch, 3, padding=1) if small else nn.Conv2d(in_ch, out_ch, stride, stride)
-        return initialized(nn.Sequential(conv, NORMS[self.norm](out_ch)), self.init)
+        return initialized(patch_stem(in_ch, out_ch, stride, NORMS[self.norm]), self.init)
 
     def downsample(self, in_ch, out_ch, stride):
-        norm = NORMS_BEFORE_CONV[self.norm](in_ch)
-        return initialized(nn.Sequential(norm, nn.Conv2d(in_ch, out_ch, stride, stride)), self.init)
+        return initialized(patch_downsample(in_ch, out_ch, stride, NORMS_BEFORE_CONV[self.norm]), self.init)
 
     def block(self, ch, place, attention, drop_path):
         knobs = (self.kernel_size, self.norm, self.act, self.expansion, self.layer_scale, self.init)

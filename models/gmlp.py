@@ -14,8 +14,8 @@ from torch import nn
 
 from models.ops.channels import Pointwise
 from models.ops.tracing import of_size
-from models.prenorm import ChannelNorm
-from models.resnet import BlockFamily, DropPath
+from models.prenorm import ChannelNorm, ReplacingFamily
+from models.resnet import DropPath
 
 Gate = Literal["split", "whole", "additive", "linear"]
 
@@ -67,7 +67,7 @@ class GMLPBlock(nn.Module):
         return x + self.branch(x)
 
 
-class GMLP(BlockFamily):
+class GMLP(ReplacingFamily):
     """gMLP blocks in place of blocks that keep the shape; the others, the stem and the head stay the ResNet's.
 
     stages: those with gMLP blocks, from 1. A map of the third has 64 pixels for a 32x32 image and, after the ImageNet stem,
@@ -88,22 +88,16 @@ class GMLP(BlockFamily):
         spatial_std: float = 1e-6,
         spatial_bias: float = 1.0,
     ):
-        if len(set(stages)) < len(stages) or not set(stages) <= {1, 2, 3, 4}:
-            raise ValueError(f"gmlp.stages must be distinct numbers from 1 to 4, got {stages}")
+        super().__init__("gmlp", stages, first_block)
         if first_block < 0 or ratio < 1 or spatial_std < 0:
             raise ValueError(
                 "gmlp.first_block and gmlp.spatial_std must be at least 0 and gmlp.ratio at least 1, "
                 f"got {first_block}, {spatial_std} and {ratio}"
             )
-        self.stages, self.first_block, self.ratio = stages, first_block, ratio
-        self.gate, self.spatial_std, self.spatial_bias = gate, spatial_std, spatial_bias
+        self.ratio, self.gate, self.spatial_std, self.spatial_bias = ratio, gate, spatial_std, spatial_bias
 
-    def __call__(self, in_ch, out_ch, stride, place, basic, attention, drop_path):
-        keeps_shape = stride == 1 and in_ch == out_ch
-        if not keeps_shape or place.stage not in self.stages or place.index < self.first_block:
-            return basic(in_ch, out_ch, stride, drop_path)
-        if self.gate == "split" and self.ratio * out_ch % 2:
-            raise ValueError(f"gmlp.ratio must make an even width of {out_ch} channels, got {self.ratio}")
-        return GMLPBlock(
-            out_ch, place.size, attention, drop_path, self.ratio, self.gate, self.spatial_std, self.spatial_bias
-        )
+    def block(self, ch, place, attention, drop_path):
+        if self.gate == "split" and self.ratio * ch % 2:
+            raise ValueError(f"gmlp.ratio must make an even width of {ch} channels, got {self.ratio}")
+        knobs = (self.ratio, self.gate, self.spatial_std, self.spatial_bias)
+        return GMLPBlock(ch, place.size, attention, drop_path, *knobs)

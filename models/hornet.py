@@ -5,12 +5,12 @@ NeurIPS 2022, section 3 and the authors' code. Slot: block. Published with AdamW
 
 Departures, for 32x32 images and SGD: the stem is a 3x3 convolution of stride 1, as in ConvNeXt's slot (patches are for
 large images); weights start at PyTorch's default rather than at a truncated normal of 0.02; layer scale starts at 1
-rather than at 1e-6; the classifier keeps PyTorch's start; and the gates are multiplied by 3 rather than by 1/3. gnConv
-of order n multiplies n + 1 layers: the paper's start leaves 1e-14 of a unit input at order 4. Adam still learns from
-that, as it divides gradients by their size; SGD does not. A layer of PyTorch's start divides its input's size by the
-root of 3, and a gate follows two of them: times 3, it has unit size. At train.py's learning rate and --clip-norm, SGD
-can diverge from this start: one of three seeds did (results/README.md). (`init=trunc`, `layer_scale=1e-6` and
-`scale=0.3333` give the paper's, but for the classifier.) With `gate=gf` the gates end in a norm and are not scaled, and
+rather than at 1e-6; the classifier keeps PyTorch's start; and the gates are multiplied by 3 rather than by 1/3. gnConv of
+order n multiplies n + 1 maps, so small factors vanish: with the paper's start, order 4 leaves 1e-14 of a unit input. Adam
+divides gradients by their size and still learns; SGD does not. With PyTorch's start each layer scales its input by 1 / sqrt(3).
+A gate comes after two such layers, so a factor of 3 gives it unit size. At train.py's learning rate and --clip-norm, SGD can
+diverge from this start: one of three seeds did (results/README.md). (`init=trunc`, `layer_scale=1e-6` and `scale=0.3333` give
+the paper's start, except for the classifier.) With `gate=gf` the gates end in a norm and are not scaled, and
 the filter does not decay; the authors scale those gates by 1/3, too, and let it decay.
 """
 
@@ -23,7 +23,16 @@ from torch import nn
 from models.ops.channels import Pointwise
 from models.ops.depthwise import Depthwise
 from models.ops.tracing import of_size
-from models.prenorm import ChannelNorm, Downsample, Init, LayerScale, PreNormFamily, initialized
+from models.prenorm import (
+    ChannelNorm,
+    Downsample,
+    Init,
+    LayerScale,
+    PreNormFamily,
+    initialized,
+    patch_downsample,
+    patch_stem,
+)
 from models.resnet import DropPath
 
 
@@ -138,13 +147,11 @@ class HorNet(PreNormFamily):
         self.layer_scale, self.init = layer_scale, init
 
     def stem(self, in_ch, out_ch, stride):
-        small = stride == 1
-        conv = nn.Conv2d(in_ch, out_ch, 3, padding=1) if small else nn.Conv2d(in_ch, out_ch, stride, stride)
-        return initialized(nn.Sequential(conv, ChannelNorm(out_ch)), self.init)
+        return initialized(patch_stem(in_ch, out_ch, stride, ChannelNorm), self.init)
 
     def downsample(self, in_ch, out_ch, stride):
-        norm = ChannelNorm(in_ch, before_linear=True)
-        return initialized(nn.Sequential(norm, nn.Conv2d(in_ch, out_ch, stride, stride)), self.init)
+        norm = partial(ChannelNorm, before_linear=True)
+        return initialized(patch_downsample(in_ch, out_ch, stride, norm), self.init)
 
     def block(self, ch, place, attention, drop_path):
         if place.stage > len(self.orders):

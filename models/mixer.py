@@ -12,8 +12,8 @@ from torch import nn
 
 from models.ops.channels import Pointwise
 from models.ops.tracing import of_size
-from models.prenorm import ChannelNorm
-from models.resnet import BlockFamily, DropPath
+from models.prenorm import ChannelNorm, ReplacingFamily
+from models.resnet import DropPath
 
 
 class TokenMLP(nn.Sequential):
@@ -52,14 +52,14 @@ class MixerBlock(nn.Module):
         return x + self.mix_channels(x)
 
 
-class Mixer(BlockFamily):
+class Mixer(ReplacingFamily):
     """Mixer blocks in place of blocks that keep the shape; the others, the stem and the head stay the ResNet's.
 
     stages: those with Mixer blocks, from 1. A map of the third has 64 pixels for a 32x32 image and, after the ImageNet
     stem, 196 for a 224x224 image. first_block: index (from 0) of the first block replaced in a stage: 2 replaces only the
     last of three. Strided blocks are never replaced. token_hidden, channel_hidden: hidden widths of
-    the two MLPs, 0 for the paper's, a half and four times the block's. Raises ValueError for stages that are not
-    distinct numbers from 1 to 4 and for a negative index or width.
+    the two MLPs; 0 takes the paper's: half of the block's channels, and four times as many. Raises ValueError for stages that
+    are not distinct numbers from 1 to 4 and for a negative index or width.
     """
 
     def __init__(
@@ -70,19 +70,14 @@ class Mixer(BlockFamily):
         token_hidden: int = 0,
         channel_hidden: int = 0,
     ):
-        if len(set(stages)) < len(stages) or not set(stages) <= {1, 2, 3, 4}:
-            raise ValueError(f"mixer.stages must be distinct numbers from 1 to 4, got {stages}")
+        super().__init__("mixer", stages, first_block)
         if min(first_block, token_hidden, channel_hidden) < 0:
             raise ValueError(
                 "mixer.first_block, mixer.token_hidden and mixer.channel_hidden must be at least 0, "
                 f"got {first_block}, {token_hidden} and {channel_hidden}"
             )
-        self.stages, self.first_block = stages, first_block
         self.token_hidden, self.channel_hidden = token_hidden, channel_hidden
 
-    def __call__(self, in_ch, out_ch, stride, place, basic, attention, drop_path):
-        keeps_shape = stride == 1 and in_ch == out_ch
-        if not keeps_shape or place.stage not in self.stages or place.index < self.first_block:
-            return basic(in_ch, out_ch, stride, drop_path)
-        token_hidden = self.token_hidden or max(1, out_ch // 2)
-        return MixerBlock(out_ch, place.size, attention, drop_path, token_hidden, self.channel_hidden or 4 * out_ch)
+    def block(self, ch, place, attention, drop_path):
+        token_hidden, channel_hidden = self.token_hidden or max(1, ch // 2), self.channel_hidden or 4 * ch
+        return MixerBlock(ch, place.size, attention, drop_path, token_hidden, channel_hidden)

@@ -1,7 +1,7 @@
-"""What the pre-norm methods share: layer norm over channels, layer scale, a start, and the family that hosts their blocks.
+"""What the pre-norm methods share: layer norm over channels, layer scale, initial weights, and families of blocks.
 
-Pre-norm blocks keep width and size and have no activation after the add, so such a family brings its own stem,
-downsampling and final norm.
+Pre-norm blocks keep width and size and have no activation after the add, so a network of them (PreNormFamily) brings its
+own stem, downsampling and final norm. ReplacingFamily puts a few of them among the ResNet's own blocks.
 """
 
 from typing import Literal
@@ -34,8 +34,8 @@ def initialized(module, init):
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of each pixel: (B, C, H, W) -> (B, C, H, W). On channels-last maps no copy is made.
 
-    before_linear: only convolutions and linear layers read the result, which saves a GPU the copy that autocast makes for
-    them.
+    before_linear: only convolutions and linear layers read the result. Under autocast a GPU then writes it in half precision
+    at once; otherwise autocast would copy it.
     """
 
     def __init__(self, ch, before_linear=False):
@@ -61,7 +61,7 @@ class PreNormFamily(BlockFamily):
     """Hosts blocks that keep the shape. A method gives stem, downsample and block.
 
     downsample: "native" is the paper's layer before the first block of a stage; "resnet" keeps the ResNet's own
-    strided basic block there. A stage that brings its own downsampling, as CSPNet's does, reads neither.
+    strided basic block there. CSPNet's stage downsamples by itself and ignores this knob.
     """
 
     narrow = True
@@ -87,3 +87,37 @@ class PreNormFamily(BlockFamily):
 
     def final_norm(self, ch):
         return nn.LayerNorm(ch, eps=1e-6)
+
+
+def patch_stem(in_ch, out_ch, stride, norm):
+    """ConvNeXt's stem, patches of `stride` pixels, or a 3x3 convolution for small images; then the norm."""
+    conv = nn.Conv2d(in_ch, out_ch, 3, padding=1) if stride == 1 else nn.Conv2d(in_ch, out_ch, stride, stride)
+    return nn.Sequential(conv, norm(out_ch))
+
+
+def patch_downsample(in_ch, out_ch, stride, norm):
+    """ConvNeXt's downsampling: the norm, then a convolution of patches of `stride` pixels."""
+    return nn.Sequential(norm(in_ch), nn.Conv2d(in_ch, out_ch, stride, stride))
+
+
+class ReplacingFamily(BlockFamily):
+    """Puts a method's blocks in place of the ResNet's blocks that keep the shape, in `stages` (from 1).
+
+    first_block: index (from 0) of the first block replaced in a stage. Raises ValueError for stages that are not distinct
+    numbers from 1 to 4; method: who asks, for that error.
+    """
+
+    def __init__(self, method, stages, first_block):
+        if len(set(stages)) < len(stages) or not set(stages) <= {1, 2, 3, 4}:
+            raise ValueError(f"{method}.stages must be distinct numbers from 1 to 4, got {stages}")
+        self.stages, self.first_block = stages, first_block
+
+    def block(self, ch, place, attention, drop_path):
+        """A block (B, ch, H, W) -> (B, ch, H, W)."""
+        raise NotImplementedError
+
+    def __call__(self, in_ch, out_ch, stride, place, basic, attention, drop_path):
+        keeps_shape = stride == 1 and in_ch == out_ch
+        if not keeps_shape or place.stage not in self.stages or place.index < self.first_block:
+            return basic(in_ch, out_ch, stride, drop_path)
+        return self.block(out_ch, place, attention, drop_path)

@@ -3,9 +3,9 @@
     y_k = mean over pixels p of BN(u_k . x_p) BN(v_k . x_p),    k = 1 ... K
 
 Slot: pool, in place of the mean over pixels. The mean adds up each feature by itself; a product is large where two features
-occur in the same pixel. But for the norms' shifts it is the bilinear pooling of Lin, RoyChowdhury and Maji (ICCV 2015), mean_p
-x_p x_p^T, seen through matrices of rank one, u_k v_k^T. Kim et al. ("Hadamard Product for Low-rank Bilinear Pooling", ICLR
-2017) fuse features of a question and an image with such products, with tanh on the factors; Li et al. ("Factorized Bilinear Models for Image
+occur in the same pixel. Without the norms, y_k = u_k^T M v_k, where M = mean_p x_p x_p^T is the bilinear pooling of Lin,
+RoyChowdhury and Maji (ICCV 2015). Kim et al. ("Hadamard Product for Low-rank Bilinear Pooling", ICLR 2017) fuse features of a
+question and an image with such products, with tanh on the factors; Li et al. ("Factorized Bilinear Models for Image
 Recognition", ICCV 2017) give each class matrices of its own. Here all classes share the products, and batch norm starts both
 factors at unit size.
 """

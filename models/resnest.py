@@ -4,9 +4,9 @@ Zhang, Wu, Zhang, Zhu, Lin, Zhang, Sun, He, Mueller, Manmatha, Li and Smola, "Re
 CVPR Workshops 2022, sections 3.1, 3.2 (the radix-major layout) and 4.1 (the average pooling). Slot: conv.
 Published with SGD.
 
-Departures: the paper's bottleneck has one 3x3 convolution, the basic block two. Split attention takes the place of the
-first, which a ReLU follows: a weighted mean of rectified maps is never negative, so in place of the second the block
-could only add to its shortcut (`position` tries it). Deep stem, pooled shortcut and the last norm's zero start are the
+Departures: the paper's bottleneck has one 3x3 convolution, the basic block two. Split attention replaces the first one,
+which a ReLU follows. Its output, a weighted mean of rectified maps, is never negative: as the second one, the branch could
+only add to the shortcut (`position=conv2` tries that). Deep stem, pooled shortcut and the last norm's zero start are the
 recipe's, not the module's, and stay out.
 """
 

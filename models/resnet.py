@@ -197,14 +197,15 @@ class Chain(nn.Sequential):
     def __init__(self, in_ch, out_ch, stride, place, block, drop_paths):
         first = block(in_ch, out_ch, stride, place, drop_path=drop_paths[0])
         place = place.after(stride)
-        rest = [
-            block(out_ch, out_ch, 1, place._replace(index=i), drop_path=p) for i, p in enumerate(drop_paths) if i > 0
-        ]
+        rest = [block(out_ch, out_ch, 1, place._replace(index=i), drop_path=p) for i, p in enumerate(drop_paths[1:], 1)]
         super().__init__(first, *rest)
 
 
 class Layout(NamedTuple):
-    """The stem's channels and stride, the kind of block, and the number of blocks and channels of each stage."""
+    """The stem's channels and stride, the kind of block, and the number of blocks and channels of each stage.
+
+    Stages of bottlenecks have four times these channels.
+    """
 
     stem_ch: int
     stem_stride: int
@@ -254,6 +255,8 @@ class StagedNet(nn.Module):
         )
         make_block = partial(family, basic=basic, attention=attention)
         bottleneck = own_block is Bottleneck and not family.narrow
+        if bottleneck:
+            widths = [4 * width for width in widths]
 
         drop_paths = torch.linspace(0, drop_path, sum(depths), device="cpu").split(depths)
         in_ch, size = stem_ch, -(-image_size // stem_stride)
@@ -285,7 +288,7 @@ class StagedNet(nn.Module):
         return maps[1:]
 
     def forward_features(self, x):
-        """The map that leaves the last stage, before the mean: (B, 3, H, W) -> (B, C, H', W')."""
+        """The map that leaves the last stage, before the pooling: (B, 3, H, W) -> (B, C, H', W')."""
         return self.stages(self.stem(x))
 
     def forward(self, x):
@@ -362,9 +365,7 @@ class ImageNetResNet(StagedNet):
         if width < 1:
             raise ValueError(f"resnet.width must be at least 1, got {width}")
         own_block, depths = DEPTHS[depth]
-        block = slots.get("block") or BlockFamily()
-        widening = 4 if own_block is Bottleneck and not block.narrow else 1
         strides = stem == "imagenet" or (stem == "auto" and image_size > LARGE_IMAGE)
-        widths = tuple(widening * width * 2**i for i in range(4))
+        widths = tuple(width * 2**i for i in range(4))
         layout = Layout(width, 4 if strides else 1, own_block, depths, widths)
         super().__init__(num_classes, image_size, layout, shortcut, attention_position, drop_path, **slots)

@@ -80,9 +80,7 @@ def test_parameter_count(ch, ratio, count):
     assert n_params(block(ch, 8, ratio=ratio)) == count
 
 
-@pytest.mark.parametrize(
-    ("knobs", "count"), [({}, 211_572), ({"ratio": 2}, 161_396), ({"ratio": 4}, 186_484), ({"ratio": 6}, 211_572)]
-)
+@pytest.mark.parametrize(("knobs", "count"), [({}, 211_572), ({"ratio": 2}, 161_396)])
 def test_whole_net(knobs, count):
     net = ResNet(100, 32, block=GMLP(**knobs))
     assert n_params(net) == count

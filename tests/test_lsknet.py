@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from models.lsknet import LSK, LSKBlocks
-from models.resnet import Place, ResNet
+from models.resnet import Place
 from models.van import AttentionUnit
 from tests.checks import (
     assert_channels_last_agrees,
@@ -96,11 +96,6 @@ def test_parameter_count(ch, bare, unit, whole):
     assert n_params(LSK(ch)) == bare
     assert n_params(AttentionUnit(ch, LSK)) == unit
     assert n_params(block(ch)) == whole
-
-
-def test_parameter_count_of_the_net():
-    assert n_params(ResNet(100, 32, attention=LSK)) == 327_754
-    assert n_params(ResNet(100, 32, block=LSKBlocks())) == 261_706
 
 
 @pytest.mark.parametrize(

@@ -267,19 +267,9 @@ def test_every_knob_has_a_type_and_takes_its_default(arch):
         ("hornet_resnet", {"hornet.orders": ""}, "hornet.orders takes int"),
         ("resnet", {"resnet.attention_position": "after-add"}, "no method fills the attention slot"),
         (
-            "convnext_resnet",
-            {"resnet.shortcut": "B"},
-            "resnet.shortcut is read by the ResNet's own blocks that change the shape",
-        ),
-        (
             "cspnet_resnet",
             {"resnet.shortcut": "B"},
             "resnet.shortcut is read by the ResNet's own blocks that change the shape",
-        ),
-        (
-            "convnext_eca_resnet",
-            {"resnet.attention_position": "after-add"},
-            "resnet.attention_position is read by the ResNet's own blocks only",
         ),
     ],
 )

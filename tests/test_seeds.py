@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.multiprocessing import ProcessExitedException
 
 import locks
 import training
 from checkpoints import TIME_IS_UP, StopSignals
+from flags import HELD_CODE, TIME_IS_UP_CODE
 from tests import processes
 from tests.runs import assert_same, built, logged, result_of, run, saved_state
 from tests.test_signals import start, wait_for_step
@@ -91,7 +93,7 @@ def test_seed_that_another_process_finished_meanwhile_is_left_as_it_is(command, 
     assert result_of(tmp_path / "runs" / "run2")["seed"] == 2
 
 
-@pytest.mark.parametrize(("codes", "code"), [((1, training.HELD_CODE), 1), ((1, 75), 75), ((training.HELD_CODE,), 3)])
+@pytest.mark.parametrize(("codes", "code"), [((1, 3), 1), ((1, 75), 75), ((3, 2), 2), ((3,), 3)])
 def test_failure_counts_for_more_than_a_run_that_is_held(codes, code):
     how = {"close": list, "build": list, "turn": nullcontext}
     runs = [SimpleNamespace(**how, train=lambda end=end: ends(end)) for end in codes]
@@ -128,7 +130,7 @@ def test_seed_that_another_process_trains_is_left_to_it(command, tmp_path, capsy
     with pytest.raises(SystemExit) as exit:
         run(*flags, "--seed", "0", "1")
     lock.release()
-    assert exit.value.code == training.HELD_CODE
+    assert exit.value.code == HELD_CODE
     assert str(folder) in capsys.readouterr().err
     assert not (folder / "result.json").exists() and result_of(tmp_path / "runs" / "run1")["seed"] == 1
 
@@ -142,6 +144,24 @@ def test_signal_stops_the_seed_at_hand_and_begins_no_other(command, tmp_path):
     assert running.returncode == 128 + signal.SIGTERM, err
     assert "seed 0: SIGTERM: stopped at step" in out
     assert not (tmp_path / "runs" / "run1").exists()
+
+
+def test_failure_of_one_process_ends_all_of_several(command, tmp_path, capfd):
+    """A full disk, which the first alone meets: the others wait for it, and it must not begin the next seed."""
+    flags = command(*SMALL, "--epochs", "1", "--seed", "0", "1")
+    flags[flags.index("--name") + 1] = "run{seed}"
+    with pytest.raises(ProcessExitedException):
+        processes.run(run_on_a_full_disk, 2, flags)
+    assert "No space left" in capfd.readouterr().err
+    assert not (tmp_path / "runs" / "run1").exists()
+
+
+def run_on_a_full_disk(flags):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    training.checkpoints.save_checkpoint = full
+    run(*flags)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +194,7 @@ def test_limit_of_time_stops_and_saves(command, tmp_path, capsys):
     flags = command(*SMALL, "--epochs", "100")
     with pytest.raises(SystemExit) as exit:
         run(*flags, "--max-minutes", "0.02")
-    assert exit.value.code == training.TIME_IS_UP_CODE
+    assert exit.value.code == TIME_IS_UP_CODE
     folder = tmp_path / "runs" / "run"
     step = saved_state(folder)["step"]
     assert 0 < step < 400

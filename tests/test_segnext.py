@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.resnet import BasicBlock, DropPath, Place, ResNet
+from models.resnet import BasicBlock, DropPath, Place
 from models.segnext import MSCA, MSCAN
 from models.van import AttentionUnit, VANBlock
 from tests.checks import (
@@ -116,11 +116,6 @@ def test_parameter_count(ch, bare, unit, whole):
     assert n_params(AttentionUnit(ch, MSCA)) == unit
     assert n_params(block(ch)) == whole
     assert n_params(MSCA(ch, branch="lka")) == ch**2 + 77 * ch
-
-
-def test_parameter_count_of_the_net():
-    assert n_params(ResNet(100, 32, attention=MSCA)) == 328_996
-    assert n_params(ResNet(100, 32, block=MSCAN())) == 262_948
 
 
 @pytest.mark.parametrize("fuse", ["multiply", "add"])
