@@ -29,7 +29,8 @@ for name in METHODS SEEDS EPOCHS DATASET OUT NPROC JOBS MINUTES TUNED RECIPE; do
 done
 export GIVEN="${GIVEN-$given}" # what PLAN=1 repeats
 
-METHODS="${METHODS-eca ghostnet hornet resnest cspnet convnext segnext lsknet coatnet gmlp mixer multiscale productpool}"
+KNOWN="eca ghostnet hornet resnest cspnet convnext segnext lsknet coatnet gmlp mixer multiscale productpool"
+METHODS="${METHODS-$KNOWN}"
 
 values() { # a run and a knob with its values, one run each
     local knob=$2
@@ -127,7 +128,7 @@ runs_of() { # the settings that a method's paper compares, each against the defa
             values "$arch" productpool.features 64 128 512
             ;;
         *)
-            echo "METHODS: no ablations of '$1'; choose from eca ghostnet hornet resnest cspnet convnext segnext lsknet coatnet gmlp mixer multiscale productpool" >&2
+            echo "METHODS: no ablations of '$1'; choose from $KNOWN" >&2
             return 2
             ;;
     esac

@@ -146,14 +146,14 @@ class TrainBatches:
             draws |= {"box_y": rng.integers(0, size, n), "box_x": rng.integers(0, size, n)}
         return {name: torch.from_numpy(values) for name, values in draws.items()}
 
-    def class_weights(self):
+    def class_weights(self, names):
         """The inverse of each class's share of the training images, 1 for all if they are equal: (n_classes,).
 
         Raises ValueError for a class without images.
         """
         counts = torch.bincount(torch.from_numpy(self.targets), minlength=self.n_classes)
         if (counts == 0).any():
-            raise ValueError(f"--class-weights: class number {counts.argmin()} has no training image")
+            raise ValueError(f"--class-weights: class {names[counts.argmin()]} has no training image")
         return (counts.sum() / (len(counts) * counts)).float().to(self.device)
 
     def draw_images(self, rng, n):

@@ -11,7 +11,7 @@ from budgets import shared_methods, what_differs
 from noise import NEAR, learned, not_undercut
 from pictures import pair_charts
 from rows import COSTS, SUPERCLASSES
-from tables import pm, superclass_table
+from tables import pm
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; each word has its own marker too, for print in grey
 LOOKS = {
@@ -25,6 +25,7 @@ LOOKS = {
 }
 CHART_SIZE = (12.3, 5.7)  # inches: what a slide leaves below its title
 NEAREST = 15  # pixels from a point to its label
+FEW_CELLS = 10  # of superclasses: fewer are a table only
 MOST_PANELS = 3  # of ablations side by side
 STYLE = {
     "font.size": 13,
@@ -136,7 +137,7 @@ def crosses(start, end, centres, near=8):
 
 def plain_ticks(axis, values):
     """Plain numbers as ticks of a logarithmic axis, evenly spaced if the values are close to one another."""
-    narrow = max(values) < 4 * min(values)
+    narrow = max(values) < 8 * min(values)
     axis.set_major_locator(MaxNLocator(6) if narrow else LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
@@ -169,15 +170,18 @@ def draw_cost(figure, results, cost):
         for result in results.stable:
             if result.net.backbone == backbone and result.net.can_compare(cost):
                 colour, marker = LOOKS[result.word]
-                points.append((result.net.costs[cost] * scale, result.net.values("top1").mean(), colour))
+                top1 = results.top1(result.net)
+                points.append((result.net.costs[cost] * scale, top1.mean, colour))
                 texts.append(short(result.net))
-                ax.plot(*points[-1][:2], color=colour, marker=marker, markersize=9)
+                half = 0 if result.noisy else np.nan_to_num(top1.half)
+                ax.errorbar(*points[-1][:2], yerr=half, color=colour, marker=marker, markersize=9, linewidth=1)
     ax.margins(0.12, 0.12)
     plain_ticks(ax.xaxis, [p[0] for p in points])
     ax.set_xlabel(f"{unit} (logarithmic)")
     ax.set_ylabel("top-1, %")
     has_widths = any(net.settings and net.can_compare(cost) for curve in results.curves.values() for net in curve)
-    note_words(ax, results, "a backbone" + " at several widths, 95% band" * has_widths)
+    whose = f"plain {next(iter(results.curves))}" if len(results.curves) == 1 else "a plain backbone"
+    note_words(ax, results, whose + " at several widths, 95% band" * has_widths)
     place_labels(ax, points, texts, line)
 
 
@@ -207,8 +211,9 @@ def draw_learning(figure, results):
     n = len(results.methods)
     columns = math.ceil(math.sqrt(1.7 * n))
     axes = list(figure.subplots(math.ceil(n / columns), columns, sharex=True, sharey=True, squeeze=False).flat)
-    for ax in axes[n:]:
-        ax.set_axis_off()
+    for i in range(n, len(axes)):
+        axes[i].set_axis_off()
+        axes[i - columns].tick_params(labelbottom=True)
     for ax, result in zip(axes, results.methods, strict=False):
         colour, _ = LOOKS[result.word]
         for net, c in ((result.reference, "black"), (result.net, colour)):
@@ -240,6 +245,9 @@ def draw_superclasses(figure, results):
         ax.text(column, row, text, ha="center", va="center", fontsize="small", color=colour)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
+    figure.supxlabel(
+        "points of top-1 over the baseline; what cannot be told apart from 0 is left empty", fontsize="medium"
+    )
 
 
 def draw_budgets(figure, results, conditions):
@@ -320,7 +328,7 @@ def draw_charts(results, out, conditions=(), pair=None):
         wanted[chart_of(cost)] = (f"Top-1 against {cost}", draw_cost, (cost,))
     if results.methods:
         wanted["learning"] = ("Learning curves", draw_learning, ())
-    if superclass_table(results.superclasses):
+    if results.superclasses and results.superclasses.readable.sum() >= FEW_CELLS:
         wanted["superclasses"] = ("Points over the baseline by superclass", draw_superclasses, ())
     if told_ablations(results):
         wanted["ablations"] = ("Ablations that differ from their default", draw_ablations, ())

@@ -2,7 +2,7 @@
 
 Settings come from the environment (settings.py), flags go on to train.py. All state is in OUT, so that any number of these
 processes, on whatever machines, may work at one comparison: each takes the next run that is not finished and that nobody
-holds (board.py). Exit codes: 0 if nothing is left to take or MINUTES are over, 1 if a run failed, 2 for a user's mistake, and
+holds (board.py). Exit codes: 0 if nothing is left to take or MINUTES are over, 1 if a run failed or this machine is broken, 2 for a user's mistake, and
 128 plus the signal's number.
 """
 
@@ -17,13 +17,14 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
+from importlib.util import find_spec
 from zipfile import is_zipfile
 
 import locks
 import slurm
 from board import Board
 from children import Children
-from flags import HELD_CODE, TIME_IS_UP_CODE, mistakes_refused, parse_args
+from flags import HELD_CODE, PADDED_UP_TO, TIME_IS_UP_CODE, mistakes_refused, parse_args
 from hours import hours_of
 from settings import HERE, arch_of, name_of, parts_of, read_settings, refuse, train_command, train_flags
 from tasks import Task
@@ -72,10 +73,12 @@ class Comparison:
         for note in notes:
             print(note)
         self.checked, self.facts = command, json.loads(last)
-        if not self.facts["gpus"] and any(os.environ.get(name) for name in ("SLURM_JOB_GPUS", "SLURM_GPUS")):
+        given = os.environ.get("SLURM_JOB_GPUS") or os.environ.get("SLURM_GPUS", "0") not in ("", "0")
+        if given and not self.facts["gpus"] and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
             refuse(f"Slurm gave this job a GPU, and PyTorch finds none on {socket.gethostname()}", code=1)
         self.needed_s = time.monotonic() - began + save_every_s
-        self.board.together = self.facts["gpus"] > 0 and self.settings.nproc == 1
+        small = self.facts["image_size"] <= PADDED_UP_TO  # a network of large images fills a GPU alone
+        self.board.together = self.facts["gpus"] > 0 and self.settings.nproc == 1 and small
 
     def refuse_other_recipe(self, run, seed):
         """Ends the program if a finished run was trained with other flags."""
@@ -103,14 +106,12 @@ class Comparison:
                 if self.facts:
                     command += ["--image-size", str(self.facts["image_size"])]
                 left = self.deadline - time.monotonic()
-                code, _ = self.children.run(
-                    command, limit_s=left / 2 if s.minutes else None
-                )  # the rest is for training
+                code, _ = self.children.run(command, limit_s=max(0.0, left) if s.minutes else None)
                 self.leave_if_stopped()
                 if code == 2:  # a mistake, which training would meet, too
                     raise SystemExit(code)
                 if code:
-                    print("the speeds could not be measured: training goes on without them", flush=True)
+                    print("the speeds could not be measured: going on without them", flush=True)
         hours = self.hours()
         if hours:
             left = [hours[run] for run, _ in self.board.overview()[0]]
@@ -337,8 +338,9 @@ def plan(comparison, waiting):
         if name not in ("PLAN", "JOBS")  # a task takes one run after the other
     ]
     script, n_gpus = [os.environ["SCRIPT"], *comparison.settings.user_flags], comparison.settings.nproc
-    together = Counter(run for run, _ in waiting).items()  # a task with one GPU takes all seeds of a network
-    tasks = list(together) if n_gpus == 1 else [(run, 1) for run, _ in waiting]
+    size = parse_args(comparison.settings.user_flags).image_size or comparison.facts.get("image_size", 0)
+    together = n_gpus == 1 and size <= PADDED_UP_TO  # see check(): a task then takes all seeds of a network
+    tasks = list(Counter(run for run, _ in waiting).items()) if together else [(run, 1) for run, _ in waiting]
     print(slurm.sbatch_line(given, script, tasks, comparison.hours(), n_gpus))
 
 
@@ -369,17 +371,22 @@ def main(flags):
         comparison.refuse_other_recipe(run, seed)
     if os.environ["PLAN"] not in ("", "0"):
         return plan(comparison, waiting)
+    if waiting and any(find_spec(name) is None for name in ("matplotlib", "pptx", "scipy")):
+        print(
+            "the report will need more packages: pip install -r requirements-report.txt; training goes on", flush=True
+        )
     try:
         with Task(comparison.board.claims):
             if waiting:
                 comparison.check()
-                comparison.speeds()
+                if not settings.minutes:  # within MINUTES the runs come first
+                    comparison.speeds()
                 comparison.work()
-            elif not (settings.out / SPEEDS).exists():
+            if not (settings.out / SPEEDS).exists() and not comparison.board.overview()[0]:
                 comparison.speeds()
             comparison.finish()
     except BrokenMachineError as error:
-        refuse(error, code=1)
+        refuse("; ".join([str(error), *(f"failed: {run}" for run in comparison.failures)]), code=1)
     except OSError as error:  # such as a disk that this node lacks
         print(f"{os.environ['SCRIPT']}: OUT={settings.out} cannot be used here: {error}", file=sys.stderr)
         raise SystemExit(1) from None

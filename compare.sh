@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains a list of networks over seeds with one recipe, then writes the report. PRESET names the list:
 #
-#   methods    the ResNet at several widths, twelve methods and four combinations (the default)
+#   methods    the ResNet at several widths, the methods and four combinations (the default)
 #   depth      plain networks against residual ones of the same layers: does depth hurt without shortcuts?
 #   classics   the networks that everyone knows
 #   vit        a vision transformer with published weights and from scratch, and a smaller one (depth 6, width 96) from scratch
@@ -23,10 +23,11 @@
 # stop the current runs after the step in progress. OUT is their folder (runs/compare, or runs/ and the preset's name); one
 # that holds runs of another recipe is refused. Several of these commands, on any machines that see the folder, may share one
 # OUT: each takes the next run that nobody holds. A failed run is reported at the end (exit code 1) and does not stop the
-# others. PLAN=1 only lists what would be trained. ARCHS and WIDTHS replace parts of the methods' list (the backbones of ARCHS
-# are its baselines). RUNS replaces any list: it names architectures, each with its knobs and flags after colons, such as
-# RUNS="resnet eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone". RECIPE replaces a preset's flags for all
-# runs. compare.py does the work. A setting given as NAME= is empty; leave it out for the default.
+# others. PLAN=1 only lists what would be trained. ARCHS and WIDTHS replace parts of the methods' list: the backbones of ARCHS
+# are its baselines, and are also trained at WIDTHS ("24 32 12 8" for resnet, none for others). BEST: of PRESET=tuning, how many
+# recipes of each architecture get all seeds (2). RUNS replaces any list: it names architectures, each with its knobs and flags
+# after colons, such as RUNS="resnet eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone". RECIPE replaces a preset's
+# flags for all runs; what TUNED found, a run's own flags and yours count for more. compare.py does the work. A setting given as NAME= is empty; leave it out for the default.
 [ -n "${BASH_VERSION-}" ] || { echo "$0: start it with bash" >&2 && exit 2; }
 set -euo pipefail
 

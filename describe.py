@@ -11,7 +11,7 @@ SLOTS = {  # what a method of the slot replaces; see models/resnet.py
     "stage": "takes the place of the plain chain of blocks",
     "pool": "takes the place of the mean over pixels",
 }
-MEANING = re.compile(r"(\w+(?:, \w+)*): (.+)\.", re.DOTALL)  # of one or several knobs, a sentence of a docstring
+MEANING = re.compile(r"(\w+(?:,\s\w+)*):\s(.+)\.", re.DOTALL)  # of one or several knobs, a sentence of a docstring
 
 
 def listing():
@@ -59,7 +59,7 @@ def meanings(docstring):
     for sentence in re.split(r"(?<=\.)\s+", docstring):
         if found := MEANING.fullmatch(sentence.strip()):
             text = " ".join(found[2].split())
-            said |= {name: text for name in found[1].split(", ") if name not in said}
+            said |= {name: text for name in re.split(r",\s", found[1]) if name not in said}
     return said
 
 

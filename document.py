@@ -11,7 +11,6 @@ from notes import (
     EQUAL_COST,
     NO_CURVE,
     RULE,
-    SIMULATION,
     bias_text,
     dataset_of,
     design_table,
@@ -23,28 +22,24 @@ from notes import (
     noise_text,
     provenance,
     shared_recipe,
+    simulation_text,
     speed_text,
+    timed_on,
     trained_where,
 )
-from rows import MEASURED, flags_of, latencies_in
+from rows import MEASURED, epochs_of, flags_of, latencies_in
+from sentences import ablation_sentence, cost_sentence, opening, power_sentence, readable, verdict_lists
 from tables import (
-    ablation_sentence,
     ablation_table,
     budget_table,
-    cost_sentence,
     depth_table,
-    epochs_of,
     equal_cost_table,
     folds_table,
     interaction_table,
     main_table,
     markdown,
-    opening,
-    power_sentence,
-    readable,
     recipes_table,
     superclass_table,
-    verdict_lists,
     verdict_table,
 )
 from team import title_of
@@ -99,7 +94,8 @@ def bullets(compared, name_of):
 
 def words_text(results):
     """The methods that got each word."""
-    return "\n".join(f"- **{word}**: {names}" for word, names in verdict_lists(results))
+    lines = [f"- **{word}**: {names}" for word, names in verdict_lists(results)]
+    return "\n".join([*lines, "\nThe words are defined under *How differences are judged*."]) if lines else ""
 
 
 def recipes_text(results):
@@ -144,7 +140,7 @@ def differences_text(results):
     family = DETECTABLE.format(m=n, judged=f"the {n} methods judged" if n > 1 else "the one method judged") if n else ""
     return (
         "A difference is the method's top-1 minus that of the baseline, the plain backbone, over the seeds that both have: mean "
-        f"± 95% interval, with the two-sided p. Parameters, MACs and training time are ratios to the baseline's. {family}"
+        f"± 95% interval, with the two-sided p. Parameters, MACs and training time are ratios to the baseline's{timed_on(results)}. {family}"
     ).rstrip()
 
 
@@ -185,9 +181,9 @@ def interactions_text(results):
 
 def networks_text(results):
     note = (
-        "Top-1, top-5 and ECE (expected calibration error) are percentages on the test set, averaged over n seeds; top-1 has its "
-        "95% interval. MACs are per image. Memory is the peak of the process, which holds all runs that train side by side; "
-        "training is the median time of a run."
+        "Top-1, top-5 and ECE (expected calibration error) are percentages on the test set, averaged over seeds; top-1 has its 95% "
+        "interval. The training loss is the last epoch's mean. MACs are per image. Memory is the peak of the process, which holds "
+        "all runs that train side by side."
     )
     measured = speed_text(results), latency_text(results.cost_pass), machines_text(results)
     parts = ["### All networks", markdown(main_table(results)), note, *measured]
@@ -231,7 +227,8 @@ def superclasses_text(results, chart):
         f"Points of top-1 over the baseline in each superclass of five classes, on these test images. {found.sentence}"
     )
     table = superclass_table(found)
-    return "\n\n".join(["### Superclasses", note, chart, markdown(table)] if table else ["### Superclasses", note])
+    shown = [chart or markdown(table)] if table else []
+    return "\n\n".join(["### Superclasses", note, *shown])
 
 
 def pair_text(pair, charts):
@@ -287,7 +284,7 @@ def limits_text(results):
 
 
 def method_text(results):
-    return "\n\n".join(["## How differences are judged", RULE, noise_text(results), SIMULATION])
+    return "\n\n".join(["## How differences are judged", RULE, noise_text(results), simulation_text(results)])
 
 
 def repeat_text(results, folders):

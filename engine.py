@@ -259,6 +259,9 @@ def train_epoch(step, epoch, last_step):
     step.model.train()
     if not all(p.requires_grad for p in state.net.parameters()):
         state.net.eval()  # a frozen backbone keeps its batch statistics and drops nothing
+        for module in state.net.modules():  # while a new head may have a batch norm, which knows none yet
+            own = list(module.parameters(recurse=False))
+            module.training = bool(own) and all(p.requires_grad for p in own)
     in_epoch = state.step - epoch * batches.steps_per_epoch
     if in_epoch == 0:
         state.losses[0] = 0

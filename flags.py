@@ -33,6 +33,8 @@ SCHEDULES = (
     "inverse_sqrt",
     "warmup_stable_decay",
 )
+# Flags younger than some runs in results/, with the value that those had in effect.
+LATER = {"accumulate": 1, "class_weights": None, "balanced_sampling": False}
 HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"  # USER/NAME
 AMP = ("auto", "bf16", "fp16", "off")
 ELSEWHERE = {  # flags of other programs, and what to use here instead

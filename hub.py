@@ -109,7 +109,10 @@ def save(model, folder, recipe, result):
         model.save_pretrained(folder)
     except SafetensorError as error:  # its name for a full disk
         raise OSError(f"cannot write {folder}/model.safetensors ({error})") from None
-    for path in folder.iterdir():  # result.json, which says that the run is finished, is written after this
+    for path in (
+        folder / "config.json",
+        folder / "model.safetensors",
+    ):  # result.json, which says that the run is finished, is written after this
         with open(path, "rb+") as file:
             os.fsync(file.fileno())
     machine.sync_folder(folder)
@@ -273,7 +276,8 @@ def start_from(model, net, head, arch, settings, classes, image_size):
     theirs, ours = with_defaults(arch, model.settings, model.image_size), with_defaults(arch, settings, image_size)
     if differ := [name for name in ours if theirs[name] != ours[name]]:
         there, here = (", ".join(f"{name}={as_text(of[name])}" for name in differ) for of in (theirs, ours))
-        raise ValueError(f"--init-from holds {arch} with {there}, this run has {here}: give --set {there}")
+        needed = " ".join(f"--set {name}={as_text(theirs[name])}" for name in differ)
+        raise ValueError(f"--init-from holds {arch} with {there}, this run has {here}: give {needed}")
     same_classes = model.classes == classes
     kept = {} if same_classes else {name: value for name, value in net.state_dict().items() if name in head}
     put(net, model.net.state_dict() | kept)
@@ -317,6 +321,7 @@ def export_run(path_or_id, out):
     import export
 
     path = Path(path_or_id)
+    export.check_packages(out)
     if not out.parent.is_dir():
         raise ValueError(f"--export {out}: there is no folder {out.parent}, make it first")
     if path.is_file():

@@ -20,7 +20,7 @@ import slurm
 HEARTBEAT_S = 10.0  # between two signs of life of a holder
 WATCH_S = 35.0  # in which the holder on another machine must give one
 POLL_S = 1.0  # between two looks at a lock
-SQUEUE_S = 20.0  # for which an answer of squeue holds, and in which it must come
+SQUEUE_S = 20.0  # for which an answer of squeue holds
 
 
 class HeldError(ValueError):
@@ -103,7 +103,7 @@ class Lock:
         try:
             self.path.stat()
         except FileNotFoundError:  # who took it over has released it, or a person has removed it
-            return "a process that is gone"
+            return "another process that has ended, or its lock was removed"
         except OSError:  # a network disk that fails for a moment
             pass
         return None

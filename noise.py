@@ -34,6 +34,7 @@ FITTED = 0.15  # the prior is fitted to this quantile of the log variances and t
 LOSES_PRIOR = 0.15  # tail probability below which a network's noise begins to count as its own
 NEAR = 2.5  # factor: between widths whose costs differ by more, a straight line is too far from the curve
 FASTER = 0.1  # a width stays on the curve if it takes less time than a wider one by this fraction, as times are noisy
+OUTSIDE = "outside the curve"  # why a method has no gap to it
 TRIMMED = 0.2  # fraction of the networks left out at either end when a seed's effect is estimated
 
 
@@ -292,7 +293,7 @@ def gap_to_curve(net, curve, cost, noise):
     points = not_undercut(curve, cost)
     weights = curve_weights([point.costs[cost] for point in points], net.costs[cost])
     if weights is None:
-        return Gap(why="outside the curve")
+        return Gap(why=OUTSIDE)
     distance = noise.estimate((net, 1), *zip(points, -weights, strict=True))
     gap = Gap(distance.mean, distance.half, distance.p)
     neighbours = [point.costs[cost] for point, weight in zip(points, weights, strict=True) if weight]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flags import parse_args
-from noise import ALPHA, FASTER, FEWEST_NETWORKS, FEWEST_SEEDS, NEAR, POWER
+from noise import ALPHA, FASTER, FEWEST_NETWORKS, FEWEST_SEEDS, NEAR, POWER, not_undercut
 from rows import at_chance, epochs_of, family_and_depth, in_list, machine, recipe_of
 
 
@@ -109,7 +109,7 @@ MODULES = {
         "Wraps every stage; the blocks inside stay as they are.", "Here with ReLU, as in the rest of the network.",
     ),
     "productpool": Module(
-        "Product pooling", "pool", "A module of this project, results/own/README.md",
+        "Product pooling (ours)", "pool", "A module of this project, results/own/README.md",
         "Multiplies two normed linear maps of each pixel and averages the products: a low-rank bilinear pooling.",
         "Replaces the mean over pixels before the classifier.", "256 products, whatever the network's width. The "
         "idea came from test scores of other methods.",
@@ -136,13 +136,16 @@ RULE = f"""\
 - no verdict: with a single seed; for a method that was not trained with all of the baseline's seeds, unless it is unstable; and for every method if the baseline itself ended at chance, because the budget was then too short."""
 
 NOISE = f"""\
-Three seeds say little about the noise of one network, but the networks of a comparison have similar noise. So each network's variance over seeds is moderated by the others' (empirical Bayes: Smyth 2004, made robust as in Phipson et al. 2016). Seeds are blocks: what a seed does to all networks alike cancels out. A network far noisier than the others keeps its own noise, and a remark names it. With fewer than {FEWEST_NETWORKS} networks or {FEWEST_SEEDS} seeds, there is too little to learn from the others, and a difference is judged by the paired t-test of its own seeds. All intervals cover 95% and use this noise: those of differences, of top-1, of the widening curve and of the ablations. They are about other seeds, not about other test images or datasets."""
+Three seeds say little about the noise of one network, but the networks of a comparison have similar noise. So each network's variance over seeds is moderated by the others' (empirical Bayes: Smyth 2004, made robust as in Phipson et al. 2016). Seeds are blocks: what a seed does to all networks alike cancels out. A network far noisier than the others keeps its own noise, and a remark names it. With fewer than {FEWEST_NETWORKS} networks that learned with all seeds of the comparison, or fewer than {FEWEST_SEEDS} seeds, there is too little to learn from the others, and a difference is judged by the paired t-test of its own seeds. All intervals cover 95% and use this noise: those of differences, of top-1, of the widening curve and of the ablations. They are about other seeds, not about other test images or datasets."""
 
 
 def noise_text(results):
     """NOISE, and which of its two tests the verdicts here come from."""
     tests = {bool(results.noise_of(result.seeds).moderated) for result in results.judged}
-    used = {True: "the moderated noise, except as remarks say", False: "paired t-tests"}
+    used = {
+        True: "robustly moderated noise, except as remarks say",
+        False: "paired t-tests: of the table below, only the rows of that name apply",
+    }
     return f"{NOISE} The verdicts here use {used[tests.pop()]}." if len(tests) == 1 else NOISE
 
 
@@ -152,46 +155,53 @@ SIMULATED = """\
 | --: | --- | --: | --- | --: | --: | --: | --: |
 | 16 | equal | 3 | paired t-tests | 3.9 % | 4.5 % | 4.9 % | 2, 5, 17 % |
 | 16 | equal | 3 | plain moderation | 1.6 % | 1.9 % | 4.1 % | 8, 57, 99 % |
-| 16 | equal | 3 | this report's | 1.9 % | 2.2 % | 4.3 % | 8, 53, 95 % |
-| 8 | equal | 3 | this report's | 3.3 % | 3.3 % | 4.7 % | 14, 60, 97 % |
+| 16 | equal | 3 | robust moderation | 1.9 % | 2.2 % | 4.3 % | 8, 53, 95 % |
+| 8 | equal | 3 | robust moderation | 3.3 % | 3.3 % | 4.7 % | 14, 60, 97 % |
 | 16 | equal | 5 | paired t-tests | 4.5 % | 4.6 % | 4.9 % | 7, 37, 94 % |
 | 16 | equal | 5 | plain moderation | 2.6 % | 2.7 % | 4.5 % | 24, 94, 100 % |
-| 16 | equal | 5 | this report's | 2.1 % | 2.1 % | 4.2 % | 20, 88, 100 % |
-| 8 | equal | 5 | this report's | 2.7 % | 2.5 % | 4.3 % | 30, 92, 100 % |
+| 16 | equal | 5 | robust moderation | 2.1 % | 2.1 % | 4.2 % | 20, 88, 100 % |
+| 8 | equal | 5 | robust moderation | 2.7 % | 2.5 % | 4.3 % | 30, 92, 100 % |
 | 16 | one of 7 times | 3 | paired t-tests | 4.0 % | 4.7 % | 5.1 % | 1, 5, 16 % |
 | 16 | one of 7 times | 3 | plain moderation | 12.4 % | 15.1 % | 5.2 % | 3, 22, 84 % |
-| 16 | one of 7 times | 3 | this report's | 4.4 % | 5.3 % | 4.4 % | 6, 42, 85 % |
-| 8 | one of 7 times | 3 | this report's | 4.7 % | 5.9 % | 4.7 % | 8, 41, 76 % |
+| 16 | one of 7 times | 3 | robust moderation | 4.4 % | 5.3 % | 4.4 % | 6, 42, 85 % |
+| 8 | one of 7 times | 3 | robust moderation | 4.7 % | 5.9 % | 4.7 % | 8, 41, 76 % |
 | 16 | one of 7 times | 5 | paired t-tests | 3.7 % | 4.5 % | 5.1 % | 6, 32, 83 % |
 | 16 | one of 7 times | 5 | plain moderation | 5.4 % | 6.0 % | 4.1 % | 6, 58, 91 % |
-| 16 | one of 7 times | 5 | this report's | 2.2 % | 2.2 % | 4.1 % | 16, 76, 88 % |
-| 8 | one of 7 times | 5 | this report's | 2.5 % | 2.5 % | 3.8 % | 19, 68, 77 % |
+| 16 | one of 7 times | 5 | robust moderation | 2.2 % | 2.2 % | 4.1 % | 16, 76, 88 % |
+| 8 | one of 7 times | 5 | robust moderation | 2.5 % | 2.5 % | 3.8 % | 19, 68, 77 % |
 | 16 | baseline of 7 times | 3 | paired t-tests | 2.2 % | 2.3 % | 5.0 % | 0, 1, 1 % |
 | 16 | baseline of 7 times | 3 | plain moderation | 19.4 % | 20.0 % | 29.1 % | 12, 18, 34 % |
-| 16 | baseline of 7 times | 3 | this report's | 5.0 % | 5.0 % | 8.4 % | 3, 4, 8 % |
-| 8 | baseline of 7 times | 3 | this report's | 5.8 % | 5.2 % | 8.5 % | 4, 6, 10 % |
+| 16 | baseline of 7 times | 3 | robust moderation | 5.0 % | 5.0 % | 8.4 % | 3, 4, 8 % |
+| 8 | baseline of 7 times | 3 | robust moderation | 5.8 % | 5.2 % | 8.5 % | 4, 6, 10 % |
 | 16 | baseline of 7 times | 5 | paired t-tests | 1.1 % | 1.2 % | 5.0 % | 1, 1, 4 % |
 | 16 | baseline of 7 times | 5 | plain moderation | 8.6 % | 8.0 % | 17.1 % | 6, 11, 29 % |
-| 16 | baseline of 7 times | 5 | this report's | 1.1 % | 1.0 % | 4.9 % | 1, 1, 4 % |
-| 8 | baseline of 7 times | 5 | this report's | 1.8 % | 1.6 % | 4.9 % | 2, 3, 7 % |
+| 16 | baseline of 7 times | 5 | robust moderation | 1.1 % | 1.0 % | 4.9 % | 1, 1, 4 % |
+| 8 | baseline of 7 times | 5 | robust moderation | 1.8 % | 1.6 % | 4.9 % | 2, 3, 7 % |
 | 16 | log-normal | 3 | paired t-tests | 3.9 % | 4.9 % | 5.0 % | 2, 5, 18 % |
 | 16 | log-normal | 3 | plain moderation | 5.2 % | 5.5 % | 5.8 % | 5, 37, 88 % |
-| 16 | log-normal | 3 | this report's | 4.5 % | 5.0 % | 5.4 % | 6, 36, 77 % |
-| 8 | log-normal | 3 | this report's | 4.9 % | 6.1 % | 5.9 % | 14, 50, 85 % |
+| 16 | log-normal | 3 | robust moderation | 4.5 % | 5.0 % | 5.4 % | 6, 36, 77 % |
+| 8 | log-normal | 3 | robust moderation | 4.9 % | 6.1 % | 5.9 % | 14, 50, 85 % |
 | 16 | log-normal | 5 | paired t-tests | 3.7 % | 4.2 % | 5.0 % | 9, 35, 80 % |
 | 16 | log-normal | 5 | plain moderation | 3.4 % | 3.9 % | 5.3 % | 14, 70, 97 % |
-| 16 | log-normal | 5 | this report's | 2.7 % | 3.3 % | 4.8 % | 14, 64, 91 % |
-| 8 | log-normal | 5 | this report's | 3.9 % | 4.5 % | 5.3 % | 26, 74, 95 % |"""
+| 16 | log-normal | 5 | robust moderation | 2.7 % | 3.3 % | 4.8 % | 14, 64, 91 % |
+| 8 | log-normal | 5 | robust moderation | 3.9 % | 4.5 % | 5.3 % | 26, 74, 95 % |"""
 
 SIMULATION = f"""\
-The test was chosen by simulation. Each simulated report compares 15 or 7 methods with one baseline; three of them differ from it by 1, 2 and 4 points. The noise over seeds has a standard deviation of 0.65 points for all networks, or seven times that for one of them, or it varies log-normally between them (0.5 is the standard deviation of its logarithm). *False claim* is the share of reports that call a difference significant where there is none or where it has the other sign. The next two columns are of reports in which no method differs: again the share with a false claim, and the share of single 95% intervals that miss 0. The last column says how often each of the three differences is found. Paired t-tests find little with few seeds. Plain moderation finds more, but if one network is far noisier than the others, up to a fifth of its reports make a false claim. The test used here stays near the nominal {ALPHA:.0%} for every kind of noise (of differences from the baseline, not from the widening curve). So do its intervals, except that about 8% of them miss if the baseline is by far the noisiest network and has three seeds.
+The test was chosen by simulation. Each simulated report compares 15 or 7 methods with one baseline; three of them differ from it by 1, 2 and 4 points. The noise over seeds has a standard deviation of 0.65 points for all networks, or seven times that for one of them, or it varies log-normally between them (0.5 is the standard deviation of its logarithm). *False claim* is the share of reports that call a difference significant where there is none or where it has the other sign. The next two columns are of reports in which no method differs: again the share with a false claim, and the share of single 95% intervals that miss 0. The last column says how often each of the three differences is found. Paired t-tests find little with few seeds. Plain moderation finds more, but if one network is far noisier than the others, up to a fifth of its reports make a false claim. Robust moderation stays near the nominal {ALPHA:.0%} for every kind of noise (of differences from the baseline, not from the widening curve). So do its intervals, except that about 8% of them miss if the baseline is by far the noisiest network and has three seeds."""
 
-{SIMULATED}"""
+
+def simulation_text(results):
+    """SIMULATION and, of its table, the rows with as many seeds as this report's networks have, or all."""
+    n_seeds = str(max(len(net.seeds) for net in results.nets))
+    header, line, *rows = SIMULATED.splitlines()
+    shown = [row for row in rows if row.split("|")[3].strip() == n_seeds] or rows
+    return "\n".join([f"{SIMULATION}\n", header, line, *shown])
+
 
 DETECTABLE = f"Holm's correction covers {{judged}} and becomes stricter with each method that is added. *Detectable*: a true difference of this size is found with a probability of {POWER:.0%} at this noise and Holm's strictest level, {ALPHA} / {{m}} (noncentral t)."
 EQUAL_COST = f"""\
 Points of top-1 over the plain backbone at the same cost: mean ± 95% interval, not corrected for multiple comparisons. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost); the interval covers the noise of both. A straight line lies below a curve that flattens, which favours the methods; so between widths whose costs differ by more than a factor of {NEAR:g}, only a method below the line is compared. Outside the trained widths there is no comparison. A width that ended at chance with any seed is left out of the curve. Training time is the measured time per training image, taken as exact. A width that takes at least {1 - FASTER:.0%} of a wider one's time is left out of the curve."""
-NO_CURVE = "There is no comparison: no second width of the backbone (`resnet.width`) learned with all of its seeds."
+NO_CURVE = "There is no comparison: no second width of the backbone (`resnet.width`) learned with all of its seeds. `WIDTHS` of compare.sh adds some."
 
 
 # ------------------------------------------------------------------------------------------ where the numbers come from
@@ -212,7 +222,9 @@ def shared_recipe(results):
 
 
 def have_same_seeds(results):
-    return len({tuple(sorted(net.seeds)) for net in results.nets}) == 1
+    """Whether all that is compared has: methods, baselines and the widths of a curve."""
+    compared = [net for net in results.nets if not net.on_curve or net in results.curves.get(net.backbone, ())]
+    return len({tuple(sorted(net.seeds)) for net in compared or results.nets}) == 1
 
 
 def design_table(results):
@@ -240,7 +252,7 @@ def design_table(results):
     same = "the same for all" if have_same_seeds(results) else "not all of them for every network"
     sets = f"a seed sets the first weights{held_out} and the order and augmentation of the images"
     table.append(["seeds", f"{in_list(seeds)}, {same}: {sets}"])
-    table.append(["test set", f"scored {scored}; nothing is chosen on it"])
+    table.append(["test set", f"scored {scored}; no epoch or setting is chosen on it"])
     for backbone, curve in results.curves.items():
         baseline = curve[-1] if curve else None
         for net in curve:
@@ -249,9 +261,15 @@ def design_table(results):
         layers = f", {family[1]} layers" if family else ""
         if baseline:
             table.append(["baseline", f"{backbone}{layers}: {baseline.costs['parameters']:,} parameters, "
-                          f"{baseline.costs['MACs'] / 1e6:.1f} million MACs per image"])  # fmt: skip
+                          f"{baseline.costs['MACs'] / 1e6:.1f} million MACs per image; top-1 "
+                          f"{results.top1(baseline).mean:.2f} %"])  # fmt: skip
         if len(curve) > 1:
-            table.append(["equal cost", f"{backbone} at widths {widths}: what the same cost buys without a module"])
+            table.append(
+                [
+                    "equal cost",
+                    f"{backbone} at widths {widths}: their widening curve shows what the same cost buys without a module",
+                ]
+            )
     machines = {machine(each) for net in results.nets for each in net.runs.values()}
     table.append(
         ["machines", next(iter(machines)) if len(machines) == 1 else f"{len(machines)} kinds, listed at the end"]
@@ -270,9 +288,19 @@ def speed_text(results):
     text = f"Speeds are medians of interleaved rounds of the cost pass ({about})"
     if of_trainings:
         text += f", which has not timed {in_list(of_trainings)}"
-    shared = [name for name in ("amp", "compile", "batch_size") if name in results.cost_pass and name in results.row]
+    shared = [
+        name
+        for name in ("amp", "compile", "batch_size", "device", "torch")
+        if name in results.cost_pass and name in results.row
+    ]
     other = [name for name in shared if results.cost_pass[name] != results.row[name]]
     return text + "." + f" Training and the cost pass differ in {in_list(other)}." * bool(other)
+
+
+def timed_on(results):
+    """'; training time was measured on ...', where a cost pass measured it."""
+    device = (results.cost_pass or {}).get("device")
+    return f"; training time was measured on {device}" if device else ""
 
 
 def latency_text(cost_pass):
@@ -289,7 +317,7 @@ def machines_text(results):
     found = by_machine((net.name, net) for net in results.networks)
     if len(found) < 2:
         return ""
-    intro = "Memory and training time can be compared only between networks trained on the same kind of machine:"
+    intro = "Memory can be compared only between networks trained on the same kind of machine:"
     return "\n\n".join([intro, "\n".join(f"- {machines}: {', '.join(names)}" for machines, names in found.items())])
 
 
@@ -340,16 +368,19 @@ def left_out_text(results):
         elif net in curve and net.settings and lost:
             which = f"seed{'s' * (len(lost) > 1)} {in_list(lost)}"
             lines.append(f"{net.name}: not in the widening curve, because it ended at chance with {which}")
+    for curve in results.curves.values():
+        timed = [net for net in curve if net.can_compare("training time")]
+        kept = not_undercut(timed, "training time")
+        why = "not in the curve at equal training time, because a wider one takes hardly longer"
+        lines += [f"{net.name}: {why}" for net in timed if net not in kept]
     return lines + results.without_result
 
 
 def provenance(results):
     """Where every number comes from: [[what, value]]."""
     rows = [row for net in results.nets for row in net.runs.values()]
-    seeds = sorted({seed for net in results.nets for seed in net.seeds})
     each = f", each the mean of {rows[0]['folds']} folds" if rows[0].get("folds") else ""
-    return [["runs", f"{len(rows)}, of {len(results.nets)} networks{each}"], ["seeds", in_list(seeds)],
-            ["budget", epochs_of(rows[0])], *origins(rows)]  # fmt: skip
+    return [["runs", f"{len(rows)}, of {len(results.nets)} networks{each}"], *origins(rows)]
 
 
 def short_commit(commit):

@@ -52,8 +52,13 @@ def make_schedule(name, lr, warmup_steps, total_steps):
     which belongs to no step. A warm-up begins at 0. Raises ValueError for a schedule that these steps do not suit."""
     from transformers.optimization import get_scheduler
 
-    extra = {"num_decay_steps": total_steps // 5} if name == "warmup_stable_decay" else {}
-    if extra and extra["num_decay_steps"] + warmup_steps > total_steps:
+    falling = total_steps // 5 if name == "warmup_stable_decay" else 0
+    extra = {"warmup_stable_decay": {"num_decay_steps": falling}, "polynomial": {"power": 2.0}}.get(name, {})
+    if (name == "polynomial" and warmup_steps == total_steps) or (name == "inverse_sqrt" and not warmup_steps):
+        raise ValueError(
+            f"--schedule {name} does not suit {total_steps} steps with {warmup_steps} of warm-up: train longer"
+        )
+    if falling + warmup_steps > total_steps:
         raise ValueError(f"--schedule {name} falls over the last fifth of the steps: --warmup-frac must be 0.8 at most")
     stand_in = torch.optim.SGD([torch.zeros(1)], lr)
     scheduler = get_scheduler(name, stand_in, warmup_steps, total_steps, scheduler_specific_kwargs=extra)

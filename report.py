@@ -29,7 +29,7 @@ networks do on the test images: confusion, confidence, and the images on which t
     noise.py           noise over seeds, differences with intervals, the widening curve, pairs of modules
     verdicts.py        what is compared with what, and the verdict; budgets.py: what another budget changes
     notes.py           texts: what each method is, how differences are judged, where the numbers come from
-    tables.py          results as tables and sentences
+    tables.py          results as tables; sentences.py: in sentences
     charts.py          charts; drawings.py draws the modules, pictures.py two networks on the test images
     document.py        report.md, report.html and results.csv; slides.py writes slides.pptx, team.py reads who made them
     small_reports.py   the two other reports: costs.json and --recipes
@@ -53,9 +53,9 @@ from drawings import write_drawings
 from notes import modules_of
 from pictures import read_pair
 from rows import read_results, refuse, without_result
+from sentences import opening
 from slides import write_slides
 from small_reports import read_costs, report_costs, report_recipes
-from tables import opening
 from team import read_team
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 import flags as train_flags
 import tuning
-from flags import PADDED_UP_TO, parse_args
+from flags import LATER, PADDED_UP_TO, parse_args
 from tuning import START, as_text  # read_results() adds START to the settings
 
 IDENTITY = ("arch", "settings", "seed")
@@ -30,8 +30,6 @@ SAME_DATA = ("n_test", "classes")
 # what all runs of a report share; in the rest of the recipe, architectures may differ
 SHARED = ("dataset", "data", "folds", "image_size", "val_size", "epochs", "max_steps", "n_train", "n_train + n_val",
           *SAME_DATA, "epochs in the curve")  # fmt: skip
-# settings added to train.py later, with the value that earlier runs had in effect
-LATER = {"accumulate": 1, "class_weights": None, "balanced_sampling": False}
 # how a run was computed, and what only newer rows record
 NO_SETTINGS = ("machine", "graph", "side_by_side", "content", "class_names", "confusion", "balanced_accuracy",
                "macro_f1")  # fmt: skip
@@ -40,8 +38,8 @@ MEAN_OVER_FOLDS = ("train_imgs_per_s", "eval_imgs_per_s", "train_s", *PERCENT, "
 READ_OF_RECIPE = ("dataset", "epochs", "batch_size")
 # of one image, which newer cost passes measure: the table's header, and the fields of the median and the 95th percentile
 LATENCIES = {
-    "trained": ("latency / p95, ms", "latency_ms", "latency_p95_ms"),
-    "exported": ("exported / p95, ms", "exported_latency_ms", "exported_latency_p95_ms"),
+    "trained": ("latency, ms: median / p95", "latency_ms", "latency_p95_ms"),
+    "exported": ("exported, ms: median / p95", "exported_latency_ms", "exported_latency_p95_ms"),
 }
 CLEARLY = 3  # standard errors
 COSTS = ("parameters", "MACs", "training time")  # of a network

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from checkpoints import UnreadableError, load_checkpoint
+from flags import LATER
 
 NOT_THE_RUN = (  # flags that do not change what a run computes
     "list",
@@ -73,6 +74,7 @@ def look_at_folder(folder, config, of_comparison=False):
         result = None
         if is_longer(config, there):
             there = there | {"epochs": config["epochs"]}  # the run as it would have begun with more epochs
+    there = LATER | there
     others = [
         f"{name} {there.get(name)} there, {value} here"
         for name, value in config.items()

@@ -68,9 +68,9 @@ def read_settings(environ, user_flags):
         if not environ[name]:
             refuse(f"{name} is empty: leave it unset for the default, or give a value")
     numbers = {name: number(name, environ[name]) for name in ("EPOCHS", "NPROC", "JOBS")}
-    dataset = parse_args(user_flags).dataset if environ["DATASET"] == "auto" else environ["DATASET"]
     minutes = number("MINUTES", environ["MINUTES"], float, 0)
     runs, recipe = list(dict.fromkeys(runs)), environ["RECIPE"].split()
+    dataset = parse_args(recipe + user_flags).dataset if environ["DATASET"] == "auto" else environ["DATASET"]
     best = number("BEST", environ.get("BEST", "0"), int, 0)
     if (best or "--recipes" in environ.get("REPORT", "")) and parse_args(recipe + user_flags).val_size == 0:
         refuse("--val-size 0 leaves nothing to choose a recipe on: leave it out")

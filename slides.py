@@ -9,7 +9,6 @@ from io import BytesIO
 from itertools import pairwise
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
-import numpy as np
 from pptx import Presentation
 from pptx.dml.color import RGBColor
 from pptx.enum.shapes import MSO_CONNECTOR, MSO_SHAPE
@@ -41,26 +40,28 @@ from notes import (
     shared_recipe,
     speed_text,
 )
-from rows import COSTS, family_and_depth, in_list
-from tables import (
+from rows import COSTS, epochs_of, family_and_depth, in_list
+from sentences import (
     ablation_sentence,
-    ablation_table,
-    budget_table,
     cost_sentence,
     counted,
+    members,
+    opening,
+    power_sentence,
+    readable,
+    verdict_lists,
+)
+from tables import (
+    ablation_table,
+    budget_table,
     depth_table,
-    epochs_of,
     equal_cost_table,
     folds_table,
     interaction_table,
     interval,
     main_table,
-    opening,
     pm,
-    power_sentence,
-    readable,
     recipes_table,
-    verdict_lists,
     verdict_table,
 )
 from team import title_of
@@ -134,10 +135,9 @@ def answer_lines(results):
     if not results.judged:
         return opening(results)[:1]
     helps, row = results.by_word("helps"), results.row
-    names = in_list([readable(result.net) for result in helps[:3]] + [f"{len(helps) - 3} more"] * (len(helps) > 3))
     counts = [phrase.split(" (")[0] for phrase in counted(results)]
     n_judged = len(results.judged)
-    helped = f"{len(helps)} of {n_judged} {'helps' if len(helps) == 1 else 'help'}: {names}."
+    helped = f"{len(helps)} of {n_judged} {'helps' if len(helps) == 1 else 'help'}: {members(helps)}."
     if not helps:
         helped = (
             f"None of the {n_judged} methods is shown to help." if n_judged > 1 else "The method is not shown to help."
@@ -244,7 +244,9 @@ def ablation_notes(results):
 def limit_lines(results):
     lines = [f"One dataset, {epochs_of(results.row)}"]
     sizes = [result.detectable for result in results.judged if not math.isnan(result.detectable)]
-    lines += [f"Differences below {np.median(sizes):.1f} points may go unnoticed"] if sizes else []
+    if sizes:
+        ends = " to ".join(dict.fromkeys(f"{size:.1f}" for size in (min(sizes), max(sizes))))
+        lines.append(f"Detectable: differences of {ends} points")
     lines += [] if results.own_recipes else ["One recipe for all, not each method's own"]
     return [*lines, "Next: longer training, more seeds, a second dataset"]
 

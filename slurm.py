@@ -80,7 +80,7 @@ def requeue_if_out_of_time(progressed, is_work_left):
     elif ask("scontrol", "requeue", name) is None:
         print(f"job {name} cannot be requeued: submit it with --requeue, or submit the same line again", flush=True)
     else:
-        print(f"the time limit of job {name} is over, with runs left: requeued", flush=True)
+        print(f"the time limit of job {name} is over, with work left: requeued", flush=True)
 
 
 def sbatch_line(given, script, tasks, hours, n_gpus):

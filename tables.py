@@ -1,4 +1,4 @@
-"""What the report says of the results: tables, as lists of rows of strings with the header first, and sentences."""
+"""The results as tables: lists of rows of strings, the header first."""
 
 import math
 import re
@@ -6,29 +6,9 @@ import re
 import numpy as np
 
 from budgets import shared_methods
-from noise import POWER, Gap, t_interval
-from notes import MODULES, dataset_of
-from rows import COSTS, SUPERCLASSES, default_width, epochs_of, family_and_depth, in_list, latencies_in
-from verdicts import WORDS, Comparison
-
-MOST_NAMES = 3  # in a sentence; a list has the others
-UNKNOWN_NOISE = "How much of this is chance is unknown: two runs of the same network also differ, and only more seeds show by how much."
-PHRASES = {  # what is said of one method, and of several
-    "no better than widening": (
-        "is no better than a wider ResNet by some measure of cost",
-        "are no better than a wider ResNet by some measure of cost",
-    ),
-    "better than narrowing": (
-        "saves cost and loses less than a narrower ResNet",
-        "save cost and lose less than narrower ResNets",
-    ),
-    "hurts": ("hurts", "hurt"),
-    "no evidence": ("shows no evidence either way", "show no evidence either way"),
-    "unstable": (
-        "is unstable (it or its baseline failed to learn with some seeds)",
-        "are unstable (they or their baseline failed to learn with some seeds)",
-    ),
-}
+from noise import Gap, t_interval
+from rows import COSTS, SUPERCLASSES, default_width, family_and_depth, latencies_in
+from verdicts import Comparison
 
 
 def pm(mean, half, sign=""):
@@ -42,6 +22,13 @@ def interval(estimate, sign=""):
     return pm(estimate.mean, estimate.half, sign)
 
 
+def difference(result):
+    """A comparison's difference with its interval; of an unstable one, whose mean says nothing, that of each seed."""
+    if result.unstable:
+        return f"{', '.join(f'{each:+.1f}' for each in result.differences)} (by seed)"
+    return interval(result.estimate, "+")
+
+
 def p_value(p):
     return "-" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
@@ -53,7 +40,7 @@ def p_values(result):
 
 
 def main_table(results):
-    header = "arch|parameters|MACs, M|train img/s|eval img/s|memory, MB|training, min|top-1|top-5|ECE|n"
+    header = "arch|parameters|MACs, M|train img/s|eval img/s|memory, MB|top-1|top-5|ECE|train loss|seeds"
     rows = [header.split("|")]
     one_source = not any(net.cost_pass for net in results.networks)
     for net in results.networks:
@@ -61,9 +48,8 @@ def main_table(results):
         rows.append([
             net.name, f"{net.costs['parameters']:,}", f"{net.costs['MACs'] / 1e6:.1f}",
             *(f"{speed:,.0f}" if one_source or net.cost_pass else "-" for speed in speeds),
-            f"{net.values('peak_memory_mb').max():,.0f}", f"{np.median(net.values('train_s')) / 60:,.1f}",
-            interval(results.top1(net)), f"{net.values('top5').mean():.2f}", f"{net.values('ece').mean():.2f}",
-            str(len(net.seeds)),
+            f"{net.values('peak_memory_mb').max():,.0f}", interval(results.top1(net)), f"{net.values('top5').mean():.2f}",
+            f"{net.values('ece').mean():.2f}", f"{train_loss(net):.2f}", str(len(net.seeds)),
         ])  # fmt: skip
     return with_latencies(rows, results.cost_pass, [net.cost_pass for net in results.networks])
 
@@ -87,7 +73,7 @@ def verdict_table(results):
     rows = [["method", "difference", "p", "Holm p", "detectable", "parameters / MACs / time", "verdict"]]
     for result in results.methods:
         rows.append([
-            result.net.arch, interval(result.estimate, "+"), *p_values(result),
+            result.net.arch, difference(result), *p_values(result),
             pm(result.detectable, math.nan), relative_costs(result), result.word or "-",
         ])  # fmt: skip
     return rows
@@ -225,223 +211,3 @@ def markdown(table):
     columns = zip(*table[1:], strict=True)
     rule = ["--:" if all(re.match(r"[-+<\d]|$", cell) for cell in cells) else "---" for cells in columns]
     return "\n".join("| " + " | ".join(row) + " |" for row in [table[0], rule, *table[1:]])
-
-
-# ------------------------------------------------------------------------------------------------------------ sentences
-
-
-def readable(net):
-    """A network's name for readers who have not seen the code: 'gMLP', 'ECA + GhostNet', 'ECA (resnet56)'."""
-    if not net.is_method:
-        return net.name
-    names = " + ".join(MODULES[method].name if method in MODULES else method for method in net.arch.split("_")[:-1])
-    return names + f" ({net.backbone})" * (net.backbone != "resnet")
-
-
-def members(comparisons):
-    """The best MOST_NAMES methods with their differences, and how many more there are."""
-    named = [f"{readable(result.net)} {interval(result.estimate, '+')}" for result in comparisons[:MOST_NAMES]]
-    rest = len(comparisons) - len(named)
-    return in_list([*named, f"{rest} more"] if rest else named)
-
-
-def opening(results):
-    """The answer in at most four sentences."""
-    early = [too_early_sentence(results)] if any(result.too_early for result in results.methods) else []
-    if results.judged:
-        told = helps_sentence(results), others_sentence(results), budget_sentence(results), *early
-        return [text for text in told if text]
-    if early:
-        return early
-    seen = [result for result in results.methods if result.seeds]
-    ablated = [result for comparisons in results.ablations.values() for result in comparisons if result.judged]
-    if ablated and not seen:
-        n_changes = [f"{sum(r.change == word for r in ablated)} {word}" for word in ("better", "worse", "unstable")]
-        return [
-            f"Settings compared with their architecture's default: {len(ablated)} ({in_list(n_changes)}).",
-            "There is no verdict on methods: none was run with its defaults together with its baseline.",
-            power_sentence(ablated),
-        ]
-    if not seen and depth_table(results):
-        return depth_sentences(results)
-    if not seen:
-        missing = sorted({r.net.backbone for r in results.methods if r.reference is None})
-        why = "no method was run with a seed of its baseline"
-        why = f"no method was run together with its baseline, {in_list(missing)}" if missing else why
-        return [f"There is no verdict: {why}.", f"{len(results.nets)} networks were run."]
-    lacks = any(r.lacks for r in seen)
-    n_seeds = max(len(net.seeds) for net in results.nets)
-    why = f"only one seed{' of the baseline' * (n_seeds > 1)} was run"
-    why = "no method was run with all of its baseline's seeds" if lacks else why
-    has_noise = any(len(r.seeds) > 1 for r in seen)
-    lowest, highest = (f"{pm(seen[i].mean, math.nan, '+')} points ({readable(seen[i].net)})" for i in (-1, 0))
-    return [
-        f"There is no verdict: {why}.",
-        f"Differences from the baseline range from {lowest} to {highest}."
-        if len(seen) > 1
-        else f"The difference from the baseline is {highest}.",
-        *([] if has_noise else [UNKNOWN_NOISE]),
-    ]
-
-
-def too_early_sentence(results):
-    names = in_list(sorted({result.reference.name for result in results.methods if result.too_early}))
-    on = f" on the methods of {names}" if results.judged else ""
-    return (
-        f"There is no verdict{on}: after {epochs_of(results.row)}, {names} itself cannot be told from guessing among "
-        f"{results.row['classes']} classes on {results.row['n_test']:,} test images."
-    )
-
-
-def helps_sentence(results):
-    """Which methods help."""
-    n_seeds, row, helps = in_list(sorted({len(r.seeds) for r in results.judged})), results.row, results.by_word("helps")
-    n_methods = len(results.judged)
-    after = f"After {epochs_of(row)} on {dataset_of(row)} with {n_seeds} seeds"
-    if not helps:
-        which = f"none of the {n_methods} methods is" if n_methods > 1 else "the method is not"
-        return f"{after}, {which} shown to help."
-    verb = "helps" if len(helps) == 1 else "help"
-    which = f"{len(helps)} of {n_methods} methods" if n_methods > 1 else "the method"
-    return f"{after}, {which} {verb} (points of top-1 over the baseline): {members(helps)}."
-
-
-def others_sentence(results):
-    """How many methods got each of the other words; empty if all help."""
-    phrases = counted(results)
-    if not phrases:
-        return ""
-    if results.by_word("helps"):
-        if sum(result.word != "helps" for result in results.judged) == 1:
-            return f"The other {phrases[0].removeprefix('1 ')}."
-        return f"Of the others, {in_list(phrases)}."
-    return f"{'All ' * (len(phrases) == 1 < len(results.judged))}{in_list(phrases)}."
-
-
-def counted(results):
-    """['1 hurts', '3 show no evidence either way']: the methods of each word but "helps"."""
-    found = [(len(results.by_word(word)), phrases) for word, phrases in PHRASES.items()]
-    return [f"{n} {one if n == 1 else many}" for n, (one, many) in found if n]
-
-
-def budget_sentence(results):
-    """What this budget and these seeds leave open."""
-    sizes = [result.detectable for result in results.judged if not math.isnan(result.detectable)]
-    budget = "longer training may change the order"
-    if not sizes:
-        return f"{why_unknown(results.judged)}, so the noise is unknown, and {budget}."
-    which = "half of these comparisons had at least" if len(sizes) > 1 else "the comparison had"
-    return (
-        f"If the noise is as estimated, {which} an {POWER:.0%} chance of finding a true difference of {np.median(sizes):.1f} "
-        f"points; smaller ones may have gone unnoticed, and {budget}."
-    )
-
-
-def why_unknown(comparisons):
-    return "No comparison is stable" if all(result.unstable for result in comparisons) else "The seeds show no spread"
-
-
-def cost_sentence(results):
-    """How many methods are above and below a ResNet of equal cost."""
-    gaps = [(gap, cost, r.net) for r in results.judged for cost, gap in r.gaps.items() if not gap.why]
-    unjudged = [gap for r in results.methods for gap in r.gaps.values() if not gap.why]
-    if not gaps and unjudged and not results.judged:
-        if all(math.isnan(gap.half) for gap in unjudged):
-            return "With one seed, differences from a ResNet of equal cost have no interval."
-        return "No method was trained with all of its baseline's seeds, so none is judged at equal cost."
-    if not gaps:
-        which = "No method that was judged" if unjudged else "No method"
-        return f"{which} could be compared with a ResNet of another width, which may do as well."
-    compared = [result for result in results.judged if result.has_curve]
-    above, below = (sum(bool(r.where(side)) for r in compared) for side in ("above", "below"))
-    methods = f"{len(compared)} method{'s' * (len(compared) > 1)}"
-    counts = (
-        f"{methods} can be compared with a ResNet of equal cost. Above it at one cost or more: {above}; below it at one or more: "
-        f"{below}."
-    )
-    if not above:
-        return counts
-    best, cost, net = max((entry for entry in gaps if entry[0].above), key=lambda entry: entry[0].mean)
-    largest = f"{readable(net)} at equal {cost}: {pm(best.mean, best.half, '+')} points."
-    if len(gaps) == 1:
-        return f"{counts} {largest}"
-    return (
-        f"{counts} Of the {len(gaps)} differences at equal cost, the largest clear gain is {largest} As the largest of many, it is "
-        "likely an overestimate."
-    )
-
-
-def power_sentence(comparisons):
-    """The differences that these comparisons could find."""
-    smallest = [result.detectable for result in comparisons if not math.isnan(result.detectable)]
-    if not smallest:
-        return f"{why_unknown(comparisons)}, so it is unknown what these comparisons could find."
-    if len(smallest) == 1:
-        return f"With these seeds, the comparison has an {POWER:.0%} chance of finding a true difference of {smallest[0]:.1f} points."
-    return (
-        f"With these seeds, half of the comparisons have at least an {POWER:.0%} chance of finding a true difference of "
-        f"{np.median(smallest):.1f} points ({min(smallest):.1f} to {max(smallest):.1f}, depending on their noise). A smaller one may "
-        "have gone unnoticed."
-    )
-
-
-def verdict_lists(results):
-    """[(word, its methods with their differences)]; words without a method are left out."""
-    found = [(word, results.by_word(word)) for word in WORDS]
-    return [(word, ", ".join(map(with_reason, of_word))) for word, of_word in found if of_word]
-
-
-def with_reason(result):
-    """A method with its difference, and what speaks for it in spite of a significant loss."""
-    named = f"{readable(result.net)} {interval(result.estimate, '+')}"
-    if result.direction < 0 and result.where("above"):
-        sides = [
-            f"{side} a ResNet at equal {in_list(result.where(side))}"
-            for side in ("above", "below")
-            if result.where(side)
-        ]
-        return f"{named} ({', '.join(sides)})"
-    return named
-
-
-def ablation_sentence(arch, comparisons):
-    """What the knobs of one architecture did, in a sentence."""
-    told = [result for result in comparisons if result.change]
-    if not told:
-        return f"No setting of {arch} can be judged."
-    by_change = {word: [r for r in told if r.change == word] for word in ("better", "worse", "no evidence", "unstable")}
-    phrases = []
-    for word in ("better", "worse"):
-        found = sorted(by_change[word], key=lambda result: -abs(result.mean))
-        names = [f"{result.net.knobs} ({interval(result.estimate, '+')})" for result in found[:MOST_NAMES]]
-        rest = [f"{len(found) - MOST_NAMES} more"] if len(found) > MOST_NAMES else []
-        verb = "is" if len(found) == 1 else "are"
-        phrases += [f"{in_list([*names, *rest])} {verb} {word} than the default"] if found else []
-    for word, meaning in (
-        ("no evidence", "no evidence either way"),
-        ("unstable", "not judged, because the setting or the default failed to learn with some seed"),
-    ):
-        meaning = meaning if phrases else meaning.capitalize()
-        phrases += [f"{meaning}: {len(by_change[word])} of {len(told)} settings"] if by_change[word] else []
-    return f"{'; '.join(phrases)}."
-
-
-def depth_sentences(results):
-    """How more layers changed each kind of network."""
-    sentences = []
-    for family, words in (("plain", "networks without shortcuts"), ("resnet", "ResNets")):
-        nets = [net for key, net in by_depth(results).items() if key[0] == family]
-        if len(nets) < 2:
-            continue
-        shallow, deep = nets[0], nets[-1]
-        layers = [family_and_depth(net.arch)[1] for net in (shallow, deep)]
-        change, rise = interval(results.difference(deep, shallow), "+"), train_loss(deep) - train_loss(shallow)
-        sentences.append(
-            f"From {layers[0]} to {layers[1]} layers, {words} change by {change} points of top-1, and their training loss by "
-            f"{rise:+.3f}."
-        )
-    counts, row = sorted({len(net.seeds) for net in by_depth(results).values()}), results.row
-    return [
-        *sentences,
-        f"This is after {epochs_of(row)} on {dataset_of(row)} with {in_list(counts)} seed{'s' * (counts != [1])}; longer training may change it.",
-    ]

@@ -99,8 +99,9 @@ def main(args):
 
     # What needs no dataset.
     if args.predict:
-        said = lambda: predict(hub.load(args.init_from), args.predict, args.json, team.device)  # noqa: E731
-        raise SystemExit(team.first_decides(said))
+        raise SystemExit(
+            team.first_decides(lambda: predict(hub.load(args.init_from), args.predict, args.json, team.device))
+        )
 
     # Data: decoded by one process of each node, mapped into memory by all.
     room = team.first_decides(lambda: data.room(team.device))

@@ -27,7 +27,7 @@ import optimizers
 import runfolder
 from cost import cost
 from flags import HELD_CODE, TIME_IS_UP_CODE, failures_reported, mistakes_refused, refuse
-from models import build, without_effect
+from models import build, libraries, without_effect
 
 EVAL_BATCH, EVAL_PIXELS = 512, 512 * 64**2  # images and pixels per process at most
 EVAL_BATCH_GPU = 2048  # images, which keep a GPU busy
@@ -75,7 +75,7 @@ class Run:
             self.batches = self.make_batches()
             self.refuse_unfit_parts(net)
             if args.sync_bn:
-                net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
+                net = libraries.synchronized(net, args.arch)
             net = net.to(team.device, memory_format=torch.channels_last)
             self.last_step = min(args.max_steps or sys.maxsize, args.epochs * self.batches.steps_per_epoch)
             optimizer = optimizers.make_optimizer(args.optimizer, net, args.lr, args.momentum, args.weight_decay)
@@ -91,7 +91,7 @@ class Run:
                 model = DistributedDataParallel(model, device_ids=on, gradient_as_bucket_view=True)
             self.state = state
             with mistakes_refused():
-                class_weights = self.batches.class_weights() if args.class_weights else None
+                class_weights = self.batches.class_weights(self.images.classes) if args.class_weights else None
             recipe = {"label_smoothing": args.label_smoothing, "clip_norm": args.clip_norm,
                       "accumulate": args.accumulate, "class_weights": class_weights}  # fmt: skip
             self.step = capture.Step(state, model, self.batches, **recipe, captured=args.graph != "off", say=self.say)

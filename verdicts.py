@@ -10,6 +10,7 @@ import numpy as np
 
 from noise import (
     ALPHA,
+    OUTSIDE,
     Estimate,
     Gap,
     SeedNoise,
@@ -181,7 +182,8 @@ class Comparison:
         for name, deviation in self.noisy.items():
             notes.append(
                 f"{name} is far noisier than the other networks (standard deviation over seeds: {deviation:.1f} points; theirs: "
-                f"{self.usual_noise:.1f}) and is judged by its own noise"
+                f"{self.usual_noise:.1f}) and is judged by its own noise; differences by seed: "
+                f"{', '.join(f'{each:+.1f}' for each in self.differences)}"
             )
         if self.p < ALPHA <= self.p_holm:
             notes.append(
@@ -198,12 +200,14 @@ class Comparison:
                 f"judged against the baseline alone: {in_list(sorted({gap.why for gap in self.gaps.values()}))}"
             )
         for side in ("above", "below"):
-            at = [
-                f"{c} ({self.net.costs[c] / self.reference.costs[c]:.2f} of the baseline's)" for c in self.where(side)
-            ]
-            notes += [f"{side} the curve at equal {in_list(at)}"] if at else []
+            at = self.where(side)
+            notes += [f"{side} the widening curve at equal {in_list(at)}"] if at else []
         if self.direction < 0 and self.where("above"):
             notes.insert(0, f"significantly below {self.reference.name}")
+        costs, baselines = self.net.costs, self.reference.costs
+        saved = [cost for cost, gap in self.gaps.items() if gap.why == OUTSIDE and costs[cost] < baselines[cost]]
+        if self.direction < 0 and saved:
+            notes.append(f"whether a narrower backbone of its {in_list(saved)} loses less was not tested")
         return notes
 
 
@@ -369,7 +373,7 @@ class SuperclassMap:
             noise = "it may" if n_readable == 1 else "any of these may"
         return (
             f"{n_readable} of {n_cells} cells stand{'s' * (n_readable == 1)} out from the noise; {noise} still be noise (false "
-            f"discovery rate {ALPHA:.0%}, Benjamini and Hochberg 1995). The other cells cannot be told apart from 0 and are left empty; superclasses without any are left out."
+            f"discovery rate {ALPHA:.0%}, Benjamini and Hochberg 1995). The other cells cannot be told apart from 0 and are left empty."
         )
 
 

@@ -158,7 +158,9 @@ class CoAtNet(BlockFamily):
 
     layout: a letter a stage, C for convolution before T for transformer; a net of three stages reads three letters.
     expansion: of the MBConv and of the transformer's MLP. se_ratio: width of the squeeze in widths of the block, 0 for
-    none. norm: of the MBConv. stride_place: the depthwise convolution or the first 1x1 of a strided MBConv. Raises
+    none. head_dim: channels of a head. relative_bias: whether attention knows where pixels are. norm: of the MBConv. stride_place:
+    the depthwise convolution or the first 1x1 of a strided MBConv. pool: what strided shortcuts and attention pool by.
+    downsample: between stages, "native" is the paper's, "resnet" the ResNet's strided block. Raises
     ValueError for a layout with T before C or too short for the net, heads that do not divide the width, an expansion
     below 1, a negative ratio, and, where the layout or the downsampling would not read them, relative_bias, norm,
     se_ratio, stride_place and pool.

@@ -59,7 +59,7 @@ class ConvNeXt(PreNormFamily):
 
     kernel_size: of the depthwise convolution, odd. layer_scale: its initial value, 0 for none. init: "default" is PyTorch's,
     "trunc" the authors' truncated normal of 0.02. expansion: of the inverted bottleneck.
-    downsample: between stages, "native" is the paper's layer, "resnet" the ResNet's strided block.
+    norm, act: of the block; the paper's are "layer" and "gelu". downsample: between stages, "native" is the paper's layer, "resnet" the ResNet's strided block.
     Raises ValueError for an even kernel size and an expansion below 1.
     """
 

@@ -73,6 +73,7 @@ class GMLP(ReplacingFamily):
     stages: those with gMLP blocks, from 1. A map of the third has 64 pixels for a 32x32 image and, after the ImageNet stem,
     196 for a 224x224 image. first_block: index (from 0) of the first block replaced in a stage: 2 replaces only the last of
     three. Strided blocks are never replaced. ratio: hidden width in widths of the block.
+    gate: of SpatialGatingUnit, "split" is the paper's and the others its ablation.
     spatial_std, spatial_bias: initial deviation of W, which nn.Linear by itself would start at 1 / sqrt(3 n) for n
     pixels, and initial b. Raises ValueError for stages that are not distinct numbers from 1 to 4, a negative index or
     deviation, a ratio below 1 and an odd width to split.

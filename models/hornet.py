@@ -120,7 +120,7 @@ class HorNet(PreNormFamily):
     """gnConv of an order for each stage, stem and downsampling as in ConvNeXt.
 
     orders: of stage 1, 2, ...; a net of three stages reads three. gate: "dw" is the depthwise convolution, "gf" the
-    GlobalLocalFilter from stage 3 on, as in the paper; it fixes the image size. scale: on the depthwise gates; the filters
+    GlobalLocalFilter from stage 3 on, as in the paper; it fixes the image size. kernel_size: of the depthwise convolution, odd. scale: on the depthwise gates; the filters
     are normed, and so of unit size as they are. layer_scale: its initial value, 0 for none. init: "default" is PyTorch's,
     "trunc" the authors' truncated normal of 0.02. downsample: between stages, "native" as in ConvNeXt, "resnet" the ResNet's
     strided block. Raises ValueError for an even kernel size, a scale of 0, too few orders and an order that the channels do

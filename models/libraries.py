@@ -7,6 +7,7 @@ They take no method and have no knobs. The libraries are imported when a name as
 import difflib
 
 import torch
+from torch import nn
 from torch.func import functional_call
 
 # torchvision's, which give more than logits in training if one lets them
@@ -90,3 +91,10 @@ def try_forward(net, image_size):
     tensors = {name: value.to("meta") for name, value in [*net.named_parameters(), *net.named_buffers()]}
     with torch.device("meta"), torch.no_grad():
         return functional_call(net, tensors, torch.empty(2, 3, image_size, image_size))
+
+
+def synchronized(net, arch):
+    """The network with batch norms over all processes. Some of timm's hold an activation, which torch's conversion loses."""
+    if arch.startswith("timm:"):
+        return import_timm().layers.convert_sync_batchnorm(net)
+    return nn.SyncBatchNorm.convert_sync_batchnorm(net)

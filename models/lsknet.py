@@ -106,7 +106,8 @@ class LSKBlocks(VANFamily):
     """VAN's blocks with LSK as their gate.
 
     kernel_sizes, dilations, selection, pooling, gate: as in LSK. expansion: of the feed-forward part. layer_scale: its
-    initial value, 0 for none. init: "normal" is the authors', "default" PyTorch's. Raises ValueError as LSK does.
+    initial value, 0 for none. init: "normal" is the authors', "default" PyTorch's. downsample: between stages, "native" is a
+    strided 3x3 convolution, "resnet" the ResNet's strided block. Raises ValueError as LSK does.
     """
 
     def __init__(

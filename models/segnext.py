@@ -77,7 +77,8 @@ class MSCAN(VANFamily):
     """VAN's blocks with MSCA as their gate.
 
     kernel_sizes, branch, fuse, pointwise: as in MSCA. expansion: of the feed-forward part. layer_scale: its initial
-    value, 0 for none. init: "normal" is the authors', "default" PyTorch's. Raises ValueError as MSCA does.
+    value, 0 for none. init: "normal" is the authors', "default" PyTorch's. downsample: between stages, "native" is a
+    strided 3x3 convolution, "resnet" the ResNet's strided block. Raises ValueError as MSCA does.
     """
 
     def __init__(

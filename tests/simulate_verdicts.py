@@ -89,7 +89,7 @@ def against_first(top1):
     return differences, t_test(differences, squared_error, np.minimum(noise.df[..., 1:], noise.df[..., :1]))[0]
 
 
-OURS = "this report's"
+OURS = "robust moderation"
 RULES = {"paired t-tests": paired_t_tests, "plain moderation": plainly_moderated, OURS: against_first}
 
 

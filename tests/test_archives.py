@@ -159,10 +159,10 @@ def test_names_are_needed(write, tmp_path):
         data.load("cifar100", folder, cache_dir=tmp_path / "cache")
 
 
-@pytest.mark.parametrize("is_cut", [True, False])
-def test_damaged_tar_file_is_named(is_cut, tmp_path):
+@pytest.mark.parametrize("is_torn", [True, False])
+def test_damaged_tar_file_is_named(is_torn, tmp_path):
     content = b"no tar file"
-    if not is_cut:
+    if is_torn:
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w:gz") as tar:
             random = np.random.default_rng(0).bytes(100_000)

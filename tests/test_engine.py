@@ -160,6 +160,15 @@ def train(state, made, epoch=0, *recipe):
         pass
 
 
+def test_a_new_heads_batch_norm_learns_beside_a_frozen_backbone():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 7))
+    net[:2].requires_grad_(False)
+    before = [norm.running_mean.clone() for norm in (net[1], net[3])]
+    optimizer = optimizers.make_optimizer("sgd", net, 0.05, 0.9, 5e-4)
+    train(engine.TrainState(net, optimizer, optimizers.make_schedule("cosine", 0.05, 2, 20), None), new_batches())
+    assert torch.equal(net[1].running_mean, before[0]) and not torch.equal(net[3].running_mean, before[1])
+
+
 def test_training_agrees_with_a_plain_loop():
     state, made = new_state(), new_batches()
     losses = []

@@ -137,6 +137,12 @@ def test_just_outside_a_range_is_refused(flag, capsys):
     assert f"{flag.split()[0]} must be " in capsys.readouterr().err
 
 
+def test_of_both_archives_the_default_set_is_taken(tmp_path):
+    for name, dataset in (("cifar-10-batches-py", "cifar10"), ("cifar-100-python", "cifar100")):
+        (tmp_path / name).mkdir()
+        assert parse_args(["--data-dir", str(tmp_path)]).dataset == dataset
+
+
 def test_home_is_meant_by_a_tilde(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     args = parse_args(["--out=~/runs", "--cache-dir=~/cache", "--data-dir", "~/images", "--init-from=~/runs/a"])

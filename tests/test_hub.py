@@ -99,6 +99,7 @@ def test_card_holds_the_metrics_for_people_and_for_the_hub(tmp_path):
     assert (card.data.library_name, card.data.license, card.data.tags) == ("pytorch", "mit", hub.TAGS)
     hub.save(classifier(), tmp_path / "tuned", RECIPE | {"pretrained": True}, RESULT)
     assert ModelCard.load(tmp_path / "tuned" / "README.md").data.license is None  # it is that of the published weights
+    (tmp_path / "model" / ".cache").mkdir()  # as the hub's tools leave it
     again = RESULT | {"top1": 75.0}  # saved over what an interrupted run left
     hub.save(classifier(), tmp_path / "model", RECIPE, again)
     assert "| 75.00 |" in (tmp_path / "model" / "README.md").read_text()
@@ -325,6 +326,7 @@ def test_default_that_is_spelled_out_is_the_same_network():
     ("arch", "settings", "message"),
     [
         ("eca_resnet", {}, "--init-from holds resnet, this run is eca_resnet: give the same --arch"),
+        ("resnet", {"resnet.width": 8, "resnet.shortcut": "B"}, r"give --set \S+=\S+ --set \S+=\S+$"),
         (
             "resnet",
             {"resnet.width": 8},

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cost import cost, n_params
-from models import build, canonical, settable
+from models import build, canonical, libraries, settable
 from speed import parse_run
 from tests.checks import assert_channels_last_agrees, assert_samples_are_independent
 
@@ -158,3 +158,14 @@ def test_what_timm_does_not_have_is_refused_in_one_line(arch, message):
     with torch.device("meta"), pytest.raises(ValueError, match=message) as error:
         build(arch, 5)
     assert "\n" not in str(error.value)
+
+
+def test_synchronized_norms_keep_the_activations_inside_them():
+    timm = pytest.importorskip("timm")
+    net = build("timm:efficientnet_b0", 5, {}, 64)
+    inside = [module.act for module in net.modules() if isinstance(module, timm.layers.BatchNormAct2d)]
+    made = libraries.synchronized(net, "timm:efficientnet_b0")
+    kept = [module.act for module in made.modules() if isinstance(module, timm.layers.SyncBatchNormAct)]
+    assert inside and all(a is b for a, b in zip(inside, kept, strict=True))
+    plain = libraries.synchronized(build("resnet", 5, {"resnet.depth": 8}, 16), "resnet")
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in plain.modules())

@@ -104,7 +104,7 @@ def test_a_lock_that_is_gone_is_lost(path):
     with locks.Lock(path) as lock:
         assert lock.rival() is None
         path.unlink()
-        assert lock.rival() == "a process that is gone"
+        assert lock.rival() == "another process that has ended, or its lock was removed"
 
 
 def test_each_sign_of_life_begins_the_watch_anew(path, monkeypatch):

@@ -28,6 +28,18 @@ from models import (
 from tests.checks import assert_channels_last_agrees, assert_samples_are_independent
 from tests.processes import ROOT
 
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_documented_and_tested(method):
+    make = METHODS[method].make
+    file = ROOT / "tests" / f"test_{make.__module__.split('.')[-1]}.py"
+    assert f"| `{method}` |" in (ROOT / "README.md").read_text(), "give it a row in README.md"
+    assert set(knobs(make)) <= set(meanings(make.__doc__)), (
+        "say what each knob is in the docstring: `name: what it is.`"
+    )
+    assert file.exists(), f"compare it with its equations in {file.name}"
+
+
 ALONE = {  # arch: parameters of ResNet-20 with the method's default graft
     "resnet": 275_572,
     "convnext_resnet": 166_052,

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import optimizers
+from flags import SCHEDULES
 from models import build
 from tests.test_engine import random_split, tiny_net
 
@@ -91,6 +92,19 @@ def test_stable_rate_decays_over_the_last_fifth():
     assert max(optimizers.make_schedule("warmup_stable_decay", 0.6, 40, 50)) == pytest.approx(0.6)
     with pytest.raises(ValueError, match="--warmup-frac must be 0"):
         optimizers.make_schedule("warmup_stable_decay", 0.6, 41, 50)
+
+
+def test_schedules_differ():
+    made = {name: tuple(optimizers.make_schedule(name, 0.1, 4, 40)) for name in SCHEDULES}
+    assert len(set(made.values())) == len(made)
+
+
+@pytest.mark.parametrize(("name", "warmup_steps", "steps"), [("polynomial", 3, 3), ("inverse_sqrt", 0, 4)])
+def test_schedules_that_so_few_steps_do_not_suit_are_refused(name, warmup_steps, steps):
+    with pytest.raises(
+        ValueError, match=f"--schedule {name} does not suit {steps} steps with {warmup_steps} of warm-up"
+    ):
+        optimizers.make_schedule(name, 0.1, warmup_steps, steps)
 
 
 def test_cosine_rises_to_the_peak_and_ends_at_zero():

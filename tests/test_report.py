@@ -8,8 +8,9 @@ import pytest
 from scipy import stats
 
 from notes import MODULES, NOISE, RULE, SIMULATED, machines_text, noise_text
-from tables import cost_sentence, depth_table, interval, opening, power_sentence
-from tests.report_rows import JITTER, SEEDS, rows_of, timed, widths
+from sentences import cost_sentence, opening, power_sentence
+from tables import depth_table, interval
+from tests.report_rows import JITTER, SEEDS, row, rows_of, timed, widths
 from verdicts import WORDS, analyse
 
 
@@ -20,9 +21,9 @@ def test_report_holds_the_rows_numbers(campaign, tmp_path):
     networks, verdicts = table_after(text, "## All networks"), table_after(text, "## Verdicts")
     top1 = np.array([c["top1"] for c in campaign if c["arch"] == "hornet_resnet"])
     base = np.array([c["top1"] for c in campaign if c["arch"] == "resnet" and not c["settings"]])
-    half = stats.t.ppf(0.975, 3) * stats.sem(top1)
+    half, loss = stats.t.ppf(0.975, 3) * stats.sem(top1), f"{row()['curve'][-1]['train_loss']:.2f}"
     assert networks["hornet_resnet"] == [
-        "180,000", "18.0", "600", "1,800", "500", "10.0", f"{top1.mean():.2f} ± {half:.2f}", f"{top1.mean() + 20:.2f}", "5.00", "4",
+        "180,000", "18.0", "600", "1,800", "500", f"{top1.mean():.2f} ± {half:.2f}", f"{top1.mean() + 20:.2f}", "5.00", loss, "4",
     ]  # fmt: skip
     assert set(networks) >= {"resnet", "resnet resnet.width=8", "resnet resnet.width=32"}
     half = stats.t.ppf(0.975, 3) * stats.sem(top1 - base)
@@ -30,7 +31,7 @@ def test_report_holds_the_rows_numbers(campaign, tmp_path):
     ghost = np.array([c["top1"] for c in campaign if c["arch"] == "ghostnet_resnet"])
     assert verdicts["ghostnet_resnet"][1] == f"{stats.ttest_rel(ghost, base).pvalue:.3f}"
     assert verdicts["hornet_resnet"][-1] == "no better than widening"
-    assert RULE in text and NOISE in text and SIMULATED in text
+    assert RULE in text and NOISE in text and SIMULATED in text  # all of it: there are no rows of four seeds
 
 
 def test_all_intervals_share_the_noise(campaign, tmp_path):
@@ -43,7 +44,7 @@ def test_all_intervals_share_the_noise(campaign, tmp_path):
     assert table_after(text, "## Verdicts")["hornet_resnet"][0] == interval(
         noise.estimate((hornet, 1), (baseline, -1)), "+"
     )
-    assert table_after(text, "## All networks")["hornet_resnet"][6] == interval(noise.estimate((hornet, 1)))
+    assert table_after(text, "## All networks")["hornet_resnet"][5] == interval(noise.estimate((hornet, 1)))
     ablation = noise.estimate((nets["eca_resnet eca.kernel_size=9"], 1), (eca, -1))
     cells = table_after(text, "## Ablations of eca_resnet")["eca.kernel_size=9"]
     assert cells[3] == interval(ablation, "+") and cells[-1] == "worse"
@@ -57,7 +58,7 @@ def test_the_answer_is_computed(campaign, tmp_path):
         "After 10 epochs on shapes100 with 4 seeds, 1 of 4 methods helps (points of top-1 over the baseline): ECA +3.00 ± "
     )
     assert (
-        "Of the others, 1 is no better than a wider ResNet by some measure of cost, 1 hurts and 1 shows no evidence either way."
+        "Of the others, 1 does not beat a wider ResNet at every cost, 1 hurts and 1 shows no evidence either way."
         in answer
     )
     assert "- **helps**: ECA +3.00 ± " in text and "- **no evidence**: GhostNet -0.10 ± " in text
@@ -114,8 +115,8 @@ def test_which_test_judged_is_told():
     many = few + [
         content for i in range(6) for content in rows_of("resnet", 60 + i, {"resnet.width": 20 + i}, jitter=i * JITTER)
     ]
-    assert noise_text(analyse(few)).endswith(" The verdicts here use paired t-tests.")
-    assert noise_text(analyse(many)).endswith(" The verdicts here use the moderated noise, except as remarks say.")
+    assert noise_text(analyse(few)).endswith("paired t-tests: of the table below, only the rows of that name apply.")
+    assert noise_text(analyse(many)).endswith(" The verdicts here use robustly moderated noise, except as remarks say.")
 
 
 def test_no_sentence_names_a_dozen_methods(tmp_path):

@@ -1,9 +1,12 @@
 """What is committed in results/: each report is what report.py makes of the rows beside it, and the README shows one."""
 
+import json
 import re
 
 import pytest
 
+from flags import LATER, parse_args
+from runfolder import NOT_THE_RUN, look_at_folder
 from tests.processes import ROOT
 from tests.reports import report  # or skips as it does
 
@@ -20,6 +23,16 @@ def test_a_report_is_what_its_rows_give(folder, tmp_path):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), (
             f"python report.py {folder} changes {path.name}"
         )
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=[folder.relative_to(ROOT).as_posix() for folder in FOLDERS])
+def test_a_table_can_be_continued(folder):
+    """Its rows are of the runs that the same flags ask for today."""
+    defaults = vars(parse_args([]))
+    for path in folder.glob("*/result.json"):
+        row = json.loads(path.read_text())
+        config = {name: (defaults | LATER | row).get(name) for name in {*defaults, "data"} - {*NOT_THE_RUN}}
+        assert look_at_folder(path.parent, config)[0] == row
 
 
 def test_the_readme_shows_what_a_report_says():

@@ -58,7 +58,7 @@ def test_comparison_has_every_method_and_the_widening_curve(tmp_path, monkeypatc
     others |= {"multiscale", "se"}  # which are compared with the classics, and with eca in its ablations
     assert {f"{name}_resnet" for name in set(METHODS) - others} < set(runs), "name it in ALL_METHODS of compare.sh"
     assert {f"resnet:resnet.width={width}" for width in (8, 12, 24, 32)} | {"resnet"} < set(runs)
-    assert len(runs) == len(set(runs)) == 21
+    assert len(runs) == len(set(runs))
     for run in runs:
         build(*with_settings(run))
 
@@ -148,6 +148,17 @@ def test_parts_of_a_run_become_flags():
     )
 
 
+def test_a_program_may_be_given_a_limit():
+    began = time.monotonic()
+    code, _ = children.Children().run([sys.executable, "-c", "import time; time.sleep(60)"], limit_s=0.5)
+    assert code == -signal.SIGTERM and time.monotonic() - began < 30
+
+
+def test_flags_that_the_recipe_completes_are_taken():
+    settings = SETTINGS | {"DATASET": "auto", "RECIPE": "--pretrained"}
+    assert read_settings(settings, ["--freeze", "backbone"]).dataset == "cifar100"
+
+
 def test_home_is_meant_by_a_tilde(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     assert read_settings(SETTINGS | {"OUT": "~/runs"}, []).out == Path("/home/ada/runs")
@@ -194,7 +205,7 @@ def test_speeds_are_of_images_of_the_data_sets_size(comparison):
 def test_speeds_that_cannot_be_measured_do_not_stop_the_training(comparison, capsys):
     comparison.answer.code = 1
     comparison.speeds()
-    assert "could not be measured: training goes on without them" in capsys.readouterr().out
+    assert "could not be measured: going on without them" in capsys.readouterr().out
     comparison.answer.code = 2
     with pytest.raises(SystemExit):
         comparison.speeds()
@@ -423,11 +434,26 @@ def test_line_for_slurm_repeats_what_was_given(script, tmp_path):
     assert ("BEST=1" in line) == (script == "compare.sh")
 
 
-@pytest.mark.parametrize(("nproc", "resources"), [("1", "--array=0-1 --gpus=1"), ("2", "--array=0-5 --gpus=2")])
-def test_line_for_slurm_counts_what_a_task_takes(nproc, resources):
-    """With one GPU all seeds of a network."""
-    settings = {"RUNS": "resnet eca_resnet", "SEEDS": "0 1 2", "NPROC": nproc, "OUT": "nowhere", "PLAN": "1"}
-    assert f" sbatch {resources} --requeue " in run_script("compare.sh", **settings).stdout.splitlines()[-1]
+@pytest.mark.parametrize(
+    ("nproc", "flags", "resources"),
+    [
+        ("1", [], "--array=0-1 --gpus=1"),
+        ("2", [], "--array=0-5 --gpus=2"),
+        ("1", ["--image-size", "224"], "--array=0-5 --gpus=1"),
+    ],
+)
+def test_line_for_slurm_counts_what_a_task_takes(nproc, flags, resources):
+    """With one GPU all seeds of a network of small images. Its runs come one after the other, whatever JOBS is here."""
+    settings = {
+        "RUNS": "resnet eca_resnet",
+        "SEEDS": "0 1 2",
+        "NPROC": nproc,
+        "OUT": "nowhere",
+        "PLAN": "1",
+        "JOBS": "4",
+    }
+    line = run_script("compare.sh", *flags, **settings).stdout.splitlines()[-1]
+    assert f" sbatch {resources} --requeue " in line and "JOBS" not in line
 
 
 @pytest.mark.parametrize("script", ["compare.sh", "ablations.sh"])

@@ -17,13 +17,13 @@ N_REPORTS = 1500
 @pytest.mark.parametrize("n_seeds", [3, 5])
 @pytest.mark.parametrize("noise", ["equal", "one of 7 times", "log-normal"])
 def test_few_reports_hold_a_false_word(noise, n_seeds):
-    false, _, _ = simulate(RULES["this report's"], NOISES[noise], n_seeds, N_REPORTS)
+    false, _, _ = simulate(RULES["robust moderation"], NOISES[noise], n_seeds, N_REPORTS)
     assert false <= 0.06
 
 
 @pytest.mark.parametrize(("n_seeds", "at_least"), [(3, 0.5), (5, 0.8)])
 def test_two_points_are_found(n_seeds, at_least):
-    _, _, (_, two_points, _) = simulate(RULES["this report's"], NOISES["equal"], n_seeds, N_REPORTS)
+    _, _, (_, two_points, _) = simulate(RULES["robust moderation"], NOISES["equal"], n_seeds, N_REPORTS)
     _, _, (_, alone, _) = simulate(RULES["paired t-tests"], NOISES["equal"], n_seeds, N_REPORTS)
     assert two_points >= at_least > alone
 

@@ -166,11 +166,11 @@ def test_tasks_that_see_different_folders_say_so(tasks):
     own = f"--wrap=OUT={tasks.out}/$SLURMD_NODENAME exec bash compare.sh"
     settings = {"STEPS": "3000", "LOOK_AFTER_S": "2"}
     job = tasks.submit("--array=0-1", "--cpus-per-task=3", own, script=None, **settings)
-    wait_until(lambda: all("but without a mark in" in tasks.log(i) for i in (0, 1)))
+    wait_until(lambda: all("which left no mark in" in tasks.log(i) for i in (0, 1)))
     tasks.say("scancel", job)
     wait_until(lambda: is_over(tasks))
     names = {
-        i: re.search(r"Slurm runs (\S+) on (n\d), but without a mark in \S+/(n\d): if", tasks.log(i)).groups()
+        i: re.search(r"Slurm runs (\S+) on (n\d), which left no mark in \S+/(n\d): if", tasks.log(i)).groups()
         for i in (0, 1)
     }
     assert {names[0], names[1]} in (
@@ -199,7 +199,7 @@ def test_time_limit_asks_for_another_turn(tasks):
     job = tasks.submit(
         "--array=0", "--time=1", "--requeue", "--signal=B:TERM@20", SEEDS="0", RUNS="resnet", STEPS="3000"
     )
-    wait_until(lambda: "is over, with runs left: requeued" in tasks.log())
+    wait_until(lambda: "is over, with work left: requeued" in tasks.log())
     assert "is too short" not in tasks.log()
     wait_until(lambda: "PENDING" in tasks.say("squeue", "-h", "-j", job, "-o", "%T"))
     tasks.say("scancel", job)
@@ -246,7 +246,7 @@ def test_numbers_are_those_of_one_process(small, cluster, tmp_path):
 @pytest.mark.parametrize(
     ("progressed", "left", "answer", "asked", "line"),
     [
-        (True, True, "", True, "is over, with runs left: requeued"),
+        (True, True, "", True, "is over, with work left: requeued"),
         (True, True, None, True, "cannot be requeued: submit it with --requeue"),
         (False, True, "", False, "is too short: no run made progress in it; raise --time"),
         (True, False, "", False, ""),

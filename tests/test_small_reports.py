@@ -60,7 +60,7 @@ def test_latencies_have_columns_and_a_caption(tmp_path):
         one |= {"latency_ms": 3.25 + i, "latency_p95_ms": 12.34 if i < 2 else 1234.5}
     content["rows"][1] |= {"exported_latency_ms": 0.9876, "exported_latency_p95_ms": 1.5}
     text = make_costs(content, tmp_path)
-    assert "| train img/s | eval img/s | latency / p95, ms | exported / p95, ms | TFLOP/s |" in text
+    assert "| train img/s | eval img/s | latency, ms: median / p95 | exported, ms: median / p95 | TFLOP/s |" in text
     assert "| resnet | 32 | 275,572 | 40.0 | 42.7 | 3,000 | 9,000 | 3.25 / 12.3 | - | 0.72 | 700 |" in text
     assert "| 1,500 | 4,500 | 4.25 / 12.3 | 0.988 / 1.50 | 0.72 |" in text
     assert "| 1,000 | 3,000 | 5.25 / 1,234 | - |" in text
@@ -75,7 +75,7 @@ def test_networks_without_export_have_one_column_of_latencies(tmp_path):
     content = costs(latency={"trained": "PyTorch on a CPU, 3 threads per process", "exported": None})
     content["rows"][0] |= {"latency_ms": 3.456, "latency_p95_ms": 12.34}
     text = make_costs(content, tmp_path)
-    assert "| eval img/s | latency / p95, ms | TFLOP/s |" in text
+    assert "| eval img/s | latency, ms: median / p95 | TFLOP/s |" in text
     assert "(as trained: PyTorch on a CPU, 3 threads per process)." in text
     assert "atency" not in make_costs(costs(), tmp_path)
     assert "latency" not in (tmp_path / "report" / "costs.csv").read_text()
