@@ -181,10 +181,10 @@ class Board:
         return any(alive is not False for _, alive in locks.look_at_all(claims, self.seen))
 
     def is_reported(self):
-        """Whether the report is complete, and younger than every result."""
+        """Whether the report is complete, and younger than every result and the speeds."""
         files = [self.out / "report" / name for name in LAST_WRITTEN]
         reports = [path.stat().st_mtime for path in files if path.exists()]
-        results = [path.stat().st_mtime for path in self.out.glob("*/result.json")]
+        results = [path.stat().st_mtime for path in (*self.out.glob("*/result.json"), *self.out.glob("cost.json"))]
         return bool(reports) and max(reports) > max(results, default=0.0)
 
     def clear(self):

@@ -172,15 +172,17 @@ def draw_cost(figure, results, cost):
                 colour, marker = LOOKS[result.word]
                 top1 = results.top1(result.net)
                 points.append((result.net.costs[cost] * scale, top1.mean, colour))
-                texts.append(short(result.net))
-                half = 0 if result.noisy else np.nan_to_num(top1.half)
+                is_noisy = result.net.name in result.noisy  # its bar would stretch the axis, so its label says it
+                texts.append(short(result.net) + f" ± {top1.half:.1f}" * is_noisy)
+                half = 0 if is_noisy else np.nan_to_num(top1.half)
+                line += [(points[-1][0], level) for level in np.linspace(top1.mean - half, top1.mean + half, 9)]
                 ax.errorbar(*points[-1][:2], yerr=half, color=colour, marker=marker, markersize=9, linewidth=1)
     ax.margins(0.12, 0.12)
     plain_ticks(ax.xaxis, [p[0] for p in points])
     ax.set_xlabel(f"{unit} (logarithmic)")
-    ax.set_ylabel("top-1, %")
+    ax.set_ylabel("top-1, % (bars: 95% interval)")
     has_widths = any(net.settings and net.can_compare(cost) for curve in results.curves.values() for net in curve)
-    whose = f"plain {next(iter(results.curves))}" if len(results.curves) == 1 else "a plain backbone"
+    whose = next(iter(results.curves)) if len(results.curves) == 1 else "a backbone"
     note_words(ax, results, whose + " at several widths, 95% band" * has_widths)
     place_labels(ax, points, texts, line)
 

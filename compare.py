@@ -48,7 +48,7 @@ class Comparison:
         self.began, self.failures, self.problems = time.monotonic(), [], []
         self.checked, self.facts = None, {}  # the command of check(), and what it said of run and machine
         self.deadline = self.began + 60 * settings.minutes if settings.minutes else float("inf")
-        self.time_is_up = False
+        self.time_is_up = self.has_measured = False
         self.needed_s = 0.0  # seconds that must be left to start a run
         self.steps_before = {}  # of runs that were taken: where they stood
 
@@ -56,8 +56,6 @@ class Comparison:
         """Runs train.py --check on one run, before anything expensive: if possible on an existing one, whose recipe must match.
         Sets self.checked and self.facts."""
         waiting, finished = self.board.overview()
-        if not waiting:
-            return
         saved = [entry for entry in waiting if is_zipfile(self.board.folder(*entry) / "last.pt")]  # nothing cut short
         new = [entry for entry in waiting if not self.board.folder(*entry).exists()]
         run, seed = (finished or saved or new or waiting)[0]
@@ -98,7 +96,7 @@ class Comparison:
 
     def speeds(self):
         """Measures the speeds, unless another process does or has done it, and says how long the rest takes."""
-        s = self.settings
+        s, self.has_measured = self.settings, True
         with suppress(locks.HeldError), locks.Lock(self.board.claims / "speeds"):
             if not self.speeds_are_there():
                 command = [sys.executable, str(HERE / "speed.py"), *map(self.as_trained, s.runs)]
@@ -113,8 +111,8 @@ class Comparison:
                 if code:
                     print("the speeds could not be measured: going on without them", flush=True)
         hours = self.hours()
-        if hours:
-            left = [hours[run] for run, _ in self.board.overview()[0]]
+        left = [hours[run] for run, _ in self.board.overview()[0]] if hours else []
+        if left:
             total = sum(left) / s.jobs
             print(f"{len(left)} runs left, about {total:.1f} hours of training at the measured speeds", flush=True)
 
@@ -338,7 +336,8 @@ def plan(comparison, waiting):
         if name not in ("PLAN", "JOBS")  # a task takes one run after the other
     ]
     script, n_gpus = [os.environ["SCRIPT"], *comparison.settings.user_flags], comparison.settings.nproc
-    size = parse_args(comparison.settings.user_flags).image_size or comparison.facts.get("image_size", 0)
+    size = parse_args(train_flags(comparison.settings, waiting[0][0], ["0"])).image_size
+    size = size or comparison.facts.get("image_size", 0)
     together = n_gpus == 1 and size <= PADDED_UP_TO  # see check(): a task then takes all seeds of a network
     tasks = list(Counter(run for run, _ in waiting).items()) if together else [(run, 1) for run, _ in waiting]
     print(slurm.sbatch_line(given, script, tasks, comparison.hours(), n_gpus))
@@ -382,7 +381,13 @@ def main(flags):
                 if not settings.minutes:  # within MINUTES the runs come first
                     comparison.speeds()
                 comparison.work()
-            if not (settings.out / SPEEDS).exists() and not comparison.board.overview()[0]:
+            if (
+                not comparison.has_measured
+                and not (settings.out / SPEEDS).exists()
+                and not comparison.board.overview()[0]
+            ):
+                if not comparison.facts:
+                    comparison.check()
                 comparison.speeds()
             comparison.finish()
     except BrokenMachineError as error:

@@ -103,7 +103,7 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, kn
             n_bytes = sum(len(images) * 3 * images.size**2 for images in splits.values())
             if n_bytes > room or (
                 is_known and not os.access(folder.parent, os.W_OK)
-            ):  # others' cache: streamed as before
+            ):  # another user's cache: streamed, as before
                 return image_set(*cache.stream(streamed, classes, splits), notes)
             with cache.one_at_a_time(folder) if is_known else nullcontext():  # known only as streamed: no lock is held
                 if not (folder / "meta.json").exists():

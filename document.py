@@ -227,7 +227,7 @@ def superclasses_text(results, chart):
         f"Points of top-1 over the baseline in each superclass of five classes, on these test images. {found.sentence}"
     )
     table = superclass_table(found)
-    shown = [chart or markdown(table)] if table else []
+    shown = [chart or markdown(table) + "\n\nSuperclasses without such a cell are left out."] if table else []
     return "\n\n".join(["### Superclasses", note, *shown])
 
 

@@ -259,7 +259,7 @@ def train_epoch(step, epoch, last_step):
     step.model.train()
     if not all(p.requires_grad for p in state.net.parameters()):
         state.net.eval()  # a frozen backbone keeps its batch statistics and drops nothing
-        for module in state.net.modules():  # while a new head may have a batch norm, which knows none yet
+        for module in state.net.modules():  # but a new head may have a batch norm, which has no statistics yet
             own = list(module.parameters(recurse=False))
             module.training = bool(own) and all(p.requires_grad for p in own)
     in_epoch = state.step - epoch * batches.steps_per_epoch

@@ -216,7 +216,9 @@ def add_recipe(add):
     add("--lr", None, f"peak learning rate {default}", type=float)
     add("--momentum", MOMENTUM, "of SGD (Nesterov), or beta1 of the Adam family")
     add("--weight-decay", None, "of the weights of convolutions and linear layers (default per optimizer)", type=float)
-    add("--schedule", "cosine", "of the learning rate, by transformers' name", choices=SCHEDULES)
+    add(
+        "--schedule", "cosine", "of the learning rate, by transformers' name; polynomial has power 2", choices=SCHEDULES
+    )
     add("--warmup-frac", WARMUP, "part of all steps over which the learning rate rises from 0")
     add("--label-smoothing", 0.0, "share of the target spread over all classes")
     average = (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flags import parse_args
-from noise import ALPHA, FASTER, FEWEST_NETWORKS, FEWEST_SEEDS, NEAR, POWER, not_undercut
+from noise import ALPHA, FASTER, FEWEST_NETWORKS, FEWEST_SEEDS, NEAR, POWER, learned, not_undercut
 from rows import at_chance, epochs_of, family_and_depth, in_list, machine, recipe_of
 
 
@@ -142,10 +142,7 @@ Three seeds say little about the noise of one network, but the networks of a com
 def noise_text(results):
     """NOISE, and which of its two tests the verdicts here come from."""
     tests = {bool(results.noise_of(result.seeds).moderated) for result in results.judged}
-    used = {
-        True: "robustly moderated noise, except as remarks say",
-        False: "paired t-tests: of the table below, only the rows of that name apply",
-    }
+    used = {True: "robustly moderated noise, except as remarks say", False: "paired t-tests"}
     return f"{NOISE} The verdicts here use {used[tests.pop()]}." if len(tests) == 1 else NOISE
 
 
@@ -187,7 +184,7 @@ SIMULATED = """\
 | 8 | log-normal | 5 | robust moderation | 3.9 % | 4.5 % | 5.3 % | 26, 74, 95 % |"""
 
 SIMULATION = f"""\
-The test was chosen by simulation. Each simulated report compares 15 or 7 methods with one baseline; three of them differ from it by 1, 2 and 4 points. The noise over seeds has a standard deviation of 0.65 points for all networks, or seven times that for one of them, or it varies log-normally between them (0.5 is the standard deviation of its logarithm). *False claim* is the share of reports that call a difference significant where there is none or where it has the other sign. The next two columns are of reports in which no method differs: again the share with a false claim, and the share of single 95% intervals that miss 0. The last column says how often each of the three differences is found. Paired t-tests find little with few seeds. Plain moderation finds more, but if one network is far noisier than the others, up to a fifth of its reports make a false claim. Robust moderation stays near the nominal {ALPHA:.0%} for every kind of noise (of differences from the baseline, not from the widening curve). So do its intervals, except that about 8% of them miss if the baseline is by far the noisiest network and has three seeds."""
+The test was chosen by simulation. Each simulated report compares 15 or 7 methods with one baseline; three of them differ from it by 1, 2 and 4 points. The noise over seeds has a standard deviation of 0.65 points for all networks, or seven times that for one of them, or it varies log-normally between them (0.5 is the standard deviation of its logarithm). *False claim* is the share of reports that call a difference significant where there is none or where it has the other sign. The next two columns are of reports in which no method differs: again the share with a false claim, and the share of single 95% intervals that miss 0. The last column says how often each of the three differences is found. Paired t-tests find little with few seeds. Plain moderation finds more, but if one network is far noisier than the others, with three seeds up to a fifth of its reports make a false claim. Robust moderation stays near the nominal {ALPHA:.0%} for every kind of noise (of differences from the baseline, not from the widening curve). So do its intervals, except that about 8% of them miss if the baseline is by far the noisiest network and has three seeds."""
 
 
 def simulation_text(results):
@@ -195,7 +192,10 @@ def simulation_text(results):
     n_seeds = str(max(len(net.seeds) for net in results.nets))
     header, line, *rows = SIMULATED.splitlines()
     shown = [row for row in rows if row.split("|")[3].strip() == n_seeds] or rows
-    return "\n".join([f"{SIMULATION}\n", header, line, *shown])
+    told = f" The table shows reports with {n_seeds} seeds." * (len(shown) < len(rows))
+    if results.judged and not any(results.noise_of(result.seeds).moderated for result in results.judged):
+        told += " The verdicts of this report come from paired t-tests, so only those rows apply to it."
+    return "\n".join([f"{SIMULATION}{told}\n", header, line, *shown])
 
 
 DETECTABLE = f"Holm's correction covers {{judged}} and becomes stricter with each method that is added. *Detectable*: a true difference of this size is found with a probability of {POWER:.0%} at this noise and Holm's strictest level, {ALPHA} / {{m}} (noncentral t)."
@@ -222,7 +222,7 @@ def shared_recipe(results):
 
 
 def have_same_seeds(results):
-    """Whether all that is compared has: methods, baselines and the widths of a curve."""
+    """Whether everything that is compared has the same seeds: methods, baselines and the widths of each curve."""
     compared = [net for net in results.nets if not net.on_curve or net in results.curves.get(net.backbone, ())]
     return len({tuple(sorted(net.seeds)) for net in compared or results.nets}) == 1
 
@@ -249,7 +249,7 @@ def design_table(results):
     if results.own_recipes:
         table[-1][1] += f"; each architecture has its own {in_list(results.own_recipes)}"
     held_out = ", the part held out," * bool(row.get("val_size") and not row.get("folds"))
-    same = "the same for all" if have_same_seeds(results) else "not all of them for every network"
+    same = "the same for all that is compared" if have_same_seeds(results) else "not all of them for every network"
     sets = f"a seed sets the first weights{held_out} and the order and augmentation of the images"
     table.append(["seeds", f"{in_list(seeds)}, {same}: {sets}"])
     table.append(["test set", f"scored {scored}; no epoch or setting is chosen on it"])
@@ -267,7 +267,7 @@ def design_table(results):
             table.append(
                 [
                     "equal cost",
-                    f"{backbone} at widths {widths}: their widening curve shows what the same cost buys without a module",
+                    f"{backbone} at widths {widths}, the widening curve: what the same cost buys without a module",
                 ]
             )
     machines = {machine(each) for net in results.nets for each in net.runs.values()}
@@ -293,7 +293,8 @@ def speed_text(results):
         for name in ("amp", "compile", "batch_size", "device", "torch")
         if name in results.cost_pass and name in results.row
     ]
-    other = [name for name in shared if results.cost_pass[name] != results.row[name]]
+    rows = [row for net in timed for row in net.runs.values()]
+    other = [name for name in shared if any(row.get(name) != results.cost_pass[name] for row in rows)]
     return text + "." + f" Training and the cost pass differ in {in_list(other)}." * bool(other)
 
 
@@ -369,9 +370,9 @@ def left_out_text(results):
             which = f"seed{'s' * (len(lost) > 1)} {in_list(lost)}"
             lines.append(f"{net.name}: not in the widening curve, because it ended at chance with {which}")
     for curve in results.curves.values():
-        timed = [net for net in curve if net.can_compare("training time")]
+        timed = [net for net in curve if net.can_compare("training time") and learned(net, net.seeds)]
         kept = not_undercut(timed, "training time")
-        why = "not in the curve at equal training time, because a wider one takes hardly longer"
+        why = "not in the curve at equal training time, because a wider one takes hardly any longer"
         lines += [f"{net.name}: {why}" for net in timed if net not in kept]
     return lines + results.without_result
 

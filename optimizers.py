@@ -56,7 +56,7 @@ def make_schedule(name, lr, warmup_steps, total_steps):
     extra = {"warmup_stable_decay": {"num_decay_steps": falling}, "polynomial": {"power": 2.0}}.get(name, {})
     if (name == "polynomial" and warmup_steps == total_steps) or (name == "inverse_sqrt" and not warmup_steps):
         raise ValueError(
-            f"--schedule {name} does not suit {total_steps} steps with {warmup_steps} of warm-up: train longer"
+            f"--schedule {name} does not suit {total_steps} steps with {warmup_steps} of warm-up: change --warmup-frac"
         )
     if falling + warmup_steps > total_steps:
         raise ValueError(f"--schedule {name} falls over the last fifth of the steps: --warmup-frac must be 0.8 at most")

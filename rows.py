@@ -115,6 +115,8 @@ def problem_of(row):
     for name, value in percents:
         if not is_number(value, 0, 100):
             return f"{name} must be within 0 and 100, got {value!r}"
+    if not all(is_number(epoch.get("train_loss"), 0) for epoch in curve):
+        return "curve must hold a train_loss of 0 or more for each epoch"
     if row["top5"] < row["top1"]:
         return f"top5 {row['top5']} is below top1 {row['top1']}"
     folds, fold = row.get("folds"), row.get("fold")

@@ -14,8 +14,8 @@ MOST_NAMES = 3  # in a sentence; a list has the others
 UNKNOWN_NOISE = "How much of this is chance is unknown: two runs of the same network also differ, and only more seeds show by how much."
 PHRASES = {  # what is said of one method, and of several
     "no better than widening": (
-        "does not beat a wider ResNet at every cost",
-        "do not beat a wider ResNet at every cost",
+        "is not clearly ahead of a wider ResNet",
+        "are not clearly ahead of a wider ResNet",
     ),
     "better than narrowing": (
         "saves cost and loses less than a narrower ResNet",
@@ -124,16 +124,22 @@ def counted(results):
     return [f"{n} {one if n == 1 else many}" for n, (one, many) in found if n]
 
 
+def detectables(comparisons):
+    """The smallest detectable differences; those of far noisier networks only if there are no others."""
+    known = [result for result in comparisons if not math.isnan(result.detectable)]
+    return [result.detectable for result in known if not result.noisy] or [result.detectable for result in known]
+
+
 def budget_sentence(results):
     """What this budget and these seeds leave open."""
-    sizes = [result.detectable for result in results.judged if not math.isnan(result.detectable)]
+    sizes = detectables(results.judged)
     budget = "longer training may change the order"
     if not sizes:
         return f"{why_unknown(results.judged)}, so the noise is unknown, and {budget}."
-    of = "the median of the comparisons; " if len(sizes) > 1 else ""
+    of = "In the median comparison, a" if len(sizes) > 1 else "A"
     return (
-        f"A true difference of {np.median(sizes):.1f} points had an {POWER:.0%} chance of being found ({of}smaller ones may have "
-        f"gone unnoticed), and {budget}."
+        f"{of} true difference of {np.median(sizes):.1f} points had an {POWER:.0%} chance of being found; smaller ones may have "
+        f"gone unnoticed, and {budget}."
     )
 
 
@@ -173,15 +179,14 @@ def cost_sentence(results):
 
 def power_sentence(comparisons):
     """The differences that these comparisons could find."""
-    smallest = [r.detectable for r in comparisons if not (math.isnan(r.detectable) or r.noisy)] or [
-        r.detectable for r in comparisons if not math.isnan(r.detectable)
-    ]
+    smallest = detectables(comparisons)
     if not smallest:
         return f"{why_unknown(comparisons)}, so it is unknown what these comparisons could find."
+    without = " without a far noisier network" * any(result.noisy for result in comparisons)
     if len(smallest) == 1:
         return f"With these seeds, the comparison has an {POWER:.0%} chance of finding a true difference of {smallest[0]:.1f} points."
     return (
-        f"With these seeds, half of the comparisons have at least an {POWER:.0%} chance of finding a true difference of "
+        f"With these seeds, half of the comparisons{without} have at least an {POWER:.0%} chance of finding a true difference of "
         f"{np.median(smallest):.1f} points ({min(smallest):.1f} to {max(smallest):.1f}, depending on their noise). A smaller one may "
         "have gone unnoticed."
     )
@@ -194,7 +199,7 @@ def verdict_lists(results):
 
 
 def with_reason(result):
-    """A method with its difference, and what it costs besides where a significant one is no plain gain or loss."""
+    """A method with its difference and, if significant but no plain gain or loss, how it compares at equal cost."""
     named = f"{readable(result.net)} {difference(result)}"
     if result.direction and result.word not in ("helps", "unstable") and result.where("above"):
         sides = [

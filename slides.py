@@ -45,6 +45,7 @@ from sentences import (
     ablation_sentence,
     cost_sentence,
     counted,
+    detectables,
     members,
     opening,
     power_sentence,
@@ -135,9 +136,12 @@ def answer_lines(results):
     if not results.judged:
         return opening(results)[:1]
     helps, row = results.by_word("helps"), results.row
-    counts = [phrase.split(" (")[0] for phrase in counted(results)]
+    names = in_list([readable(result.net) for result in helps[:3]] + [f"{len(helps) - 3} more"] * (len(helps) > 3))
+    if len(helps) == 1:
+        names = members(helps)
+    counts = [phrase.split(" (")[0].removesuffix(" either way") for phrase in counted(results)]
     n_judged = len(results.judged)
-    helped = f"{len(helps)} of {n_judged} {'helps' if len(helps) == 1 else 'help'}: {members(helps)}."
+    helped = f"{len(helps)} of {n_judged} {'helps' if len(helps) == 1 else 'help'}: {names}."
     if not helps:
         helped = (
             f"None of the {n_judged} methods is shown to help." if n_judged > 1 else "The method is not shown to help."
@@ -195,7 +199,9 @@ def methods_slide(deck, results):
 
 def fair_lines(results, seeds):
     recipe = "each its own recipe" if results.own_recipes else "one recipe"
-    for_all = "The same seeds for all" if have_same_seeds(results) else "Seeds, not all of them for every network"
+    for_all = (
+        "The same seeds for all compared" if have_same_seeds(results) else "Seeds, not all of them for every network"
+    )
     lines = [f"Same data, same {epochs_of(results.row)}, {recipe}", f"{for_all}: {in_list(seeds)}"]
     if results.has_curve:
         lines.append("Against the ResNet, and against ResNets of equal cost")
@@ -243,10 +249,9 @@ def ablation_notes(results):
 
 def limit_lines(results):
     lines = [f"One dataset, {epochs_of(results.row)}"]
-    sizes = [result.detectable for result in results.judged if not math.isnan(result.detectable)]
-    if sizes:
+    if sizes := detectables(results.judged):
         ends = " to ".join(dict.fromkeys(f"{size:.1f}" for size in (min(sizes), max(sizes))))
-        lines.append(f"Detectable: differences of {ends} points")
+        lines.append(f"Smallest detectable difference: {ends} points")
     lines += [] if results.own_recipes else ["One recipe for all, not each method's own"]
     return [*lines, "Next: longer training, more seeds, a second dataset"]
 

@@ -153,7 +153,7 @@ def ablation_table(arch, comparisons, results):
     for result in default + comparisons:
         rows.append([
             result.net.knobs or "(default)", f"{result.net.costs['parameters']:,}", f"{result.net.costs['MACs'] / 1e6:.1f}",
-            interval(results.top1(result.net)), interval(result.estimate, "+"), p_values(result)[1],
+            interval(results.top1(result.net)), difference(result), p_values(result)[1],
             pm(result.detectable, math.nan), result.change or "-",
         ])  # fmt: skip
     return rows
@@ -200,7 +200,7 @@ def budget_table(conditions):
     table = [["method", *(each.label for each in conditions)]]
     for name in shared_methods(conditions):
         found = [each.methods.get(name) for each in conditions]
-        table.append([name, *(f"{interval(r.estimate, '+')} {r.word}".rstrip() if r else "-" for r in found)])
+        table.append([name, *(f"{difference(r)} {r.word}".rstrip() if r else "-" for r in found)])
     return table
 
 

@@ -182,9 +182,10 @@ class Comparison:
         for name, deviation in self.noisy.items():
             notes.append(
                 f"{name} is far noisier than the other networks (standard deviation over seeds: {deviation:.1f} points; theirs: "
-                f"{self.usual_noise:.1f}) and is judged by its own noise; differences by seed: "
-                f"{', '.join(f'{each:+.1f}' for each in self.differences)}"
+                f"{self.usual_noise:.1f}) and is judged by its own noise"
             )
+        if self.noisy:
+            notes.append(f"differences by seed: {', '.join(f'{each:+.1f}' for each in self.differences)}")
         if self.p < ALPHA <= self.p_holm:
             notes.append(
                 f"{'above' if self.mean > 0 else 'below'} {self.reference.name} if tested alone (p = {self.p:.3f}), but not "
@@ -207,7 +208,7 @@ class Comparison:
         costs, baselines = self.net.costs, self.reference.costs
         saved = [cost for cost, gap in self.gaps.items() if gap.why == OUTSIDE and costs[cost] < baselines[cost]]
         if self.direction < 0 and saved:
-            notes.append(f"whether a narrower backbone of its {in_list(saved)} loses less was not tested")
+            notes.append(f"no backbone as cheap in {in_list(saved)} was trained, so narrowing may lose less")
         return notes
 
 

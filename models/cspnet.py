@@ -10,6 +10,7 @@ CSPDarknet (in CSPResNet-50 both are as wide as the stage).
 """
 
 import math
+from functools import partial
 from typing import Literal
 
 from torch import nn
@@ -61,8 +62,7 @@ class CSPStage(nn.Module):
         if not (0 < ch1 < out_ch and math.isclose(ch1, gamma * out_ch)):
             raise ValueError(f"cspnet.gamma must split {out_ch} channels into two whole numbers, got {gamma}")
 
-        def conv1x1(in_ch, out_ch):
-            return ConvBN(in_ch, out_ch, kernel_size=1)
+        conv1x1 = partial(ConvBN, kernel_size=1)
 
         down_ch = in_ch if place.bottleneck and split == "conv" else out_ch
         self.down = nn.Identity() if (in_ch, stride) == (down_ch, 1) else ConvBN(in_ch, down_ch, stride)
@@ -77,5 +77,5 @@ class CSPStage(nn.Module):
 
     def forward(self, x):
         x = self.down(x)
-        out = self.transition1(self.blocks(self.part2(x)))
-        return self.transition2(concatenate([out, self.part1(x)]))
+        out = self.transition1(self.blocks(self.part2(x)))  # part2 is the paper's x_0'', out its x_T
+        return self.transition2(concatenate([out, self.part1(x)]))  # part1 is x_0', the result x_U

@@ -2,7 +2,7 @@
 
 Wang, Wu, Zhu, Li, Zuo and Hu, "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks", CVPR 2020,
 equations 5, 6 and 12. Slot: attention, after the last norm of the branch and before the add, as in the authors' code.
-The sigmoid is the paper's equation (its Figure 3 listing leaves it out).
+Published with SGD. The sigmoid is the paper's equation (its Figure 3 listing leaves it out).
 """
 
 import math
@@ -16,8 +16,9 @@ from models.ops.layout import mean_of_pixels
 class ECA(nn.Module):
     """Weights each channel by its own mean and those of its neighbours: (B, C, H, W) -> (B, C, H, W).
 
-    kernel_size: channels that each gate reads, odd; 0 takes the paper's size for C channels, |log2(C) / 2 + 1 / 2| made
-    odd, and at least 3: 3 up to 64 channels and 5 from 128 to 1024. Raises ValueError for an even size.
+    kernel_size: channels that each gate reads, odd (k in the paper); 0 takes the paper's size for C channels,
+    |log2(C) / gamma + b / gamma| made odd, with gamma = 2 and b = 1, but at least 3 (ours, for C below 8): 3 up to 64
+    channels and 5 from 128 to 1024. Raises ValueError for an even size.
     """
 
     def __init__(self, ch, *, kernel_size: int = 0):

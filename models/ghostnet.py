@@ -3,9 +3,8 @@
 Han, Wang, Tian, Guo, Xu and Xu, "GhostNet: More Features from Cheap Operations", CVPR 2020, equations 2 and 3, Figure 2.
 Slot: conv, both convolutions of the basic block, as in the paper's Ghost-ResNet-56. Published with SGD.
 
-In a bottleneck only the 3x3 is replaced; the paper's Ghost-ResNet-50 replaces the 1x1 convolutions, too.
-
-The paper numbers the channels by primary (a map, then its ghosts); here all primaries come first, as in the authors' code.
+Departures: in a bottleneck only the 3x3 is replaced; the paper's Ghost-ResNet-50 replaces the 1x1 convolutions, too. The
+paper numbers the channels by primary (a map, then its ghosts); here all primaries come first, as in the authors' code.
 """
 
 import math
@@ -44,7 +43,7 @@ class GhostConv(nn.Module):
             raise ValueError(f"ghostnet.ratio must be from 2 to the {out_ch} channels of the layer, got {ratio}")
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"ghostnet.kernel_size must be odd, got {kernel_size}")
-        n_primary = math.ceil(out_ch / ratio)
+        n_primary = math.ceil(out_ch / ratio)  # m in the paper
         n_ghost = n_primary * (ratio - 1)
         self.n_used = out_ch - n_primary  # of the ghosts; where ratio does not divide out_ch the last ones are dropped
         self.primary = ConvBN(in_ch, n_primary, stride, relu and relu_on != "ghost")

@@ -1,7 +1,7 @@
 """gMLP: a channel MLP whose hidden map is gated by a learned mix of all pixels.
 
 Liu, Dai, So and Le, "Pay Attention to MLPs", NeurIPS 2021, Figure 1, equations 1 to 4 and the ablation of the gate.
-Slot: block. Published with AdamW. The authors gave no code.
+Slot: block. Published with AdamW. The authors' only code is Figure 1's listing.
 
 Departures: the block stands between those of a ResNet, in the third stage, where a map is 64 pixels, and after its
 ReLU; a block at 32x32 would hold a million spatial weights. There is no patch embedding and no norm before the
@@ -71,12 +71,11 @@ class GMLP(ReplacingFamily):
     """gMLP blocks in place of blocks that keep the shape; the others, the stem and the head stay the ResNet's.
 
     stages: those with gMLP blocks, from 1. A map of the third has 64 pixels for a 32x32 image and, after the ImageNet stem,
-    196 for a 224x224 image. first_block: index (from 0) of the first block replaced in a stage: 2 replaces only the last of
-    three. Strided blocks are never replaced. ratio: hidden width in widths of the block.
-    gate: of SpatialGatingUnit, "split" is the paper's and the others its ablation.
-    spatial_std, spatial_bias: initial deviation of W, which nn.Linear by itself would start at 1 / sqrt(3 n) for n
-    pixels, and initial b. Raises ValueError for stages that are not distinct numbers from 1 to 4, a negative index or
-    deviation, a ratio below 1 and an odd width to split.
+    196 for a 224x224 image. first_block: index (from 0) of the first block replaced in a stage: 2 replaces only the last
+    of three. Strided blocks are never replaced. ratio: hidden width in widths of the block (d_ffn / d in the paper). gate:
+    how the map is gated; "split" is the paper's, the others are its ablations. spatial_std, spatial_bias: initial deviation
+    of W, which nn.Linear by itself would start at 1 / sqrt(3 n) for n pixels, and initial b. Raises ValueError for stages
+    that are not distinct numbers from 1 to 4, a negative index or deviation, a ratio below 1 and an odd width to split.
     """
 
     def __init__(

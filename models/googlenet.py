@@ -3,8 +3,8 @@
 Szegedy, Liu, Jia and others, "Going Deeper with Convolutions", CVPR 2015, section 5, Table 1 and Figure 2(b).
 
 Departures, those of weiaicunzai's pytorch-cifar100: three 3x3 convolutions of stride 1 and one pool for a stem, batch
-norm after every convolution, two 3x3 convolutions in place of a 5x5 (Szegedy et al., CVPR 2016), no auxiliary
-classifiers, which batch norm made needless.
+norm after every convolution in place of local response normalization, biases before it except in the stem, two 3x3
+convolutions in place of a 5x5 (Szegedy et al., CVPR 2016), no auxiliary classifiers, which batch norm made needless.
 """
 
 import torch.nn.functional as F
@@ -12,19 +12,19 @@ from torch import nn
 
 from models.ops.layout import concatenate, mean_of_pixels
 
-# Channels of 1x1; of 3x3, reduced to and made; of 5x5, reduced to and made; after the pool. None is a 3x3 pool of stride 2.
+# Rows of Table 1: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj. None is its 3x3 max pool of stride 2.
 INCEPTIONS = (
-    (64, 96, 128, 16, 32, 32),
-    (128, 128, 192, 32, 96, 64),
+    (64, 96, 128, 16, 32, 32),  # 3a
+    (128, 128, 192, 32, 96, 64),  # 3b
     None,
-    (192, 96, 208, 16, 48, 64),
-    (160, 112, 224, 24, 64, 64),
-    (128, 128, 256, 24, 64, 64),
-    (112, 144, 288, 32, 64, 64),
-    (256, 160, 320, 32, 128, 128),
+    (192, 96, 208, 16, 48, 64),  # 4a
+    (160, 112, 224, 24, 64, 64),  # 4b
+    (128, 128, 256, 24, 64, 64),  # 4c
+    (112, 144, 288, 32, 64, 64),  # 4d
+    (256, 160, 320, 32, 128, 128),  # 4e
     None,
-    (256, 160, 320, 32, 128, 128),
-    (384, 192, 384, 48, 128, 128),
+    (256, 160, 320, 32, 128, 128),  # 5a
+    (384, 192, 384, 48, 128, 128),  # 5b
 )
 
 

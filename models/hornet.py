@@ -5,13 +5,14 @@ NeurIPS 2022, section 3 and the authors' code. Slot: block. Published with AdamW
 
 Departures, for 32x32 images and SGD: the stem is a 3x3 convolution of stride 1, as in ConvNeXt's slot (patches are for
 large images); weights start at PyTorch's default rather than at a truncated normal of 0.02; layer scale starts at 1
-rather than at 1e-6; the classifier keeps PyTorch's start; and the gates are multiplied by 3 rather than by 1/3. gnConv of
-order n multiplies n + 1 maps, so small factors vanish: with the paper's start, order 4 leaves 1e-14 of a unit input. Adam
-divides gradients by their size and still learns; SGD does not. With PyTorch's start each layer scales its input by 1 / sqrt(3).
-A gate comes after two such layers, so a factor of 3 gives it unit size. At train.py's learning rate and --clip-norm, SGD can
-diverge from this start: one of three seeds did (results/README.md). (`init=trunc`, `layer_scale=1e-6` and `scale=0.3333` give
-the paper's start, except for the classifier.) With `gate=gf` the gates end in a norm and are not scaled, and
-the filter does not decay; the authors scale those gates by 1/3, too, and let it decay.
+rather than at 1e-6; the classifier keeps PyTorch's start; and the gates are multiplied by 3 rather than by 1/3. gnConv
+of order n multiplies n + 1 maps, so small factors vanish: with the paper's start, order 4 leaves 1e-14 of a unit input.
+Adam divides gradients by their size and still learns; SGD does not. With PyTorch's start each layer scales its input by
+1 / sqrt(3). A gate comes after two such layers, so a factor of 3 gives it unit size. At train.py's learning rate and
+--clip-norm, SGD can diverge from this start: one of three seeds did (results/README.md). (`init=trunc`,
+`layer_scale=1e-6` and `scale=0.3333` give the paper's start, except for the classifier.) With `gate=gf` the gates end
+in a norm and are not scaled, and the filter has no weight decay; the authors scale those gates by 1/3, too, and decay
+the filter.
 """
 
 from functools import partial
@@ -63,10 +64,13 @@ class GlobalLocalFilter(nn.Module):
 
 
 class GnConv(nn.Module):
-    """p_{i+1} = 1x1(p_i) * q_{i+1}, n gates q of growing width from one depthwise layer: (B, C, H, W) -> (B, C, H, W).
+    """p_{k+1} = g_k(p_k) * f_k(q_k) * scale for k = 0 ... n - 1: (B, C, H, W) -> (B, C, H, W).
 
-    order: n; step i has C / 2^(n - 1 - i) channels. gate(ch): the layer, depthwise 7x7 or a GlobalLocalFilter. scale:
-    factor on the gates, 1/3 in the published models. Raises ValueError for an order that C cannot be halved for.
+    g_0 is the identity, the other g_k are 1x1 convolutions that double the channels (`widen`). All f_k are one depthwise layer
+    (`gate`). q_k and p_{k+1} have C / 2^(n - 1 - k) channels.
+
+    order: n. gate(ch): makes that layer, depthwise 7x7 or a GlobalLocalFilter. scale: 1 / alpha in the paper, 1/3 in the
+    published models. Raises ValueError for an order that C cannot be halved for.
     """
 
     def __init__(self, ch, order, gate, scale):
@@ -83,16 +87,19 @@ class GnConv(nn.Module):
         self.proj_out = Pointwise(ch, ch)
 
     def forward(self, x):
-        p, q = self.proj_in(x).split([self.widths[0], sum(self.widths)], dim=1)
-        gates = (self.gate(q) * self.scale).split(self.widths, dim=1)
-        p = p * gates[0]
-        for i, widen in enumerate(self.widen):
-            p = widen(p) * gates[i + 1]
+        p, q = self.proj_in(x).split([self.widths[0], sum(self.widths)], dim=1)  # p_0; q_0 ... q_{n-1} side by side
+        gates = (self.gate(q) * self.scale).split(self.widths, dim=1)  # f_k(q_k) / alpha
+        p = p * gates[0]  # p_1
+        for k, widen in enumerate(self.widen, 1):
+            p = widen(p) * gates[k]  # p_{k+1}
         return self.proj_out(p)
 
 
 class HorNetBlock(nn.Module):
-    """x + scale(gnconv(norm(x))), then x + scale(mlp(norm(x))), four times as wide inside: keeps (B, C, H, W)."""
+    """x = x + scale(gnconv(norm(x))), then x + scale(mlp(norm(x))): (B, C, H, W) -> (B, C, H, W).
+
+    mlp: four times as wide inside.
+    """
 
     def __init__(self, ch, gnconv, attention, drop_path, layer_scale, init):
         super().__init__()
@@ -119,12 +126,12 @@ class HorNetBlock(nn.Module):
 class HorNet(PreNormFamily):
     """gnConv of an order for each stage, stem and downsampling as in ConvNeXt.
 
-    orders: of stage 1, 2, ...; a net of three stages reads three. gate: "dw" is the depthwise convolution, "gf" the
-    GlobalLocalFilter from stage 3 on, as in the paper; it fixes the image size. kernel_size: of the depthwise convolution, odd. scale: on the depthwise gates; the filters
-    are normed, and so of unit size as they are. layer_scale: its initial value, 0 for none. init: "default" is PyTorch's,
-    "trunc" the authors' truncated normal of 0.02. downsample: between stages, "native" as in ConvNeXt, "resnet" the ResNet's
-    strided block. Raises ValueError for an even kernel size, a scale of 0, too few orders and an order that the channels do
-    not allow.
+    orders: of stage 1, 2, ...; a net of three stages reads three. kernel_size: of the depthwise convolution, odd. scale:
+    factor on the depthwise gates; the filters end in a norm and need none. gate: "dw" is the depthwise convolution, "gf"
+    the GlobalLocalFilter from stage 3 on, as in the paper; it fixes the image size. layer_scale: its initial value, 0 for
+    none. init: "default" is PyTorch's, "trunc" the authors' truncated normal of 0.02. downsample: between stages, "native"
+    as in ConvNeXt, "resnet" the ResNet's strided block. Raises ValueError for an even kernel size, a scale of 0, too few
+    orders and an order that the channels do not allow.
     """
 
     def __init__(
@@ -156,15 +163,12 @@ class HorNet(PreNormFamily):
     def block(self, ch, place, attention, drop_path):
         if place.stage > len(self.orders):
             raise ValueError(f"hornet.orders needs an order for stage {place.stage}, got {self.orders}")
-        depthwise = self.gate == "dw" or place.stage < 3
-        make_gate, scale = (
-            (self.make_depthwise, self.scale) if depthwise else (partial(self.make_filter, place=place), 1.0)
-        )
+        if self.gate == "dw" or place.stage < 3:
+            make_gate, scale = partial(Depthwise, kernel_size=self.kernel_size), self.scale
+        else:
+            make_gate, scale = partial(self.make_filter, place=place), 1.0
         gnconv = GnConv(ch, self.orders[place.stage - 1], make_gate, scale)
         return HorNetBlock(ch, gnconv, attention, drop_path, self.layer_scale, self.init)
-
-    def make_depthwise(self, ch):
-        return Depthwise(ch, self.kernel_size)
 
     def make_filter(self, ch, place):
         if ch % 2:

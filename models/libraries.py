@@ -94,7 +94,10 @@ def try_forward(net, image_size):
 
 
 def synchronized(net, arch):
-    """The network with batch norms over all processes. Some of timm's hold an activation, which torch's conversion loses."""
+    """The network with its batch norms computed over all processes.
+
+    Some of timm's contain an activation, which torch's conversion would drop.
+    """
     if arch.startswith("timm:"):
         return import_timm().layers.convert_sync_batchnorm(net)
     return nn.SyncBatchNorm.convert_sync_batchnorm(net)

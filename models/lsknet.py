@@ -79,6 +79,7 @@ class LSK(nn.Module):
 
     def masks(self, parts):
         """(B, n C/2, H, W) -> (B, n, 1, H, W), or (B, n, C/2, 1, 1) of channel selection, in (0, 1)."""
+        # pooled over the channels of (B, n C/2, H, W), or over the pixels of (B, n C/2, H W, 1)
         parts, dim = (parts, 1) if self.selection == "spatial" else (parts.flatten(2)[..., None], 2)
         pooled = []
         if self.pooling != "max":
@@ -89,13 +90,13 @@ class LSK(nn.Module):
         return logits.sigmoid() if self.gate == "sigmoid" else logits.softmax(1)
 
     def forward(self, x):
-        a, parts = x, []
+        u, parts = x, []  # U_0 in the paper
         for kernel, reduce in zip(self.kernels, self.reduce, strict=True):
-            a = kernel(a)
-            parts.append(reduce(a))  # (B, C/2, H, W)
+            u = kernel(u)  # U_i
+            parts.append(reduce(u))  # U_i with a tilde, (B, C/2, H, W)
         if self.squeeze is not None:
-            masks = self.masks(torch.cat(parts, 1)).unbind(1)
-            parts = [part * masks[i] for i, part in enumerate(parts)]
+            masks = self.masks(torch.cat(parts, 1)).unbind(1)  # SA_i, n of (B, 1, H, W) or (B, C/2, 1, 1)
+            parts = [part * masks[i] for i, part in enumerate(parts)]  # torch.fx cannot loop over masks
         mixed, *rest = parts
         for part in rest:  # a sum over a stacked dimension would return contiguous maps for channels-last ones
             mixed = mixed + part

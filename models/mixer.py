@@ -57,9 +57,9 @@ class Mixer(ReplacingFamily):
 
     stages: those with Mixer blocks, from 1. A map of the third has 64 pixels for a 32x32 image and, after the ImageNet
     stem, 196 for a 224x224 image. first_block: index (from 0) of the first block replaced in a stage: 2 replaces only the
-    last of three. Strided blocks are never replaced. token_hidden, channel_hidden: hidden widths of
-    the two MLPs; 0 takes the paper's: half of the block's channels, and four times as many. Raises ValueError for stages that
-    are not distinct numbers from 1 to 4 and for a negative index or width.
+    last of three. Strided blocks are never replaced. token_hidden, channel_hidden: hidden widths of the two MLPs (D_S and
+    D_C in the paper); 0 takes the paper's, C / 2 and 4 C in a block of C channels. Raises ValueError for stages that are
+    not distinct numbers from 1 to 4 and for a negative index or width.
     """
 
     def __init__(

@@ -4,11 +4,12 @@ Szegedy, Liu, Jia and others, "Going Deeper with Convolutions", CVPR 2015, secti
 "MixConv: Mixed Depthwise Convolutional Kernels", BMVC 2019, section 3.1; Gao, Cheng, Zhao, Zhang, Yang and Torr,
 "Res2Net: A New Multi-scale Backbone Architecture", IEEE TPAMI 2021, equation 1. Slot: conv. Published with SGD.
 
-Departures: kernels side by side are reduced to just that, with one norm after their concatenation. Res2Net's cascade is
-made for bottlenecks, whose 1x1 convolutions mix its groups, and keeps the width. So in a basic block it takes the place
-of the first convolution, and the second mixes; a convolution that changes the width stays. As in the authors' code
-the last group is the one without a kernel, where the paper has the first. Their code leaves out the cascade in the
-first block of each stage, here it goes by the stride.
+Departures: of an Inception module only the kernels are kept, without its 1x1 reductions and its pooling, and one norm
+follows their concatenation; MixConv's kernels get a 1x1 convolution after them. Res2Net's cascade is made for
+bottlenecks, whose 1x1 convolutions mix its groups, and keeps the width. So in a basic block it takes the place of the
+first convolution, and the second mixes; a convolution that changes the width stays. As in the authors' code the last
+group is the one without a kernel, where the paper has the first. Their code leaves out the sums x_i + y_{i-1} in the
+first block of each stage, here only strided blocks do.
 """
 
 from typing import Literal
@@ -67,7 +68,7 @@ class MixedDepthwise(nn.Module):
         self.mix = nn.Conv2d(in_ch, out_ch, 1, bias=False)
 
     def forward(self, x):
-        parts = x.split(self.parts, dim=1)
+        parts = x.split(self.parts, dim=1)  # read by index, as torch.fx cannot loop over them
         return self.mix(concatenate([conv(parts[i]) for i, conv in enumerate(self.convs)]))
 
 
@@ -87,10 +88,11 @@ class Cascade(nn.Module):
 
     def forward(self, x):
         groups = x.chunk(len(self.convs) + 1, dim=1)
-        out = []
+        out = []  # y_1, y_2, ...
         for i, conv in enumerate(self.convs):
-            cascades = out and self.stride == 1
-            out.append(conv(groups[i] + out[-1] if cascades else groups[i]))
+            adds_last = i > 0 and self.stride == 1
+            group = groups[i] + out[-1] if adds_last else groups[i]
+            out.append(conv(group))
         last = groups[len(self.convs)]
         if self.stride > 1:
             last = F.avg_pool2d(last, 3, self.stride, padding=1)
@@ -130,4 +132,4 @@ class MultiScaleConv(nn.Sequential):
             super().__init__(Cascade(in_ch, stride, scales))
         else:
             super().__init__(ConvBN(in_ch, out_ch, stride, relu))
-            self.is_plain = True
+            self.is_plain = True  # so that build() refuses a network in which the method changed nothing

@@ -39,7 +39,7 @@ class ProductPool(nn.Module):
     def forward(self, x):
         x = self.expand(x)  # (B, features or 2 features, H, W)
         if self.form == "product":
-            u, v = x.chunk(2, dim=1)
+            u, v = x.chunk(2, dim=1)  # BN(u_k . x_p) and BN(v_k . x_p), each (B, features, H, W)
             x = u * v
         elif self.form == "square":
             x = x * x

@@ -55,13 +55,13 @@ class SplitAttention(nn.Module):
         if self.training:
             x = of_several(x)
         B = x.shape[0]
-        splits = self.splits(x).chunk(R, 1)  # R of (B, C, H, W)
+        splits = self.splits(x).chunk(R, 1)  # R of (B, C, H, W); read by index, as torch.fx cannot loop over them
         pooled = sum(mean_of_pixels(splits[r]) for r in range(R))  # (B, C)
         logits = self.gate(pooled[:, :, None, None]).view(B, K, R, -1)  # (B, K, R, C / K): the gate's groups come first
         weights = logits.softmax(2) if R > 1 else logits.sigmoid()  # on a GPU, autocast's softmax is in float32
         weights = weights.transpose(1, 2).reshape(B, R, -1, 1, 1).to(splits[0].dtype).unbind(1)  # R of (B, C, 1, 1)
         out = weights[0] * splits[0]
-        for r in range(1, R):  # stacked and summed they would be float32
+        for r in range(1, R):  # one by one, because autocast's sum over a stacked dimension would be float32
             out = torch.addcmul(out, weights[r], splits[r])
         return out
 
@@ -100,7 +100,7 @@ class ResNeStConv(nn.Sequential):
             )
         if position != "both" and position != ("conv1" if relu else "conv2"):
             super().__init__(ConvBN(in_ch, out_ch, stride, relu))
-            self.is_plain = True
+            self.is_plain = True  # so that build() refuses a network in which the method changed nothing
             return
         groups = max(radix, 1) * cardinality
         if in_ch % groups or out_ch % cardinality:

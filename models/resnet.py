@@ -53,6 +53,7 @@ class ConvBN(nn.Sequential):
 
 @leaf
 def drop_path(x, rate):
+    """Zero for each sample with probability `rate`, x / (1 - rate) for the others: keeps the shape."""
     keep = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(1 - rate)
     return x * keep.div_(1 - rate)
 
@@ -171,6 +172,8 @@ class BlockFamily:
     """What fills the block slot. This one keeps the ResNet's own stem and blocks; a method overrides what it changes.
 
     `basic(in_ch, out_ch, stride, drop_path)` makes the ResNet's own block with its conv and attention slots filled.
+    `attention(ch)` makes what fills the attention slot, or an identity; a method's block ends the branch that mixes pixels with
+    it, before layer scale. drop_path: the block's rate, for a DropPath at the end of each branch.
     narrow: the blocks expand inside, so from depth 50 the stages have a quarter of the channels of bottleneck stages.
     """
 
@@ -258,6 +261,7 @@ class StagedNet(nn.Module):
         if bottleneck:
             widths = [4 * width for width in widths]
 
+        # on the CPU even under torch.device("meta"), whose tensors have no values to read
         drop_paths = torch.linspace(0, drop_path, sum(depths), device="cpu").split(depths)
         in_ch, size = stem_ch, -(-image_size // stem_stride)
         self.stem = family.stem(3, stem_ch, stem_stride)

@@ -13,8 +13,10 @@ from models.ops.layout import mean_of_pixels
 class SE(nn.Module):
     """Weights each channel by a small network of all channel means: (B, C, H, W) -> (B, C, H, W).
 
-    reduction: how many times narrower than C the hidden layer is (r in the paper); one unit is left of fewer channels.
-    Raises ValueError for less than 1.
+    reduction: how many times narrower than C the hidden layer is (r in the paper); it keeps at least one unit. Raises
+    ValueError for less than 1.
+
+    `squeeze` and `excite` are the paper's W_1 and W_2; what it calls the squeeze is the mean before them.
     """
 
     def __init__(self, ch, *, reduction: int = 16):
@@ -25,5 +27,6 @@ class SE(nn.Module):
         self.squeeze, self.excite = nn.Linear(ch, hidden), nn.Linear(hidden, ch)
 
     def forward(self, x):
-        gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(mean_of_pixels(x)))))  # (B, C)
-        return x * gate[:, :, None, None]
+        z = mean_of_pixels(x)  # (B, C), equation 2
+        s = torch.sigmoid(self.excite(torch.relu(self.squeeze(z))))  # (B, C), equation 3
+        return x * s[:, :, None, None]  # equation 4

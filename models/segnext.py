@@ -63,12 +63,12 @@ class MSCA(nn.Module):
         self.mix = Pointwise(ch, ch) if pointwise else nn.Identity()
         if init == "identity":
             nn.init.zeros_(self.mix.weight)
-            nn.init.constant_(self.mix.bias, float(self.multiplies))
+            nn.init.constant_(self.mix.bias, 1.0 if self.multiplies else 0.0)  # x * 1 or x + 0
 
     def forward(self, x):
-        att = local = self.local(x)
+        att = local = self.local(x)  # Scale_0, the identity on DW-Conv(F); x is the paper's F
         for branch in self.branches:
-            att = att + branch(local)
+            att = att + branch(local)  # Scale_1 ... Scale_3
         att = self.mix(att)
         return x * att if self.multiplies else x + att
 

@@ -24,7 +24,10 @@ Init = Literal["normal", "default"]
 
 
 def initialized(module, init):
-    """The module, its convolutions drawn as the authors do for "normal": N(0, 2 / fan_out) with fan_out per group."""
+    """The module, its convolutions drawn as the authors do for "normal": N(0, 2 / fan_out) with fan_out per group.
+
+    ConvNeXt's and HorNet's own draw is `initialized` in models/prenorm.py.
+    """
     if init == "normal":
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d):
@@ -46,7 +49,10 @@ class AttentionUnit(nn.Module):
 
 
 class VANBlock(nn.Module):
-    """x + scale(unit(norm(x))), then x + scale(mlp(norm(x))), mlp = 1x1, depthwise 3x3, GELU, 1x1: keeps (B, C, H, W)."""
+    """x = x + scale(unit(norm(x))), then x + scale(mlp(norm(x))): (B, C, H, W) -> (B, C, H, W).
+
+    mlp: 1x1, depthwise 3x3, GELU, 1x1.
+    """
 
     def __init__(self, ch, gate, attention, drop_path, expansion, layer_scale, init):
         super().__init__()

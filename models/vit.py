@@ -106,6 +106,7 @@ class ViT(nn.Module):
         self.patch_embed = PatchEmbed(width, patch)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + (image_size // patch) ** 2, width))  # the class token's first
+        # on the CPU even under torch.device("meta"), whose tensors have no values to read
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         self.blocks = nn.Sequential(*[Block(width, heads, rate) for rate in rates])
         self.norm = nn.LayerNorm(width, eps=1e-6)

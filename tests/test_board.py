@@ -99,6 +99,42 @@ def comparison_of(tmp_path, monkeypatch):
     return made
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "is_refused"), [("JOB_GPUS", "0", True), ("GPUS", "0", False), ("GPUS", "1", True)]
+)
+def test_a_job_that_lost_its_gpu_does_not_train_on_the_cpu(name, value, is_refused, tmp_path, monkeypatch, capsys):
+    """SLURM_JOB_GPUS numbers them, SLURM_GPUS counts them."""
+    made = comparison_of(tmp_path, monkeypatch)
+    facts = {"steps": 1, "batch_size": 1, "gpus": 0, "image_size": 32}
+    made.children.run = lambda *_, **__: (0, json.dumps(facts))
+    monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    refused = pytest.raises(SystemExit, match="1") if is_refused else nullcontext()
+    with refused:
+        made.check()
+    assert ("Slurm gave this job a GPU" in capsys.readouterr().err) == is_refused
+
+
+def test_a_check_that_was_killed_ends_as_shells_say_it(tmp_path, monkeypatch):
+    made = comparison_of(tmp_path, monkeypatch)
+    made.children.run = lambda *_, **__: (-9, "")
+    with pytest.raises(SystemExit, match="137"):
+        made.check()
+
+
+def test_a_report_that_was_stopped_is_work_that_is_left(tmp_path, monkeypatch):
+    made, asked = comparison_of(tmp_path, monkeypatch), []
+    for entry in made.board.overview()[0]:
+        made.board.folder(*entry).mkdir(parents=True)
+        (made.board.folder(*entry) / "result.json").write_text("{}")
+    made.children.stopped_by = signal.SIGTERM
+    monkeypatch.setattr(compare_py.slurm, "job", lambda: "7")
+    monkeypatch.setattr(compare_py.slurm, "requeue_if_out_of_time", lambda *args: asked.append(args))
+    with pytest.raises(SystemExit, match="143"):
+        made.leave_if_stopped()
+    assert asked == [(False, True)]
+
+
 def test_half_a_report_is_none(tmp_path):
     board = Board(tmp_path, ["resnet"], ["0"], str, str)
     (tmp_path / "resnet-seed0").mkdir()

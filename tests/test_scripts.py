@@ -157,11 +157,16 @@ def test_a_program_may_be_given_a_limit():
 def test_flags_that_the_recipe_completes_are_taken():
     settings = SETTINGS | {"DATASET": "auto", "RECIPE": "--pretrained"}
     assert read_settings(settings, ["--freeze", "backbone"]).dataset == "cifar100"
+    settings |= {"RECIPE": "--freeze backbone", "RUNS": "vit:--pretrained"}
+    assert read_settings(settings, []).dataset == "cifar100"
 
 
-def test_home_is_meant_by_a_tilde(monkeypatch):
+def test_home_is_meant_by_a_tilde(monkeypatch, capsys):
     monkeypatch.setenv("HOME", "/home/ada")
     assert read_settings(SETTINGS | {"OUT": "~/runs"}, []).out == Path("/home/ada/runs")
+    with pytest.raises(SystemExit):
+        read_settings(SETTINGS | {"TUNED": "~/search"}, [])
+    assert "TUNED: no runs in /home/ada/search" in capsys.readouterr().err
 
 
 def test_a_runs_own_flags_count_for_more_than_a_tuned_recipe():

@@ -53,7 +53,7 @@ def test_what_the_talk_says(made):
     slides = dict(slide_texts(folder / "report" / "slides.pptx"))
     assert slides["Which module is worth adding?"][0].split("\n") == [
         "1 of 5 helps: ECA +3.00 ± 0.16.",
-        "1 does not beat a wider ResNet at every cost, 1 hurts, 2 show no evidence either way.",
+        "1 is not clearly ahead of a wider ResNet, 1 hurts, 2 show no evidence.",
         "After 10 epochs; longer training may change the order.",
     ]
     assert slides["What helped and what did not"] == [
@@ -61,7 +61,7 @@ def test_what_the_talk_says(made):
     ]  # fmt: skip
     assert slides["Limits and future work"][0].split("\n") == [
         "One dataset, 10 epochs",
-        "Detectable: differences of 0.3 to 0.7 points",
+        "Smallest detectable difference: 0.3 points",
         "One recipe for all, not each method's own",
         "Next: longer training, more seeds, a second dataset",
     ]
