@@ -2,8 +2,8 @@
 
 Settings come from the environment (settings.py), flags go on to train.py. All state is in OUT, so that any number of these
 processes, on whatever machines, may work at one comparison: each takes the next run that is not finished and that nobody
-holds (board.py). Exit codes: 0 if nothing is left to take or MINUTES are over, 1 if a run failed or this machine is broken, 2 for a user's mistake, and
-128 plus the signal's number.
+holds (board.py). Exit codes: 0 if nothing is left to take or MINUTES are over, 1 if a run failed or this machine is broken,
+2 for a user's mistake, and 128 plus the signal's number.
 """
 
 import json

@@ -69,12 +69,12 @@ def refuse(message, code=2, program="train.py"):
 
 
 @contextmanager
-def mistakes_refused():
+def mistakes_refused(program="train.py"):
     """Turns a ValueError, which says what the user got wrong, into refuse()."""
     try:
         yield
     except ValueError as error:
-        refuse(error)
+        refuse(error, program=program)
 
 
 @contextmanager

@@ -346,6 +346,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.export.suffix not in SUFFIXES:
         refuse(f"--export takes a file that ends in {' or '.join(SUFFIXES)}, got {args.export}")
+    machine.keep_to_cores()
     try:
         print(export_run(args.run, args.export))
     except (OSError, ValueError) as error:

@@ -5,6 +5,7 @@ control groups, /proc or glibc.
 """
 
 import ctypes
+import errno
 import gc
 import math
 import os
@@ -57,7 +58,8 @@ def cpu_name(cpuinfo):
     """
     first, _, _ = cpuinfo.partition("\n\n")
     known = dict(re.findall(r"^(.+?)\s*: (.+)$", first, re.MULTILINE))
-    numbers = [f"{name.removeprefix('cpu ')} {known[name]}" for name in ("cpu family", "model") if name in known]
+    parts = ("cpu family", "model", "CPU implementer", "CPU part")  # the last two are ARM's, which gives no name
+    numbers = [f"{name.removeprefix('cpu ').removeprefix('CPU ')} {known[name]}" for name in parts if name in known]
     return " ".join([known.get("model name", "CPU"), *numbers])
 
 
@@ -73,8 +75,9 @@ def keep_freed_memory():
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (AttributeError, OSError):
         return
-    for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-        mallopt(parameter, 2**31 - 1)
+    if not mallopt(M_MMAP_THRESHOLD, 2**31 - 1):  # glibc up to 2.34 takes at most 32 MiB,
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # and the next call alone would keep blocks from 128 kB on out of the heap
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def empty_caches():
@@ -92,11 +95,9 @@ def peak_memory_mb(device):
         import torch
 
         return torch.cuda.max_memory_allocated(device) / 2**20
-    status = PROC / "self" / "status"
-    if status.exists():  # ru_maxrss begins, in a child process, with what its parent had
-        return (
-            next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**10
-        )
+    peak = re.search(r"^VmHWM:\s*(\d+) kB$", text_of(PROC / "self" / "status"), re.MULTILINE)  # gVisor has none
+    if peak:  # ru_maxrss begins, in a child process, with what its parent had
+        return int(peak[1]) / 2**10
     if resource:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     import psutil  # which comes with accelerate
@@ -199,5 +200,10 @@ def sync_folder(folder):
         directory = os.open(folder, os.O_RDONLY)
     except PermissionError:
         return
-    os.fsync(directory)
-    os.close(directory)
+    try:
+        os.fsync(directory)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of disks that sync no folders, such as VirtualBox's
+            raise
+    finally:
+        os.close(directory)

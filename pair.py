@@ -19,6 +19,7 @@ import torch
 import data
 import flags
 import hub
+import machine
 from rows import settings_of
 
 N_SHOWN = 10  # images on which the two differ most
@@ -103,11 +104,14 @@ def main(argv=None):
     for run in runs:
         if not ((run / "result.json").exists() and (run / "model").is_dir()):
             refuse(f"{run} is not a finished run that kept its weights: it needs result.json and model/")
+    out = args.out or (args.runs[0] if len(args.runs) == 1 else args.runs[0].parent) / "pair.npz"
+    if out.suffix != ".npz" or not out.parent.is_dir():
+        refuse(f"--out takes a file that ends in .npz, in a folder that exists, got {out}")
+    machine.keep_to_cores()
     try:
         arrays = score(runs, args.data_dir, args.cache_dir)
     except ValueError as error:
-        refuse(" ".join(str(error).split()))
-    out = args.out or (args.runs[0] if len(args.runs) == 1 else args.runs[0].parent) / "pair.npz"
+        refuse(error)
     np.savez_compressed(out, **arrays)
     print(f"written: {out}; {runs[0].name} and {runs[1].name} on {len(arrays['targets'])} test images")
 

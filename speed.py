@@ -177,7 +177,10 @@ def key_of(arch, settings, image_size):
 
 def read(file, expected):
     """The rows of a file by their key_of, if they were measured under the conditions expected; else none."""
-    content = json.loads(file.read_text()) if file.exists() else {}
+    try:
+        content = json.loads(file.read_text()) if file.exists() else {}
+    except ValueError:
+        raise ValueError(f"{file} is damaged: delete it") from None
     if {name: value for name, value in content.items() if name not in ("rows", "latency")} != expected:
         return {}
     return {key_of(row["arch"], row["settings"], row.get("image_size")): row for row in content["rows"]}
@@ -207,6 +210,10 @@ def write_costs(file, runs, image_sizes, how):
     """Measures each run by itself at each size, unless the file has that; saved one by one, for they take long."""
     about = conditions(*how)
     rows = read(file, about)
+    if file.exists() and not rows:
+        kept = file.with_name(f"{file.stem}-{int(file.stat().st_mtime)}{file.suffix}")
+        print(f"{file} was measured under other conditions: it is {kept.name} now", flush=True)
+        file.rename(kept)
     if rows:  # then it may say where latencies were measured, too
         about = {name: value for name, value in json.loads(file.read_text()).items() if name != "rows"}
     for image_size in image_sizes:
@@ -252,7 +259,7 @@ def main():
     recipe = parse_args(flags)  # which refuses what it does not know
     machine.keep_to_cores()  # as train.py does
     how = recipe.batch_size, recipe.amp, recipe.compile, recipe.accumulate
-    with mistakes_refused():
+    with mistakes_refused("speed.py"):
         runs = [parse_run(run) for run in args.runs]
     distinct = list({key_of(*run, None): run for run in runs}.values())
     if args.costs and recipe.image_size:
@@ -260,12 +267,13 @@ def main():
     if args.out and args.image_sizes != [32]:
         parser.error("--image-sizes is read with --costs; --out takes --image-size")
     if args.out:
-        with mistakes_refused():
+        with mistakes_refused("speed.py"):
             write_speeds(args.out, distinct, recipe.image_size or 32, how)
             write_latencies(args.out, [recipe.image_size or 32], recipe.amp)
     elif args.costs:
-        write_costs(args.costs, distinct, args.image_sizes, how)
-        write_latencies(args.costs, args.image_sizes, recipe.amp)
+        with mistakes_refused("speed.py"):
+            write_costs(args.costs, distinct, args.image_sizes, how)
+            write_latencies(args.costs, args.image_sizes, recipe.amp)
     else:
         parser.error("give --out or --costs FILE")
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import data
+import machine
 from tests.report_rows import campaign  # noqa: F401 -- a fixture
 from tests.runs import write_photos
 
@@ -50,3 +51,8 @@ def small(photos, tmp_path):
 def both_ways(photos, tmp_path):
     """One image folder, resized to 12 pixels: in memory and streamed."""
     return [data.load("folder", photos, 12, tmp_path / "cache", room) for room in (1e9, 0)]
+
+
+def pytest_xdist_auto_num_workers(config):
+    """A worker for each core that this process may use: xdist by itself counts those of the machine."""
+    return None if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") else machine.cores()

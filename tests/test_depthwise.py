@@ -84,3 +84,10 @@ def test_maps_are_put_together_again():
     assert parts.shape == (18, 3, 3, 4)
     assert torch.equal(parts[2 * 5][:, :2, :3], x[0, :, 1::3, 2::3])  # the first sample, from row 1 and column 2
     assert torch.equal(put_together(parts, 3, 7, 10), x)
+
+
+def test_double_precision_stays_double():
+    """In wide kernels, too, which compute in float32 what is narrower."""
+    net = Depthwise(4, 17).double()
+    x = torch.randn(2, 4, 19, 20, dtype=torch.float64)
+    torch.testing.assert_close(net(x), nn.Conv2d.forward(net, x), rtol=0, atol=1e-12)

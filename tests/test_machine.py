@@ -1,5 +1,6 @@
 """machine.py: what it finds of control groups, in both versions, and what it does where a system lacks something."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import machine
+from tests import conftest
 
 GIB = 2**30
 
@@ -142,6 +144,60 @@ def test_peak_memory_is_in_units_of_1024_kb(tmp_path, monkeypatch):
     (tmp_path / "self" / "status").write_text("VmPeak:\t   9216 kB\nVmHWM:\t   3072 kB\nVmRSS:\t   2048 kB\n")
     monkeypatch.setattr(machine, "PROC", tmp_path)
     assert machine.peak_memory_mb(torch.device("cpu")) == 3
+
+
+def test_peak_memory_where_proc_does_not_tell(tmp_path, monkeypatch):
+    """In a gVisor sandbox."""
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "status").write_text("VmRSS:\t   2048 kB\n")
+    monkeypatch.setattr(machine, "PROC", tmp_path)
+    assert machine.peak_memory_mb(torch.device("cpu")) > 0
+
+
+def test_old_glibc_keeps_blocks_of_32_mb(monkeypatch):
+    """It refuses larger ones, and a threshold for trimming alone would keep none."""
+    taken = []
+
+    def mallopt(parameter, value):
+        accepted = parameter != machine.M_MMAP_THRESHOLD or value <= 2**25
+        taken.extend([(parameter, value)] * accepted)
+        return int(accepted)
+
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
+    machine.keep_freed_memory()
+    assert taken == [(machine.M_MMAP_THRESHOLD, 2**25), (machine.M_TRIM_THRESHOLD, 2**31 - 1)]
+
+
+def test_disks_that_sync_no_folders_are_taken(tmp_path, monkeypatch):
+    def refuse(code):
+        def fsync(_):
+            raise OSError(code, "no")
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    refuse(errno.EINVAL)
+    machine.sync_folder(tmp_path)
+    refuse(errno.EIO)
+    with pytest.raises(OSError, match="no"):
+        machine.sync_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        ("model name\t: A CPU\ncpu family\t: 25\nmodel\t\t: 17\n\nmodel name\t: B\n", "A CPU family 25 model 17"),
+        ("processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n", "CPU implementer 0x41 part 0xd40"),
+        ("", "CPU"),
+    ],
+)
+def test_name_of_a_processor(cpuinfo, name):
+    assert machine.cpu_name(cpuinfo) == name
+
+
+def test_tests_have_a_worker_for_each_core_they_may_use(monkeypatch):
+    monkeypatch.setattr(machine, "cores", lambda: 3)
+    monkeypatch.delenv("PYTEST_XDIST_AUTO_NUM_WORKERS", raising=False)
+    assert conftest.pytest_xdist_auto_num_workers(None) == 3
 
 
 def test_peak_memory_grows_with_what_is_taken():

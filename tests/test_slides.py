@@ -61,7 +61,7 @@ def test_what_the_talk_says(made):
     ]  # fmt: skip
     assert slides["Limits and future work"][0].split("\n") == [
         "One dataset, 10 epochs",
-        "Smallest detectable difference: 0.3 points",
+        "Smallest detectable difference: 0.3 to 0.7 points",
         "One recipe for all, not each method's own",
         "Next: longer training, more seeds, a second dataset",
     ]

@@ -108,7 +108,7 @@ def test_a_network_that_takes_no_such_images_is_refused_by_the_cost_pass(tmp_pat
     with pytest.raises(SystemExit) as exit:
         speed.main()
     assert exit.value.code == 2
-    assert capsys.readouterr().err.startswith("train.py: ")
+    assert capsys.readouterr().err.startswith("speed.py: ")
 
 
 def test_flags_of_a_run_leave_its_speed_alone():
@@ -130,6 +130,21 @@ def test_mistyped_flag_of_the_cost_pass_is_refused(flags, message, tmp_path, cap
         speed.main()
     assert exit.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_costs_of_other_conditions_are_kept_beside(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "costs.json"
+    monkeypatch.setattr(speed, "cost_row", lambda run, *_: {"arch": run[0], "settings": run[1], "problem": "none"})
+    speed.write_costs(file, [TINY], [16], HOW)
+    first = file.read_text()
+    speed.write_costs(file, [TINY], [16], (8, *HOW[1:]))
+    (kept,) = set(tmp_path.glob("*.json")) - {file}
+    assert kept.read_text() == first and json.loads(file.read_text())["batch_size"] == 8
+    file.write_text("{")
+    monkeypatch.setattr("sys.argv", ["speed.py", "resnet", "--costs", str(file)])
+    with pytest.raises(SystemExit):
+        speed.main()
+    assert capsys.readouterr().err == f"speed.py: {file} is damaged: delete it\n"
 
 
 def test_costs_of_networks_alone(tmp_path, capsys):

@@ -119,7 +119,7 @@ def on_cpu(x, weight, bias, stride, dilation):
     kernel_size = weight.shape[2:]
     wide = min(kernel_size) > 1 and max(kernel_size) >= WIDE
     slow = dtype == torch.bfloat16 and not bfloat16.is_native()
-    computed = torch.float32 if wide or slow else dtype
+    computed = torch.promote_types(dtype, torch.float32) if wide or slow else dtype
     with torch.autocast("cpu", enabled=False):
         bias = None if bias is None else bias.to(dtype).to(computed)
         return fast_form(x.to(dtype).to(computed), weight.to(dtype).to(computed), bias, stride, dilation).to(dtype)
