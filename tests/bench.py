@@ -424,6 +424,7 @@ def main():
     device = torch.device("cpu")
     torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, False
     machine.keep_freed_memory()
+    machine.keep_to_cores()
     amp = engine.amp_dtype("auto", device)
     n_steps = 4
     result = {"device": machine.device_name(device), "torch": str(torch.__version__)}

@@ -121,7 +121,10 @@ def test_folds_that_are_no_partition_are_refused(rows, message, tmp_path, capsys
         ({"n_train": 17000}, "a mixture of budgets or data: n_train is 18000 in"),
         ({"arch": "resnet", "seed": 1, "new_flag": 1}, "two recipes for resnet: new_flag is None in"),
         ({"classes": 9, "per_class_top1": [50.0] * 9}, "a mixture of budgets or data: classes is 10 in"),
-        ({"curve": [{"epoch": 0, "top1": 40.0}]}, "a mixture of budgets or data: epochs in the curve is 2 in"),
+        (
+            {"curve": [{"epoch": 0, "top1": 40.0, "train_loss": 3.0}]},
+            "a mixture of budgets or data: epochs in the curve is 2 in",
+        ),
         ({"status": "running"}, "its status is 'running', not 'finished'"),
         ({"top1": math.nan}, "NaN is not a measurement"),
         ({"loss": math.inf}, "Infinity is not a measurement"),
