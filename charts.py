@@ -180,7 +180,8 @@ def draw_cost(figure, results, cost):
     ax.margins(0.12, 0.12)
     plain_ticks(ax.xaxis, [p[0] for p in points])
     ax.set_xlabel(f"{unit} (logarithmic)")
-    ax.set_ylabel("top-1, % (bars: 95% interval)")
+    has_bars = any(results.top1(result.net).half > 0 for result in results.stable)
+    ax.set_ylabel("top-1, %" + " (bars: 95% interval)" * has_bars)
     has_widths = any(net.settings and net.can_compare(cost) for curve in results.curves.values() for net in curve)
     whose = next(iter(results.curves)) if len(results.curves) == 1 else "a backbone"
     note_words(ax, results, whose + " at several widths, 95% band" * has_widths)

@@ -100,7 +100,9 @@ class Comparison:
         with suppress(locks.HeldError), locks.Lock(self.board.claims / "speeds"):
             if not self.speeds_are_there():
                 command = [sys.executable, str(HERE / "speed.py"), *map(self.as_trained, s.runs)]
-                command += ["--out", str(s.out / SPEEDS), *s.recipe, *s.user_flags]
+                completing = ("--pretrained", "--init-from", "--fold", "--folds")  # what flags of all runs may ask for
+                own = [flag for flag in parts_of(s.runs[0])[2] if flag.split("=")[0] in completing]
+                command += ["--out", str(s.out / SPEEDS), *s.recipe, *own, *s.user_flags]
                 if self.facts:
                     command += ["--image-size", str(self.facts["image_size"])]
                 left = self.deadline - time.monotonic()
@@ -115,6 +117,25 @@ class Comparison:
         if left:
             total = sum(left) / s.jobs
             print(f"{len(left)} runs left, about {total:.1f} hours of training at the measured speeds", flush=True)
+
+    def lacks_speeds(self):
+        """Whether nothing is left to train, but for runs that failed, and there is time for a network that has no speed yet."""
+        waiting, _ = self.board.overview()
+        if self.has_measured or time.monotonic() > self.deadline or not all(self.board.has_failed(*e) for e in waiting):
+            return False
+        file = self.settings.out / SPEEDS
+        networks = {run: parts_of(self.as_trained(run))[:2] for run in self.settings.runs}
+        return not (file.exists() and hours_of(networks, json.loads(file.read_text())["rows"], 1))
+
+    def try_speeds(self):
+        """Measures the speeds after the training, whose report must not wait for data or a machine that are no longer there."""
+        try:
+            if not self.facts:
+                self.check()
+            self.speeds()
+        except SystemExit:
+            self.leave_if_stopped()
+            print("the speeds were not measured, because one run could not be prepared here", flush=True)
 
     def as_trained(self, run):
         """A run with the knobs that TUNED adds, which may change its speed."""
@@ -372,7 +393,8 @@ def main(flags):
         return plan(comparison, waiting)
     if waiting and any(find_spec(name) is None for name in ("matplotlib", "pptx", "scipy")):
         print(
-            "the report will need more packages: pip install -r requirements-report.txt; training goes on", flush=True
+            "the report needs more packages (pip install -r requirements-report.txt); training starts without them",
+            flush=True,
         )
     try:
         with Task(comparison.board.claims):
@@ -381,14 +403,8 @@ def main(flags):
                 if not settings.minutes:  # within MINUTES the runs come first
                     comparison.speeds()
                 comparison.work()
-            if (
-                not comparison.has_measured
-                and not (settings.out / SPEEDS).exists()
-                and not comparison.board.overview()[0]
-            ):
-                if not comparison.facts:
-                    comparison.check()
-                comparison.speeds()
+            if comparison.lacks_speeds():
+                comparison.try_speeds()
             comparison.finish()
     except BrokenMachineError as error:
         refuse("; ".join([str(error), *(f"failed: {run}" for run in comparison.failures)]), code=1)

@@ -24,8 +24,8 @@
 # that holds runs of another recipe is refused. Several of these commands, on any machines that see the folder, may share one
 # OUT: each takes the next run that nobody holds. A failed run is reported at the end (exit code 1) and does not stop the
 # others. PLAN=1 only lists what would be trained. ARCHS and WIDTHS replace parts of the methods' list: the backbones of ARCHS
-# are its baselines, and are also trained at WIDTHS ("24 32 12 8" for resnet, none for others). BEST: how many
-# recipes of each architecture PRESET=tuning trains with all seeds (2). RUNS replaces any list: it names architectures, each with its knobs and flags
+# are its baselines, and are also trained at WIDTHS ("24 32 12 8" for resnet, none for others). BEST (default
+# 2): how many of each architecture's recipes PRESET=tuning trains with all seeds. RUNS replaces any list: it names architectures, each with its knobs and flags
 # after colons, such as RUNS="resnet eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone". RECIPE replaces a preset's
 # flags for all runs; what TUNED found, a run's own flags and yours count for more. compare.py does the work. A setting given as NAME= is empty; leave it out for the default.
 [ -n "${BASH_VERSION-}" ] || { echo "$0: start it with bash" >&2 && exit 2; }

@@ -75,8 +75,10 @@ def keep_freed_memory():
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (AttributeError, OSError):
         return
-    if not mallopt(M_MMAP_THRESHOLD, 2**31 - 1):  # glibc up to 2.34 takes at most 32 MiB,
-        mallopt(M_MMAP_THRESHOLD, 2**25)  # and the next call alone would keep blocks from 128 kB on out of the heap
+    if not mallopt(M_MMAP_THRESHOLD, 2**31 - 1):  # glibc up to 2.34 takes at most 32 MiB;
+        mallopt(
+            M_MMAP_THRESHOLD, 2**25
+        )  # without this, the next call would leave blocks of 128 kB or more out of the heap
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 

@@ -115,7 +115,15 @@ def others_sentence(results):
         if sum(result.word != "helps" for result in results.judged) == 1:
             return f"The other {phrases[0].removeprefix('1 ')}."
         return f"Of the others, {in_list(phrases)}."
-    return f"{'All ' * (len(phrases) == 1 < len(results.judged))}{in_list(phrases)}."
+    return all_of_one_word(phrases[0], len(results.judged)) if len(phrases) == 1 else f"{in_list(phrases)}."
+
+
+def all_of_one_word(phrase, n):
+    """'All 3 hurt.'; 'None of the 3 is ahead.', where "all are not" could mean that some are."""
+    negated = phrase.removeprefix(f"{n} are not ").replace("wider ResNets", "a wider ResNet")
+    if negated != phrase:
+        return f"None of the {n} is {negated}."
+    return f"{'All ' * (n > 1)}{phrase}."
 
 
 def counted(results):
@@ -182,11 +190,14 @@ def power_sentence(comparisons):
     smallest = detectables(comparisons)
     if not smallest:
         return f"{why_unknown(comparisons)}, so it is unknown what these comparisons could find."
-    without = " without a far noisier network" * any(result.noisy for result in comparisons)
+    n_known = sum(not math.isnan(result.detectable) for result in comparisons)
+    quiet = "without an unusually noisy network" if len(smallest) < n_known else ""
     if len(smallest) == 1:
-        return f"With these seeds, the comparison has an {POWER:.0%} chance of finding a true difference of {smallest[0]:.1f} points."
+        which = f"the one comparison {quiet}" if quiet else "the comparison"
+        return f"With these seeds, {which} has an {POWER:.0%} chance of finding a true difference of {smallest[0]:.1f} points."
+    which = f"of the comparisons {quiet}, half" if quiet else "half of the comparisons"
     return (
-        f"With these seeds, half of the comparisons{without} have at least an {POWER:.0%} chance of finding a true difference of "
+        f"With these seeds, {which} have at least an {POWER:.0%} chance of finding a true difference of "
         f"{np.median(smallest):.1f} points ({min(smallest):.1f} to {max(smallest):.1f}, depending on their noise). A smaller one may "
         "have gone unnoticed."
     )

@@ -70,13 +70,10 @@ def read_settings(environ, user_flags):
     numbers = {name: number(name, environ[name]) for name in ("EPOCHS", "NPROC", "JOBS")}
     minutes = number("MINUTES", environ["MINUTES"], float, 0)
     runs, recipe = list(dict.fromkeys(runs)), environ["RECIPE"].split()
-    dataset = (
-        parse_args(recipe + parts_of(runs[0])[2] + user_flags).dataset
-        if environ["DATASET"] == "auto"
-        else environ["DATASET"]
-    )
+    asked = [*recipe, *parts_of(runs[0])[2], *user_flags]
+    dataset = parse_args(asked).dataset if environ["DATASET"] == "auto" else environ["DATASET"]
     best = number("BEST", environ.get("BEST", "0"), int, 0)
-    if (best or "--recipes" in environ.get("REPORT", "")) and parse_args(recipe + user_flags).val_size == 0:
+    if (best or "--recipes" in environ.get("REPORT", "")) and parse_args(asked).val_size == 0:
         refuse("--val-size 0 leaves nothing to choose a recipe on: leave it out")
     try:
         folder = os.path.expanduser(environ.get("TUNED", ""))  # shells leave ~ in quotes as it is

@@ -43,6 +43,7 @@ from notes import (
 from rows import COSTS, epochs_of, family_and_depth, in_list
 from sentences import (
     ablation_sentence,
+    all_of_one_word,
     cost_sentence,
     counted,
     detectables,
@@ -146,7 +147,9 @@ def answer_lines(results):
         helped = (
             f"None of the {n_judged} methods is shown to help." if n_judged > 1 else "The method is not shown to help."
         )
-    rest = [f"{'All ' * (len(counts) == 1 < n_judged and not helps)}{', '.join(counts)}."] if counts else []
+    rest = [f"{', '.join(counts)}."] if counts else []
+    if len(counts) == 1 and not helps:
+        rest = [all_of_one_word(counts[0], n_judged)]
     return [helped, *rest, f"After {epochs_of(row)}; longer training may change the order."]
 
 
@@ -200,7 +203,7 @@ def methods_slide(deck, results):
 def fair_lines(results, seeds):
     recipe = "each its own recipe" if results.own_recipes else "one recipe"
     for_all = (
-        "The same seeds for all compared" if have_same_seeds(results) else "Seeds, not all of them for every network"
+        "Same seeds for everything compared" if have_same_seeds(results) else "Seeds, not all of them for every network"
     )
     lines = [f"Same data, same {epochs_of(results.row)}, {recipe}", f"{for_all}: {in_list(seeds)}"]
     if results.has_curve:

@@ -212,7 +212,7 @@ def write_costs(file, runs, image_sizes, how):
     rows = read(file, about)
     if file.exists() and not rows:
         kept = file.with_name(f"{file.stem}-{int(file.stat().st_mtime)}{file.suffix}")
-        print(f"{file} was measured under other conditions: it is {kept.name} now", flush=True)
+        print(f"{file} was measured under other conditions, so it was renamed to {kept.name}", flush=True)
         file.rename(kept)
     if rows:  # then it may say where latencies were measured, too
         about = {name: value for name, value in json.loads(file.read_text()).items() if name != "rows"}

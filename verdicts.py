@@ -208,7 +208,9 @@ class Comparison:
         costs, baselines = self.net.costs, self.reference.costs
         saved = [cost for cost, gap in self.gaps.items() if gap.why == OUTSIDE and costs[cost] < baselines[cost]]
         if self.direction < 0 and saved:
-            notes.append(f"no backbone as cheap in {in_list(saved)} was trained, so narrowing may lose less")
+            notes.append(
+                f"the widening curve has no backbone as cheap in {in_list(saved)}: a narrower one might lose less"
+            )
         return notes
 
 

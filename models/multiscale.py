@@ -9,7 +9,7 @@ follows their concatenation; MixConv's kernels get a 1x1 convolution after them.
 bottlenecks, whose 1x1 convolutions mix its groups, and keeps the width. So in a basic block it takes the place of the
 first convolution, and the second mixes; a convolution that changes the width stays. As in the authors' code the last
 group is the one without a kernel, where the paper has the first. Their code leaves out the sums x_i + y_{i-1} in the
-first block of each stage, here only strided blocks do.
+first block of each stage; here only strided blocks leave them out.
 """
 
 from typing import Literal

@@ -172,8 +172,8 @@ class BlockFamily:
     """What fills the block slot. This one keeps the ResNet's own stem and blocks; a method overrides what it changes.
 
     `basic(in_ch, out_ch, stride, drop_path)` makes the ResNet's own block with its conv and attention slots filled.
-    `attention(ch)` makes what fills the attention slot, or an identity; a method's block ends the branch that mixes pixels with
-    it, before layer scale. drop_path: the block's rate, for a DropPath at the end of each branch.
+    `attention(ch)` makes what fills the attention slot, or an identity; a method's block puts it at the end of the branch
+    that mixes pixels, before layer scale. drop_path: the block's rate, for a DropPath at the end of each branch.
     narrow: the blocks expand inside, so from depth 50 the stages have a quarter of the channels of bottleneck stages.
     """
 

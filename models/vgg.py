@@ -1,8 +1,8 @@
 """VGG-16 and VGG-19 with batch norm.
 
 Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015, Table 1, columns
-D and E. Batch norm (Ioffe and Szegedy 2015) lets them train from random weights, where the paper starts the deep ones from
-a shallower net's; convolutions keep their biases, as in torchvision.
+D and E. Batch norm (Ioffe and Szegedy 2015) lets them train from random weights; the paper initializes the deep ones
+with the weights of a shallower network. Convolutions keep their biases, as in torchvision.
 
 Departures: the head takes the mean over the pixels that are left, one of a 32x32 image, and is a single layer by default.
 """

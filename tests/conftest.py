@@ -53,6 +53,7 @@ def both_ways(photos, tmp_path):
     return [data.load("folder", photos, 12, tmp_path / "cache", room) for room in (1e9, 0)]
 
 
+@pytest.hookimpl(optionalhook=True)  # xdist may be left out: -p no:xdist
 def pytest_xdist_auto_num_workers(config):
-    """A worker for each core that this process may use: xdist by itself counts those of the machine."""
+    """A worker for each core that this process may use: by default xdist counts all of the machine's."""
     return None if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") else machine.cores()

@@ -135,6 +135,35 @@ def test_a_report_that_was_stopped_is_work_that_is_left(tmp_path, monkeypatch):
     assert asked == [(False, True)]
 
 
+def test_a_finished_comparison_is_reported_where_its_speeds_cannot_be_measured(compare, tmp_path):
+    """Its data may be elsewhere by now: --check fails."""
+    with compare(SEEDS="0") as running:
+        ended(running)
+    report = tmp_path / "out" / "report" / "report.md"
+    report.unlink()
+    with compare(SEEDS="0", BROKEN="1") as running:
+        assert "the speeds were not measured, because one run could not be prepared here" in ended(running)
+    assert report.exists()
+
+
+def test_speeds_are_measured_beside_a_run_that_failed(tmp_path, monkeypatch):
+    made = comparison_of(tmp_path, monkeypatch)
+    made.board.claims.mkdir(parents=True)
+    assert not made.lacks_speeds()
+    for run, seed in list(made.board.left)[1:]:
+        made.board.folder(run, seed).mkdir(parents=True)
+        (made.board.folder(run, seed) / "result.json").write_text("{}")
+    lost = next(iter(made.board.left))
+    made.board.note_failure(lost[0], [lost[1]])
+    made.board.passed.add(lost)
+    assert made.lacks_speeds()
+    rows = [{"arch": arch, "settings": {}, "train_imgs_per_s": 1.0} for arch in ("resnet", "eca_resnet")]
+    (made.settings.out / "cost.json").write_text(json.dumps({"rows": rows[:1]}))
+    assert made.lacks_speeds()
+    (made.settings.out / "cost.json").write_text(json.dumps({"rows": rows}))
+    assert not made.lacks_speeds()
+
+
 def test_half_a_report_is_none(tmp_path):
     board = Board(tmp_path, ["resnet"], ["0"], str, str)
     (tmp_path / "resnet-seed0").mkdir()

@@ -157,7 +157,7 @@ def test_a_program_may_be_given_a_limit():
 def test_flags_that_the_recipe_completes_are_taken():
     settings = SETTINGS | {"DATASET": "auto", "RECIPE": "--pretrained"}
     assert read_settings(settings, ["--freeze", "backbone"]).dataset == "cifar100"
-    settings |= {"RECIPE": "--freeze backbone", "RUNS": "vit:--pretrained"}
+    settings |= {"RECIPE": "--freeze backbone", "RUNS": "vit:--pretrained", "BEST": "2"}
     assert read_settings(settings, []).dataset == "cifar100"
 
 

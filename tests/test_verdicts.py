@@ -249,7 +249,9 @@ def test_good_seeds_on_both_sides_of_chances_limit_are_one_outcome():
 def test_a_loss_that_no_narrower_width_was_trained_for_says_so():
     rows = widths() + rows_of("ghostnet_resnet", 50, params=30_000, macs=10_000_000, speed=1000.0, jitter=-JITTER)
     (result,) = analyse(rows, timed(rows)).methods
-    assert result.remark.endswith("no backbone as cheap in parameters was trained, so narrowing may lose less")
+    assert result.remark.endswith(
+        "the widening curve has no backbone as cheap in parameters: a narrower one might lose less"
+    )
 
 
 def test_a_width_that_saves_no_time_is_told_to_be_left_out():
