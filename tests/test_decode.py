@@ -198,7 +198,7 @@ def test_images_are_found_by_their_names(tmp_path):
     found, left_out = image_files(tmp_path)
     assert sorted(os.path.relpath(file, tmp_path) for file in found) == images
     assert left_out_in_words("D", left_out) == (
-        "left out of D: 3 names that begin with a dot and 2 files that are no images by their names"
+        "left out of D: 3 names that begin with a dot and 2 files without an image's suffix"
     )
     assert left_out_in_words("D", image_files(tmp_path / "below" / "deeper")[1]) is None
 

@@ -61,7 +61,7 @@ def test_run_starts_from_another_one(command, published_weights, tmp_path, capsy
     assert not published_weights
 
     for flags, message in (
-        (["--set", "resnet.depth=8", *start], "give the same --arch and --set"),
+        (["--set", "resnet.depth=8", *start], "give --set resnet.width=4"),
         ([*SMALL, "--init-from", "nowhere"], "nowhere: no such run, model folder or checkpoint"),
     ):
         with pytest.raises(SystemExit) as exit:
