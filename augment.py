@@ -72,9 +72,8 @@ class TrainBatches:
         # the partner of the batch's i-th image is its i-th from the end, whichever process holds that one
         ranks = dict.fromkeys([self.rank, self.world_size - 1 - self.rank] if self.mixes else [self.rank])
         steps = torch.arange(self.steps_per_epoch)[:, None] * self.batch_size
-        positions = steps + torch.cat(
-            [torch.arange(self.n_local) + rank * self.n_local for rank in ranks]
-        )  # (steps, b or 2 b)
+        slices = [torch.arange(self.n_local) + rank * self.n_local for rank in ranks]
+        positions = steps + torch.cat(slices)  # (steps, b or 2 b)
         draws = {name: values[positions] for name, values in self.draw(epoch).items()}
         if self.device.type == "cuda":
             draws = {name: values.pin_memory() for name, values in draws.items()}

@@ -128,7 +128,7 @@ class Comparison:
         return not (file.exists() and hours_of(networks, json.loads(file.read_text())["rows"], 1))
 
     def try_speeds(self):
-        """Measures the speeds after the training, whose report must not wait for data or a machine that are no longer there."""
+        """Measures the speeds after the training. Data or a machine that are gone by then must not keep the report back."""
         try:
             if not self.facts:
                 self.check()

@@ -65,8 +65,8 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, kn
     data_dir: for cifar100 and cifar10 a folder of train-*.parquet and test-*.parquet in the hub's columns, or of the original
     archive; for folder a directory with train/<class>/ and test/<class>/, and perhaps val/<class>/. image_size: resize and
     centre-crop to that many pixels; without it all images must be squares of one size. room: bytes that decoded images may
-    take; a larger set is streamed. known_classes: the names that a trained network knows; then only the test images of a folder are
-    read, and numbered by them. Raises ValueError, in one line, for whatever is missing or unfit.
+    take; a larger set is streamed. known_classes: the names that a trained network knows; then only the test images of a
+    folder are read, and numbered by them. Raises ValueError, in one line, for whatever is missing or unfit.
     """
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}: choose from {', '.join(DATASETS)}")
@@ -101,9 +101,8 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, kn
         check_splits(splits, classes)
         try:
             n_bytes = sum(len(images) * 3 * images.size**2 for images in splits.values())
-            if n_bytes > room or (
-                is_known and not os.access(folder.parent, os.W_OK)
-            ):  # another user's cache: streamed, as before
+            is_others = is_known and not os.access(folder.parent, os.W_OK)  # another user's cache: streamed, as before
+            if n_bytes > room or is_others:
                 return image_set(*cache.stream(streamed, classes, splits), notes)
             with cache.one_at_a_time(folder) if is_known else nullcontext():  # known only as streamed: no lock is held
                 if not (folder / "meta.json").exists():

@@ -109,11 +109,8 @@ def save(model, folder, recipe, result):
         model.save_pretrained(folder)
     except SafetensorError as error:  # its name for a full disk
         raise OSError(f"cannot write {folder}/model.safetensors ({error})") from None
-    for path in (
-        folder / "config.json",
-        folder / "model.safetensors",
-    ):  # result.json, which says that the run is finished, is written after this
-        with open(path, "rb+") as file:
+    for name in ("config.json", "model.safetensors"):  # before result.json says that the run is finished
+        with open(folder / name, "rb+") as file:
             os.fsync(file.fileno())
     machine.sync_folder(folder)
 
@@ -190,9 +187,8 @@ def from_folder(folder):
     try:
         config = json.loads((folder / "config.json").read_text())
         weights = load_file(folder / "model.safetensors")
-        with safe_open(
-            folder / "model.safetensors", "pt"
-        ) as file:  # a tensor of several names is saved under one of them
+        # a tensor of several names is saved under one of them, and the metadata names the others
+        with safe_open(folder / "model.safetensors", "pt") as file:
             weights |= {name: weights[kept] for name, kept in (file.metadata() or {}).items() if kept in weights}
         model = Classifier(**config)
         put(model.net, {name.removeprefix("net."): value for name, value in weights.items()})

@@ -75,10 +75,9 @@ def keep_freed_memory():
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (AttributeError, OSError):
         return
-    if not mallopt(M_MMAP_THRESHOLD, 2**31 - 1):  # glibc up to 2.34 takes at most 32 MiB;
-        mallopt(
-            M_MMAP_THRESHOLD, 2**25
-        )  # without this, the next call would leave blocks of 128 kB or more out of the heap
+    # glibc up to 2.34 takes at most 32 MiB; with none taken, the last call would leave blocks of 128 kB or more out of the heap
+    if not mallopt(M_MMAP_THRESHOLD, 2**31 - 1):
+        mallopt(M_MMAP_THRESHOLD, 2**25)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 

@@ -264,12 +264,8 @@ def design_table(results):
                           f"{baseline.costs['MACs'] / 1e6:.1f} million MACs per image; top-1 "
                           f"{results.top1(baseline).mean:.2f} %"])  # fmt: skip
         if len(curve) > 1:
-            table.append(
-                [
-                    "equal cost",
-                    f"{backbone} at widths {widths}, the widening curve: what the same cost buys without a module",
-                ]
-            )
+            curve_of = f"{backbone} at widths {widths}, the widening curve"
+            table.append(["equal cost", f"{curve_of}: what the same cost buys without a module"])
     machines = {machine(each) for net in results.nets for each in net.runs.values()}
     table.append(
         ["machines", next(iter(machines)) if len(machines) == 1 else f"{len(machines)} kinds, listed at the end"]

@@ -52,9 +52,8 @@ class Processes:
             try:
                 ended["value"] = call()
             except (OSError, ValueError) as error:
-                ended["problem"] = (
-                    str(error) or type(error).__name__
-                )  # said after the others have been told, or they would wait
+                # said after the others have been told, or they would wait
+                ended["problem"] = str(error) or type(error).__name__
             except BaseException as error:
                 ended["failure"] = error
 

@@ -120,7 +120,7 @@ def others_sentence(results):
 
 def all_of_one_word(phrase, n):
     """'All 3 hurt.'; 'None of the 3 is ahead.', where "all are not" could mean that some are."""
-    negated = phrase.removeprefix(f"{n} are not ").replace("wider ResNets", "a wider ResNet")
+    negated = phrase.removeprefix(f"{n} are not ")
     if negated != phrase:
         return f"None of the {n} is {negated}."
     return f"{'All ' * (n > 1)}{phrase}."

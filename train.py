@@ -28,8 +28,8 @@ def train_all(runs, together):
     """Trains the runs, side by side if `together`, else one after the other.
 
     A run that fails, or that another process holds, does not stop the others; an interruption or a mistake in the flags does,
-    and so does a failure that one of several processes may have met alone.
-    If any run did not finish, the program ends with the largest exit code; that of a held run counts least.
+    and so does a failure that one of several processes may have met alone. If any run did not finish, the program ends with the
+    largest exit code; that of a held run counts least.
     """
     import engine
     import machine
