@@ -174,6 +174,9 @@ def test_half_a_report_is_none(tmp_path):
     assert not board.is_reported()
     (tmp_path / "report" / "slides.pptx").touch()
     assert board.is_reported()
+    (tmp_path / "cost.json").touch()
+    os.utime(tmp_path / "report" / "slides.pptx", (2, 2))  # from before the speeds were measured
+    assert not board.is_reported()
 
 
 def test_a_node_that_broke_leaves_the_runs_to_the_others(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
+import charts
 import report
 from budgets import read_conditions
 from charts import (
@@ -74,6 +75,29 @@ def test_costs_are_drawn_with_their_top1(campaign):
     assert np.allclose(curve.get_xydata(), [(50, 56), (100, 60), (200, 64)])
     marks = {tuple(line.get_xydata()[0].round(2)) for line in others}
     assert marks == {(100, 63), (180, 61), (100, 59.9), (100, 55), (100, 62.05)}
+
+
+def test_a_bar_that_would_stretch_the_axis_is_in_its_label(campaign):
+    results = analyse(campaign, timed(campaign))
+    noisy = next(result for result in results.methods if result.net.arch == "hornet_resnet")
+    noisy.noisy = {"hornet_resnet": 9.0}
+    next(result for result in results.methods if result.net.arch == "eca_resnet").noisy = {"resnet": 9.0}
+    ax = drawn(draw_cost, results, "parameters")
+    half = results.top1(noisy.net).half
+    assert f"hornet ± {half:.1f}" in {label.get_text() for label in ax.texts}
+    lengths = {line.get_xdata()[0]: np.ptp(bars.get_segments()[0][:, 1]) for line, _, (bars,) in ax.containers}
+    assert lengths[180] == 0 and lengths[100] > 0
+
+
+def test_labels_know_of_the_bars(campaign, monkeypatch):
+    known = []
+    monkeypatch.setattr(charts, "place_labels", lambda ax, points, texts, line: known.extend(line))
+    results = analyse(campaign, timed(campaign))
+    drawn(draw_cost, results, "parameters")
+    (hornet,) = [result.net for result in results.methods if result.net.arch == "hornet_resnet"]
+    top1 = results.top1(hornet)
+    ends = [level for x, level in known if x == pytest.approx(180)]
+    assert (min(ends), max(ends)) == pytest.approx((top1.mean - top1.half, top1.mean + top1.half))
 
 
 def test_budgets_are_drawn_each_with_its_differences(tmp_path):

@@ -136,8 +136,19 @@ def trained(photos, tmp_path_factory):
     return root / "runs", data_flags
 
 
-def test_a_pair_of_runs_is_scored_as_the_runs_were(trained, tmp_path):
+@pytest.mark.parametrize("out", ["pair", "nowhere/pair.npz"])
+def test_a_file_that_cannot_be_written_is_refused_before_the_scoring(out, trained, tmp_path, monkeypatch, capsys):
     runs, data_flags = trained
+    monkeypatch.setattr(pair, "score", None)
+    with pytest.raises(SystemExit):
+        pair.main([str(runs / "eca_resnet"), str(runs / "resnet"), *data_flags, "--out", str(tmp_path / out)])
+    assert "--out takes a file that ends in .npz, in a folder that exists, got" in capsys.readouterr().err
+
+
+def test_a_pair_of_runs_is_scored_as_the_runs_were(trained, tmp_path, monkeypatch):
+    runs, data_flags = trained
+    kept = []
+    monkeypatch.setattr(pair.machine, "keep_to_cores", lambda: kept.append(True))
     pair.main([str(runs / "eca_resnet"), str(runs / "resnet"), *data_flags, "--out", str(tmp_path / "pair.npz")])
     with np.load(tmp_path / "pair.npz") as found:
         top1 = 100 * (found["probabilities"].argmax(-1) == found["targets"]).mean(-1)
@@ -147,6 +158,7 @@ def test_a_pair_of_runs_is_scored_as_the_runs_were(trained, tmp_path):
         gap = np.abs(true[0] - true[1])
         assert gap[found["shown"]].min() >= np.delete(gap, found["shown"]).max() - 1e-3
     assert top1 == pytest.approx([result_of(runs / name)["top1"] for name in ("eca_resnet", "resnet")], abs=0.01)
+    assert kept
 
 
 def test_test_images_of_another_set_are_refused(trained, photos, tmp_path, capsys):

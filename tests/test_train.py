@@ -11,6 +11,7 @@ import torch
 import checkpoints
 from flags import parse_args
 from predict import score_only
+from processes import Processes
 from tests.runs import result_of, run
 
 # ----------------------------------------------------------------------------------------------- real data, and a GPU
@@ -100,6 +101,17 @@ def test_network_is_scored_on_a_folder_of_test_images_alone(command, photos, tmp
     run("--eval-only", trained, *flags)
     per_class = result_of(tmp_path / "runs" / "run")["per_class_top1"][1:]
     assert f"on 15 test images of folder: top-1 {sum(per_class) / 3:.2f} %" in capsys.readouterr().out
+
+
+def test_an_error_without_words_is_named(capsys):
+    def fail():
+        raise OSError
+
+    team = Processes(parse_args([]))
+    for ask in (team.one_first, team.first_decides):
+        with pytest.raises(SystemExit):
+            ask(fail)
+        assert capsys.readouterr().err == "train.py: OSError\n"
 
 
 def test_network_is_not_scored_on_other_classes(capsys):
