@@ -1,8 +1,8 @@
 """CIFAR's original archives, as its authors publish them: pickled dictionaries, read without running what is pickled.
 
 Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; https://www.cs.toronto.edu/~kriz/cifar.html.
-A pickle can name any function of Python to be called. This reader knows the four names that arrays and bytes need, and puts
-harmless classes of its own in their places; any other name is refused.
+A pickle can name any function of Python to be called. This reader knows the four that arrays and bytes need, and refuses all
+others.
 """
 
 import io
@@ -33,42 +33,23 @@ ARCHIVES = {  # dataset: (folder, tar file, {split: files}, file of names, key o
 }
 
 
-class PickledArray:
-    """Stands for numpy.ndarray: keeps what describes the array."""
-
-    def __setstate__(self, state):
-        _, self.shape, self.dtype, self.by_columns, self.content = state
-
-
-class PickledType:
-    """Stands for numpy.dtype: keeps its name."""
-
-    def __init__(self, name, *_):
-        self.name = name
-
-    def __setstate__(self, state):
-        pass
-
-
-def new_array(*_):
-    """Stands for numpy's _reconstruct."""
-    return PickledArray()
+NEW_ARRAY = np.empty(0).__reduce__()[0]  # numpy's _reconstruct, wherever it lies
+KNOWN = {
+    ("numpy.core.multiarray", "_reconstruct"): NEW_ARRAY,
+    ("numpy._core.multiarray", "_reconstruct"): NEW_ARRAY,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # how Python 3 writes bytes for Python 2
+}
 
 
 class Unpickler(pickle.Unpickler):
     """Reads dictionaries, lists, bytes, str, numbers and arrays of bytes. Raises UnpicklingError for anything else."""
 
     def find_class(self, module, name):
-        match module, name:
-            case (("numpy.core.multiarray" | "numpy._core.multiarray"), "_reconstruct"):
-                return new_array
-            case "numpy", "ndarray":
-                return PickledArray
-            case "numpy", "dtype":
-                return PickledType
-            case "_codecs", "encode":  # how Python 3 writes bytes for Python 2
-                return lambda text, _: text.encode("latin1")
-        raise pickle.UnpicklingError(f"it would call {module}.{name}")
+        if (module, name) not in KNOWN:
+            raise pickle.UnpicklingError(f"it would call {module}.{name}")
+        return KNOWN[module, name]
 
 
 def unpickled(content, name):
@@ -85,16 +66,10 @@ def as_text(value):
 
 
 def pixels_of(array, name):
-    """A PickledArray of CIFAR as uint8 (N, 32, 32, 3). Raises ValueError."""
-    try:
-        content = array.content.encode("latin1") if isinstance(array.content, str) else array.content
-        n, values = array.shape
-        if array.dtype.name not in ("u1", "uint8") or values != 3 * 32 * 32:
-            raise ValueError(f"{values} values of type {array.dtype.name} in a row")
-        pixels = np.frombuffer(content, dtype=np.uint8).reshape(n, values, order="F" if array.by_columns else "C")
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{name} holds no images of 32x32 pixels ({error})") from None
-    return np.ascontiguousarray(pixels.reshape(n, 3, 32, 32).transpose(0, 2, 3, 1))  # they are plane by plane
+    """A pickled array of CIFAR as uint8 (N, 32, 32, 3). Raises ValueError."""
+    if not (isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.shape[1:] == (3 * 32 * 32,)):
+        raise ValueError(f"{name} holds no images of 32x32 pixels")
+    return np.ascontiguousarray(array.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))  # they are plane by plane
 
 
 def members(splits, names):

@@ -10,6 +10,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+EVAL_BATCH, EVAL_PIXELS = 512, 512 * 64**2  # images and pixels that a process scores at a time, at most
+EVAL_BATCH_GPU = 2048  # images, which keep a GPU busy
+
 
 @dataclass(frozen=True)
 class Augment:
@@ -242,6 +245,12 @@ def reflect(i, n):
 def normalize(imgs, mean, std):
     """uint8 images (B, 3, H, W) -> float with the training set's mean 0 and standard deviation 1 in each channel."""
     return (imgs.float() - mean).div_(std)
+
+
+def eval_batch_size(device, image_size):
+    """Images that are scored at a time on a device: enough to keep it busy, and few enough to fit."""
+    most = EVAL_BATCH_GPU if device.type == "cuda" else EVAL_BATCH
+    return min(most, max(1, EVAL_PIXELS // image_size**2))
 
 
 def eval_batches(split, batch_size, mean, std, rank=0, world_size=1):

@@ -131,9 +131,6 @@ class Board:
             for lock in taken.claims:
                 lock.release()
 
-    def pass_over(self, taken):
-        print(f"{taken.run}: another process writes its folder; going on with the next run", flush=True)
-
     # -------------------------------------------------------------------------------------------------- failures
 
     def failed_file(self, run, seed):

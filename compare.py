@@ -210,7 +210,7 @@ class Comparison:
         code, _ = self.children.run(command, environ)
         failed = [seed for seed in taken.seeds if not self.board.is_finished(taken.run, seed)]
         if code == HELD_CODE:
-            self.board.pass_over(taken)
+            print(f"{taken.run}: another process writes its folder; going on with the next run", flush=True)
             failed = []
         elif code == TIME_IS_UP_CODE:
             self.time_is_up = True
@@ -383,6 +383,8 @@ def main(flags):
     if os.environ["PRESET"] == "cost":
         return costs(os.environ, flags)
     settings = read_settings(os.environ, flags)
+    if settings.minutes:  # the runs come first then, and no speeds before them find a mistake
+        refuse_unknown(settings, settings.runs)
     comparison = Comparison(settings)
     waiting, finished = comparison.board.overview()
     total, epochs = len(waiting) + len(finished), f"{settings.epochs} epoch{'s' * (settings.epochs != '1')}"

@@ -70,8 +70,7 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, kn
     """
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}: choose from {', '.join(DATASETS)}")
-    if name == "folder" and not data_dir:
-        raise ValueError("--dataset folder needs --data-dir, a folder with train/<class>/ and test/<class>/ in it")
+    refuse_no_folder(name, data_dir)
     if name == "shapes100" and (data_dir or image_size):
         raise ValueError("--dataset shapes100 is drawn at 32x32: leave out --data-dir and --image-size")
     found = find(name, data_dir, known_classes) if data_dir else None
@@ -120,12 +119,16 @@ def read_fitting(folder, room):
     return (splits, meta) if is_built_in or sum(split.images.nbytes for split in splits.values()) <= room else None
 
 
+def refuse_no_folder(name, data_dir):
+    if name == "folder" and not data_dir:
+        raise ValueError("--dataset folder needs --data-dir, a folder with train/<class>/ and test/<class>/ in it")
+
+
 def n_classes(name, data_dir=None):
     """The number of classes of a dataset, of which no image is read. Raises ValueError for a folder that is not given or found."""
     if name != "folder":
         return 10 if name == "cifar10" else 100
-    if not data_dir:
-        raise ValueError("--dataset folder needs --data-dir, a folder with train/<class>/ and test/<class>/ in it")
+    refuse_no_folder(name, data_dir)
     return len(find(name, data_dir).classes)
 
 

@@ -5,10 +5,14 @@ import csv
 import re
 from html import escape
 
+from markdown import markdown as to_html  # tensorboard needs it, too
+
 from budgets import changes, what_differs
+from noise import ALPHA
 from notes import (
     DETECTABLE,
     EQUAL_COST,
+    FAMILY,
     NO_CURVE,
     RULE,
     bias_text,
@@ -137,7 +141,8 @@ def methods_text(results):
 
 def differences_text(results):
     n = len(results.judged)
-    family = DETECTABLE.format(m=n, judged=f"the {n} methods judged" if n > 1 else "the one method judged") if n else ""
+    covered = f"the {n} methods judged" if n > 1 else "the one method judged"
+    family = f"{FAMILY.format(judged=covered)} {DETECTABLE.format(m=n)}" if n else ""
     return (
         "A difference is the method's top-1 minus that of the baseline, the plain backbone, over the seeds that both have: mean "
         f"± 95% interval, with the two-sided p. Parameters, MACs and training time are ratios to the baseline's{timed_on(results)}. {family}"
@@ -254,7 +259,10 @@ def ablations_text(results, chart):
     parts = ["## Ablations", chart]
     for arch, compared in results.ablations.items():
         where = trained_where((net.knobs or "(default)", net) for net in results.nets if net.arch == arch)
-        note = f"Differences are from {arch} with its defaults. Holm's correction covers this table. {where}".rstrip()
+        n = max(result.family_size for result in compared)
+        level = f"*Detectable* is at {ALPHA} / {n} here." if results.judged else DETECTABLE.format(m=n)
+        note = f"Differences are from {arch} with its defaults. Holm's correction covers this table."
+        note = " ".join(text for text in (note, level * bool(n), where) if text)
         table = markdown(ablation_table(arch, compared, results))
         sentence = ablation_sentence(arch, compared)
         parts += [f"### Ablations of {arch}", sentence, table, note, bullets(compared, lambda net: net.knobs)]
@@ -265,15 +273,16 @@ def limits_text(results):
     """What this report cannot tell."""
     row = results.row
     recipe = (
-        "one recipe for all networks. Several methods were published with another optimizer; a recipe tuned to a method may "
-        "rank it higher"
+        "one recipe for all networks; a recipe tuned to a method may rank it higher"
         if not results.own_recipes
         else "one recipe for each architecture"
     )
     lines = [
         f"One dataset ({dataset_of(row)}), one budget ({epochs_of(row)}), {recipe}.",
         power_sentence(results.judged) if results.judged else "",
-        "Differences at equal cost are not corrected for multiple comparisons; differences from the baseline are.",
+        "Intervals at equal cost are not corrected for multiple comparisons; verdicts on differences from the baseline are."
+        if results.has_curve and results.judged
+        else "",
         bias_text(results),
     ]
     noisy = [readable(result.net) for result in results.judged if result.net.name in result.noisy]
@@ -359,7 +368,7 @@ pre code { padding: 0; background: none; }
 table { border-collapse: collapse; font-size: 0.86rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #e5e7eb; text-align: left; vertical-align: top; }
 th { border-bottom: 2px solid #9aa4ae; vertical-align: bottom; }
-.number { text-align: right; white-space: nowrap; }
+[style*="right"] { white-space: nowrap; }
 table.many { font-size: 0.72rem; }
 table.many th, table.many td { padding: 0.15rem 0.3rem; }
 table.upright th:not(:first-child) { writing-mode: vertical-rl; padding: 0.3rem 0.1rem; text-align: left; }
@@ -379,65 +388,21 @@ MANY_COLUMNS, TOO_MANY = 9, 13  # columns from which a table is set smaller, and
 TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 
-def page(markdown, folder):
-    """Markdown -> one self-contained HTML page that opens offline, with the pictures from `folder` inside.
-
-    It knows only the Markdown that report_text() writes: headings, paragraphs, lists, tables, fenced code, images, links,
-    `code`, *emphasis*, **strong** and <br>.
-    """
-    blocks = [block for block in re.split(r"\n{2,}", markdown.strip()) if block]
-    body = "\n".join(as_html(block, folder) for block in blocks)
-    title = re.sub(r"^# ", "", blocks[0].splitlines()[0])
-    return PAGE.format(title=escape(title), style=STYLE.strip(), body=body)
+def page(text, folder):
+    """report.md's text -> one self-contained HTML page that opens offline, with the pictures from `folder` inside."""
+    body = to_html(text, extensions=["tables", "fenced_code"], output_format="html")
+    body = re.sub(r'src="(.+?)"', lambda found: f'src="{as_data(folder / found[1])}"', body)
+    body = re.sub(r"<table>.*?</table>", framed, body, flags=re.DOTALL)
+    return PAGE.format(title=escape(text.splitlines()[0].removeprefix("# ")), style=STYLE.strip(), body=body)
 
 
-def as_html(block, folder):
-    """One block of Markdown, as between blank lines -> HTML."""
-    lines = block.splitlines()
-    if heading := re.match(r"(#{1,6}) (.*)", lines[0]):
-        level = len(heading[1])
-        return f"<h{level}>{inline(heading[2], folder)}</h{level}>"
-    if lines[0].startswith("```"):
-        return "<pre><code>" + escape("\n".join(lines[1:-1])) + "</code></pre>"
-    if lines[0].startswith("| "):
-        return html_table(lines, folder)
-    if lines[0].startswith("- "):
-        items = re.split(r"^- ", block, flags=re.MULTILINE)[1:]
-        return "<ul>" + "".join(f"<li>{inline(item.strip(), folder)}</li>" for item in items) + "</ul>"
-    return f"<p>{inline(block, folder)}</p>"
+def framed(table):
+    """A table that can be scrolled, and is set smaller if it has many columns."""
+    n_columns = len(re.findall("<th[ >]", table[0]))
+    looks = " ".join(["many"] * (n_columns >= MANY_COLUMNS) + ["upright"] * (n_columns >= TOO_MANY))
+    return '<div class="wide">' + table[0].replace("<table>", f'<table class="{looks}">', 1) + "</div>"
 
 
-def html_table(lines, folder):
-    """A Markdown table's lines -> HTML; columns marked '--:' hold numbers."""
-    header, rule, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    classes = [' class="number"' if cell == "--:" else "" for cell in rule]
-
-    def row(cells, tag):
-        inner = (f"<{tag}{c}>{inline(cell, folder)}</{tag}>" for cell, c in zip(cells, classes, strict=True))
-        return f"<tr>{''.join(inner)}</tr>"
-
-    looks = ["many"] * (len(header) >= MANY_COLUMNS) + ["upright"] * (len(header) >= TOO_MANY)
-    many = f' class="{" ".join(looks)}"' if looks else ""
-    head, body = row(header, "th"), "\n".join(row(cells, "td") for cells in rows)
-    return f'<div class="wide"><table{many}><thead>{head}</thead>\n<tbody>\n{body}\n</tbody></table></div>'
-
-
-def inline(text, folder):
-    """The markup inside a block -> HTML; `code` keeps its characters."""
-    parts = re.split(r"(`[^`]+`)", text)
-    return "".join(
-        f"<code>{escape(part[1:-1])}</code>" if part.startswith("`") else marked(part, folder) for part in parts
-    )
-
-
-def marked(text, folder):
-    text = escape(text, quote=False).replace("&lt;br&gt;", "<br>")
-    text = re.sub(r"!\[(.*?)\]\((.+?)\)", lambda found: picture(found[1], folder / found[2]), text)
-    text = re.sub(r"\[(.+?)\]\((.+?)\)", r'<a href="\2">\1</a>', text)
-    text = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", text)
-    return re.sub(r"\*([^*\s](?:[^*]*[^*\s])?)\*", r"<em>\1</em>", text)
-
-
-def picture(words, path):
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<img alt="{escape(words)}" src="data:{TYPES[path.suffix]};base64,{data}">'
+def as_data(path):
+    """A picture's file as an address that holds it."""
+    return f"data:{TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"

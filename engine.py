@@ -74,7 +74,7 @@ class TrainState:
         self.losses = torch.zeros(2, world_size, device=self.device)
         self.n_bad = torch.zeros((), dtype=torch.int64, device=self.device)
         self.curve = []  # one row of results per finished epoch
-        self.reads_rate_on_device = isinstance(optimizer, CAPTURABLE)
+        self.reads_rate_on_device = isinstance(optimizer, tuple(CAPTURABLE.values()))
         precision = torch.float32 if self.device.type == "cuda" else torch.float64  # in which fused optimizers take it
         self.rate_table = torch.tensor(rates, dtype=precision, device=self.device)
         self.rate = torch.zeros_like(self.rate_table[0])
@@ -106,7 +106,7 @@ class TrainState:
         self.share_rate()
         for name in self.counters:
             setattr(self, name, saved[name])
-        self.step_of_point = saved.get("step_of_point", self.step)  # which older checkpoints lack
+        self.step_of_point = saved["step_of_point"]
         self.n_bad.copy_(saved["n_bad"])
         self.t.fill_(self.step)
         same_processes = saved["losses"].shape == self.losses.shape

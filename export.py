@@ -49,7 +49,6 @@ def write(model, scores, path):
     network that cannot be traced and for a file that gives an image another class.
     """
     path = Path(path)
-    check_packages(path)
     metadata = {
         "arch": model.arch,
         "image_size": str(model.image_size),

@@ -8,6 +8,9 @@ import sys
 import time
 from contextlib import contextmanager
 
+if sys.version_info < (3, 11):  # noqa: UP036 -- said before an import fails
+    sys.exit("Python 3.11 or newer is needed: make the virtual environment with it")
+
 # Exit codes, besides 1 for a failure and 2 for a user's mistake.
 HELD_CODE = 3  # another process writes the run's folder
 TIME_IS_UP_CODE = 75  # --max-minutes: "try again", as in sysexits.h
@@ -15,7 +18,7 @@ VAL_SIZE = 0.1
 MOMENTUM, WARMUP, CROP_PADDING = 0.9, 0.1, 4
 CROP_SCALE = 0.08  # as Szegedy et al., "Going Deeper with Convolutions", 2015
 PADDED_UP_TO = 64  # pixels: larger images get resized crops by default, others padded ones
-DATASETS = ("cifar100", "cifar10", "folder", "shapes100")  # and the other choices: as in data.py and engine.py
+DATASETS = ("cifar100", "cifar10", "folder", "shapes100")  # and the other choices: as in data.py and optimizers.py
 OPTIMIZERS = {  # peak learning rate and weight decay, unless --lr and --weight-decay say otherwise
     "sgd": (0.2, 5e-4),
     "adamw": (1e-3, 0.05),
@@ -42,7 +45,12 @@ ELSEWHERE = {  # flags of other programs, and what to use here instead
     "--resume": "the same command again resumes a run, and --init-from starts from another's weights",
     "--gpu": "a GPU is used if there is one; CUDA_VISIBLE_DEVICES chooses it",
     "--device": "a GPU is used if there is one; CUDA_VISIBLE_DEVICES chooses it",
-    "--workers": "there are none to set: images are decoded by all cores",
+    "--gpus": "torchrun --nproc_per_node N train.py trains on N GPUs",
+    "--workers": "there are none to set: up to eight threads decode images",
+    "--num-workers": "there are none to set: up to eight threads decode images",
+    "--data": "give --data-dir",
+    "--num-classes": "the data say how many there are",
+    "--checkpoint": "the same command again resumes a run, and --init-from starts from another's weights",
 }
 AT_LEAST_0 = (
     "val_size",
@@ -88,7 +96,7 @@ def failures_reported():
         # from each process that meets it, as it may be one alone
         first_line = str(error).splitlines()[0].rstrip(".")
         print(
-            f"train.py: {first_line}: give --accumulate 2 or more, or --graph off, or lower --batch-size; "
+            f"train.py: {first_line}: give fewer seeds at a time, --accumulate 2 or more, or --graph off, or lower --batch-size; "
             "the last checkpoint is kept",
             file=sys.stderr,
         )
@@ -124,6 +132,15 @@ def parse_args(argv=None, description=None):
     add_run(heading("run"))
     add_other(heading("instead of a run"))
     args, unknown = parser.parse_known_args(argv)
+    args.settings = {}
+    for item in args.set or []:
+        knob, equals, value = (part.strip() for part in item.partition("="))
+        if not equals:
+            refuse(f"--set takes KNOB=VALUE, such as eca.kernel_size=5, got {item!r}")
+        if knob in args.settings:
+            refuse(f"--set {knob} is given twice")
+        args.settings[knob] = value
+    del args.set
     if unknown:
         if other := ELSEWHERE.get(unknown[0].split("=")[0]):
             refuse(f"unknown flag {unknown[0]}: {other}")
@@ -153,15 +170,6 @@ def parse_args(argv=None, description=None):
     if args.crop_padding is not None:
         args.crop_scale = 0.0
     args.crop_padding = CROP_PADDING if args.crop_padding is None else args.crop_padding
-    args.settings = {}
-    for item in args.set or []:
-        knob, equals, value = (part.strip() for part in item.partition("="))
-        if not equals:
-            refuse(f"--set takes KNOB=VALUE, such as eca.kernel_size=5, got {item!r}")
-        if knob in args.settings:
-            refuse(f"--set {knob} is given twice")
-        args.settings[knob] = value
-    del args.set
     return args
 
 
@@ -235,7 +243,12 @@ def add_recipe(add):
     add("--class-weights", None, weights, choices=["balanced"])
     add("--balanced-sampling", False, "show each class equally often in an epoch, however many images it has", **STORE)
     add("--seed", [0], seeds, type=seed, nargs="+")
-    add("--amp", "auto", "autocast type; auto is bf16 where the device computes in it", choices=AMP)
+    add(
+        "--amp",
+        "auto",
+        "autocast type; auto is bf16 where the device computes in it, else off; on older GPUs try fp16",
+        choices=AMP,
+    )
     add("--compile", False, "torch.compile the network", **STORE)
     add("--sync-bn", False, "batch norm over all processes; GPU only", **STORE)
 

@@ -75,15 +75,6 @@ def as_exported(model):
     return lambda: run(img)
 
 
-def exported_or_told(model):
-    """as_exported(), or None and a line that says why not."""
-    try:
-        return as_exported(model)
-    except ValueError as error:
-        print(f"{error}: not timed as exported")
-        return None
-
-
 def measure(runs, num_classes, image_size, amp, device):
     """Latencies of runs (arch, settings): a row of each, {latency_ms, latency_p95_ms}, and both again after "exported_".
 
@@ -97,10 +88,12 @@ def measure(runs, num_classes, image_size, amp, device):
     for i, (arch, settings) in enumerate(runs):
         classes = [str(label) for label in range(num_classes)]
         model = hub.Classifier(arch, classes, settings, image_size, [128.0] * 3, [64.0] * 3).eval()
-        exported = None if missing else exported_or_told(model)
+        if not missing:
+            try:
+                calls[i, "exported_"] = as_exported(model)
+            except ValueError as error:
+                print(f"{error}: not timed as exported")
         calls[i, ""] = as_trained(model.net, image_size, amp, device)
-        if exported:
-            calls[i, "exported_"] = exported
     rows = [{} for _ in runs]
     for (i, kind), (median, p95) in zip(calls, in_turns(calls.values()), strict=True):
         rows[i] |= {f"{kind}latency_ms": float(median), f"{kind}latency_p95_ms": float(p95)}

@@ -33,6 +33,7 @@ FEWEST_NETWORKS, FEWEST_SEEDS = 8, 3  # below these each comparison keeps its ow
 FITTED = 0.15  # the prior is fitted to this quantile of the log variances and to its mirror image, 1 - FITTED
 LOSES_PRIOR = 0.15  # tail probability below which a network's noise begins to count as its own
 NEAR = 2.5  # factor: between widths whose costs differ by more, a straight line is too far from the curve
+AT_A_WIDTH = 0.05  # a width with less weight than this is too far along the line to bend it
 FASTER = 0.1  # a width stays on the curve if it takes less time than a wider one by this fraction, as times are noisy
 OUTSIDE = "outside the curve"  # why a method has no gap to it
 TRIMMED = 0.2  # fraction of the networks left out at either end when a seed's effect is estimated
@@ -198,7 +199,7 @@ class SeedNoise:
             return None
         i = self.nets.index(net)
         far = self.moderated.tail[i] < ALPHA / len(self.nets)
-        return math.sqrt(self.moderated.variance[i]) if far else None
+        return float(self.measure(net, self.seeds).std(ddof=1)) if far else None
 
     def estimate(self, *terms):
         """The sum of weight · measure over terms (net, weight), all trained with self.seeds -> Estimate.
@@ -296,7 +297,7 @@ def gap_to_curve(net, curve, cost, noise):
         return Gap(why=OUTSIDE)
     distance = noise.estimate((net, 1), *zip(points, -weights, strict=True))
     gap = Gap(distance.mean, distance.half, distance.p)
-    neighbours = [point.costs[cost] for point, weight in zip(points, weights, strict=True) if weight]
+    neighbours = [point.costs[cost] for point, weight in zip(points, weights, strict=True) if weight > AT_A_WIDTH]
     return Gap(why="no width near it") if max(neighbours) > NEAR * min(neighbours) and not gap.below else gap
 
 

@@ -136,7 +136,7 @@ RULE = f"""\
 - no verdict: with a single seed; for a method that was not trained with all of the baseline's seeds, unless it is unstable; and for every method if the baseline itself ended at chance, because the budget was then too short."""
 
 NOISE = f"""\
-Three seeds say little about the noise of one network, but the networks of a comparison have similar noise. So each network's variance over seeds is moderated by the others' (empirical Bayes: Smyth 2004, made robust as in Phipson et al. 2016). Seeds are blocks: what a seed does to all networks alike cancels out. A network far noisier than the others keeps its own noise, and a remark names it. With fewer than {FEWEST_NETWORKS} networks that learned with all seeds of the comparison, or fewer than {FEWEST_SEEDS} seeds, there is too little to learn from the others, and a difference is judged by the paired t-test of its own seeds. All intervals cover 95% and use this noise: those of differences, of top-1, of the widening curve and of the ablations. They are about other seeds, not about other test images or datasets."""
+Three seeds say little about the noise of one network, but the networks of a comparison have similar noise. So each network's variance over seeds is moderated by the others' (empirical Bayes: Smyth 2004, made robust as in Phipson et al. 2016). Seeds are blocks: what a seed does to all networks alike cancels out. A network far noisier than the others, or that ended at chance, keeps its own noise, and a remark names it. With fewer than {FEWEST_NETWORKS} networks that learned with all seeds of the comparison, or fewer than {FEWEST_SEEDS} seeds, there is too little to learn from the others, and a difference is judged by the paired t-test of its own seeds. All intervals cover 95% and use this noise: those of differences, of top-1, of the widening curve and of the ablations. They are about other seeds, not about other test images or datasets."""
 
 
 def noise_text(results):
@@ -148,43 +148,43 @@ def noise_text(results):
 
 # printed by: python -m tests.simulate_verdicts
 SIMULATED = """\
-| networks | noise | seeds | rule | false claim | no effects: false claim | interval misses | 1, 2, 4 points found |
-| --: | --- | --: | --- | --: | --: | --: | --: |
-| 16 | equal | 3 | paired t-tests | 3.9 % | 4.5 % | 4.9 % | 2, 5, 17 % |
-| 16 | equal | 3 | plain moderation | 1.6 % | 1.9 % | 4.1 % | 8, 57, 99 % |
-| 16 | equal | 3 | robust moderation | 1.9 % | 2.2 % | 4.3 % | 8, 53, 95 % |
-| 8 | equal | 3 | robust moderation | 3.3 % | 3.3 % | 4.7 % | 14, 60, 97 % |
-| 16 | equal | 5 | paired t-tests | 4.5 % | 4.6 % | 4.9 % | 7, 37, 94 % |
-| 16 | equal | 5 | plain moderation | 2.6 % | 2.7 % | 4.5 % | 24, 94, 100 % |
-| 16 | equal | 5 | robust moderation | 2.1 % | 2.1 % | 4.2 % | 20, 88, 100 % |
-| 8 | equal | 5 | robust moderation | 2.7 % | 2.5 % | 4.3 % | 30, 92, 100 % |
-| 16 | one of 7 times | 3 | paired t-tests | 4.0 % | 4.7 % | 5.1 % | 1, 5, 16 % |
-| 16 | one of 7 times | 3 | plain moderation | 12.4 % | 15.1 % | 5.2 % | 3, 22, 84 % |
-| 16 | one of 7 times | 3 | robust moderation | 4.4 % | 5.3 % | 4.4 % | 6, 42, 85 % |
-| 8 | one of 7 times | 3 | robust moderation | 4.7 % | 5.9 % | 4.7 % | 8, 41, 76 % |
-| 16 | one of 7 times | 5 | paired t-tests | 3.7 % | 4.5 % | 5.1 % | 6, 32, 83 % |
-| 16 | one of 7 times | 5 | plain moderation | 5.4 % | 6.0 % | 4.1 % | 6, 58, 91 % |
-| 16 | one of 7 times | 5 | robust moderation | 2.2 % | 2.2 % | 4.1 % | 16, 76, 88 % |
-| 8 | one of 7 times | 5 | robust moderation | 2.5 % | 2.5 % | 3.8 % | 19, 68, 77 % |
-| 16 | baseline of 7 times | 3 | paired t-tests | 2.2 % | 2.3 % | 5.0 % | 0, 1, 1 % |
-| 16 | baseline of 7 times | 3 | plain moderation | 19.4 % | 20.0 % | 29.1 % | 12, 18, 34 % |
-| 16 | baseline of 7 times | 3 | robust moderation | 5.0 % | 5.0 % | 8.4 % | 3, 4, 8 % |
-| 8 | baseline of 7 times | 3 | robust moderation | 5.8 % | 5.2 % | 8.5 % | 4, 6, 10 % |
-| 16 | baseline of 7 times | 5 | paired t-tests | 1.1 % | 1.2 % | 5.0 % | 1, 1, 4 % |
-| 16 | baseline of 7 times | 5 | plain moderation | 8.6 % | 8.0 % | 17.1 % | 6, 11, 29 % |
-| 16 | baseline of 7 times | 5 | robust moderation | 1.1 % | 1.0 % | 4.9 % | 1, 1, 4 % |
-| 8 | baseline of 7 times | 5 | robust moderation | 1.8 % | 1.6 % | 4.9 % | 2, 3, 7 % |
-| 16 | log-normal | 3 | paired t-tests | 3.9 % | 4.9 % | 5.0 % | 2, 5, 18 % |
-| 16 | log-normal | 3 | plain moderation | 5.2 % | 5.5 % | 5.8 % | 5, 37, 88 % |
-| 16 | log-normal | 3 | robust moderation | 4.5 % | 5.0 % | 5.4 % | 6, 36, 77 % |
-| 8 | log-normal | 3 | robust moderation | 4.9 % | 6.1 % | 5.9 % | 14, 50, 85 % |
-| 16 | log-normal | 5 | paired t-tests | 3.7 % | 4.2 % | 5.0 % | 9, 35, 80 % |
-| 16 | log-normal | 5 | plain moderation | 3.4 % | 3.9 % | 5.3 % | 14, 70, 97 % |
-| 16 | log-normal | 5 | robust moderation | 2.7 % | 3.3 % | 4.8 % | 14, 64, 91 % |
-| 8 | log-normal | 5 | robust moderation | 3.9 % | 4.5 % | 5.3 % | 26, 74, 95 % |"""
+| networks | noise | seeds | rule | false claim | no effects: false claim | interval misses | 1, 2, 4 points found | detectable found |
+| --: | --- | --: | --- | --: | --: | --: | --: | --: |
+| 16 | equal | 3 | paired t-tests | 3.9 % | 4.5 % | 4.9 % | 2, 5, 17 % | 65 % |
+| 16 | equal | 3 | plain moderation | 1.6 % | 1.9 % | 4.1 % | 8, 57, 99 % | 74 % |
+| 16 | equal | 3 | robust moderation | 1.9 % | 2.2 % | 4.3 % | 8, 53, 95 % | 67 % |
+| 8 | equal | 3 | robust moderation | 3.3 % | 3.3 % | 4.7 % | 14, 60, 97 % | 66 % |
+| 16 | equal | 5 | paired t-tests | 4.5 % | 4.6 % | 4.9 % | 7, 37, 94 % | 69 % |
+| 16 | equal | 5 | plain moderation | 2.6 % | 2.7 % | 4.5 % | 24, 94, 100 % | 77 % |
+| 16 | equal | 5 | robust moderation | 2.1 % | 2.1 % | 4.2 % | 20, 88, 100 % | 72 % |
+| 8 | equal | 5 | robust moderation | 2.7 % | 2.5 % | 4.3 % | 30, 92, 100 % | 72 % |
+| 16 | one of 7 times | 3 | paired t-tests | 4.0 % | 4.7 % | 5.1 % | 1, 5, 16 % | 63 % |
+| 16 | one of 7 times | 3 | plain moderation | 12.4 % | 15.1 % | 5.2 % | 3, 22, 84 % | 68 % |
+| 16 | one of 7 times | 3 | robust moderation | 4.4 % | 5.3 % | 4.4 % | 6, 42, 85 % | 64 % |
+| 8 | one of 7 times | 3 | robust moderation | 4.7 % | 5.9 % | 4.7 % | 8, 41, 76 % | 61 % |
+| 16 | one of 7 times | 5 | paired t-tests | 3.7 % | 4.5 % | 5.1 % | 6, 32, 83 % | 67 % |
+| 16 | one of 7 times | 5 | plain moderation | 5.4 % | 6.0 % | 4.1 % | 6, 58, 91 % | 71 % |
+| 16 | one of 7 times | 5 | robust moderation | 2.2 % | 2.2 % | 4.1 % | 16, 76, 88 % | 69 % |
+| 8 | one of 7 times | 5 | robust moderation | 2.5 % | 2.5 % | 3.8 % | 19, 68, 77 % | 64 % |
+| 16 | baseline of 7 times | 3 | paired t-tests | 2.2 % | 2.3 % | 5.0 % | 0, 1, 1 % | 62 % |
+| 16 | baseline of 7 times | 3 | plain moderation | 19.4 % | 20.0 % | 29.1 % | 12, 18, 34 % | 58 % |
+| 16 | baseline of 7 times | 3 | robust moderation | 5.0 % | 5.0 % | 8.4 % | 3, 4, 8 % | 61 % |
+| 8 | baseline of 7 times | 3 | robust moderation | 5.8 % | 5.2 % | 8.5 % | 4, 6, 10 % | 58 % |
+| 16 | baseline of 7 times | 5 | paired t-tests | 1.1 % | 1.2 % | 5.0 % | 1, 1, 4 % | 66 % |
+| 16 | baseline of 7 times | 5 | plain moderation | 8.6 % | 8.0 % | 17.1 % | 6, 11, 29 % | 63 % |
+| 16 | baseline of 7 times | 5 | robust moderation | 1.1 % | 1.0 % | 4.9 % | 1, 1, 4 % | 66 % |
+| 8 | baseline of 7 times | 5 | robust moderation | 1.8 % | 1.6 % | 4.9 % | 2, 3, 7 % | 66 % |
+| 16 | log-normal | 3 | paired t-tests | 3.9 % | 4.9 % | 5.0 % | 2, 5, 18 % | 62 % |
+| 16 | log-normal | 3 | plain moderation | 5.2 % | 5.5 % | 5.8 % | 5, 37, 88 % | 68 % |
+| 16 | log-normal | 3 | robust moderation | 4.5 % | 5.0 % | 5.4 % | 6, 36, 77 % | 60 % |
+| 8 | log-normal | 3 | robust moderation | 4.9 % | 6.1 % | 5.9 % | 14, 50, 85 % | 61 % |
+| 16 | log-normal | 5 | paired t-tests | 3.7 % | 4.2 % | 5.0 % | 9, 35, 80 % | 65 % |
+| 16 | log-normal | 5 | plain moderation | 3.4 % | 3.9 % | 5.3 % | 14, 70, 97 % | 70 % |
+| 16 | log-normal | 5 | robust moderation | 2.7 % | 3.3 % | 4.8 % | 14, 64, 91 % | 65 % |
+| 8 | log-normal | 5 | robust moderation | 3.9 % | 4.5 % | 5.3 % | 26, 74, 95 % | 66 % |"""
 
-SIMULATION = f"""\
-The test was chosen by simulation. Each simulated report compares 15 or 7 methods with one baseline; three of them differ from it by 1, 2 and 4 points. The noise over seeds has a standard deviation of 0.65 points for all networks, or seven times that for one of them, or it varies log-normally between them (0.5 is the standard deviation of its logarithm). *False claim* is the share of reports that call a difference significant where there is none or where it has the other sign. The next two columns are of reports in which no method differs: again the share with a false claim, and the share of single 95% intervals that miss 0. The last column says how often each of the three differences is found. Paired t-tests find little with few seeds. Plain moderation finds more, but if one network is far noisier than the others, with three seeds up to a fifth of its reports make a false claim. Robust moderation stays near the nominal {ALPHA:.0%} for every kind of noise (of differences from the baseline, not from the widening curve). So do its intervals, except that about 8% of them miss if the baseline is by far the noisiest network and has three seeds."""
+SIMULATION = """\
+The test was chosen by simulation. Each simulated report compares 15 or 7 methods with one baseline; three of them differ from it by 1, 2 and 4 points. The noise over seeds has a standard deviation of 0.65 points for all networks, or seven times that for one of them, or it varies log-normally between them (0.5 is the standard deviation of its logarithm). *False claim* is the share of reports that call a difference significant where there is none or where it has the other sign. The next two columns are of reports in which no method differs: again the share with a false claim, and the share of single 95% intervals that miss 0. Then come the shares that find each of the three differences. The last column is of reports in which one method is better by the difference that an earlier report called *detectable*: the share that finds it, which is below 80% because the noise is known from few seeds. Paired t-tests find little with few seeds. Plain moderation finds more, but if one network is far noisier than the others, with three seeds up to a fifth of its reports make a false claim. With robust moderation 1 to 6% of reports make a false claim, whatever the noise (about differences from the baseline, not from the widening curve). Its intervals miss in 4 to 6%, but in about 8% if the baseline is by far the noisiest network and has three seeds."""
 
 
 def simulation_text(results):
@@ -198,7 +198,8 @@ def simulation_text(results):
     return "\n".join([f"{SIMULATION}{told}\n", header, line, *shown])
 
 
-DETECTABLE = f"Holm's correction covers {{judged}} and becomes stricter with each method that is added. *Detectable*: a true difference of this size is found with a probability of {POWER:.0%} at this noise and Holm's strictest level, {ALPHA} / {{m}} (noncentral t)."
+FAMILY = "Holm's correction covers {judged} and becomes stricter with each method that is added."
+DETECTABLE = f"*Detectable*: the true difference that would be found with a probability of {POWER:.0%} if the noise were exactly as estimated here, at Holm's strictest level, {ALPHA} / {{m}} (noncentral t). As the noise is estimated from few seeds, it is found less often; the table of simulated reports says how often."
 EQUAL_COST = f"""\
 Points of top-1 over the plain backbone at the same cost: mean ± 95% interval, not corrected for multiple comparisons. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost); the interval covers the noise of both. A straight line lies below a curve that flattens, which favours the methods; so between widths whose costs differ by more than a factor of {NEAR:g}, only a method below the line is compared. Outside the trained widths there is no comparison. A width that ended at chance with any seed is left out of the curve. Training time is the measured time per training image, taken as exact. A width that takes at least {1 - FASTER:.0%} of a wider one's time is left out of the curve."""
 NO_CURVE = "There is no comparison: no second width of the backbone (`resnet.width`) learned with all of its seeds. `WIDTHS` of compare.sh adds some."
@@ -257,6 +258,7 @@ def design_table(results):
         baseline = curve[-1] if curve else None
         for net in curve:
             baseline = net if not net.settings else baseline
+        curve = [net for net in curve if learned(net, baseline.seeds)]
         family, widths = family_and_depth(backbone), in_list([net.width for net in curve])
         layers = f", {family[1]} layers" if family else ""
         if baseline:

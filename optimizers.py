@@ -12,7 +12,9 @@ def adafactor(groups, lr, momentum):
 
 
 def adam(kind, groups, lr, momentum):
-    return kind(groups, lr, (momentum, 0.999), fused=True, capturable=on_gpu(groups))
+    optimizer = kind(groups, lr, (momentum, 0.999), fused=True, capturable=on_gpu(groups))
+    optimizer._warned_capturable_if_run_uncaptured = True  # or torch would warn of the steps before a capture
+    return optimizer
 
 
 def on_gpu(groups):
@@ -27,7 +29,8 @@ OPTIMIZERS = {  # momentum is beta1 of the Adam family
     "adagrad": lambda groups, lr, momentum: torch.optim.Adagrad(groups, lr, fused=not on_gpu(groups)),
     "adafactor": adafactor,
 }
-CAPTURABLE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # whose steps read the learning rate on the device
+# those whose steps read the learning rate on the device
+CAPTURABLE = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 def make_optimizer(name, net, lr, momentum, weight_decay):

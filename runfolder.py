@@ -9,6 +9,7 @@ from pathlib import Path
 from checkpoints import UnreadableError, load_checkpoint
 from flags import LATER
 
+FINGERPRINTS = {"data": "fingerprint of the images", "content": "fingerprint of labels and pixels"}
 NOT_THE_RUN = (  # flags that do not change what a run computes
     "list",
     "summary",
@@ -76,7 +77,7 @@ def look_at_folder(folder, config, of_comparison=False):
             there = there | {"epochs": config["epochs"]}  # the run as it would have begun with more epochs
     there = LATER | there
     others = [
-        f"{name} {there.get(name)} there, {value} here"
+        f"{FINGERPRINTS.get(name, name)} {there.get(name)} there, {value} here"
         for name, value in config.items()
         if (there.get(name) or None) != (value or None)  # a flag that is younger than that run was off in it
         and (name in there or name != "content")  # which older runs did not note

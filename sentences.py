@@ -69,10 +69,11 @@ def opening(results):
         why = "no method was run with a seed of its baseline"
         why = f"no method was run together with its baseline, {in_list(missing)}" if missing else why
         return [f"There is no verdict: {why}.", f"{len(results.nets)} networks were run."]
-    lacks = any(r.lacks for r in seen)
+    lacks = [bool(r.lacks) for r in seen]
     n_seeds = max(len(net.seeds) for net in results.nets)
     why = f"only one seed{' of the baseline' * (n_seeds > 1)} was run"
-    why = "no method was run with all of its baseline's seeds" if lacks else why
+    why = "only one seed was run, or not all of the baseline's" if any(lacks) else why
+    why = "no method was run with all of its baseline's seeds" if all(lacks) else why
     has_noise = any(len(r.seeds) > 1 for r in seen)
     lowest, highest = (f"{pm(seen[i].mean, math.nan, '+')} points ({readable(seen[i].net)})" for i in (-1, 0))
     return [
@@ -88,7 +89,7 @@ def too_early_sentence(results):
     names = in_list(sorted({result.reference.name for result in results.methods if result.too_early}))
     on = f" on the methods of {names}" if results.judged else ""
     return (
-        f"There is no verdict{on}: after {epochs_of(results.row)}, {names} itself cannot be told from guessing among "
+        f"There is no verdict{on}: after {epochs_of(results.row)}, {names} cannot be told from guessing among "
         f"{results.row['classes']} classes on {results.row['n_test']:,} test images."
     )
 
@@ -145,10 +146,7 @@ def budget_sentence(results):
     if not sizes:
         return f"{why_unknown(results.judged)}, so the noise is unknown, and {budget}."
     of = "In the median comparison, a" if len(sizes) > 1 else "A"
-    return (
-        f"{of} true difference of {np.median(sizes):.1f} points had an {POWER:.0%} chance of being found; smaller ones may have "
-        f"gone unnoticed, and {budget}."
-    )
+    return f"{of} true difference below {np.median(sizes):.1f} points may well have gone unnoticed, and {budget}."
 
 
 def why_unknown(comparisons):
@@ -194,10 +192,10 @@ def power_sentence(comparisons):
     quiet = "without an unusually noisy network" if len(smallest) < n_known else ""
     if len(smallest) == 1:
         which = f"the one comparison {quiet}" if quiet else "the comparison"
-        return f"With these seeds, {which} has an {POWER:.0%} chance of finding a true difference of {smallest[0]:.1f} points."
+        return f"With these seeds, {which} has an estimated {POWER:.0%} chance of finding a true difference of {smallest[0]:.1f} points."
     which = f"of the comparisons {quiet}, half" if quiet else "half of the comparisons"
     return (
-        f"With these seeds, {which} have at least an {POWER:.0%} chance of finding a true difference of "
+        f"With these seeds, {which} have at least an estimated {POWER:.0%} chance of finding a true difference of "
         f"{np.median(smallest):.1f} points ({min(smallest):.1f} to {max(smallest):.1f}, depending on their noise). A smaller one may "
         "have gone unnoticed."
     )
@@ -249,7 +247,7 @@ def depth_sentences(results):
     sentences = []
     for family, words in (("plain", "networks without shortcuts"), ("resnet", "ResNets")):
         nets = [net for key, net in by_depth(results).items() if key[0] == family]
-        if len(nets) < 2:
+        if len(nets) < 2 or math.isnan(results.difference(nets[-1], nets[0]).mean):
             continue
         shallow, deep = nets[0], nets[-1]
         layers = [family_and_depth(net.arch)[1] for net in (shallow, deep)]

@@ -327,7 +327,7 @@ class Deck:
             slide.notes_slide.notes_text_frame.text = notes
         return slide
 
-    def write(self, slide, paragraphs, box, largest=LARGEST, bold=False, centred=False):
+    def write(self, slide, paragraphs, box, largest=LARGEST, bold=False):
         """Writes paragraphs into a box (left, top, width, height in inches) in the largest font that fits."""
         frame = slide.shapes.add_textbox(*inches(box)).text_frame
         frame.word_wrap = True
@@ -336,7 +336,7 @@ class Deck:
             paragraph = frame.paragraphs[0] if i == 0 else frame.add_paragraph()
             paragraph.text = text.replace(" -", " \N{MINUS SIGN}")  # a hyphen would allow a line break
             paragraph.font.size, paragraph.font.bold, paragraph.space_after = Pt(size), bold, Pt(0.6 * size)
-            paragraph.alignment = PP_ALIGN.CENTER if centred else PP_ALIGN.LEFT
+            paragraph.alignment = PP_ALIGN.LEFT
 
     def cover(self, title, lines):
         slide = self.file.slides.add_slide(self.file.slide_layouts[6])

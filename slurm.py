@@ -92,6 +92,7 @@ def sbatch_line(given, script, tasks, hours, n_gpus):
     if hours:
         longest = math.ceil(60 * (SPARE * max(n_seeds * hours[run] for run, n_seeds in tasks) + START_H))
         limit = f" --time={longest // 60:02d}:{longest % 60:02d}:00"
-    command = f"sbatch --array=0-{min(len(tasks), MOST_TASKS) - 1}{limit} --gpus={n_gpus}"
+    nodes = " --nodes=1" * (n_gpus > 1)  # Slurm may spread --gpus over several
+    command = f"sbatch --array=0-{min(len(tasks), MOST_TASKS) - 1}{limit}{nodes} --gpus={n_gpus}"
     command += " --requeue --signal=B:TERM@90 --open-mode=append"
     return " ".join([*given, command, *map(shlex.quote, script)])

@@ -130,8 +130,10 @@ def find_folder(root, data_dir, known=None):
             files[split] += images
             left_out += others
             if not images:
+                unread = left_out_in_words(os.path.join(split, name), others)
                 raise ValueError(
                     f"--data-dir {data_dir}: no image for class {name} in {split}/: add some, or remove its folder"
+                    + f" ({unread})" * bool(unread)
                 )
         classes = classes or names
         unknown = [name for name in names if name not in classes]

@@ -8,7 +8,8 @@ machine cancels out. If a network is new, those that the file has for this size 
 sizes are dropped.
 --costs measures each network in a process of its own, whose peak of memory is then the network's. Rows that are in the
 file already, measured under the same conditions, stay. All other flags are those of train.py, of which --batch-size,
---accumulate, --image-size, --amp and --compile matter here. Both files also hold the latency of one image (latency.py).
+--accumulate, --image-size, --amp and --compile matter here, and on a GPU --graph and --optimizer, which may leave steps without
+a CUDA graph. Both files also hold the latency of one image (latency.py).
 """
 
 import argparse
@@ -28,7 +29,7 @@ import engine
 import latency
 import machine
 import optimizers
-from augment import Augment, TrainBatches, normalize
+from augment import Augment, TrainBatches, eval_batch_size, normalize
 from cost import cost
 from data import Split
 from flags import mistakes_refused, parse_args, refuse
@@ -52,7 +53,7 @@ def parse_run(run):
 class Stepper:
     """Training steps, as train.py does them, and evaluations of one network on a batch of noise."""
 
-    def __init__(self, arch, settings, num_classes, image_size, batch_size, amp, compiled, accumulate, device):
+    def __init__(self, arch, settings, num_classes, image_size, batch_size, amp, compiled, accumulate, graph, device):
         self.net = build(arch, num_classes, settings, image_size).to(device, memory_format=torch.channels_last)
         optimizer = optimizers.make_optimizer("sgd", self.net, 0.01, 0.9, 5e-4)
         state = engine.TrainState(self.net, optimizer, [0.01, 0.01], amp)
@@ -62,8 +63,11 @@ class Stepper:
         self.batches = TrainBatches(split, batch_size, drawn, [128.0] * 3, [64.0] * 3, num_classes, seed=0)
         self.batches.begin(0)
         model = torch.compile(self.net) if compiled else self.net
-        self.step = capture.Step(state, model, self.batches, clip_norm=5.0, accumulate=accumulate, captured=True)
-        self.imgs = normalize(split.images, self.batches.mean, self.batches.std)
+        self.step = capture.Step(state, model, self.batches, clip_norm=5.0, accumulate=accumulate, captured=graph)
+        # as many as training.py scores at a time on a GPU, where a few only time the launches of kernels
+        n = eval_batch_size(device, image_size) if device.type == "cuda" else batch_size
+        imgs = split.images[torch.arange(n, device=device) % batch_size]
+        self.imgs = normalize(imgs, self.batches.mean, self.batches.std)
         self.amp = amp
         self.stream = torch.cuda.Stream() if device.type == "cuda" else None
         if self.stream:
@@ -97,10 +101,13 @@ def the_device():
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def conditions(batch_size, amp, compiled, accumulate=1):
+def conditions(batch_size, amp, compiled, accumulate=1, graph=True):
     """What speeds depend on besides the network and its images; under other conditions they cannot be compared."""
     device = the_device()
-    return ({"accumulate": accumulate} if accumulate > 1 else {}) | {
+    unusual = ({"accumulate": accumulate} if accumulate > 1 else {}) | (
+        {"graph": "off"} if device.type == "cuda" and not graph else {}
+    )
+    return unusual | {
         "device": machine.device_name(device),
         "amp": str(engine.amp_dtype(amp, device) or "off").removeprefix("torch."),
         "compile": compiled,
@@ -120,16 +127,22 @@ def typical(speeds):
     return np.median(speeds / of_round, axis=0) * np.median(of_round)
 
 
-def measure(runs, num_classes, image_size, batch_size, amp, compiled, accumulate=1, rounds=10, n_calls=3):
+def measure(runs, num_classes, image_size, batch_size, amp, compiled, accumulate=1, graph=True, rounds=10, n_calls=3):
     """Typical speeds of runs (arch, settings): rows {arch, settings, image_size, train_imgs_per_s, eval_imgs_per_s}."""
     torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, False  # as train.py has them, and:
     machine.keep_freed_memory()
     device = the_device()
     amp = engine.amp_dtype(amp, device)
-    how = num_classes, image_size, batch_size, amp, compiled, accumulate, device
+    how = num_classes, image_size, batch_size, amp, compiled, accumulate, graph, device
     steppers = [Stepper(*run, *how) for run in runs]
     speeds = [
-        [[imgs_per_s(f, batch_size, n_calls, device) for f in (one.train, one.evaluate)] for one in steppers]
+        [
+            [
+                imgs_per_s(call, n_imgs, n_calls, device)
+                for call, n_imgs in ((one.train, batch_size), (one.evaluate, len(one.imgs)))
+            ]
+            for one in steppers
+        ]
         for _ in range(rounds + 1)
     ]
     train_speeds, eval_speeds = (typical(of) for of in np.moveaxis(speeds[1:], 2, 0))  # the first round warms up
@@ -152,14 +165,14 @@ def measure_alone(run, *how):
     return row | {"peak_memory_mb": machine.peak_memory_mb(the_device())}
 
 
-def cost_row(run, num_classes, image_size, batch_size, amp, compiled, accumulate=1):
+def cost_row(run, num_classes, image_size, batch_size, amp, compiled, accumulate=1, graph=True):
     """What a run (arch, settings) costs at an image size, measured in a process of its own; or its "problem" there."""
     arch, settings = run
     row = {"arch": arch, "settings": settings, "image_size": image_size}
     try:
         params, macs = cost(arch, num_classes, settings, image_size)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
-            how = num_classes, image_size, batch_size, amp, compiled, accumulate
+            how = num_classes, image_size, batch_size, amp, compiled, accumulate, graph
             row |= child.submit(measure_alone, run, *how).result()
     except (ValueError, RuntimeError) as error:  # no network of this size, or no memory, which may kill the child
         return row | {"problem": str(error).splitlines()[0]}
@@ -194,7 +207,7 @@ def write(file, conditions, rows):
 def write_speeds(file, runs, image_size, how):
     """Measures the runs side by side, with those that the file has for this size, unless all of them are in the file.
 
-    how: (batch size, amp, compiled, accumulate).
+    how: (batch size, amp, compiled, accumulate, graph).
     """
     known = read(file, conditions(*how))
     if not all(key_of(*run, image_size) in known for run in runs):
@@ -258,7 +271,8 @@ def main():
     args, flags = parser.parse_known_args()
     recipe = parse_args(flags)  # which refuses what it does not know
     machine.keep_to_cores()  # as train.py does
-    how = recipe.batch_size, recipe.amp, recipe.compile, recipe.accumulate
+    graph = recipe.graph != "off" and recipe.optimizer in optimizers.CAPTURABLE
+    how = recipe.batch_size, recipe.amp, recipe.compile, recipe.accumulate, graph
     with mistakes_refused("speed.py"):
         runs = [parse_run(run) for run in args.runs]
     distinct = list({key_of(*run, None): run for run in runs}.values())

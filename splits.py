@@ -97,7 +97,8 @@ def hold_out(split, val_size, seed):
     n_held = round(val_size * len(split)) if val_size < 1 else int(val_size)
     if not 0 < n_held < len(split):
         raise ValueError(
-            f"--val-size {val_size:g} leaves no image to train on, or none to hold out, of {len(split)} training images"
+            f"--val-size {val_size:g} leaves no image to train on, or none to hold out, of {len(split)} training images: "
+            "give another, or 0"
         )
     index = split.index.cpu().numpy()
     shuffled = np.random.default_rng(seed).permutation(len(index))

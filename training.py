@@ -29,8 +29,6 @@ from cost import cost
 from flags import HELD_CODE, TIME_IS_UP_CODE, failures_reported, mistakes_refused, refuse
 from models import build, libraries, without_effect
 
-EVAL_BATCH, EVAL_PIXELS = 512, 512 * 64**2  # images and pixels per process at most
-EVAL_BATCH_GPU = 2048  # images, which keep a GPU busy
 UNEQUAL = 10  # if the largest class has this many times the images of the smallest, the first line names both
 
 
@@ -223,7 +221,7 @@ class Run:
         self.say(
             f"{args.arch}: {self.params:,} parameters, {self.macs:,} MACs; {args.dataset}: {len(train):,} images to train "
             f"on{unequal}, {held_out}, {len(images.test):,} to test, {train.way}; {team.world_size} x "
-            f"{machine.device_name(team.device)}{machine.unused_gpu(team.device)}, {self.config['amp']}; writing {self.folder}"
+            f"{machine.device_name(team.device)}{machine.unused_gpu(team.device)}, {'float32' if self.config['amp'] == 'off' else self.config['amp']}; writing {self.folder}"
         )
         if team.rank == 0:
             with failures_reported():
@@ -413,8 +411,7 @@ class Run:
 
 def start_scoring(net, split, mean, std, images, amp, team):
     """Queues the scoring of a split. Returns a function that waits for it and returns what engine.evaluate() does."""
-    most = EVAL_BATCH_GPU if team.device.type == "cuda" else EVAL_BATCH
-    batch_size = min(most, max(1, EVAL_PIXELS // split.image_size**2))
+    batch_size = augment.eval_batch_size(team.device, split.image_size)
     batches = augment.eval_batches(split, batch_size, mean, std, team.rank, team.world_size)
     return engine.start_evaluation(net, batches, len(split), len(images.classes), amp)
 

@@ -186,6 +186,10 @@ class Comparison:
             )
         if self.noisy:
             notes.append(f"differences by seed: {', '.join(f'{each:+.1f}' for each in self.differences)}")
+        for net in (self.net, self.reference):
+            if lost := self.lost(net):
+                alone = "" if math.isnan(self.usual_noise) else ", so the difference is judged by these seeds alone"
+                notes.append(f"{net.name} ended at chance with {numbered(lost)}{alone}")
         if self.p < ALPHA <= self.p_holm:
             notes.append(
                 f"{'above' if self.mean > 0 else 'below'} {self.reference.name} if tested alone (p = {self.p:.3f}), but not "

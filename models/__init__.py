@@ -113,13 +113,15 @@ def find_backbone(name):
 
 
 def knobs(make, fixed=()):
-    """The settable arguments of a class: name -> inspect.Parameter. Raises TypeError for one without type or default."""
-    parameters = inspect.signature(make).parameters.values()
+    """The settable arguments of a class: name -> inspect.Parameter. Raises TypeError for one without default or such a type."""
+    parameters = inspect.signature(make, eval_str=True).parameters.values()
     found = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in fixed}
     for name, knob in found.items():
-        if knob.empty in (knob.annotation, knob.default):
+        known = knob.annotation in (bool, int, float, str) or get_origin(knob.annotation) in (Literal, tuple)
+        if not known or knob.default is knob.empty:
             raise TypeError(
-                f"{make.__name__}.{name} is a knob: give it a type and a default, such as {name}: float = 1.0"
+                f"{make.__name__}.{name} is a knob: give it a default and one of the types bool, int, float, str, Literal and "
+                f"tuple[int, ...], such as {name}: float = 1.0"
             )
     return found
 
@@ -301,9 +303,3 @@ def alike(net, other):
 def attributes(module):
     own = vars(torch.nn.Module())
     return {name: value for name, value in vars(module).items() if name not in own}
-
-
-def __getattr__(name):
-    if name == "load":
-        raise AttributeError("models.load() has moved: import hub, and call hub.load()")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -47,6 +47,7 @@ class GhostConv(nn.Module):
         n_ghost = n_primary * (ratio - 1)
         self.n_used = out_ch - n_primary  # of the ghosts; where ratio does not divide out_ch the last ones are dropped
         self.primary = ConvBN(in_ch, n_primary, stride, relu and relu_on != "ghost")
+        # the filters Phi of equation 3
         cheap = Depthwise(n_primary, kernel_size, multiplier=ratio - 1, bias=False)
         nn.init.kaiming_normal_(cheap.weight, nonlinearity="relu")  # fan in: PyTorch's fan out forgets the groups
         rectified = relu and relu_on != "primary"

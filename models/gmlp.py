@@ -55,10 +55,10 @@ class GMLPBlock(nn.Module):
         sgu = SpatialGatingUnit(ratio * ch, size, gate, spatial_std, spatial_bias)
         self.branch = nn.Sequential(
             ChannelNorm(ch, before_linear=True),
-            Pointwise(ch, ratio * ch),
+            Pointwise(ch, ratio * ch),  # U of equation 1, along the channels
             nn.GELU(),
             sgu,
-            Pointwise(sgu.out_ch, ch),
+            Pointwise(sgu.out_ch, ch),  # V
             attention(ch),
             DropPath(drop_path),
         )

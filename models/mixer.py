@@ -20,7 +20,7 @@ class TokenMLP(nn.Sequential):
     """The same MLP along the pixels of each channel: (B, C, H, W) -> (B, C, H, W), for H = W = size, or ValueError."""
 
     def __init__(self, size, hidden):
-        super().__init__(nn.Linear(size**2, hidden), nn.GELU(), nn.Linear(hidden, size**2))
+        super().__init__(nn.Linear(size**2, hidden), nn.GELU(), nn.Linear(hidden, size**2))  # W_1 and W_2 of equation 1
         self.size = size
 
     def forward(self, x):
@@ -41,9 +41,9 @@ class MixerBlock(nn.Module):
         )
         self.mix_channels = nn.Sequential(
             ChannelNorm(ch, before_linear=True),
-            Pointwise(ch, channel_hidden),
+            Pointwise(ch, channel_hidden),  # W_3
             nn.GELU(),
-            Pointwise(channel_hidden, ch),
+            Pointwise(channel_hidden, ch),  # W_4
             DropPath(drop_path),
         )
 

@@ -2,6 +2,8 @@
 
 Hu, Shen and Sun, "Squeeze-and-Excitation Networks", CVPR 2018, equations 2 to 4. Slot: attention, after the last norm of
 the branch and before the add, as in the paper's SE-ResNet. Published with SGD.
+
+Departure: the linear layers have biases, which equation 3 leaves out.
 """
 
 import torch

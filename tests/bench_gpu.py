@@ -1,10 +1,10 @@
 """How fast a GPU trains every network: step by step, as one CUDA graph, compiled, and four runs side by side.
 
-    python tests/bench_gpu.py                     # all networks of compare.sh, six minutes on one GPU with 16 cores
+    python tests/bench_gpu.py                     # the ResNet and most methods, six minutes on one GPU with 16 cores
     python tests/bench_gpu.py resnet gmlp_resnet  # some of them; --no-compile leaves out what takes longest
 
 Each network has a process of its own, so that all compile at once; they measure in turns. Images are CIFAR-sized noise, in
-batches of 128. The last lines are the table, and the hours that 200 epochs of five seeds of all of them would take.
+batches of 128. The last lines are the table, and the hours that 200 epochs of five seeds of these networks would take.
 """
 
 import argparse
@@ -36,7 +36,6 @@ METHODS = [
 ARCHS = ["resnet", *(f"{name}_resnet" for name in METHODS)]
 BATCH, IMAGES, EPOCH, SIDE_BY_SIDE = 128, 10_000, 50_000, 4
 MEASURED_S = 1.5
-EVAL_BATCH_GPU = 2048  # as training.py scores
 COLUMNS = ("eager", "captured", "captured x4", "compiled", "compiled x4")
 
 
@@ -139,11 +138,11 @@ def epoch_costs(device):
     from torch.utils.tensorboard import SummaryWriter
 
     import engine
-    from augment import eval_batches
+    from augment import eval_batch_size, eval_batches
 
     step = make_step("resnet", 0, False, False, device)
     split, statistics = step.batches.split, ([120.0] * 3, [60.0] * 3)
-    size = EVAL_BATCH_GPU if device.type == "cuda" else 500
+    size = eval_batch_size(device, 32)
     with tempfile.TemporaryDirectory() as folder:
         writer = SummaryWriter(folder)
 

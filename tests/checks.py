@@ -10,6 +10,15 @@ def n_params(module):
     return sum(p.numel() for p in module.parameters())
 
 
+def can_build():
+    """Whether there is a GPU for which Triton can build kernels."""
+    if not torch.cuda.is_available():
+        return False
+    from models.ops import kernels
+
+    return kernels.can_build(0)
+
+
 def no_attention(ch):
     return nn.Identity()
 

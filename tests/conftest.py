@@ -12,7 +12,7 @@ torch.set_num_threads(1)  # the tests' tensors are so small that a second thread
 
 
 def pytest_configure(config):
-    """Hides the GPUs, so that the tests are the same on every machine; -m gpu runs those of tests/test_gpu.py."""
+    """Hides the GPUs, so that the tests are the same on every machine; -m gpu runs those of tests/test_gpu*.py."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
@@ -55,5 +55,10 @@ def both_ways(photos, tmp_path):
 
 @pytest.hookimpl(optionalhook=True)  # xdist may be left out: -p no:xdist
 def pytest_xdist_auto_num_workers(config):
-    """A worker for each core that this process may use: by default xdist counts all of the machine's."""
-    return None if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") else machine.cores()
+    """A worker for each core that this process may use: by default xdist counts all of the machine's.
+
+    On a GPU at most 16: each takes half a gigabyte of its memory before the first tensor.
+    """
+    if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None
+    return min(machine.cores(), 16) if config.option.markexpr == "gpu" else machine.cores()

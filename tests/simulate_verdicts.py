@@ -13,15 +13,17 @@ alike (standard deviation 0.5 points); the rest is normal noise of
     log-normal     0.65 points times exp(0.5 z) for each network, z standard normal
 
 A claim is false if a method without effect, or with one of the other sign, is significant after Holm's correction. Two rates
-are of reports whose methods all have no effect: of reports with a false claim, and of single 95% intervals that miss 0.
+are of reports whose methods all have no effect: of reports with a false claim, and of single 95% intervals that miss 0. The
+last is of the detectable difference: a report in which no method differs gives its median, one method is made better by as
+much, and the share of reports is counted that find it with other seeds.
 """
 
 import argparse
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
-from noise import ALPHA, FEWEST_NETWORKS, holm, inverse_trigamma, moderate, t_test
+from noise import ALPHA, FEWEST_NETWORKS, detectable_in_errors, holm, inverse_trigamma, moderate, t_test
 
 EFFECTS = (1.0, 2.0, 4.0)  # points
 MANY, FEW = 16, FEWEST_NETWORKS  # networks of a report, the baseline among them
@@ -58,9 +60,10 @@ NOISES = {
 
 
 def paired_t_tests(top1):
-    """The rule without moderation: each method's own differences, (..., K, n) -> (differences, p), each (..., K-1)."""
+    """The rule without moderation: each method's own differences, (..., K, n) -> (differences, squared errors, df), (..., K-1)."""
     of_seeds = top1[..., 1:, :] - top1[..., :1, :]
-    return of_seeds.mean(-1), stats.ttest_1samp(of_seeds, 0, axis=-1).pvalue
+    n_seeds = top1.shape[-1]
+    return of_seeds.mean(-1), of_seeds.var(-1, ddof=1) / n_seeds, np.full(of_seeds.shape[:-1], n_seeds - 1)
 
 
 def plainly_moderated(top1):
@@ -78,15 +81,16 @@ def plainly_moderated(top1):
     means = top1.mean(-1)
     differences = means[..., 1:] - means[..., :1]
     total_df = np.minimum(prior_df + df, (n_nets - 1) * df)
-    return differences, t_test(differences, (variance[..., 1:] + variance[..., :1]) / n_seeds, total_df)[0]
+    squared_errors = (variance[..., 1:] + variance[..., :1]) / n_seeds
+    return differences, squared_errors, np.broadcast_to(total_df, differences.shape)
 
 
 def against_first(top1):
-    """The report's rule: (differences, p-values) of every other network to the first, each (..., K-1); top1 as for moderate()."""
+    """The report's rule, of every other network to the first; shapes as of paired_t_tests()."""
     noise, means, n_seeds = moderate(top1), top1.mean(-1), top1.shape[-1]
     differences = means[..., 1:] - means[..., :1]
-    squared_error = (noise.variance[..., 1:] + noise.variance[..., :1]) / n_seeds
-    return differences, t_test(differences, squared_error, np.minimum(noise.df[..., 1:], noise.df[..., :1]))[0]
+    squared_errors = (noise.variance[..., 1:] + noise.variance[..., :1]) / n_seeds
+    return differences, squared_errors, np.minimum(noise.df[..., 1:], noise.df[..., :1])
 
 
 OURS = "robust moderation"
@@ -100,12 +104,8 @@ def simulate(rule, noise, n_seeds, n_reports, effects=EFFECTS, seed=0, n_network
     means[1 : 1 + len(effects)] = effects
     false, alone, found = 0, 0.0, np.zeros(len(effects))
     for start in range(0, n_reports, CHUNK):
-        shape = (min(CHUNK, n_reports - start), len(means))
-        deviations = noise(rng, shape)
-        block = BLOCK * rng.standard_normal((shape[0], 1, n_seeds))
-        top1 = means[:, None] + block + deviations[..., None] * rng.standard_normal((*shape, n_seeds))
-        differences, ps = rule(top1)
-        called = np.where(holm(ps) < ALPHA, np.sign(differences), 0)
+        deviations = noise(rng, (min(CHUNK, n_reports - start), len(means)))
+        called, ps = verdicts(rule, draw(rng, means, deviations, n_seeds))
         truth = np.sign(means[1:])
         false += ((called != 0) & (called != truth)).any(-1).sum()
         alone += (ps < ALPHA).mean(-1).sum()
@@ -113,12 +113,43 @@ def simulate(rule, noise, n_seeds, n_reports, effects=EFFECTS, seed=0, n_network
     return false / n_reports, alone / n_reports, found / n_reports
 
 
+def draw(rng, means, deviations, n_seeds):
+    """Top-1 of reports: means and deviations (..., K) -> (..., K, n_seeds)."""
+    block = BLOCK * rng.standard_normal((len(deviations), 1, n_seeds))
+    return means[..., None] + block + deviations[..., None] * rng.standard_normal((*deviations.shape, n_seeds))
+
+
+def verdicts(rule, top1):
+    """The sign of each difference that is significant, else 0, and the p of each alone: (..., K-1) both."""
+    differences, squared_errors, df = rule(top1)
+    ps = t_test(differences, squared_errors, df)[0]
+    return np.where(holm(ps) < ALPHA, np.sign(differences), 0), ps
+
+
+def find_detectable(rule, noise, n_seeds, n_reports, n_networks=MANY, seed=2):
+    """The share of reports that find a method which is better by the median detectable difference of an earlier report."""
+    rng, level = np.random.default_rng(seed), ALPHA / (n_networks - 1)
+    inverse_dfs = np.linspace(0, 1 / (n_seeds - 1), 50)[1:]  # a straight line between these is near enough
+    in_errors = [detectable_in_errors(1 / inverse, level) for inverse in inverse_dfs]
+    found = 0
+    for start in range(0, n_reports, CHUNK):
+        deviations = noise(rng, (min(CHUNK, n_reports - start), n_networks))
+        means = np.zeros(deviations.shape)
+        _, squared_errors, df = rule(draw(rng, means, deviations, n_seeds))
+        detectable = np.interp(1 / df, inverse_dfs, in_errors) * np.sqrt(squared_errors)
+        means[:, 1] = np.median(detectable, axis=-1)
+        called, _ = verdicts(rule, draw(rng, means, deviations, n_seeds))
+        found += (called[:, 0] > 0).sum()
+    return found / n_reports
+
+
 def table(n_reports, rules=RULES, noises=NOISES, seeds=(3, 5)):
     """The table in Markdown."""
     lines = [
-        "| networks | noise | seeds | rule | false claim | no effects: false claim | interval misses | 1, 2, 4 points found |"
+        "| networks | noise | seeds | rule | false claim | no effects: false claim | interval misses | 1, 2, 4 points found "
+        "| detectable found |"
     ]
-    lines += ["| --: | --- | --: | --- | --: | --: | --: | --: |"]
+    lines += ["| --: | --- | --: | --- | --: | --: | --: | --: | --: |"]
     of_sizes = [(MANY, rule) for rule in rules] + [(FEW, OURS)]
     for name, noise in noises.items():
         for n_seeds in seeds:
@@ -127,6 +158,7 @@ def table(n_reports, rules=RULES, noises=NOISES, seeds=(3, 5)):
                 how = {"effects": (), "seed": 1, "n_networks": n_networks}
                 none, alone, _ = simulate(rules[rule], noise, n_seeds, n_reports, **how)
                 percents = ", ".join(f"{100 * part:.0f}" for part in found)
+                detectable = find_detectable(rules[rule], noise, n_seeds, n_reports, n_networks)
                 cells = [
                     n_networks,
                     name,
@@ -134,6 +166,7 @@ def table(n_reports, rules=RULES, noises=NOISES, seeds=(3, 5)):
                     rule,
                     *(f"{part:.1%}" for part in (false, none, alone)),
                     f"{percents} %",
+                    f"{detectable:.0%}",
                 ]
                 lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines).replace("%", " %").replace("  %", " %")

@@ -184,15 +184,6 @@ def test_scaler_and_count_of_skips_come_back():
     assert second.n_bad == 3
 
 
-def test_points_go_on_from_a_checkpoint_that_does_not_say_where_the_last_one_was():
-    first, second = small_state(), small_state()
-    first.step = 7
-    older = first.state_dict()
-    del older["step_of_point"]
-    second.load_state_dict(older)
-    assert (second.step, second.step_of_point) == (7, 7)
-
-
 @pytest.mark.parametrize("change", [(1, 2), (2, 1)])
 def test_another_number_of_processes(command, tmp_path, change, capfd):
     """On an arch without batch statistics the run goes on as if nothing had changed, to rounding; and it is announced."""

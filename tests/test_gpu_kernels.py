@@ -11,12 +11,16 @@ from models.ops.batchnorm import NormGELU
 from models.ops.channels import Pointwise
 from models.ops.depthwise import Depthwise
 from models.prenorm import ChannelNorm, LayerScale
+from tests.checks import can_build
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="of a GPU: python -m pytest -m gpu"),
 ]
 pytest.importorskip("triton")
+pytestmark.append(
+    pytest.mark.skipif(not can_build(), reason="Triton can build no kernels here: see models/ops/kernels.py")
+)
 
 from tests.kernel_cases import (  # noqa: E402 - imports Triton
     CHANNELWISE,

@@ -195,9 +195,11 @@ def test_name_of_a_processor(cpuinfo, name):
 
 
 def test_tests_have_a_worker_for_each_core_they_may_use(monkeypatch):
-    monkeypatch.setattr(machine, "cores", lambda: 3)
+    monkeypatch.setattr(machine, "cores", lambda: 64)
     monkeypatch.delenv("PYTEST_XDIST_AUTO_NUM_WORKERS", raising=False)
-    assert conftest.pytest_xdist_auto_num_workers(None) == 3
+    for marks, n_workers in (("", 64), ("gpu", 16)):
+        config = SimpleNamespace(option=SimpleNamespace(markexpr=marks))
+        assert conftest.pytest_xdist_auto_num_workers(config) == n_workers
 
 
 def test_peak_memory_grows_with_what_is_taken():

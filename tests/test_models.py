@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-import models
 from cost import cost, layer_table, n_params
 from describe import listing, meanings, shown, summary
 from models import (
@@ -251,6 +250,23 @@ def test_settings_reach_the_constructors():
     assert net.fc.in_features == 128
 
 
+def test_a_knob_of_another_type_is_refused():
+    class Method:
+        def __init__(self, ch, *, size: int | None = None):
+            pass
+
+    with pytest.raises(TypeError, match=r"Method.size is a knob: give it a default and one of the types bool, int"):
+        knobs(Method)
+
+
+def test_types_written_as_text_are_read():
+    class Method:
+        def __init__(self, ch, *, size: "int" = 3):
+            pass
+
+    assert knobs(Method)["size"].annotation is int
+
+
 @pytest.mark.parametrize("arch", [*ALONE, *WHOLE])
 def test_every_knob_has_a_type_and_takes_its_default(arch):
     allowed = settable(arch)
@@ -401,14 +417,6 @@ def test_summary_says_what_a_paper_needed():
     text = summary("convnext_eca_resnet", {}, 100, 32)
     assert "166,079 parameters" in text
     assert "convnext: Liu et al., A ConvNet for the 2020s, CVPR 2022; published with AdamW" in text
-
-
-def test_what_has_moved_names_its_new_place():
-    with pytest.raises(AttributeError, match=r"hub\.load\(\)"):
-        models.load("runs/a")
-    done = subprocess.run([sys.executable, "-m", "models.speed", "resnet"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.endswith("python speed.py resnet\n") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,10 @@ def test_seeds_that_are_compared_are_not_called_unknown_noise():
     rows = rows_of("resnet", 60) + rows_of("eca_resnet", 63, seeds=SEEDS[:3], jitter=-JITTER)
     told = opening(analyse(rows))
     assert told[0] == "There is no verdict: no method was run with all of its baseline's seeds."
+    once = rows_of("resnet56", 60, seeds=(0,)) + rows_of("eca_resnet56", 61, seeds=(0,))
+    assert (
+        opening(analyse(rows + once))[0] == "There is no verdict: only one seed was run, or not all of the baseline's."
+    )
     assert len(told) == 2
 
 
@@ -173,12 +177,15 @@ def test_runs_side_by_side_are_told_apart_from_others():
 
 def test_an_ablation_on_several_machines_says_so(campaign, tmp_path):
     """What differs may be the machine."""
-    assert "this table.\n" in make(campaign, tmp_path / "one")
+    one = make(campaign, tmp_path / "one")
+    assert "Different machines" not in one
+    assert "Holm's correction covers this table. *Detectable* is at 0.05 / 2 here.\n" in one
+    assert "Intervals at equal cost are not corrected" in one
     for content in campaign:
         if content["settings"] == {"eca.kernel_size": 9}:
             content["device"] = "a GPU"
     told = "(default) and resnet.attention_position=after-add on 1 x a CPU; eca.kernel_size=9 on 1 x a GPU."
-    assert f"this table. Different machines: {told}\n" in make(campaign, tmp_path / "two")
+    assert f" is at 0.05 / 2 here. Different machines: {told}\n" in make(campaign, tmp_path / "two")
 
 
 def test_without_a_curve_equal_cost_is_one_sentence(tmp_path):
@@ -194,7 +201,7 @@ def test_one_noisy_method_does_not_speak_for_the_power_of_all(campaign):
         result.detectable = detectable
     told = power_sentence(judged)
     assert (
-        "With these seeds, half of the comparisons have at least an 80% chance of finding a true difference of 2.5 points"
+        "With these seeds, half of the comparisons have at least an estimated 80% chance of finding a true difference of 2.5 points"
         in told
     )
     assert "(1.0 to 57.0, depending on their noise)" in told
@@ -215,6 +222,8 @@ def test_ablations_alone_make_a_report(campaign, tmp_path):
         "Settings compared with their architecture's default: 2 (0 better, 1 worse and 0 unstable). "
     )
     assert "- eca_resnet: not compared: resnet itself was not run" in text
+    assert "Holm's correction covers this table. *Detectable*: the true difference that would be found with" in text
+    assert "strictest level, 0.05 / 2 (noncentral t)" in text and "Intervals at equal cost" not in text
 
 
 def test_baselines_alone_make_a_report(tmp_path):
@@ -274,3 +283,6 @@ def test_depth_with_and_without_shortcuts():
     assert first.endswith("+0.500.")
     assert "ResNets change by +3.00 points" in second
     assert depth_table(analyse(rows_of("resnet", 60) + rows_of("resnet56", 61))) is None
+    other_seeds = [r for r in rows if r["arch"] != "plain56" or r["seed"] > 1]
+    other_seeds = [r for r in other_seeds if r["arch"] != "plain20" or r["seed"] < 2]
+    assert "without shortcuts" not in " ".join(opening(analyse(other_seeds)))

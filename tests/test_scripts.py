@@ -22,7 +22,7 @@ import train
 from board import Taken
 from flags import parse_args
 from locks import Lock
-from models import METHODS, build
+from models import METHODS, build, knobs
 from settings import HERE, read_settings, train_command, train_flags
 from speed import parse_run
 from tests import processes
@@ -85,7 +85,9 @@ def test_every_ablation_builds_and_changes_something(tmp_path):
             arch, settings = parse_run(run)
             assert what_it_is(arch, settings) != defaults[arch], run
     ablated = {run.split("_")[0] for run in runs if ":" in run}
-    assert ablated == set(METHODS) - {"se"}, "name its ablations in METHODS and runs_of of ablations.sh"
+    assert ablated == {name for name in METHODS if knobs(METHODS[name].make)} - {"se"}, (
+        "name its ablations in KNOWN and runs_of of ablations.sh"
+    )
 
 
 def test_ablations_can_be_limited(tmp_path):
@@ -347,6 +349,12 @@ def test_mistaken_setting_is_one_line(settings, flags, message, capsys):
     assert err.startswith(f"compare.sh: {message}") and err.count("\n") == 1
 
 
+def test_with_minutes_a_mistyped_network_is_refused_before_the_others_train(tmp_path):
+    done = run_script("compare.sh", check=False, MINUTES="5", ARCHS="ecaa_resnet", OUT=str(tmp_path / "out"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("train.py: unknown method 'ecaa' in --arch ecaa_resnet")
+
+
 @pytest.mark.parametrize(
     ("script", "given", "message"),
     [
@@ -443,7 +451,7 @@ def test_line_for_slurm_repeats_what_was_given(script, tmp_path):
     ("nproc", "flags", "resources"),
     [
         ("1", [], "--array=0-1 --gpus=1"),
-        ("2", [], "--array=0-5 --gpus=2"),
+        ("2", [], "--array=0-5 --nodes=1 --gpus=2"),
         ("1", ["--image-size", "224"], "--array=0-5 --gpus=1"),
     ],
 )
@@ -496,8 +504,8 @@ def write_speeds(settings, flags):
     """The file of a cost pass over the runs, with speeds that nobody measured."""
     recipe, cpu = parse_args(flags), torch.device("cpu")
     rows = []
-    for arch, knobs in map(parse_run, settings["RUNS"].split()):
-        row = {"arch": arch, "settings": knobs, "image_size": recipe.image_size}
+    for arch, set_knobs in map(parse_run, settings["RUNS"].split()):
+        row = {"arch": arch, "settings": set_knobs, "image_size": recipe.image_size}
         rows.append(
             row | {"train_imgs_per_s": 500.0, "eval_imgs_per_s": 900.0, "latency_ms": 2.0, "latency_p95_ms": 3.0}
         )

@@ -8,8 +8,9 @@ import re
 
 import pytest
 
+from noise import POWER
 from notes import SIMULATED
-from tests.simulate_verdicts import NOISES, RULES, simulate, table
+from tests.simulate_verdicts import NOISES, RULES, find_detectable, simulate, table
 
 N_REPORTS = 1500
 
@@ -28,6 +29,11 @@ def test_two_points_are_found(n_seeds, at_least):
     assert two_points >= at_least > alone
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_the_detectable_difference_is_found_less_often_than_if_the_noise_were_known(rule):
+    assert 0.6 < find_detectable(RULES[rule], NOISES["equal"], 3, N_REPORTS) < POWER
+
+
 def test_the_reports_table_is_the_simulations():
     """Each percentage is within four standard errors, and rounding, of a shorter simulation's."""
     printed, again = SIMULATED.splitlines(), table(N_REPORTS).splitlines()
@@ -41,5 +47,5 @@ def test_the_reports_table_is_the_simulations():
 
 
 def percentages(line):
-    """The numbers in the last four cells of a row: three rates and three effects found."""
+    """The numbers in the last five cells of a row: three rates, three effects found and the detectable one."""
     return [float(number) for cell in line.split("|")[5:] for number in re.findall(r"[\d.]+", cell)]

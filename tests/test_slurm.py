@@ -54,7 +54,7 @@ def test_line_follows_from_the_measured_speeds():
         ["SEEDS='0 1'"], ["compare.sh", "--lr", "1"], [("a", 3), ("b", 1)], {"a": 1.0, "b": 2.5}, 8
     )
     assert line == (
-        "SEEDS='0 1' sbatch --array=0-1 --time=04:45:00 --gpus=8 --requeue --signal=B:TERM@90 --open-mode=append "
+        "SEEDS='0 1' sbatch --array=0-1 --time=04:45:00 --nodes=1 --gpus=8 --requeue --signal=B:TERM@90 --open-mode=append "
         "compare.sh --lr 1"
     )
 

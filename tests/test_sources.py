@@ -253,7 +253,11 @@ def test_class_without_an_image_is_named_with_its_split(tmp_path, split):
     root = small_folder(tmp_path / "set")
     for file in (root / split / "bee").iterdir():
         file.unlink()
-    with pytest.raises(ValueError, match=f"no image for class bee in {split}/: add some, or remove it"):
+    with pytest.raises(ValueError, match=f"no image for class bee in {split}/: add some, or remove its folder$"):
+        loaded(root)
+    (root / split / "bee" / "IMG_1.HEIC").touch()
+    unread = rf"\(left out of {split}/bee: 1 file without an image's suffix\)"
+    with pytest.raises(ValueError, match=f"add some, or remove its folder {unread}$"):
         loaded(root)
 
 

@@ -23,10 +23,12 @@ def test_speeds_are_measured_for_each_run():
 
 
 def test_speeds_are_images_over_the_seconds_of_either_call(monkeypatch):
-    """Of four images a call: one call of 2 s, as it is long enough, and three of 1/8 s."""
+    """One call of four images in 2 s, which is long enough, and three of eight in 1/8 s each."""
     now = [0.0]
 
     class Stepper:
+        imgs = range(8)  # those of an evaluation
+
         def __init__(self, *_):
             pass
 
@@ -39,12 +41,12 @@ def test_speeds_are_images_over_the_seconds_of_either_call(monkeypatch):
     monkeypatch.setattr(speed, "Stepper", Stepper)
     monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
     (row,) = speed.measure([TINY], 5, 16, *HOW, rounds=2)
-    assert (row["train_imgs_per_s"], row["eval_imgs_per_s"]) == pytest.approx((2, 32))
+    assert (row["train_imgs_per_s"], row["eval_imgs_per_s"]) == pytest.approx((2, 64))
 
 
 def test_a_network_is_trained_and_evaluated_in_its_mode():
     modes = []
-    stepper = speed.Stepper(*TINY, 5, 16, 4, None, False, 1, torch.device("cpu"))
+    stepper = speed.Stepper(*TINY, 5, 16, 4, None, False, 1, True, torch.device("cpu"))
     stepper.net.register_forward_pre_hook(lambda net, imgs: modes.append(net.training))
     for call in (stepper.train, stepper.evaluate, stepper.train):
         call()
@@ -53,10 +55,31 @@ def test_a_network_is_trained_and_evaluated_in_its_mode():
 
 def test_a_step_is_cut_as_the_recipe_has_it():
     batches = []
-    stepper = speed.Stepper(*TINY, 5, 16, 4, None, False, 2, torch.device("cpu"))
+    stepper = speed.Stepper(*TINY, 5, 16, 4, None, False, 2, True, torch.device("cpu"))
     stepper.net.register_forward_hook(lambda net, imgs, logits: batches.append(len(logits)))
     stepper.train()
     assert batches == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "captured"),
+    [([], True), (["--optimizer", "adamw"], True), (["--graph", "off"], False), (["--optimizer", "nadam"], False)],
+)
+def test_steps_are_timed_as_the_runs_take_them(flags, captured, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(speed, "write_speeds", lambda file, runs, image_size, how: asked.append(how))
+    monkeypatch.setattr(speed, "write_latencies", lambda *_: None)
+    monkeypatch.setattr("sys.argv", ["speed.py", "resnet", "--out", str(tmp_path / "cost.json"), *flags])
+    speed.main()
+    assert [how[-1] for how in asked] == [captured]
+
+
+def test_speeds_without_a_graph_are_not_those_with_one(monkeypatch):
+    assert speed.conditions(8, "off", False, graph=False) == speed.conditions(8, "off", False)  # of a CPU
+    monkeypatch.setattr(speed, "the_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(machine, "device_name", lambda device: "a GPU")
+    with_graph, without = (speed.conditions(8, "off", False, graph=graph) for graph in (True, False))
+    assert without == with_graph | {"graph": "off"}
 
 
 def test_a_slow_spell_slows_all_networks_alike():

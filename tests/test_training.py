@@ -106,7 +106,7 @@ def test_other_data_is_another_run(command, photos, tmp_path, capsys):
     (other / "train" / "class0" / "1.png").unlink()
     with pytest.raises(SystemExit):
         run(*command("--max-steps", "1", "--data-dir", str(other)))
-    assert re.search(r"holds another run \(data \w+ there, \w+ here", capsys.readouterr().err)
+    assert re.search(r"holds another run \(fingerprint of the images \w+ there, \w+ here", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -121,7 +121,9 @@ def test_other_labels_are_another_run(command, photos, tmp_path, capsys, split):
     aside.rename(second)
     with pytest.raises(SystemExit):
         run(*command("--max-steps", "1", "--data-dir", str(mine)))
-    assert re.search(r"holds another run \(content \w+ there, \w+ here\)", capsys.readouterr().err)
+    assert re.search(
+        r"holds another run \(fingerprint of labels and pixels \w+ there, \w+ here\)", capsys.readouterr().err
+    )
 
 
 def test_constant_schedule_goes_on_for_more_epochs(command, tmp_path, capsys):

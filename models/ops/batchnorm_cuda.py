@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch.library import triton_op
 
-from models.ops.kernels import alignment, launcher, pixel_rows, power_of_2, sum_chunks
+from models.ops.kernels import alignment, launcher, pixel_rows, sum_chunks
 
 
 class Blocks:
@@ -237,7 +237,7 @@ def arguments(shape, vector, rows):
     integer arguments, and constants."""
     N, C, H, W = shape
     align = alignment(C, *rows)
-    channels = min(power_of_2(C), Blocks.MAX_CHANNELS)
+    channels = min(triton.next_power_of_2(C), Blocks.MAX_CHANNELS)
     pixels = Blocks.WARPS * 32 * vector // channels
     constants = {"ALIGN": align, "PIXELS": pixels, "CHANNELS": channels, "num_warps": Blocks.WARPS, "num_stages": 1}
     grid = triton.cdiv(N * H * W, pixels), triton.cdiv(C, channels)

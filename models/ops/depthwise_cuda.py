@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch.library import triton_op
 
-from models.ops.kernels import alignment, launcher, pixel_rows, power_of_2, sum_chunks
+from models.ops.kernels import alignment, launcher, pixel_rows, sum_chunks
 
 
 class Blocks:
@@ -219,7 +219,7 @@ def axes(x, weight, dilation, most_reuse):
 
 def tile(C, most_channels, vector, warps):
     """Pixels and channels of a program whose threads hold `vector` channels each."""
-    channels = min(power_of_2(C), most_channels)
+    channels = min(triton.next_power_of_2(C), most_channels)
     return max(1, warps * 32 * vector // channels), channels
 
 

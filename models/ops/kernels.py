@@ -28,7 +28,7 @@ SUM_TILE, SUM_WARPS = 1024, 4  # chunks times numbers of a tile
 @functools.cache
 def can_build(device_index):
     """Whether Triton can build kernels for this GPU: compute capability 7.0, and a C compiler and Python's headers for launchers."""
-    compiler = os.environ.get("CC") or shutil.which("clang") or shutil.which("gcc") or shutil.which("cc")
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")  # as Triton looks for it
     scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # where Triton looks for them
     headers = os.path.join(sysconfig.get_paths(scheme)["include"], "Python.h")
     return compiler is not None and os.path.exists(headers) and torch.cuda.get_device_capability(device_index) >= (7, 0)
@@ -81,11 +81,6 @@ def alignment(*counts):
     while any(count % n for count in counts):
         n //= 2
     return n
-
-
-def power_of_2(n):
-    """The smallest power of 2 that is at least n."""
-    return 1 << (n - 1).bit_length()
 
 
 @triton.jit(do_not_specialize=["n_chunks", "n_taps", "C"])

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch.library import triton_op
 
-from models.ops.kernels import alignment, launcher, pixel_rows, power_of_2, sum_chunks
+from models.ops.kernels import alignment, launcher, pixel_rows, sum_chunks
 
 MAX_CHANNELS = 1024  # a pixel has to fit into the registers of a program
 
@@ -111,7 +111,7 @@ def norm_gradient_kernel(
 
 def tile(C, vector, warps):
     """Pixels and channels of a program whose threads hold `vector` channels each, or all that a wide pixel needs."""
-    channels = power_of_2(C)
+    channels = triton.next_power_of_2(C)
     return max(1, warps * 32 * vector // channels), channels
 
 
