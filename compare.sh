@@ -3,31 +3,32 @@
 #
 #   methods    the ResNet at several widths, the methods and four combinations (the default)
 #   depth      plain networks against residual ones of the same layers: does depth hurt without shortcuts?
-#   classics   the networks that everyone knows
+#   classics   a linear classifier, LeNet, AlexNet, VGG, GoogLeNet and ResNets
 #   vit        a vision transformer with published weights and from scratch, and a smaller one (depth 6, width 96) from scratch
 #   transfer   published weights against random ones; fine-tuned, and with a frozen backbone
-#   recipe     not networks but optimizers and learning rates, on the validation split
-#   tuning     the same search for each network of the methods' list, on the validation split: all with the first of SEEDS,
-#              then the best two with all of them. TUNED=runs/tuning then gives each architecture its own winner
+#   recipe     optimizers and learning rates for four networks, compared on the validation split
+#   tuning     the same search for each network of the methods' list, on the validation split: all recipes with the first
+#              of SEEDS, then the best two with all SEEDS. TUNED=runs/tuning then gives each architecture its own winner
 #   cost       trains nothing: parameters, MACs, speed, memory and the latency of one image, at the sizes in SIZES
 #
 #   bash compare.sh                                          # CIFAR-100 from the hub, 100 epochs: hours on one GPU
 #   EPOCHS=5 DATASET=shapes100 SEEDS="0 1" bash compare.sh   # about two hours on two CPU cores
 #   JOBS=8 bash compare.sh                                   # a network on each of 8 GPUs, side by side
 #   NPROC=8 bash compare.sh --amp bf16                       # each run on 8 GPUs; flags go on to train.py
-#   MINUTES=55 bash compare.sh                               # stops and saves in time; the same command goes on
+#   MINUTES=55 bash compare.sh                               # stops and saves in time; the same command resumes
 #   PRESET=cost SIZES=32 bash compare.sh --batch-size 16     # minutes on two CPU cores
 #   sbatch --array=0-20 --gpus=1 --requeue --signal=B:TERM@90 compare.sh     # on a Slurm cluster
 #
 # Finished runs are skipped and unfinished ones resumed: run the same command again after an interruption. Ctrl-C and SIGTERM
-# stop the current runs after the step in progress. OUT is their folder (runs/compare, or runs/ and the preset's name); one
-# that holds runs of another recipe is refused. Several of these commands, on any machines that see the folder, may share one
-# OUT: each takes the next run that nobody holds. A failed run is reported at the end (exit code 1) and does not stop the
-# others. PLAN=1 only lists what would be trained. ARCHS and WIDTHS replace parts of the methods' list: the backbones of ARCHS
-# are its baselines, and are also trained at WIDTHS ("24 32 12 8" for resnet, none for others). BEST (default
-# 2): how many of each architecture's recipes PRESET=tuning trains with all seeds. RUNS replaces any list: it names architectures, each with its knobs and flags
-# after colons, such as RUNS="resnet eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone". RECIPE replaces a preset's
-# flags for all runs; what TUNED found, a run's own flags and yours count for more. compare.py does the work. A setting given as NAME= is empty; leave it out for the default.
+# stop the current runs after the step in progress. OUT is the folder of the runs (default runs/compare, for other presets
+# runs/ and the preset's name); if it holds runs of another recipe, it is refused. Several of these commands may share one OUT,
+# on any machines that see it: each takes the next run that nobody holds. A failed run is reported at the end (exit code 1) and
+# does not stop the others. PLAN=1 only lists what would be trained. ARCHS replaces the methods' list: its backbones are the
+# baselines, and are also trained at WIDTHS (default "24 32 12 8" for resnet, none for others). BEST (default 2) is how many
+# recipes of each architecture PRESET=tuning trains with all SEEDS. RUNS replaces any list: it names architectures, each with
+# its knobs and flags after colons, such as RUNS="resnet eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone".
+# RECIPE replaces the preset's flags for all runs; the flags found by TUNED override it, a run's own override those, and yours
+# override all. NAME= sets NAME to nothing; leave it out for the default. compare.py does the work.
 [ -n "${BASH_VERSION-}" ] || { echo "$0: start it with bash" >&2 && exit 2; }
 set -euo pipefail
 

@@ -27,7 +27,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Below this, 16-bit values are as likely those of a camera's 12 bits, or of 8, as those of a dark picture.
+# Below this, 16-bit values are as likely to be a camera's 12 bits, or 8, as a dark picture.
 TWELVE_BITS = 2**12
 AT_ONCE = 16  # images that a thread decodes before it looks for more
 WHOLE_FILE = 2**24  # bytes that are read of a file at once

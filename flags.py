@@ -179,7 +179,7 @@ STORE = {"action": "store_true"}
 def add_network(add):
     add("--arch", "resnet", "<method>_..._<backbone>, such as eca_ghostnet_resnet; see --list")
     add("--set", None, "a knob of the arch, such as eca.kernel_size=5; may be repeated", action="append", metavar="K=V")
-    add("--pretrained", False, "start with weights published for the arch, and a new head", **STORE)
+    add("--pretrained", False, "start with weights published for the arch, and a new head (classifier)", **STORE)
     init = "start with a run's weights: its folder, model/ or last.pt, or a hub id; the head only if the classes are the same"
     add("--init-from", None, init, metavar="RUN")
     add("--freeze", None, "train the head only; with --pretrained or --init-from", choices=["backbone"])
@@ -187,7 +187,7 @@ def add_network(add):
 
 def add_data(add):
     add("--dataset", None, "what to train on (default cifar100, or what --data-dir holds)", choices=DATASETS)
-    files = "local files: CIFAR as parquet or its original archive, or a folder of train/ and test/, and perhaps val/"
+    files = "local files: CIFAR as parquet or its original archive, or a folder with train/, test/ and optionally val/"
     add("--data-dir", None, files)
     add("--image-size", None, "resize and centre-crop images to this many pixels", type=int)
     held_out = (
@@ -217,7 +217,7 @@ def add_recipe(add):
     add(
         "--accumulate",
         1,
-        "parts that a batch is cut into, their gradients summed, where a whole one does not fit into memory",
+        "cut a batch that does not fit into memory into this many parts and sum their gradients",
     )
     add("--optimizer", "sgd", "torch's, and transformers' Adafactor", choices=OPTIMIZERS)
     default = f"(default {OPTIMIZERS['sgd'][0]:g} for sgd; the others have their own)"
@@ -238,8 +238,8 @@ def add_recipe(add):
         5.0,
         "largest norm of the gradient; 0 for no limit (HorNet can diverge at the default --lr even with 5)",
     )
-    seeds = "seed of weights, split, sample order and augmentation; several train as many runs, side by side on a GPU"
-    weights = "weigh each class in the loss by the inverse of its share of the training images"
+    seeds = "seed of weights, split, sample order and augmentation; several train one run each, side by side on a GPU"
+    weights = "weight each class in the loss by the inverse of its share of the training images"
     add("--class-weights", None, weights, choices=["balanced"])
     add("--balanced-sampling", False, "show each class equally often in an epoch, however many images it has", **STORE)
     add("--seed", [0], seeds, type=seed, nargs="+")
@@ -266,7 +266,7 @@ def add_run(add):
     upload = "upload model/ at the end, tagged with the run's name; if that fails, the same command tries again"
     add("--push-to-hub", None, upload, metavar="USER/NAME")
     add("--log-every", 20, "steps between two points of the training curve")
-    every = "save at the next log point or end of an epoch once this many seconds have passed since the last save"
+    every = "save at the next point of the training curve or end of an epoch, this many seconds after the last save"
     add("--save-every-s", 60.0, f"{every}; 0: at the end of every epoch")
     add("--save-every", 0, "steps between two checkpoints within an epoch, besides those of --save-every-s; 0 for none")
     add("--max-minutes", 0.0, "stop and save after this many minutes, as on SIGTERM, with exit code 75; 0 for no limit")

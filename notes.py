@@ -110,7 +110,7 @@ MODULES = {
     ),
     "productpool": Module(
         "Product pooling (ours)", "pool", "A module of this project, results/own/README.md",
-        "Multiplies two normed linear maps of each pixel and averages the products: a low-rank bilinear pooling.",
+        "Multiplies two batch-normalized linear maps of each pixel and averages the products: a low-rank bilinear pooling.",
         "Replaces the mean over pixels before the classifier.", "256 products, whatever the network's width. The "
         "idea came from test scores of other methods.",
     ),
@@ -128,7 +128,7 @@ def modules_of(nets):
 
 RULE = f"""\
 - *helps*: above the baseline (Holm-corrected p < {ALPHA}), above the widening curve at one cost or more (the interval lies above 0), and below it at none (no interval lies below 0). A method that cannot be compared with a widening curve is judged against the baseline alone; its remark says so.
-- *no better than widening*: above the baseline, but not above the widening curve by any measure of cost, or below it by one.
+- *no better than widening*: above the baseline, but either not above the widening curve by any measure of cost or below it by at least one.
 - *better than narrowing*: below the baseline (Holm-corrected p < {ALPHA}), but above the widening curve at one cost or more that it saves (Holm-corrected over all methods and costs), and below it at none: a narrower backbone of that cost loses more.
 - *hurts*: below the baseline, and not better than narrowing.
 - *unstable*: with some seeds the method or the baseline ended no better than guessing, with others clearly better. The mean would mix two outcomes, so the method gets no other verdict and is left out of costs, power and superclasses. It still counts in Holm's correction.
@@ -136,7 +136,7 @@ RULE = f"""\
 - no verdict: with a single seed; for a method that was not trained with all of the baseline's seeds, unless it is unstable; and for every method if the baseline itself ended at chance, because the budget was then too short."""
 
 NOISE = f"""\
-Three seeds say little about the noise of one network, but the networks of a comparison have similar noise. So each network's variance over seeds is moderated by the others' (empirical Bayes: Smyth 2004, made robust as in Phipson et al. 2016). Seeds are blocks: what a seed does to all networks alike cancels out. A network far noisier than the others, or that ended at chance, keeps its own noise, and a remark names it. With fewer than {FEWEST_NETWORKS} networks that learned with all seeds of the comparison, or fewer than {FEWEST_SEEDS} seeds, there is too little to learn from the others, and a difference is judged by the paired t-test of its own seeds. All intervals cover 95% and use this noise: those of differences, of top-1, of the widening curve and of the ablations. They are about other seeds, not about other test images or datasets."""
+Three seeds say little about the noise of one network, but the networks of a comparison have similar noise. So each network's variance over seeds is moderated: drawn towards the others' (empirical Bayes: Smyth 2004, made robust as in Phipson et al. 2016). Seeds are blocks: what a seed does to all networks alike cancels out. A network far noisier than the others, or that ended at chance, keeps its own noise, and a remark names it. With fewer than {FEWEST_NETWORKS} networks that learned with all seeds of the comparison, or fewer than {FEWEST_SEEDS} seeds, there is too little to learn from the others, and a difference is judged by the paired t-test of its own seeds. All intervals cover 95% and use this noise: those of differences, of top-1, of the widening curve and of the ablations. They say what other seeds would give, not other test images or datasets."""
 
 
 def noise_text(results):
@@ -199,7 +199,7 @@ def simulation_text(results):
 
 
 FAMILY = "Holm's correction covers {judged} and becomes stricter with each method that is added."
-DETECTABLE = f"*Detectable*: the true difference that would be found with a probability of {POWER:.0%} if the noise were exactly as estimated here, at Holm's strictest level, {ALPHA} / {{m}} (noncentral t). As the noise is estimated from few seeds, it is found less often; the table of simulated reports says how often."
+DETECTABLE = f"*Detectable*: the true difference that would be found with a probability of {POWER:.0%} if the noise were exactly as estimated here, at Holm's strictest level, {ALPHA} / {{m}} (noncentral t). As the noise is estimated from few seeds, such a difference is found less often: see *detectable found* in the table of simulated reports."
 EQUAL_COST = f"""\
 Points of top-1 over the plain backbone at the same cost: mean ± 95% interval, not corrected for multiple comparisons. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost); the interval covers the noise of both. A straight line lies below a curve that flattens, which favours the methods; so between widths whose costs differ by more than a factor of {NEAR:g}, only a method below the line is compared. Outside the trained widths there is no comparison. A width that ended at chance with any seed is left out of the curve. Training time is the measured time per training image, taken as exact. A width that takes at least {1 - FASTER:.0%} of a wider one's time is left out of the curve."""
 NO_CURVE = "There is no comparison: no second width of the backbone (`resnet.width`) learned with all of its seeds. `WIDTHS` of compare.sh adds some."
@@ -251,7 +251,7 @@ def design_table(results):
         table[-1][1] += f"; each architecture has its own {in_list(results.own_recipes)}"
     held_out = ", the part held out," * bool(row.get("val_size") and not row.get("folds"))
     same = "the same for all that is compared" if have_same_seeds(results) else "not all of them for every network"
-    sets = f"a seed sets the first weights{held_out} and the order and augmentation of the images"
+    sets = f"a seed sets the initial weights{held_out} and the order and augmentation of the images"
     table.append(["seeds", f"{in_list(seeds)}, {same}: {sets}"])
     table.append(["test set", f"scored {scored}; no epoch or setting is chosen on it"])
     for backbone, curve in results.curves.items():
@@ -283,7 +283,7 @@ def speed_text(results):
         return ("Speeds were measured during training and are medians over the seeds. Other work on the machine may have slowed a "
                 "run, so they are not compared. A cost pass (cost.json, see compare.sh) measures all networks side by side.")  # fmt: skip
     about = ", ".join(f"{k} {v}" for k, v in results.cost_pass.items() if k not in ("rows", "latency"))
-    text = f"Speeds are medians of interleaved rounds of the cost pass ({about})"
+    text = f"Speeds are medians over rounds in which the networks take turns, the cost pass ({about})"
     if of_trainings:
         text += f", which has not timed {in_list(of_trainings)}"
     shared = [
@@ -341,7 +341,7 @@ def bias_text(results):
     if not values:
         return "No epoch could be chosen on the test set: each run scored it once, after its last epoch."
     return (f"Reporting the best epoch on the test set instead of the last one would have added {np.mean(values):.2f} points on "
-            f"average and {max(values):.2f} at most (n = {len(values)} runs). No number here does so.")  # fmt: skip
+            f"average and {max(values):.2f} at most (n = {len(values)} runs). This report does not do so.")  # fmt: skip
 
 
 def left_out_text(results):

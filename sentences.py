@@ -145,7 +145,7 @@ def budget_sentence(results):
     budget = "longer training may change the order"
     if not sizes:
         return f"{why_unknown(results.judged)}, so the noise is unknown, and {budget}."
-    of = "In the median comparison, a" if len(sizes) > 1 else "A"
+    of = "In half of the comparisons, a" if len(sizes) > 1 else "A"
     return f"{of} true difference below {np.median(sizes):.1f} points may well have gone unnoticed, and {budget}."
 
 

@@ -126,8 +126,8 @@ DEFAULT = "(default)"  # no knob set
 RECIPES_REPORT = """\
 # Which recipe?
 
-Top-1 in percent on {n_val:,} held-out training images after the last epoch, averaged over seeds, best first. Rows differ by
-chance, too, those with different seeds the more. The test set plays no part here.
+Top-1 in percent on {n_val:,} held-out training images after the last epoch, averaged over seeds, best first. Rows also
+differ by chance, more so if their seeds differ. The test set plays no part here.
 
 {tables}
 

@@ -5,12 +5,11 @@
     torchrun --standalone --nproc_per_node 8 train.py --arch hornet_resnet
 
 The same command again resumes an unfinished run and leaves a finished one alone. SIGTERM, SIGINT and SIGUSR1 stop a run
-after the step at hand, to be resumed. A run leaves in runs/<name>/: TensorBoard events, last.pt (to resume), model/ (weights
+after the current step, to be resumed. A run leaves in runs/<name>/: TensorBoard events, last.pt (to resume), model/ (weights
 in the hub's format) and result.json. On one GPU the runs of several seeds train side by side, elsewhere one after the other.
 
 `--list` shows the architectures and their knobs, `--summary` one architecture's layers. `--predict IMAGE_OR_FOLDER
---init-from RUN` applies what was trained; it ends with exit code 1 if an image could not be read, after the predictions for
-the others.
+--init-from RUN` predicts with a trained network; if an image cannot be read, it predicts the others and exits with code 1.
 """
 
 import os

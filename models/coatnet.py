@@ -5,8 +5,8 @@ section 2.2 and appendix A.1. Slot: block. Published with AdamW. What the paper 
 quarter of the block's width with SiLU inside) follows timm.
 
 Departures, for 32x32 images and narrow stages: heads of 16 channels (32 do not fit into a stage of 16); an MBConv
-strides in its depthwise convolution, not in the paper's first 1x1; on its smallest net the paper found this better
-(`stride_place=expand` is the paper's); the stem is one 3x3 convolution of stride 1 (for large images two of stride 2,
+strides in its depthwise convolution, as the paper found better on its smallest net, not in the first 1x1, as the paper does
+elsewhere (`stride_place=expand`); the stem is one 3x3 convolution of stride 1 (for large images two of stride 2,
 with batch norm after both and a ReLU where the paper has a GELU); the last layer norm is after the pooling; weights
 start at PyTorch's default.
 """

@@ -1,4 +1,4 @@
-"""A linear classifier of the pixels: what no network may fall behind."""
+"""A linear classifier of the pixels: the least that a network has to beat."""
 
 from torch import nn
 

@@ -257,7 +257,7 @@ def test_what_is_told_of_one_method_and_of_unequal_seeds(tmp_path):
     text = make(unequal, tmp_path)
     assert "- eca_resnet: seeds 1, 2 and 3, with which resnet was not trained: left out of the difference" in text
     assert (
-        "0, 1, 2 and 3, not all of them for every network: a seed sets the first weights, the part held out, and"
+        "0, 1, 2 and 3, not all of them for every network: a seed sets the initial weights, the part held out, and"
         in text
     )
 
