@@ -1,8 +1,8 @@
 """CIFAR's original archives, as its authors publish them: pickled dictionaries, read without running what is pickled.
 
 Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; https://www.cs.toronto.edu/~kriz/cifar.html.
-A pickle can name any function of Python to be called. This reader knows the four that arrays and bytes need, and refuses all
-others.
+A pickle can name any function of Python to be called. This reader knows the four names that arrays and bytes need, puts
+harmless functions in their places, and refuses all others.
 """
 
 import io
@@ -33,12 +33,23 @@ ARCHIVES = {  # dataset: (folder, tar file, {split: files}, file of names, key o
 }
 
 
-NEW_ARRAY = np.empty(0).__reduce__()[0]  # numpy's _reconstruct, wherever it lies
+def new_array(*_):
+    """Stands for numpy's _reconstruct: an array of bytes, which is filled by what follows."""
+    return np.empty(0, np.uint8)
+
+
+def pixel_type(name, *_):
+    """Stands for numpy.dtype, which could take any bytes for pointers."""
+    if name not in ("u1", "uint8"):
+        raise pickle.UnpicklingError(f"it holds no images of 32x32 pixels, but values of type {name}")
+    return np.dtype(np.uint8)
+
+
 KNOWN = {
-    ("numpy.core.multiarray", "_reconstruct"): NEW_ARRAY,
-    ("numpy._core.multiarray", "_reconstruct"): NEW_ARRAY,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): new_array,
+    ("numpy._core.multiarray", "_reconstruct"): new_array,
+    ("numpy", "ndarray"): None,  # the class that _reconstruct is given
+    ("numpy", "dtype"): pixel_type,
     ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # how Python 3 writes bytes for Python 2
 }
 

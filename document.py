@@ -5,7 +5,7 @@ import csv
 import re
 from html import escape
 
-from markdown import markdown as to_html  # tensorboard needs it, too
+from markdown import markdown as to_html
 
 from budgets import changes, what_differs
 from noise import ALPHA
@@ -371,7 +371,7 @@ th { border-bottom: 2px solid #9aa4ae; vertical-align: bottom; }
 [style*="right"] { white-space: nowrap; }
 table.many { font-size: 0.72rem; }
 table.many th, table.many td { padding: 0.15rem 0.3rem; }
-table.upright th:not(:first-child) { writing-mode: vertical-rl; padding: 0.3rem 0.1rem; text-align: left; }
+table.upright th:not(:first-child) { writing-mode: vertical-rl; padding: 0.3rem 0.1rem; text-align: left !important; }
 @media print {
   @page { size: A4; margin: 16mm 14mm; }
   body { font-size: 10.5pt; }
@@ -400,7 +400,8 @@ def framed(table):
     """A table that can be scrolled, and is set smaller if it has many columns."""
     n_columns = len(re.findall("<th[ >]", table[0]))
     looks = " ".join(["many"] * (n_columns >= MANY_COLUMNS) + ["upright"] * (n_columns >= TOO_MANY))
-    return '<div class="wide">' + table[0].replace("<table>", f'<table class="{looks}">', 1) + "</div>"
+    tag = f'<table class="{looks}">' if looks else "<table>"
+    return '<div class="wide">' + table[0].replace("<table>", tag, 1) + "</div>"
 
 
 def as_data(path):

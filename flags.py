@@ -96,8 +96,8 @@ def failures_reported():
         # from each process that meets it, as it may be one alone
         first_line = str(error).splitlines()[0].rstrip(".")
         print(
-            f"train.py: {first_line}: give fewer seeds at a time, --accumulate 2 or more, or --graph off, or lower --batch-size; "
-            "the last checkpoint is kept",
+            f"train.py: {first_line}: give fewer seeds at a time, --accumulate 2 or more, or --graph off, or lower "
+            "--batch-size; the last checkpoint is kept",
             file=sys.stderr,
         )
         raise SystemExit(1) from None

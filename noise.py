@@ -280,8 +280,8 @@ def curve_weights(costs, cost):
 def gap_to_curve(net, curve, cost, noise):
     """A method's Gap: its top-1 minus the curve's at the same cost. The interval covers the noise of both.
 
-    Between widths whose costs differ by more than a factor of NEAR, the straight line lies too far below the true curve: there
-    it can only show that a method is below.
+    Between widths whose costs differ by more than a factor of NEAR, and not near either, the straight line lies too far below
+    the true curve: there it can only show that a method is below.
     """
     curve = [point for point in curve if learned(point, noise.seeds)]
     if len(curve) < 2:

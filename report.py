@@ -40,11 +40,12 @@ import sys
 from pathlib import Path
 
 try:
+    import markdown  # noqa: F401 -- which tensorboard needs, too
     import matplotlib
     import pptx  # noqa: F401
     import scipy  # noqa: F401
 except ModuleNotFoundError as error:
-    sys.exit(f"report.py needs {error.name}: pip install -r requirements-report.txt")
+    sys.exit(f"report.py needs {error.name}: pip install -r requirements.txt -r requirements-report.txt")
 
 from budgets import read_conditions
 from charts import draw_charts

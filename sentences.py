@@ -62,8 +62,8 @@ def opening(results):
             "There is no verdict on methods: none was run with its defaults together with its baseline.",
             power_sentence(ablated),
         ]
-    if not seen and depth_table(results):
-        return depth_sentences(results)
+    if not seen and depth_table(results) and (told := depth_sentences(results)):
+        return told
     if not seen:
         missing = sorted({r.net.backbone for r in results.methods if r.reference is None})
         why = "no method was run with a seed of its baseline"
@@ -256,6 +256,8 @@ def depth_sentences(results):
             f"From {layers[0]} to {layers[1]} layers, {words} change by {change} points of top-1, and their training loss by "
             f"{rise:+.3f}."
         )
+    if not sentences:
+        return []
     counts, row = sorted({len(net.seeds) for net in by_depth(results).values()}), results.row
     return [
         *sentences,

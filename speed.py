@@ -29,7 +29,7 @@ import engine
 import latency
 import machine
 import optimizers
-from augment import Augment, TrainBatches, eval_batch_size, normalize
+from augment import EVAL_BATCH_GPU, Augment, TrainBatches, eval_batch_size, normalize
 from cost import cost
 from data import Split
 from flags import mistakes_refused, parse_args, refuse
@@ -104,10 +104,9 @@ def the_device():
 def conditions(batch_size, amp, compiled, accumulate=1, graph=True):
     """What speeds depend on besides the network and its images; under other conditions they cannot be compared."""
     device = the_device()
-    unusual = ({"accumulate": accumulate} if accumulate > 1 else {}) | (
-        {"graph": "off"} if device.type == "cuda" and not graph else {}
-    )
-    return unusual | {
+    on_gpu = {"eval_batch_size": EVAL_BATCH_GPU} | ({} if graph else {"graph": "off"})
+    unusual = {"accumulate": accumulate} if accumulate > 1 else {}
+    return (unusual | on_gpu if device.type == "cuda" else unusual) | {
         "device": machine.device_name(device),
         "amp": str(engine.amp_dtype(amp, device) or "off").removeprefix("torch."),
         "compile": compiled,

@@ -218,10 +218,11 @@ class Run:
         counts = np.bincount(self.batches.targets, minlength=len(images.classes))
         ends = [f"{images.classes[i]} has {counts[i]:,}" for i in (counts.argmin(), counts.argmax())]
         unequal = f", of which {' and '.join(ends)}" if counts.max() >= UNEQUAL * counts.min() else ""
+        precision = "float32" if self.config["amp"] == "off" else self.config["amp"]
         self.say(
             f"{args.arch}: {self.params:,} parameters, {self.macs:,} MACs; {args.dataset}: {len(train):,} images to train "
             f"on{unequal}, {held_out}, {len(images.test):,} to test, {train.way}; {team.world_size} x "
-            f"{machine.device_name(team.device)}{machine.unused_gpu(team.device)}, {'float32' if self.config['amp'] == 'off' else self.config['amp']}; writing {self.folder}"
+            f"{machine.device_name(team.device)}{machine.unused_gpu(team.device)}, {precision}; writing {self.folder}"
         )
         if team.rank == 0:
             with failures_reported():

@@ -188,7 +188,7 @@ class Comparison:
             notes.append(f"differences by seed: {', '.join(f'{each:+.1f}' for each in self.differences)}")
         for net in (self.net, self.reference):
             if lost := self.lost(net):
-                alone = "" if math.isnan(self.usual_noise) else ", so the difference is judged by these seeds alone"
+                alone = "" if math.isnan(self.usual_noise) else ", so the difference is judged by its own noise"
                 notes.append(f"{net.name} ended at chance with {numbered(lost)}{alone}")
         if self.p < ALPHA <= self.p_holm:
             notes.append(

@@ -106,6 +106,24 @@ def test_cifar10_is_the_same_from_its_archive_and_from_a_table(write, tmp_path):
     assert one.content_fingerprint == other.content_fingerprint
 
 
+class Forged:
+    """An array whose bytes would be pointers to objects, behind a type that says it has none."""
+
+    class Type:
+        def __reduce__(self):
+            return np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0)
+
+    def __reduce__(self):
+        return np.empty(0).__reduce__()[0], (np.ndarray, (0,), b"b"), (1, (2,), self.Type(), False, b"A" * 16)
+
+
+def test_bytes_are_not_taken_for_pointers():
+    """numpy's own names would follow the pointers."""
+    sets_the_first = pickle.dumps(Forged(), 2)[:-1] + b"K\x00K\x01s."
+    with pytest.raises(ValueError, match="values of type O8"):
+        archives.unpickled(sets_the_first, "train")
+
+
 class Payload:
     def __reduce__(self):
         return os.mkdir, ("executed",)

@@ -313,3 +313,10 @@ def test_epochs_may_come_in_any_order():
 
 def test_usual_crop_is_that_of_the_flags():
     assert Augment().crop_padding == CROP_PADDING
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "n"), [("cpu", 32, 512), ("cuda", 32, 2048), ("cuda", 224, 41), ("cpu", 2000, 1)]
+)
+def test_images_scored_at_a_time(device, size, n):
+    assert augment.eval_batch_size(torch.device(device), size) == n

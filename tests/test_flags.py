@@ -1,6 +1,8 @@
 """The flags of train.py: what they refuse, and that each is read."""
 
 import re
+import subprocess
+import sys
 import time
 
 import pytest
@@ -113,6 +115,12 @@ def test_wrong_flag_is_refused_in_one_line(flags, message, capsys):
     assert out == ""
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_an_older_python_is_refused_in_one_line():
+    code = "import sys; sys.version_info = (3, 10); import flags"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == "Python 3.11 or newer is needed: make the virtual environment with it\n"
 
 
 @pytest.mark.parametrize(

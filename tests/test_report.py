@@ -286,3 +286,5 @@ def test_depth_with_and_without_shortcuts():
     other_seeds = [r for r in rows if r["arch"] != "plain56" or r["seed"] > 1]
     other_seeds = [r for r in other_seeds if r["arch"] != "plain20" or r["seed"] < 2]
     assert "without shortcuts" not in " ".join(opening(analyse(other_seeds)))
+    apart = [r for r in other_seeds if r["arch"].startswith("plain") or (r["arch"], r["seed"]) == ("resnet", 0)]
+    assert depth_table(analyse(apart)) and opening(analyse(apart))[0].startswith("There is no verdict")

@@ -45,6 +45,11 @@ def test_ways_to_train_on_a_gpu(command, tmp_path, flags):
 BRIEF = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "2"]
 
 
+def test_the_first_line_names_the_precision(command, capsys):
+    run(*command("--amp", "off", *BRIEF))
+    assert ", float32; writing " in capsys.readouterr().out
+
+
 def test_folder_of_images_is_recognized(command, photos, tmp_path):
     assert parse_args(["--data-dir", str(photos)]).dataset == "folder"
     assert parse_args([]).dataset == parse_args(["--data-dir", str(tmp_path)]).dataset == "cifar100"

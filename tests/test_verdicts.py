@@ -179,7 +179,7 @@ def test_a_method_that_ends_at_chance_with_some_seeds_is_unstable(campaign):
     always = segnext(10, 10.3, 9.9, 9.7)
     assert always.word == "hurts"
     assert always.remark.startswith(
-        "segnext_resnet ended at chance with seeds 0, 1, 2 and 3, so the difference is judged by these seeds alone; "
+        "segnext_resnet ended at chance with seeds 0, 1, 2 and 3, so the difference is judged by its own noise; "
     )
     too_few = segnext(48, 10)
     assert too_few.word == "unstable" and not too_few.judged
