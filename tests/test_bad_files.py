@@ -127,7 +127,7 @@ def test_full_gpu_is_told_in_one_line(capsys):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
     assert exit.value.code == 1
     assert capsys.readouterr().err == (
-        "train.py: CUDA out of memory. Tried to allocate 2 GiB: give --accumulate 2 or more, or --graph off, or lower --batch-size; the last checkpoint is kept\n"
+        "train.py: CUDA out of memory. Tried to allocate 2 GiB: give fewer seeds at a time, --accumulate 2 or more, or --graph off, or lower --batch-size; the last checkpoint is kept\n"
     )
 
 
