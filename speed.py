@@ -104,9 +104,10 @@ def the_device():
 def conditions(batch_size, amp, compiled, accumulate=1, graph=True):
     """What speeds depend on besides the network and its images; under other conditions they cannot be compared."""
     device = the_device()
-    on_gpu = {"eval_batch_size": EVAL_BATCH_GPU} | ({} if graph else {"graph": "off"})
-    unusual = {"accumulate": accumulate} if accumulate > 1 else {}
-    return (unusual | on_gpu if device.type == "cuda" else unusual) | {
+    some = {"accumulate": accumulate} if accumulate > 1 else {}
+    if device.type == "cuda":
+        some |= {"eval_batch_size": EVAL_BATCH_GPU} | ({} if graph else {"graph": "off"})
+    return some | {
         "device": machine.device_name(device),
         "amp": str(engine.amp_dtype(amp, device) or "off").removeprefix("torch."),
         "compile": compiled,

@@ -14,8 +14,8 @@ alike (standard deviation 0.5 points); the rest is normal noise of
 
 A claim is false if a method without effect, or with one of the other sign, is significant after Holm's correction. Two rates
 are of reports whose methods all have no effect: of reports with a false claim, and of single 95% intervals that miss 0. The
-last is of the detectable difference: a report in which no method differs gives its median, one method is made better by as
-much, and the share of reports is counted that find it with other seeds.
+last rate is of the detectable difference: a report in which no method differs gives its median, one method is then made better
+by that much, and the rate is the share of reports that find it with other seeds.
 """
 
 import argparse

@@ -107,7 +107,7 @@ def test_cifar10_is_the_same_from_its_archive_and_from_a_table(write, tmp_path):
 
 
 class Forged:
-    """An array whose bytes would be pointers to objects, behind a type that says it has none."""
+    """An array whose bytes would be pointers to objects, though its type claims to have none."""
 
     class Type:
         def __reduce__(self):
