@@ -159,7 +159,8 @@ def draw_cost(figure, results, cost):
         y, half = np.transpose([(results.top1(net).mean, results.top1(net).half) for net in curve])
         for near in np.split(np.arange(len(x)), np.flatnonzero(x[1:] > NEAR * x[:-1]) + 1):
             ax.fill_between(x[near], (y - half)[near], (y + half)[near], color="black", alpha=0.12, linewidth=0)
-            ax.plot(x[near], y[near], color="black", marker="o", linewidth=2)
+            alone = np.nan_to_num(half[near]) if len(near) == 1 else None  # a band needs two widths
+            ax.errorbar(x[near], y[near], yerr=alone, color="black", marker="o", linewidth=2)
             along = np.linspace(near[0], near[-1], 60 * len(near))
             line += list(
                 zip(np.exp(np.interp(along, near, np.log(x[near]))), np.interp(along, near, y[near]), strict=True)
@@ -212,7 +213,7 @@ def draw_learning(figure, results):
         return of_seeds if unstable else [of_seeds.mean(0)]
 
     n = len(results.methods)
-    columns = math.ceil(math.sqrt(1.7 * n))
+    columns = min(n, math.ceil(math.sqrt(1.7 * n)))
     axes = list(figure.subplots(math.ceil(n / columns), columns, sharex=True, sharey=True, squeeze=False).flat)
     for i in range(n, len(axes)):
         axes[i].set_axis_off()
@@ -286,7 +287,7 @@ def draw_ablations(figure, results):
     """Forest plots side by side: each architecture's settings with their differences from its default."""
     looks = {"better": LOOKS["helps"], "worse": LOOKS["hurts"], "no evidence": LOOKS["no evidence"]}
     archs = told_ablations(results)
-    for ax, arch in zip(figure.subplots(1, len(archs), squeeze=False).flat, archs, strict=True):
+    for ax, arch in zip(figure.subplots(1, len(archs), squeeze=False, sharex=True).flat, archs, strict=True):
         shown = [result for result in results.ablations[arch] if result.change in looks][::-1]
         for y, result in enumerate(shown):
             colour, marker = looks[result.change]
@@ -296,7 +297,11 @@ def draw_ablations(figure, results):
         ax.set_yticks(range(len(shown)), [setting(result.net) for result in shown])
         ax.set_ylim(-0.6, max(len(shown) - 0.4, 1.6))
         ax.set_title(arch.removesuffix("_resnet"), fontsize="medium")
-    figure.supxlabel("points of top-1 over the default: mean over seeds, 95% interval", fontsize="medium")
+    figure.supxlabel(
+        "points of top-1 over the default: mean over seeds, 95% interval\n"
+        "(triangles: better or worse, corrected for all settings of a panel; circles: no evidence)",
+        fontsize="medium",
+    )
 
 
 def setting(net):
@@ -334,7 +339,7 @@ def draw_charts(results, out, conditions=(), pair=None):
     if results.superclasses and results.superclasses.readable.sum() >= FEW_CELLS:
         wanted["superclasses"] = ("Points over the baseline by superclass", draw_superclasses, ())
     if told_ablations(results):
-        wanted["ablations"] = ("Ablations that differ from their default", draw_ablations, ())
+        wanted["ablations"] = ("Ablations with a setting better or worse than the default", draw_ablations, ())
     if len(conditions) > 1:
         wanted["budgets"] = (
             f"Differences from the baseline at each {what_differs(conditions)}",

@@ -388,7 +388,10 @@ def main(flags):
     comparison = Comparison(settings)
     waiting, finished = comparison.board.overview()
     total, epochs = len(waiting) + len(finished), f"{settings.epochs} epoch{'s' * (settings.epochs != '1')}"
-    print(f"{total} runs in {settings.out}, {len(finished)} of them finished; {settings.dataset}, {epochs}", flush=True)
+    print(
+        f"{total} run{'s' * (total != 1)} in {settings.out}, {len(finished)} of them finished; {settings.dataset}, {epochs}",
+        flush=True,
+    )
     for run, seed in dict(finished).items():  # the report compares the seeds of a run
         comparison.refuse_other_recipe(run, seed)
     if os.environ["PLAN"] not in ("", "0"):

@@ -132,7 +132,7 @@ case "$PRESET" in
         exit 2
         ;;
 esac
-export PRESET SCRIPT="${SCRIPT:-compare.sh}" REPORT="${report[*]}"
+export PRESET SCRIPT="${SCRIPT:-compare.sh}" REPORT="${report[*]-}"
 export RUNS="${RUNS-$runs}"
 export RECIPE="${RECIPE-$recipe}"
 export SEEDS="${SEEDS-0 1 2}"

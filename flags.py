@@ -50,6 +50,9 @@ ELSEWHERE = {  # flags of other programs, and what to use here instead
     "--num-workers": "there are none to set: up to eight threads decode images",
     "--data": "give --data-dir",
     "--num-classes": "the data say how many there are",
+    "--export": "python hub.py RUN --export NAME.onnx exports",
+    "--fp16": "give --amp fp16",
+    "--width": "give --set resnet.width=N",
     "--checkpoint": "the same command again resumes a run, and --init-from starts from another's weights",
 }
 AT_LEAST_0 = (
@@ -142,9 +145,13 @@ def parse_args(argv=None, description=None):
         args.settings[knob] = value
     del args.set
     if unknown:
-        if other := ELSEWHERE.get(unknown[0].split("=")[0]):
+        if args.predict and not unknown[0].startswith("-"):
+            refuse(f"--predict takes one image or one folder, got {unknown[0]}, too")
+        word, options = unknown[0].split("=")[0].replace("_", "-"), parser._option_string_actions
+        if other := ELSEWHERE.get(word):
             refuse(f"unknown flag {unknown[0]}: {other}")
-        near = difflib.get_close_matches(unknown[0].split("=")[0], parser._option_string_actions, 1)
+        near = [option for option in options if option.startswith(word)]
+        near = near or difflib.get_close_matches(word, options, 1, 0.75)
         if re.fullmatch(r"(--)?[a-z]\w*\.\w+=.+", unknown[0]):
             near = [f"--set {unknown[0].removeprefix('--')}"]
         elif re.fullmatch(r"[a-z]\w*|(torchvision|timm):.+", unknown[0]):

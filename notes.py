@@ -34,7 +34,7 @@ BOTH_CONVS = "Replaces both 3x3 convolutions of every basic block."
 MODULES = {
     "eca": Module(
         "ECA", "attention", "Wang et al., ECA-Net, CVPR 2020",
-        "Weights each channel by a 1D convolution over the means of its neighbouring channels: 3 to 7 parameters.",
+        "Weights each channel by a 1D convolution over the means of its neighbouring channels: 3 to 7 parameters a layer.",
         BEFORE_ADD, "As in the authors' code.",
     ),
     "se": Module(
@@ -64,7 +64,7 @@ MODULES = {
         "The second convolution stays: split attention is never negative, so alone it could only add to the shortcut.",
     ),
     "multiscale": Module(
-        "Multi-scale convolution", "conv", "Gao et al., Res2Net, IEEE TPAMI 2021; Tan and Le, MixConv, BMVC 2019",
+        "Multi-scale convolution", "conv", "Szegedy et al., Going Deeper with Convolutions, CVPR 2015",
         "Runs kernels of 3, 5 and 7 pixels side by side on parts of the channels.",
         BOTH_CONVS, "Here reduced to the kernels side by side, with one norm after them.",
     ),
@@ -201,7 +201,7 @@ def simulation_text(results):
 FAMILY = "Holm's correction covers {judged} and becomes stricter with each method that is added."
 DETECTABLE = f"*Detectable*: the true difference that would be found with a probability of {POWER:.0%} if the noise were exactly as estimated here, at Holm's strictest level, {ALPHA} / {{m}} (noncentral t). As the noise is estimated from few seeds, such a difference is found less often: see *detectable found* in the table of simulated reports."
 EQUAL_COST = f"""\
-Points of top-1 over the plain backbone at the same cost: mean ± 95% interval, not corrected for multiple comparisons. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost); the interval covers the noise of both. A straight line lies below a curve that flattens, which favours the methods; so between widths whose costs differ by more than a factor of {NEAR:g}, only a method below the line is compared, unless one of them costs nearly the same. Outside the trained widths there is no comparison. A width that ended at chance with any seed is left out of the curve. Training time is the measured time per training image, taken as exact. A width that takes at least {1 - FASTER:.0%} of a wider one's time is left out of the curve."""
+Points of top-1 over the plain backbone at the same cost: mean ± 95% interval, not corrected for multiple comparisons. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost); the interval covers the noise of both. A straight line lies below a curve that flattens, which favours the methods; so a method between two widths whose costs differ by more than a factor of {NEAR:g} is compared only if it lies below the line or costs nearly the same as one of the two. Outside the trained widths there is no comparison. A width that ended at chance with any seed is left out of the curve. Training time is the measured time per training image, taken as exact. A width that takes at least {1 - FASTER:.0%} of a wider one's time is left out of the curve."""
 NO_CURVE = "There is no comparison: no second width of the backbone (`resnet.width`) learned with all of its seeds. `WIDTHS` of compare.sh adds some."
 
 

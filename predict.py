@@ -23,9 +23,10 @@ def files_of(path):
     if not Path(path).exists():
         raise ValueError(f"--predict {path}: no such file or folder")
     files, left_out = image_files(path)
+    note = left_out_in_words(path, left_out)
     if not files:
-        raise ValueError(f"--predict {path}: no image in this folder")
-    if note := left_out_in_words(path, left_out):
+        raise ValueError(f"--predict {path}: no image in this folder{f' ({note})' if note else ''}")
+    if note:
         print(f"train.py: {note}", file=sys.stderr)
     return sorted(files, key=Path)  # folder by folder
 
@@ -76,10 +77,11 @@ def predict(model, path, as_json, device):
 def score_only(args, team, model, images, amp):
     """--eval-only: scores a trained network on the test set."""
     with mistakes_refused():
+        if model.classes != images.classes:
+            dataset = f"{args.dataset}: give its --dataset or --data-dir"
+            raise ValueError(f"{args.eval_only} knows other classes than those of {dataset}")
         if model.image_size != images.image_size:
             raise ValueError(f"{args.eval_only} is for images of {model.image_size} pixels: give that as --image-size")
-        if model.classes != images.classes:
-            raise ValueError(f"{args.eval_only} knows other classes than those of {args.dataset}")
     net = model.net.to(team.device, memory_format=torch.channels_last)
     with failures_reported():
         scores = start_scoring(net, images.test, model.mean, model.std, images, amp, team)()

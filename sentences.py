@@ -68,7 +68,8 @@ def opening(results):
         missing = sorted({r.net.backbone for r in results.methods if r.reference is None})
         why = "no method was run with a seed of its baseline"
         why = f"no method was run together with its baseline, {in_list(missing)}" if missing else why
-        return [f"There is no verdict: {why}.", f"{len(results.nets)} networks were run."]
+        n_nets = len(results.nets)
+        return [f"There is no verdict: {why}.", f"{n_nets} network{'s were' if n_nets > 1 else ' was'} run."]
     lacks = [bool(r.lacks) for r in seen]
     n_seeds = max(len(net.seeds) for net in results.nets)
     why = f"only one seed{' of the baseline' * (n_seeds > 1)} was run"
@@ -141,12 +142,14 @@ def detectables(comparisons):
 
 def budget_sentence(results):
     """What this budget and these seeds leave open."""
-    sizes = detectables(results.judged)
     budget = "longer training may change the order"
-    if not sizes:
+    if not detectables(results.judged):
         return f"{why_unknown(results.judged)}, so the noise is unknown, and {budget}."
-    of = "In half of the comparisons, a" if len(sizes) > 1 else "A"
-    return f"{of} true difference below {np.median(sizes):.1f} points may well have gone unnoticed, and {budget}."
+    sizes = detectables(results.by_word("no evidence"))
+    if not sizes:
+        return f"{budget.capitalize()}."
+    ends = " to ".join(dict.fromkeys(f"{size:.1f}" for size in (min(sizes), max(sizes))))
+    return f"Where there is no evidence, a true difference of less than {ends} points may well have gone unnoticed, and {budget}."
 
 
 def why_unknown(comparisons):

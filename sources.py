@@ -94,6 +94,8 @@ def hint(root, name):
         said = f"give its folder {inner[0]}/"
     elif os.path.basename(root) in ("train", "test", "val"):
         said = "give the folder above"
+    elif "train" in folders:
+        said = "move some images of each class from train/ to test/"
     else:
         said = "are these classes? Their images must be split into train/ and test/" if folders else ""
     return f": {said}" if said else ""

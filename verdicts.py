@@ -369,18 +369,14 @@ class SuperclassMap:
 
     @property
     def sentence(self):
-        """How many cells stand out, and how many of those may still be noise."""
+        """How many cells stand out, and the share of them that noise is expected to explain."""
         n_readable, n_cells = int(self.readable.sum()), self.readable.size
         if not n_readable:
             return f"No superclass of any method stands out from the noise ({n_cells} cells), so none is shown."
-        n_false = round(ALPHA * n_readable)
-        if n_false:
-            noise = f"about {ALPHA:.0%} of these, {n_false}, may"
-        else:
-            noise = "it may" if n_readable == 1 else "any of these may"
         return (
-            f"{n_readable} of {n_cells} cells stand{'s' * (n_readable == 1)} out from the noise; {noise} still be noise (false "
-            f"discovery rate {ALPHA:.0%}, Benjamini and Hochberg 1995). The other cells cannot be told apart from 0 and are left empty."
+            f"{n_readable} of {n_cells} cells stand{'s' * (n_readable == 1)} out from the noise; at most {ALPHA:.0%} of such cells are "
+            "expected to be noise (false discovery rate, Benjamini and Hochberg 1995). The other cells cannot be told apart from 0 and "
+            "are left empty."
         )
 
 

@@ -70,7 +70,12 @@ METHODS = {
     "lsknet": Method("attention", LSK, "Li et al., Large Selective Kernel Network, ICCV 2023", "AdamW"),
     "mixer": Method("block", Mixer, "Tolstikhin et al., MLP-Mixer, NeurIPS 2021", "Adam"),
     "mscan": Method("block", MSCAN, "Guo et al., SegNeXt, NeurIPS 2022", "AdamW"),
-    "multiscale": Method("conv", MultiScaleConv, "Gao et al., Res2Net, IEEE TPAMI 2021 (form=cascade)", "SGD"),
+    "multiscale": Method(
+        "conv",
+        MultiScaleConv,
+        "Szegedy et al., Going Deeper with Convolutions, CVPR 2015 (form=depthwise: MixConv, form=cascade: Res2Net)",
+        "SGD",
+    ),
     "productpool": Method("pool", ProductPool, "this project, results/own/README.md", "SGD"),
     "resnest": Method("conv", ResNeStConv, "Zhang et al., ResNeSt, CVPR Workshops 2022", "SGD"),
     "se": Method("attention", SE, "Hu et al., Squeeze-and-Excitation Networks, CVPR 2018", "SGD"),
@@ -262,7 +267,11 @@ def build(arch, num_classes=100, settings=None, image_size=32):
     sources = {type(module).__module__ for module in net.modules() if not getattr(module, "is_plain", False)}
     for name in methods:
         if METHODS[name].make.__module__ not in sources:
-            raise ValueError(f"--arch {arch}: nothing in this network uses {name}; leave it out or change its settings")
+            file = METHODS[name].make.__module__
+            raise ValueError(
+                f"--arch {arch}: nothing in this network uses {name} (no layer is of a class of {file}): leave it out or "
+                "change its settings"
+            )
     return net
 
 

@@ -7,8 +7,8 @@ quarter of the block's width with SiLU inside) follows timm.
 Departures, for 32x32 images and narrow stages: heads of 16 channels (32 do not fit into a stage of 16); an MBConv
 strides in its depthwise convolution, as the paper found better on its smallest net, not in the first 1x1, as the paper does
 elsewhere (`stride_place=expand`); the stem is one 3x3 convolution of stride 1 (for large images two of stride 2,
-with batch norm after both and a ReLU where the paper has a GELU); the last layer norm is after the pooling; weights
-start at PyTorch's default.
+with batch norm after both and a ReLU where the paper has a GELU); the last layer norm is after the pooling; the
+blocks' weights start at PyTorch's default.
 """
 
 import re
@@ -105,7 +105,8 @@ class RelativeAttention(nn.Module):
     def bias(self):
         """w_{i-j} of each head for tokens i and j, row by row: (heads, N, N), N = size**2.
 
-        The window of the table that starts at token i, read backwards, has the offsets to tokens j in their order.
+        windows[h, r, c, a, b] is table[h, r + a, c + b]. Flipped, a is size - 1 - r' for token j = (r', c'), and the entry
+        that of the offset r - r', c - c'.
         """
         windows = self.bias_table.unfold(1, self.size, 1).unfold(2, self.size, 1)  # (heads, size, size, size, size)
         return windows.flip(3, 4).flatten(3, 4).flatten(1, 2)
@@ -157,8 +158,8 @@ class CoAtNet(BlockFamily):
     """MBConv blocks in the first stages and transformer blocks in the later ones, each stage downsampling in its first.
 
     layout: one letter for each stage, C for convolution before T for transformer; a net of three stages reads three.
-    head_dim: channels of an attention head. relative_bias: whether attention knows where pixels are. expansion: of the MBConv and of
-    the transformer's MLP. se_ratio: hidden width of squeeze-and-excitation in widths of the block, 0 for none. norm: of the
+    head_dim: channels of an attention head. relative_bias: whether attention knows where pixels are. expansion: of the
+    MBConv and of the transformer's MLP. se_ratio: hidden width of squeeze-and-excitation in widths of the block, 0 for none. norm: of the
     MBConv. stride_place: what strides in a strided MBConv, the depthwise convolution or the first 1x1. pool: how strided
     shortcuts and attention pool. downsample: between stages, "native" is the paper's, "resnet" the ResNet's strided
     block. Raises ValueError for a layout with T before C or too short for the net, heads that do not divide the width, an
@@ -210,11 +211,11 @@ class CoAtNet(BlockFamily):
             return ConvBN(in_ch, out_ch, relu=False)  # the first block begins with a norm of its own
         return nn.Sequential(ConvBN(in_ch, out_ch, 2), ConvBN(out_ch, out_ch, 2, relu=False))
 
-    def __call__(self, in_ch, out_ch, stride, place, basic, attention, drop_path):
+    def __call__(self, in_ch, out_ch, stride, place, resnet_block, attention, drop_path):
         if place.stage > len(self.layout):
             raise ValueError(f"coatnet.layout has no letter for stage {place.stage} of this net, got {self.layout!r}")
         if self.downsample == "resnet" and (stride != 1 or in_ch != out_ch):
-            return basic(in_ch, out_ch, stride, drop_path)
+            return resnet_block(in_ch, out_ch, stride, drop_path)
         if self.layout[place.stage - 1] == "C":
             return self.convolution(in_ch, out_ch, stride, attention, drop_path)
         return self.transformer(in_ch, out_ch, stride, attention, drop_path, size=place.size)

@@ -46,9 +46,8 @@ class ConvNeXtBlock(nn.Module):
             ACTIVATIONS[act](),
             Pointwise(expansion * ch, ch),
         )
-        self.branch = initialized(branch, init).extend(
-            [attention(ch), LayerScale(ch, layer_scale), DropPath(drop_path)]
-        )
+        rest = [attention(ch), LayerScale(ch, layer_scale), DropPath(drop_path)]
+        self.branch = initialized(branch, init).extend(rest)  # the attention module keeps its own start
 
     def forward(self, x):
         return x + self.branch(x)

@@ -23,7 +23,7 @@ class GhostConv(nn.Module):
     (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)).
 
     ratio: channels for each primary, itself included (s in the paper). kernel_size: of the depthwise filters, odd (d in
-    the paper). relu_on: where the ReLU stands if `relu` asks for one. Raises ValueError for an even kernel size or a
+    the paper). relu_on: the maps that get the layer's ReLU, if it has one. Raises ValueError for an even kernel size or a
     ratio outside 2..out_ch.
     """
 

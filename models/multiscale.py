@@ -2,14 +2,15 @@
 
 Szegedy, Liu, Jia and others, "Going Deeper with Convolutions", CVPR 2015, section 4 (kernels side by side); Tan and Le,
 "MixConv: Mixed Depthwise Convolutional Kernels", BMVC 2019, section 3.1; Gao, Cheng, Zhao, Zhang, Yang and Torr,
-"Res2Net: A New Multi-scale Backbone Architecture", IEEE TPAMI 2021, equation 1. Slot: conv. Published with SGD.
+"Res2Net: A New Multi-scale Backbone Architecture", IEEE TPAMI 2021, equation 1. Slot: conv. Published with SGD,
+MixConv with RMSProp.
 
 Departures: of an Inception module only the kernels are kept, without its 1x1 reductions and its pooling, and one norm
 follows their concatenation; MixConv's kernels get a 1x1 convolution after them. Res2Net's cascade is made for
 bottlenecks, whose 1x1 convolutions mix its groups, and keeps the width. So in a basic block it takes the place of the
 first convolution, and the second mixes; a convolution that changes the width stays. As in the authors' code the last
-group is the one without a kernel, where the paper has the first. Their code leaves out the sums x_i + y_{i-1} in the
-first block of each stage; here only strided blocks leave them out.
+group is the one without a kernel, where the paper has the first. Their code leaves out the sums x_i + y_{i-1} and averages
+the last group in the first block of each stage; here only strided blocks do.
 """
 
 from typing import Literal
@@ -17,13 +18,14 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import nn
 
+from models.ops.channels import Pointwise
 from models.ops.depthwise import Depthwise
 from models.ops.layout import concatenate
 from models.resnet import ConvBN
 
 
 def shares(ch, n):
-    """Splits ch channels over n kernels: each takes half of what is left, the last one all of it."""
+    """Splits ch channels over n kernels: each takes half of what is left, the last one all of it (MixConv's exponential partition)."""
     parts = []
     for _ in range(n - 1):
         parts.append((ch - sum(parts)) // 2)
@@ -65,7 +67,7 @@ class MixedDepthwise(nn.Module):
         self.convs = nn.ModuleList(
             Depthwise(part, k, stride, bias=False) for part, k in zip(self.parts, kernel_sizes, strict=True)
         )
-        self.mix = nn.Conv2d(in_ch, out_ch, 1, bias=False)
+        self.mix = Pointwise(in_ch, out_ch, bias=False)
 
     def forward(self, x):
         parts = x.split(self.parts, dim=1)  # read by index, as torch.fx cannot loop over them

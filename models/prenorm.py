@@ -4,6 +4,7 @@ Pre-norm blocks keep width and size and have no activation after the add, so a n
 own stem, downsampling and final norm. ReplacingFamily puts a few of them among the ResNet's own blocks.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -18,16 +19,20 @@ Init = Literal["default", "trunc"]
 
 
 def initialized(module, init):
-    """The module, its convolutions drawn as ConvNeXt's and HorNet's authors do for "trunc": N(0, 0.02), biases 0.
+    """The module, its convolutions drawn as the authors do and biases 0; "default" leaves PyTorch's start.
 
-    They draw the classifier so, too; here it keeps PyTorch's start.
+    "trunc" has a standard deviation of 0.02 (ConvNeXt, HorNet), "normal" a variance of 2 / fan_out, the fan of one group
+    (VAN, SegNeXt, LSKNet). They draw the classifier at 0.02, too; here it keeps PyTorch's start.
     """
-    if init == "trunc":
-        for layer in module.modules():
-            if isinstance(layer, nn.Conv2d):
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d) and init != "default":
+            if init == "trunc":
                 nn.init.trunc_normal_(layer.weight, std=0.02)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+            else:
+                fan_out = math.prod(layer.kernel_size) * layer.out_channels // layer.groups
+                nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_out))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     return module
 
 
@@ -61,7 +66,7 @@ class PreNormFamily(BlockFamily):
     """Hosts blocks that keep the shape. A method gives stem, downsample and block.
 
     downsample: "native" is the paper's layer before the first block of a stage; "resnet" keeps the ResNet's own
-    strided basic block there. CSPNet's stage downsamples by itself and ignores this knob.
+    strided block there. CSPNet's stage downsamples by itself and ignores this knob.
     """
 
     narrow = True
@@ -77,11 +82,11 @@ class PreNormFamily(BlockFamily):
         """A block (B, ch, H, W) -> (B, ch, H, W)."""
         raise NotImplementedError
 
-    def __call__(self, in_ch, out_ch, stride, place, basic, attention, drop_path):
+    def __call__(self, in_ch, out_ch, stride, place, resnet_block, attention, drop_path):
         if stride == 1 and in_ch == out_ch:
             return self.block(out_ch, place, attention, drop_path)
         if self.downsampling == "resnet":
-            return basic(in_ch, out_ch, stride, drop_path)
+            return resnet_block(in_ch, out_ch, stride, drop_path)
         down = self.downsample(in_ch, out_ch, stride)
         return nn.Sequential(down, self.block(out_ch, place.after(stride), attention, drop_path))
 
@@ -116,8 +121,8 @@ class ReplacingFamily(BlockFamily):
         """A block (B, ch, H, W) -> (B, ch, H, W)."""
         raise NotImplementedError
 
-    def __call__(self, in_ch, out_ch, stride, place, basic, attention, drop_path):
+    def __call__(self, in_ch, out_ch, stride, place, resnet_block, attention, drop_path):
         keeps_shape = stride == 1 and in_ch == out_ch
         if not keeps_shape or place.stage not in self.stages or place.index < self.first_block:
-            return basic(in_ch, out_ch, stride, drop_path)
+            return resnet_block(in_ch, out_ch, stride, drop_path)
         return self.block(out_ch, place, attention, drop_path)

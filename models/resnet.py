@@ -3,6 +3,9 @@
 He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016: section 4.2 (ResNet, the baseline) and
 section 4.1 with Table 1 and Figure 5 (ImageNetResNet). Without shortcuts they are the paper's plain networks.
 
+Departures of ImageNetResNet: a bottleneck strides in its 3x3, as in Facebook's code of 2016, ResNeSt and Res2Net, not in
+its first 1x1, which skips three pixels of four; and images of up to 64 pixels get a 3x3 stem without pooling.
+
     slot       what fills it                                              in place of
     conv       conv(in_ch, out_ch, stride, relu)                          a 3x3 convolution with its norm
     attention  attention(ch), keeps the shape                             nothing: it joins the residual branch
@@ -28,7 +31,7 @@ from models.ops.tracing import leaf
 class Place(NamedTuple):
     """Where a block stands: its stage (from 1), its index in the stage (from 0), the height of the map that enters it.
 
-    bottleneck: whether the block is a bottleneck, whose input has four times the channels of its 3x3 convolution.
+    bottleneck: whether the block is a bottleneck, whose output has four times the channels of its 3x3 convolution.
     """
 
     stage: int
@@ -47,6 +50,7 @@ class ConvBN(nn.Sequential):
     def __init__(self, in_ch, out_ch, stride=1, relu=True, kernel_size=3, groups=1):
         Conv = Grouped if groups > 1 else nn.Conv2d
         conv = Conv(in_ch, out_ch, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
+        # the fan out of all groups together, as in ResNeSt's code; the norm undoes the scale
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         super().__init__(conv, nn.BatchNorm2d(out_ch), *([nn.ReLU(inplace=True)] if relu else []))
 
@@ -152,8 +156,7 @@ class BasicBlock(ResidualBlock):
 class Bottleneck(ResidualBlock):
     """Branch: 1x1 down to out_ch / 4, a 3x3 of the conv slot with the stride, 1x1 up again.
 
-    The paper strides in the first 1x1, which skips three pixels of four; in Facebook's code of 2016, ResNeSt and
-    Res2Net the 3x3 does. Raises ValueError for channels that are no multiple of 4.
+    Raises ValueError for channels that are no multiple of 4.
     """
 
     def layers(self, in_ch, out_ch, stride, conv, attend):
@@ -171,7 +174,7 @@ class Bottleneck(ResidualBlock):
 class BlockFamily:
     """What fills the block slot. This one keeps the ResNet's own stem and blocks; a method overrides what it changes.
 
-    `basic(in_ch, out_ch, stride, drop_path)` makes the ResNet's own block with its conv and attention slots filled.
+    `resnet_block(in_ch, out_ch, stride, drop_path)` makes the ResNet's own block, its conv and attention slots filled.
     `attention(ch)` makes what fills the attention slot, or an identity; a method's block puts it at the end of the branch
     that mixes pixels, before layer scale. drop_path: the block's rate, for a DropPath at the end of each branch.
     narrow: the blocks expand inside, so from depth 50 the stages have a quarter of the channels of bottleneck stages.
@@ -185,9 +188,9 @@ class BlockFamily:
             return ConvBN(in_ch, out_ch)
         return nn.Sequential(ConvBN(in_ch, out_ch, 2, kernel_size=7), nn.MaxPool2d(3, 2, padding=1))
 
-    def __call__(self, in_ch, out_ch, stride, place, basic, attention, drop_path):
+    def __call__(self, in_ch, out_ch, stride, place, resnet_block, attention, drop_path):
         """One block: (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)), with H = place.size."""
-        return basic(in_ch, out_ch, stride, drop_path)
+        return resnet_block(in_ch, out_ch, stride, drop_path)
 
     def final_norm(self, ch):
         """Normalizes the pooled vector (B, ch) before the classifier."""
@@ -195,7 +198,10 @@ class BlockFamily:
 
 
 class Chain(nn.Sequential):
-    """The empty stage slot: one block after the other, the first of them strided."""
+    """The empty stage slot: one block after the other, the first of them strided.
+
+    block(in_ch, out_ch, stride, place, drop_path=rate) makes one. drop_paths: the rates, and so the number, of the blocks.
+    """
 
     def __init__(self, in_ch, out_ch, stride, place, block, drop_paths):
         first = block(in_ch, out_ch, stride, place, drop_path=drop_paths[0])
@@ -253,10 +259,10 @@ class StagedNet(nn.Module):
         attention = attention or (lambda ch: nn.Identity())
         family = block or BlockFamily()
         stem_ch, stem_stride, own_block, depths, widths = layout
-        basic = partial(
+        resnet_block = partial(
             own_block, conv=conv, attention=attention, shortcut=shortcut, attention_position=attention_position
         )
-        make_block = partial(family, basic=basic, attention=attention)
+        make_block = partial(family, resnet_block=resnet_block, attention=attention)
         bottleneck = own_block is Bottleneck and not family.narrow
         if bottleneck:
             widths = [4 * width for width in widths]
@@ -302,9 +308,10 @@ class StagedNet(nn.Module):
 class ResNet(StagedNet):
     """Slim, for CIFAR: three stages of width, 2 width, 4 width channels and (depth - 2) / 6 basic blocks each.
 
-    depth: layers, 6k + 2. shortcut: A pads with zeros, B projects with a 1x1 convolution, none makes a plain network.
-    drop_path: rate of the last block; it rises linearly from 0 at the first. Raises ValueError for a depth that is not
-    6k + 2, and as StagedNet does, which takes the slots.
+    depth: layers, 6k + 2. width: channels of the first stage. shortcut: A pads with zeros, B projects with a 1x1 convolution, none makes a plain
+    network. attention_position: where an attention module stands in a block; "after-add" is after the last ReLU. drop_path:
+    rate of the last block; it rises linearly from 0 at the first. Raises ValueError for a depth that is not 6k + 2, and as
+    StagedNet does, which takes the slots.
     """
 
     usual_shortcut = "A"
@@ -343,7 +350,7 @@ LARGE_IMAGE = 64  # pixels, above which the stem strides
 class ImageNetResNet(StagedNet):
     """Wide, as for ImageNet: four stages of width times 1, 2, 4 and 8 channels, and four times as many with bottlenecks.
 
-    depth: layers, a key of DEPTHS. stem: "cifar" is a 3x3 convolution, "imagenet" a 7x7 of stride 2 with a 3x3 max pool of
+    depth: layers, a key of DEPTHS. width: channels of the first stage, a quarter of them with bottlenecks. stem: "cifar" is a 3x3 convolution, "imagenet" a 7x7 of stride 2 with a 3x3 max pool of
     stride 2, and "auto" is cifar for images of up to 64 pixels. shortcut: A pads with zeros, B projects with a 1x1
     convolution, none makes a plain network. drop_path: rate of the last block; it rises linearly from 0 at the first.
     Raises ValueError for another depth, and as StagedNet does, which takes the slots.

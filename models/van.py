@@ -2,39 +2,24 @@
 
 Guo, Lu, Liu, Cheng and Hu, "Visual Attention Network", Computational Visual Media 2023 (arXiv 2202.09741), and the
 authors' code: batch norm, layer scale 1e-2, a depthwise convolution in the feed-forward part. A gate is
-gate(ch): (B, C, H, W) -> (B, C, H, W), and multiplies its own input.
+gate(ch): (B, C, H, W) -> (B, C, H, W).
 
 Departures, for 32x32 images: the stem is a 3x3 convolution of stride 1 (VAN's and LSKNet's 7x7 of stride 4 would leave
-8x8 pixels, and serves large images, also in MSCAN, whose authors have two 3x3 of stride 2), the only layer norm is the
-one before the classifier (theirs end each stage with one), the classifier keeps PyTorch's start, and one expansion
+8x8 pixels, and serves large images, also in MSCAN, whose authors have two 3x3 of stride 2), the only layer norm comes
+after the pooling (theirs end each stage with one, the last before the pooling), the classifier keeps PyTorch's start, and one expansion
 serves all stages (theirs are 8, 8, 4, 4).
 """
 
-import math
 from typing import Literal
 
 from torch import nn
 
 from models.ops.channels import Pointwise
 from models.ops.depthwise import Depthwise
-from models.prenorm import Downsample, LayerScale, PreNormFamily
+from models.prenorm import Downsample, LayerScale, PreNormFamily, initialized
 from models.resnet import DropPath
 
 Init = Literal["normal", "default"]
-
-
-def initialized(module, init):
-    """The module, its convolutions drawn as the authors do for "normal": N(0, 2 / fan_out) with fan_out per group.
-
-    ConvNeXt's and HorNet's own draw is `initialized` in models/prenorm.py.
-    """
-    if init == "normal":
-        for layer in module.modules():
-            if isinstance(layer, nn.Conv2d):
-                fan_out = math.prod(layer.kernel_size) * layer.out_channels // layer.groups
-                nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_out))
-                nn.init.zeros_(layer.bias)
-    return module
 
 
 class AttentionUnit(nn.Module):

@@ -24,7 +24,7 @@ def no_attention(ch):
 
 
 def plain_block(in_ch, out_ch, stride, drop_path):
-    """What a block family is handed as `basic`: the ResNet's own block, slots empty."""
+    """What a block family is handed as `resnet_block`: the ResNet's own block, slots empty."""
     return BasicBlock(in_ch, out_ch, stride, drop_path, ConvBN, no_attention, "A", "before-add")
 
 

@@ -337,12 +337,12 @@ class PlacedFamily(BlockFamily):
     def __init__(self):
         self.places = []
 
-    def __call__(self, in_ch, out_ch, stride, place, basic, attention, drop_path):
+    def __call__(self, in_ch, out_ch, stride, place, resnet_block, attention, drop_path):
         def check(module, args):
             assert args[0].shape[1:] == (in_ch, place.size, place.size)
 
         self.places.append(place)
-        block = basic(in_ch, out_ch, stride, drop_path)
+        block = resnet_block(in_ch, out_ch, stride, drop_path)
         block.register_forward_pre_hook(check)
         return block
 

@@ -44,6 +44,7 @@ def test_image_folder_with_a_class_named_train(tmp_path):
         ("folder", ["training/cat", "testing/cat"], "", ": rename testing/ to test/"),
         ("folder", ["set/train/cat", "set/test/cat"], "", ": give its folder set/"),
         ("folder", ["train/cat", "test/cat"], "train", ": give the folder above"),
+        ("folder", ["train/cat", "train/dog"], "", ": move some images of each class from train/ to test/"),
         ("folder", ["cat", "dog"], "", ": are these classes? Their images must be split into train/ and test/"),
     ],
 )

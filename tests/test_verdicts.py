@@ -219,7 +219,7 @@ def test_small_words():
     cells = np.arange(20) == 3
     assert [short_commit(f"0123456789{end}") for end in ("", "-dirty")] == ["0123456", "0123456-dirty"]
     assert SuperclassMap(["a"], np.zeros(20), cells).sentence.startswith(
-        "1 of 20 cells stands out from the noise; it may still be noise"
+        "1 of 20 cells stands out from the noise; at most 5% of such cells are expected to be noise"
     )
 
 

@@ -115,6 +115,7 @@ def depthwise(x, weight, bias, stride, dilation):
 
 
 def on_cpu(x, weight, bias, stride, dilation):
+    """depthwise() in autocast's precision; computed in float32 and rounded where bfloat16 is slow or hangs."""
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     kernel_size = weight.shape[2:]
     wide = min(kernel_size) > 1 and max(kernel_size) >= WIDE
@@ -126,6 +127,7 @@ def on_cpu(x, weight, bias, stride, dilation):
 
 
 def fast_form(x, weight, bias, stride, dilation):
+    """depthwise() of maps taken apart where the kernel is dilated, and turned upright where it is a wide strip."""
     kh, kw = weight.shape[2:]
     if dilation > 1:
         apart = FastGradients.apply(take_apart(x, dilation), weight, bias, stride)

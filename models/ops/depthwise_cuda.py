@@ -201,7 +201,7 @@ def kernel_gradient_kernel(
 
 
 def reuse(A, dilation, most):
-    """How many outputs a thread computes: as many as `most`, unless more than a quarter of them would lie outside."""
+    """How many outputs a thread computes: as many as `most`, unless more than a fifth of them would lie outside."""
     fitting = (R for R in range(most, 1, -1) if triton.cdiv(A, R * dilation) * R * dilation <= 1.25 * A)
     return next(fitting, 1)
 
@@ -227,7 +227,7 @@ def convolve(x, weight, bias, dilation, flip):
     """The convolution, or with the kernel flipped its gradient: (B, C, H, W) -> (B, C, H, W), channels-last."""
     x = pixel_rows(x)
     N, C, H, W = x.shape
-    R, sizes, (KA, KB), (A_tap, B_tap), taps = axes(x, weight, dilation, Blocks.REUSE)
+    R, sizes, (KA, KB), (A_tap, B_tap), at_a_time = axes(x, weight, dilation, Blocks.REUSE)
     pixels, channels = tile(C, Blocks.MAX_CHANNELS, Blocks.VECTOR, Blocks.WARPS)
     tap_0, sign = (KA * KB - 1, -1) if flip else (0, 1)
     align = alignment(C, x.stride(3))
@@ -247,7 +247,7 @@ def convolve(x, weight, bias, dilation, flip):
         sign * A_tap,
         sign * B_tap,
         int(bias is not None),
-        TAPS=taps,
+        TAPS=at_a_time,
         R=R,
         ALIGN=align,
         PIXELS=pixels,
@@ -262,7 +262,7 @@ def kernel_gradient(x, grad, weight, dilation, has_bias):
     """Gradients of weight (C, 1, kh, kw) and bias (C,), which is empty without has_bias."""
     x, grad = pixel_rows(x), pixel_rows(grad)
     N, C, H, W = x.shape
-    R, sizes, (KA, KB), taps, at_a_time = axes(x, weight, dilation, Blocks.KERNEL_REUSE)
+    R, sizes, (KA, KB), tap_strides, at_a_time = axes(x, weight, dilation, Blocks.KERNEL_REUSE)
     pixels, channels = tile(C, Blocks.KERNEL_MAX_CHANNELS, Blocks.KERNEL_VECTOR, Blocks.KERNEL_WARPS)
     columns, rows = triton.cdiv(C, channels), KB * triton.cdiv(KA, at_a_time)
     tiles = triton.cdiv(sizes[0], pixels)
@@ -283,7 +283,7 @@ def kernel_gradient(x, grad, weight, dilation, has_bias):
         KA,
         KB,
         dilation,
-        *taps,
+        *tap_strides,
         n_tiles,
         TAPS=at_a_time,
         R=R,

@@ -40,7 +40,7 @@ def normalized(x, is_channel, C, EPS: tl.constexpr):
     return centred * scale[:, None], scale[:, None]
 
 
-@triton.jit(do_not_specialize=[name for name in INTEGERS if name in ("n_pixels", "C", "x_row")])
+@triton.jit(do_not_specialize=["n_pixels", "C", "x_row"])
 def norm_kernel(
     X,  # rows of x_row * ALIGN numbers, a pixel each
     Weight,

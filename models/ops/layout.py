@@ -76,7 +76,7 @@ def mean_of_pixels(x):
     On a CPU it is a matrix product, ten times as fast on channels-last maps. Elsewhere the gradient is a broadcast view of
     one number per channel; PyTorch's own writes a whole map.
     """
-    if x.device.type != "cpu" or x.dtype == torch.float16:  # whose sums overflow
+    if x.device.type != "cpu" or x.dtype == torch.float16:  # sums of float16 overflow
         return _MeanOfPixels.apply(x)
     pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H W, C)
     with torch.autocast("cpu", enabled=False):
