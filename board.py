@@ -168,7 +168,9 @@ class Board:
         return sum(min(self.best, len(runs)) * (len(self.seeds) - 1) for runs in self.undecided.values())
 
     def val_top1(self, run):
-        return self.result(run, self.seeds[0])["val_top1"] or 0.0
+        with suppress(ValueError):  # damaged: the report names it
+            return self.result(run, self.seeds[0])["val_top1"] or 0.0
+        return 0.0
 
     # -------------------------------------------------------------------------------------------------------- end
 
@@ -195,3 +197,18 @@ class Board:
                 path.unlink(missing_ok=True)
         with suppress(OSError):
             self.claims.rmdir()
+
+
+def when_stopped(folder):
+    """When a run was last stopped, by the time of its status; None if it is not stopped."""
+    with suppress(OSError):
+        return (folder / "status").stat().st_mtime_ns
+
+
+def step_of(folder):
+    """The step at which a run was stopped, by its status; 0 if that is not known."""
+    with suppress(OSError, ValueError, IndexError):
+        return int((folder / "status").read_text().rsplit("at step ", 1)[1])
+    with suppress(OSError):
+        return 1 if (folder / "last.pt").exists() else 0
+    return 0

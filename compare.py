@@ -22,16 +22,18 @@ from zipfile import is_zipfile
 
 import locks
 import slurm
-from board import Board
+from board import Board, Taken, step_of, when_stopped
 from children import Children
 from flags import HELD_CODE, PADDED_UP_TO, TIME_IS_UP_CODE, mistakes_refused, parse_args
-from hours import hours_of
+from hours import hours_of, network_of
 from settings import HERE, arch_of, name_of, parts_of, read_settings, refuse, train_command, train_flags
 from tasks import Task
+from tuning import as_text
 
 SPEEDS = "cost.json"
+BUDGET = ("dataset", "epochs", "max_steps")
 # Flags that a row has in another form.
-RESOLVED = ("amp", "arch", "crop_scale", "graph", "seed", "settings", "val_size")
+RESOLVED = ("amp", "arch", "crop_scale", "graph", "seed", "settings")
 
 
 # ------------------------------------------------------------------------------------------------------------ work
@@ -78,6 +80,16 @@ class Comparison:
         small = self.facts["image_size"] <= PADDED_UP_TO  # a network of large images fills a GPU alone
         self.board.together = self.facts["gpus"] > 0 and self.settings.nproc == 1 and small
 
+    def refuse_other_budget(self, run, seed):
+        """Ends the program if OUT holds a run of another budget, whoever's: no report could be made of both."""
+        asked = vars(parse_args(train_flags(self.settings, run, [seed])))
+        for file in sorted(self.settings.out.glob("*/result.json")):
+            with suppress(ValueError):  # damaged: the report names it
+                row = json.loads(file.read_text())
+                for name in BUDGET:
+                    if name in row and row[name] != asked[name]:
+                        refuse(f"{file.parent} has {name} {row[name]}, not {asked[name]}: choose another OUT")
+
     def refuse_other_recipe(self, run, seed):
         """Ends the program if a finished run was trained with other flags."""
         try:
@@ -90,6 +102,9 @@ class Comparison:
             for name, value in asked.items()
             if name in row and name not in RESOLVED and (row[name] or None) != (value or None)
         ]
+        knobs = {name: as_text(value) for name, value in row["settings"].items()}
+        if network_of("", knobs) != network_of("", asked["settings"]):  # TUNED has another winner
+            others.append(f"knobs {knobs} there, {asked['settings']} here")
         if others:
             folder = self.board.folder(run, seed)
             refuse(f"{folder} holds another run ({'; '.join(others)}): correct the settings, or choose another OUT")
@@ -144,8 +159,11 @@ class Comparison:
         return ":".join([arch, *(f"{knob}={value}" for knob, value in (tuned.knobs | knobs).items())]) if tuned else run
 
     def speeds_are_there(self):
-        """Whether another task of this array has measured: its machine stands for all."""
-        return slurm.array() and (self.settings.out / SPEEDS).exists() and bool(self.hours())
+        """Whether another task of this array has measured: its machine stands for all, but a CPU for no GPU."""
+        if not slurm.array() or not self.hours():
+            return False
+        of_gpu = "eval_batch_size" in json.loads((self.settings.out / SPEEDS).read_text())
+        return of_gpu == (self.facts["gpus"] > 0)
 
     def hours(self):
         """{run: hours} at the speeds in OUT; empty if they are not known."""
@@ -154,7 +172,8 @@ class Comparison:
             return {}
         n_images = self.facts["steps"] * self.facts["batch_size"] / self.settings.nproc
         networks = {run: parts_of(self.as_trained(run))[:2] for run in self.settings.runs}
-        return hours_of(networks, json.loads(file.read_text())["rows"], n_images)
+        rows = json.loads(file.read_text())["rows"]
+        return hours_of(networks, [row for row in rows if row["image_size"] == self.facts["image_size"]], n_images)
 
     def work(self):
         """JOBS workers, until there is nothing to take."""
@@ -208,6 +227,11 @@ class Comparison:
         self.steps_before |= {folder: step_of(folder) for folder in folders if folder not in self.steps_before}
         told_before = {folder: when_stopped(folder) for folder in folders}
         code, _ = self.children.run(command, environ)
+        if code == 2 and len(taken.seeds) > 1:  # the folder of a seed cannot be used: the others train without it
+            for seed in taken.seeds:
+                if not self.children.stopped_by:
+                    self.train(Taken(taken.run, [seed]), self.deadline - time.monotonic(), environ)
+            return
         failed = [seed for seed in taken.seeds if not self.board.is_finished(taken.run, seed)]
         if code == HELD_CODE:
             print(f"{taken.run}: another process writes its folder; going on with the next run", flush=True)
@@ -269,7 +293,8 @@ class Comparison:
         if self.time_is_up and waiting:
             minutes, total = f"MINUTES={self.settings.minutes:g}", len(waiting) + len(finished)
             if not self.steps_before and self.needed_s > 60 * self.settings.minutes:
-                print(f"{minutes} is too short: a run is started only if {self.needed_s:.0f} s are left")
+                least = f"{self.needed_s:.0f} s are left, fewer once the data are prepared"
+                print(f"{minutes} is too short: a run is started only if {least}")
             else:
                 print(f"{minutes} is over: {len(waiting)} of {total} runs are left; the same command continues")
         elif waiting:
@@ -299,21 +324,6 @@ class Comparison:
         self.board.clear()
 
 
-def when_stopped(folder):
-    """When a run was last stopped, by the time of its status; None if it is not stopped."""
-    with suppress(OSError):
-        return (folder / "status").stat().st_mtime_ns
-
-
-def step_of(folder):
-    """The step at which a run was stopped, by its status; 0 if that is not known."""
-    with suppress(OSError, ValueError, IndexError):
-        return int((folder / "status").read_text().rsplit("at step ", 1)[1])
-    with suppress(OSError):
-        return 1 if (folder / "last.pt").exists() else 0
-    return 0
-
-
 # ------------------------------------------------------------------------------------------------------------ main
 
 
@@ -321,8 +331,9 @@ def costs(environ, flags):
     """PRESET=cost: trains nothing."""
     runs, sizes = environ["RUNS"].split(), environ["SIZES"].split()
     file = os.path.expanduser(f"{environ['OUT']}/costs.json")
-    if not runs or not sizes:
-        refuse(f"{'SIZES' if runs else 'RUNS'} is empty: leave it unset for the default, or give a value")
+    for name in ("RUNS", "SIZES", "OUT"):
+        if not environ[name].strip():
+            refuse(f"{name} is empty: leave it unset for the default, or give a value")
     if environ["PLAN"] not in ("", "0"):
         print("\n".join([f"costs at {' '.join(sizes)} pixels, in {environ['OUT']}", *runs]))
         return
@@ -394,6 +405,8 @@ def main(flags):
     )
     for run, seed in dict(finished).items():  # the report compares the seeds of a run
         comparison.refuse_other_recipe(run, seed)
+    for run, seed in waiting[:1]:
+        comparison.refuse_other_budget(run, seed)
     if os.environ["PLAN"] not in ("", "0"):
         return plan(comparison, waiting)
     if waiting and any(find_spec(name) is None for name in ("matplotlib", "pptx", "scipy")):
@@ -408,6 +421,8 @@ def main(flags):
                 if not settings.minutes:  # within MINUTES the runs come first
                     comparison.speeds()
                 comparison.work()
+            else:
+                print("nothing is left to train, so the data are not looked at", flush=True)
             if comparison.lacks_speeds():
                 comparison.try_speeds()
             comparison.finish()

@@ -69,6 +69,12 @@ for name in ARCHS WIDTHS; do
             ;;
     esac
 done
+for name in RECIPE TUNED MINUTES; do
+    if [ "$PRESET" = cost ] && [ -n "${!name+x}" ]; then
+        echo "compare.sh: $name is not read with PRESET=cost" >&2
+        exit 2
+    fi
+done
 recipe="" # flags for train.py
 report=() # flags for report.py
 ALL_METHODS="productpool eca gmlp mixer cspnet ghostnet resnest convnext coatnet hornet lsknet segnext" # the cheapest first

@@ -184,7 +184,8 @@ def to_rgb(image):
         lowest, highest = image.getextrema()
         raise UnfitImageError(f"32-bit pixels from {lowest} to {highest}, of unknown range: {EIGHT_BITS}")
     rgb = image if image.mode == "RGB" else image.convert("RGB")
-    if ";16" in stored and not scaled and np.asarray(rgb).max() < TWELVE_BITS >> 8:  # Pillow keeps the high bytes alone
+    has_16_bits = ";16" in stored and image.format in ("PNG", "TIFF")  # in a BMP, BGR;16 is the bits of a pixel
+    if has_16_bits and np.asarray(rgb).max() < TWELVE_BITS >> 8:  # Pillow keeps the high bytes alone
         raise UnfitImageError(f"16-bit colours below {TWELVE_BITS}, of unknown range: {EIGHT_BITS}")
     return rgb
 

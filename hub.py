@@ -44,7 +44,7 @@ Trained on {n_train:,} images, scored on {n_test:,} test images that took no par
 
 ## Load it
 
-In a checkout of the code, with images `(B, 3, {image_size}, {image_size})`, uint8 or floats from 0 to 1; the network normalizes
+In a checkout of the code, with RGB images `(B, 3, {image_size}, {image_size})`, uint8 or floats from 0 to 1; the network normalizes
 them itself:
 
 ```python

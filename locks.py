@@ -172,13 +172,14 @@ def look(path, watched):
     before that says nothing of the holder, whose job may have begun after it.
     """
     holder = read(path)
-    if holder and holder["host"] == socket.gethostname() and holder.get("pids") == pid_space():
-        started = machine.process_started(holder["pid"])
-        return holder, started is not None and abs(started - holder["process_started"]) < 1
     try:
         file = path.stat()
     except FileNotFoundError:
         return holder, None  # released meanwhile
+    is_here = holder and holder["host"] == socket.gethostname() and holder.get("pids") == pid_space()
+    if is_here and is_same_user(file):  # /proc may hide other users' processes
+        started = machine.process_started(holder["pid"])
+        return holder, started is not None and abs(started - holder["process_started"]) < 1
     now = file.st_mtime_ns
     key = str(path), token_of(holder)
     before, since = watched.setdefault(key, (now, time.monotonic()))
@@ -196,8 +197,11 @@ def look(path, watched):
 
 def is_listed(holder, file):
     """Whether squeue would list the holder's job here. It may not show another user's, and does not show another cluster's."""
-    same_user = not hasattr(os, "getuid") or file.st_uid == os.getuid()
-    return same_user and holder.get("cluster") == os.environ.get("SLURM_CLUSTER_NAME")
+    return is_same_user(file) and holder.get("cluster") == os.environ.get("SLURM_CLUSTER_NAME")
+
+
+def is_same_user(file):
+    return not hasattr(os, "getuid") or file.st_uid == os.getuid()
 
 
 def look_at_all(paths, watched):
@@ -225,10 +229,14 @@ squeue_said = (float("-inf"), None)  # when, what
 
 
 def slurm_jobs():
-    """(when squeue was asked, the ids of the jobs that run, or None if it cannot be). A requeued job that waits does not run."""
+    """(when squeue was asked, the ids of the jobs that run, or None if that is not known). A requeued job that waits does not run."""
     global squeue_said
     now = time.monotonic()
     if now - squeue_said[0] > SQUEUE_S:
-        said = slurm.ask("squeue", "-h", "-t", "running,completing,configuring,suspended,stopped", "-o", "%A")
-        squeue_said = now, None if said is None else set(said.split())
+        states = "running,completing,configuring,suspended,stopped"
+        said = slurm.ask("squeue", "-h", "--all", "-t", states, "-o", "%A")
+        jobs = None if said is None else set(said.split())
+        if jobs is not None and os.environ.get("SLURM_JOB_ID", "") not in jobs | {""}:
+            jobs = None  # it does not list this job, so it may leave out others that run
+        squeue_said = now, jobs
     return squeue_said

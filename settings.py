@@ -10,6 +10,7 @@ from pathlib import Path
 
 import flags
 from flags import parse_args
+from hours import network_of
 from tuning import recipes_of
 
 HERE = Path(__file__).parent
@@ -21,6 +22,7 @@ OWN_FLAGS = {  # of train.py, and the setting that stands for each
     "--epochs": "EPOCHS",
     "--dataset": "DATASET",
     "--max-minutes": "MINUTES",
+    "--set": 'RUNS, such as RUNS="eca_resnet:eca.kernel_size=5"',
 }
 NOT_FOR_MANY = ("--check", "--list", "--summary", "--eval-only", "--predict", "--push-to-hub")
 
@@ -50,7 +52,8 @@ class Settings:
 
 def read_settings(environ, user_flags):
     """Refuses what makes no sense, in one line that names the setting."""
-    for flag in user_flags:
+    own = [flag for run in environ["RUNS"].split() for flag in parts_of(run)[2]]
+    for flag in [*environ["RECIPE"].split(), *own, *user_flags]:
         name = flag.split("=")[0]
         if name in OWN_FLAGS:
             refuse(f"{name} cannot be given here: set {OWN_FLAGS[name]}")
@@ -81,9 +84,19 @@ def read_settings(environ, user_flags):
     except ValueError as error:
         refuse(error)
     return Settings(
-        runs, seeds, environ["EPOCHS"], dataset, Path(environ["OUT"]).expanduser(), numbers["NPROC"], numbers["JOBS"],
+        once_each(runs, recipes), seeds, environ["EPOCHS"], dataset, Path(environ["OUT"]).expanduser(), numbers["NPROC"], numbers["JOBS"],
         minutes, best, recipe, recipes, user_flags,
     )  # fmt: skip
+
+
+def once_each(runs, recipes):
+    """The runs without those that differ in spelling alone, or that TUNED makes equal to an earlier one."""
+    distinct = {}
+    for run in runs:
+        arch, knobs, own = parts_of(run)
+        tuned = recipes[arch].knobs if arch in recipes else {}
+        distinct.setdefault((network_of(arch, tuned | knobs), tuple(own)), run)
+    return list(distinct.values())
 
 
 def number(name, text, kind=int, least=1):

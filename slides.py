@@ -4,6 +4,7 @@ A slide has at most 40 words; its numbers are in the speaker's notes.
 """
 
 import math
+import os
 import textwrap
 from io import BytesIO
 from itertools import pairwise
@@ -127,9 +128,11 @@ def save(presentation, path):
     """Writes the slides without the time of day that an archive holds, so that the same rows give the same file."""
     made = BytesIO()
     presentation.save(made)
-    with ZipFile(made) as parts, ZipFile(path, "w") as file:
+    unfinished = path.with_suffix(".tmp")
+    with ZipFile(made) as parts, ZipFile(unfinished, "w") as file:
         for part in parts.infolist():
             file.writestr(ZipInfo(part.filename), parts.read(part), ZIP_DEFLATED)
+    os.replace(unfinished, path)  # board.py takes a report with slides for a whole one
 
 
 def answer_lines(results):

@@ -150,7 +150,8 @@ def find_folder(root, data_dir, known=None):
                 f"{data_dir}: {split}/ has no image of {len(lacking)} of {len(classes)} classes, such as {lacking[0]}"
             )
     plain = {name: unicodedata.normalize("NFC", name).casefold() for name in classes}
-    twins = [name for name in classes if list(plain.values()).count(plain[name]) > 1]
+    counts = Counter(plain.values())
+    twins = [name for name in classes if counts[plain[name]] > 1]
     if twins:
         notes.append(f"{data_dir}: classes whose names differ only in case or Unicode form: {', '.join(twins[:5])}")
     if "val" in splits:
@@ -195,7 +196,7 @@ class TableImages:
 
     def take(self, rows):
         images = self.table[list(rows)][self.column]
-        return [image["path"] if image["bytes"] is None else image["bytes"] for image in images]
+        return [image and (image["path"] if image["bytes"] is None else image["bytes"]) for image in images]
 
 
 def find_cifar(name, root):
@@ -236,11 +237,10 @@ def open_tables(name, found, image_size):
         table = sets[split]
         missing = {image_column, label_column} - set(table.column_names)
         if missing:
-            there = f"no column {missing.pop()!r}, found {', '.join(table.column_names)}"
-            other = (
-                "; for CIFAR-10 give --dataset cifar10" if name == "cifar100" and "label" in table.column_names else ""
-            )
-            raise ValueError(f"{split} split of {name}: {there}{other}")
+            there = f"no column {min(missing)!r}, found {', '.join(table.column_names)}"
+            is_cifar10 = name == "cifar100" and {image_column, "label"} <= set(table.column_names)
+            way = "for CIFAR-10 give --dataset cifar10" if is_cifar10 else "only CIFAR is read from parquet"
+            raise ValueError(f"{split} split of {name}: {there}; {way}")
         images = table.select_columns([image_column]).cast_column(image_column, Image(decode=False))
         try:
             targets = np.array(table[label_column][:], dtype=np.int64)

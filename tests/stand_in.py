@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent  # not from tests.processes, which imports torch
@@ -90,10 +91,11 @@ def train(args):
             optimizer = arg.removeprefix("--optimizer=") if arg.startswith("--optimizer=") else optimizer
         row = {
             "arch": value(args, "--arch"),
-            "settings": {},
+            "settings": dict(knob.split("=", 1) for flag, knob in pairwise(args) if flag == "--set"),
             "seed": int(value(args, "--seed")),
             "optimizer": optimizer,
             "epochs": int(value(args, "--epochs")),
+            "val_size": float(value(args, "--val-size")) if "--val-size" in args else 0.1,
         }
         top1 = 50 - abs(float(lr) - 0.1) - row["seed"]
         row |= {"lr": float(lr), "weight_decay": 5e-4 if optimizer == "sgd" else 0.05, "val_top1": top1}

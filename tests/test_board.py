@@ -20,6 +20,7 @@ from settings import read_settings
 from tests import processes, stand_in
 from tests.processes import ROOT
 from tests.test_scripts import SETTINGS, environment
+from tuning import Recipe
 
 
 @pytest.fixture
@@ -226,11 +227,40 @@ def test_finished_runs_of_another_recipe_are_refused(compare):
     for settings, flags, other in (
         ({"EPOCHS": "6"}, [], "epochs 5 there, 6"),
         ({}, ["--lr", "1"], "lr 0.2 there, 1.0"),
+        ({}, ["--val-size", "0"], "val_size 0.1 there, 0.0"),
     ):
         with compare(*flags, **{"EPOCHS": "5", "SEEDS": "0"} | settings) as running:
             said = ended(running, code=2)
         assert f"holds another run ({other} here): correct the settings, or choose another OUT" in said
         assert "5 runs" not in said and "Traceback" not in said
+
+
+def test_other_runs_of_another_budget_are_refused_before_the_training(compare, tmp_path):
+    with compare(EPOCHS="5", SEEDS="0", RUNS="resnet") as running:
+        ended(running)
+    with compare(EPOCHS="6", SEEDS="0", RUNS="eca_resnet") as running:
+        said = ended(running, code=2)
+    assert f"{tmp_path}/out/resnet-seed0 has epochs 5, not 6: choose another OUT" in said
+
+
+def test_finished_runs_of_other_knobs_are_refused(tmp_path, monkeypatch, capsys):
+    """TUNED may have another winner than before."""
+    made = comparison_of(tmp_path, monkeypatch)
+    made.board.result = lambda *_: {"settings": {"resnet.width": 24}}
+    made.settings.recipes = {"resnet": Recipe([], {"resnet.width": "24.0"})}
+    made.refuse_other_recipe("resnet", "0")
+    made.settings.recipes = {"resnet": Recipe([], {"resnet.width": "8"})}
+    with pytest.raises(SystemExit):
+        made.refuse_other_recipe("resnet", "0")
+    assert "knobs {'resnet.width': '24'} there, {'resnet.width': '8'} here" in capsys.readouterr().err
+
+
+def test_damaged_result_does_not_stop_a_search(tmp_path):
+    board = Board(tmp_path, ["a", "b"], ["0", "1"], str, lambda run: "resnet", best=1)
+    for run, text in (("a", "{"), ("b", '{"val_top1": 50.0}')):
+        (tmp_path / f"{run}-seed0").mkdir()
+        (tmp_path / f"{run}-seed0" / "result.json").write_text(text)
+    assert board.overview()[0] == [("b", "1")]
 
 
 def test_failed_run_is_tried_again_by_the_next_command(compare):

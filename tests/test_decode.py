@@ -2,7 +2,9 @@
 
 import io
 import os
+import struct
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -133,10 +135,16 @@ def test_range_that_is_not_known_is_refused(pixels, message):
         read_image(stored(pixels))
 
 
+def test_dark_bitmap_of_16_bits_a_pixel():
+    """Its colours have 5, 6 and 5 bits."""
+    size, masks = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0), (0xF800, 0x7E0, 0x1F)
+    head = b"BM" + struct.pack("<IHHI", 70, 0, 0, 66)
+    pixels = struct.pack("<HH", 0, 0x0841)
+    assert read(head + size + struct.pack("<III", *masks) + pixels).tolist() == [[[0] * 3, [8, 8, 8]]]
+
+
 def png_of_16_bit_colours(pixels):
     """Pillow reads these files, and does not write them. pixels: uint16 (H, W, 3)."""
-    import struct
-    import zlib
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

@@ -180,6 +180,25 @@ def test_job_that_slurm_does_not_run_is_gone_at_once(path, tmp_path, monkeypatch
         locks.Lock(path, {})
 
 
+def test_squeue_that_does_not_list_this_job_tells_nothing_of_others(path, tmp_path, monkeypatch):
+    """Their partition may be hidden."""
+    squeue_that_says(tmp_path, monkeypatch, "echo 9")
+    left_by(path, host="elsewhere", job="8")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert locks.look(path, {})[1] is None
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    monkeypatch.setattr(locks, "squeue_said", (float("-inf"), None))
+    assert locks.look(path, {})[1] is False
+
+
+def test_another_users_process_is_known_by_its_heartbeat(path, monkeypatch):
+    """/proc may hide it, as if it had ended."""
+    left_by(path, process_started=1.0)
+    assert locks.look(path, {})[1] is False
+    monkeypatch.setattr(os, "getuid", lambda: -1)
+    assert locks.look(path, {})[1] is None
+
+
 def test_job_that_began_after_the_last_answer_of_squeue_is_not_taken_for_gone(path, tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "WATCH_S", 1000)
     squeue_that_says(tmp_path, monkeypatch, f"cat {tmp_path}/jobs")

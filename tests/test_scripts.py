@@ -281,7 +281,7 @@ def test_each_of_several_runs_has_gpus_of_its_own(comparison, monkeypatch):
 
 
 def test_hours_are_of_several_runs_at_once_on_several_gpus_each(comparison, capsys):
-    speeds = {"rows": [{"arch": "resnet", "settings": {}, "train_imgs_per_s": 10.0}]}
+    speeds = {"rows": [{"arch": "resnet", "settings": {}, "train_imgs_per_s": 10.0, "image_size": 32}]}
     comparison.settings.out.mkdir()
     (comparison.settings.out / "cost.json").write_text(json.dumps(speeds))
     comparison.facts = {"steps": 36_000, "batch_size": 20, "image_size": 32}
@@ -289,6 +289,41 @@ def test_hours_are_of_several_runs_at_once_on_several_gpus_each(comparison, caps
     assert comparison.hours() == {"resnet": 10.0}
     comparison.speeds()
     assert "4 runs left, about 10.0 hours of training" in capsys.readouterr().out
+    comparison.facts["image_size"] = 64
+    assert comparison.hours() == {}
+
+
+def test_speeds_of_a_cpu_do_not_stand_for_those_of_a_gpu(comparison, monkeypatch):
+    row = {"arch": "resnet", "settings": {}, "train_imgs_per_s": 10.0, "image_size": 32}
+    comparison.settings.out.mkdir()
+    (comparison.settings.out / "cost.json").write_text(json.dumps({"rows": [row]}))
+    comparison.facts = {"steps": 1, "batch_size": 1, "image_size": 32, "gpus": 0}
+    assert not comparison.speeds_are_there()  # each command measures anew, but for the tasks of an array
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    assert comparison.speeds_are_there()
+    comparison.facts["gpus"] = 1
+    assert not comparison.speeds_are_there()
+
+
+def test_seed_whose_folder_cannot_be_used_does_not_stop_the_others(comparison):
+    comparison.board.claims.mkdir(parents=True)
+    comparison.answer.code = 2
+    comparison.train(Taken("resnet", ["0", "1"]), 60.0, {})
+    together, *alone = [command[command.index("--seed") + 1 : command.index("--out")] for command in comparison.calls]
+    assert (together, alone) == (["0", "1"], [["0"], ["1"]])
+    assert comparison.failures == ["resnet with seed 0", "resnet with seed 1"]
+
+
+def test_networks_that_differ_in_spelling_or_that_tuned_makes_equal_train_once(monkeypatch):
+    runs = (
+        "hornet_resnet hornet_resnet:hornet.scale=0.3333 eca_ghostnet_resnet ghostnet_eca_resnet vit vit:--pretrained"
+    )
+    settings = read_settings(SETTINGS | {"RUNS": runs}, [])
+    assert settings.runs == [run for run in runs.split() if run != "ghostnet_eca_resnet"]
+    found = {"hornet_resnet": Recipe([], {"hornet.scale": "0.3333"})}
+    monkeypatch.setattr("settings.recipes_of", lambda folder, archs: found)
+    settings = read_settings(SETTINGS | {"RUNS": runs, "TUNED": "search"}, [])
+    assert settings.runs == ["hornet_resnet", "eca_ghostnet_resnet", "vit", "vit:--pretrained"]
 
 
 @pytest.mark.parametrize("nproc", ["1", "2"])
@@ -327,6 +362,9 @@ def test_ten_minutes_on_a_gpu_are_whole_ones(minutes):
         ({}, ["--arch", "x"], "--arch cannot be given here: set RUNS"),
         ({}, ["--epochs", "1"], "--epochs cannot be given here: set EPOCHS"),
         ({}, ["--dataset", "x"], "--dataset cannot be given here: set DATASET"),
+        ({}, ["--set", "resnet.width=8"], "--set cannot be given here: set RUNS"),
+        ({"RECIPE": "--epochs 30"}, [], "--epochs cannot be given here: set EPOCHS"),
+        ({"RUNS": "resnet:--seed=7"}, [], "--seed cannot be given here: set SEEDS"),
         ({}, ["--eval-only", "x"], "--eval-only is for one run: give it to train.py"),
         ({"SEEDS": ""}, [], "SEEDS must be whole numbers"),
         ({"SEEDS": "0 1 0"}, [], "SEEDS has a number twice: 0 1 0"),

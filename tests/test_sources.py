@@ -101,6 +101,24 @@ def test_cifar10_in_parquet_is_told_from_cifar100(tmp_path):
         data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache")
 
 
+def test_parquet_of_another_set_is_not_read(tmp_path):
+    for split in ("train", "test"):
+        write_parquet(tmp_path, split, [picture()], [0], img="image", label="label")
+    with pytest.raises(ValueError, match=r"no column '\w+', found image, label; only CIFAR is read from parquet"):
+        data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache")
+
+
+def test_image_that_a_table_lacks_is_named(tmp_path):
+    from datasets import Dataset, Features, Image, Value
+
+    features = Features({"img": Image(), "fine_label": Value("int64")})
+    for split in ("train", "test"):
+        table = Dataset.from_dict({"img": [picture(), None], "fine_label": [0, 1]}, features=features)
+        table.to_parquet(str(tmp_path / f"{split}-0.parquet"))
+    with pytest.raises(ValueError, match="cannot read the image"):
+        data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache")
+
+
 def test_classes_of_a_table_keep_their_names(tmp_path):
     names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     for split in ("train", "test"):
