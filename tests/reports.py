@@ -2,8 +2,11 @@
 
 import json
 import re
+from contextlib import contextmanager, nullcontext
+from unittest import mock
 
 import pytest
+from PIL import Image
 
 WITHOUT = "requirements-report.txt is not installed"
 pytest.importorskip("matplotlib", reason=WITHOUT)
@@ -44,12 +47,24 @@ def refused_folders(arguments, folder, capsys, message):
     assert not (folder / "report").exists()
 
 
-def make(rows, folder, cost_pass=None):
-    """Writes rows, reports on them, and returns report.md."""
+@contextmanager
+def blank_charts():
+    """Each chart is one pixel. Drawing takes most of a report's time, and few tests look at what is drawn."""
+    with mock.patch("charts.render", blank), mock.patch("slides.render", blank):
+        yield
+
+
+def blank(file, *_, **__):
+    Image.new("RGB", (1, 1)).save(file, "png")
+
+
+def make(rows, folder, cost_pass=None, drawn=False):
+    """Writes rows, reports on them, and returns report.md. The charts are blank unless `drawn`."""
     write(folder / "runs", rows)
     if cost_pass:
         (folder / "runs" / "cost.json").write_text(json.dumps(cost_pass))
-    report.main([str(folder / "runs"), "--out", str(folder / "report")])
+    with nullcontext() if drawn else blank_charts():
+        report.main([str(folder / "runs"), "--out", str(folder / "report")])
     return (folder / "report" / "report.md").read_text()
 
 

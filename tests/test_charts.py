@@ -165,7 +165,7 @@ def test_charts_leave_room_to_the_stable_methods(campaign):
 def test_charts_are_written_and_old_ones_removed(campaign, tmp_path):
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "superclasses.png").write_text("of an earlier report")
-    text = make(campaign, tmp_path, timed(campaign))
+    text = make(campaign, tmp_path, timed(campaign), drawn=True)
     charts = {path.stem for path in (tmp_path / "report").glob("*.png")}
     assert charts == set(CHARTS) - {"superclasses", "budgets", "confusion", "reliability", "disagreements"}
     assert all(f"({name}.png)" in text for name in charts) and "superclasses.png" not in text
@@ -194,4 +194,4 @@ def test_labels_cover_no_other_label_and_no_point():
 
 def test_costs_are_drawn_where_the_baseline_learned_nothing(tmp_path):
     rows = rows_of("resnet", 10) + rows_of("eca_resnet", 10)
-    assert "cost_parameters.png" in make(rows, tmp_path)
+    assert "cost_parameters.png" in make(rows, tmp_path, drawn=True)

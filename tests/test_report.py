@@ -17,7 +17,7 @@ from verdicts import WORDS, analyse
 def test_report_holds_the_rows_numbers(campaign, tmp_path):
     """Of seven networks, too few to share their noise: intervals and p are those of their own seeds."""
     few = [c for c in campaign if c["arch"] != "mixer_resnet" and set(c["settings"]) <= {"resnet.width"}]
-    text = make(few, tmp_path)
+    text = make(few, tmp_path, drawn=True)
     networks, verdicts = table_after(text, "## All networks"), table_after(text, "## Verdicts")
     top1 = np.array([c["top1"] for c in campaign if c["arch"] == "hornet_resnet"])
     base = np.array([c["top1"] for c in campaign if c["arch"] == "resnet" and not c["settings"]])
@@ -208,7 +208,7 @@ def test_one_noisy_method_does_not_speak_for_the_power_of_all(campaign):
 
 
 def test_one_seed_gives_numbers_and_no_verdict(campaign, tmp_path):
-    text = make([c for c in campaign if c["seed"] == 0], tmp_path)
+    text = make([c for c in campaign if c["seed"] == 0], tmp_path, drawn=True)
     assert text.split("\n\n")[1].startswith("There is no verdict: only one seed was run.")
     verdicts = table_after(text, "## Verdicts")
     assert verdicts["eca_resnet"] == ["+2.90", "-", "-", "-", "1.00 / 1.00 / -", "-"]
@@ -217,7 +217,7 @@ def test_one_seed_gives_numbers_and_no_verdict(campaign, tmp_path):
 
 
 def test_ablations_alone_make_a_report(campaign, tmp_path):
-    text = make([c for c in campaign if c["arch"] == "eca_resnet"], tmp_path)
+    text = make([c for c in campaign if c["arch"] == "eca_resnet"], tmp_path, drawn=True)
     assert text.split("\n\n")[1].startswith(
         "Settings compared with their architecture's default: 2 (0 better, 1 worse and 0 unstable). "
     )
@@ -227,7 +227,7 @@ def test_ablations_alone_make_a_report(campaign, tmp_path):
 
 
 def test_baselines_alone_make_a_report(tmp_path):
-    assert "There is no verdict: no method was run" in make(widths(), tmp_path)
+    assert "There is no verdict: no method was run" in make(widths(), tmp_path, drawn=True)
 
 
 def test_bias_of_the_best_epoch(tmp_path):
@@ -254,7 +254,7 @@ def test_what_is_told_of_one_method_and_of_unequal_seeds(tmp_path):
     ]
     unequal = rows_of("resnet", 60, seeds=(0,)) + rows_of("eca_resnet", 61)
     assert opening(analyse(unequal))[0] == "There is no verdict: only one seed of the baseline was run."
-    text = make(unequal, tmp_path)
+    text = make(unequal, tmp_path, drawn=True)
     assert "- eca_resnet: seeds 1, 2 and 3, with which resnet was not trained: left out of the difference" in text
     assert (
         "0, 1, 2 and 3, not all of them for every network: a seed sets the initial weights, the part held out, and"

@@ -2,13 +2,14 @@
 
 import json
 import re
+from contextlib import nullcontext
 
 import pytest
 
 from flags import LATER, parse_args
 from runfolder import NOT_THE_RUN, look_at_folder
 from tests.processes import ROOT
-from tests.reports import report  # or skips as it does
+from tests.reports import blank_charts, report  # or skips as it does
 
 FOLDERS = sorted(path.parent for path in (ROOT / "results").rglob("report"))
 
@@ -18,7 +19,11 @@ def test_a_report_is_what_its_rows_give(folder, tmp_path):
     committed = sorted((folder / "report").glob("*.md")) + sorted((folder / "report").glob("*.csv"))
     assert committed
     flags = ["--recipes"] if (folder / "report" / "recipes.md").exists() else []
-    report.main([str(folder), "--out", str(tmp_path), *flags])
+    is_drawn = (
+        folder.name == "cifar100-5ep"
+    )  # which has a chart of each kind: one is enough to see that real rows can be drawn
+    with nullcontext() if is_drawn else blank_charts():
+        report.main([str(folder), "--out", str(tmp_path), *flags])
     for path in committed:
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), (
             f"python report.py {folder} changes {path.name}"

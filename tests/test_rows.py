@@ -1,4 +1,5 @@
 from tests.reports import (  # skips this file where report.py's packages are missing
+    blank_charts,
     comparison,
     make,
     refused,
@@ -47,6 +48,7 @@ def test_foreign_network_is_no_method():
     assert (net.is_method, net.backbone) == (False, "torchvision:vgg11_bn")
 
 
+@blank_charts()
 def test_folds_are_averaged_before_anything_is_compared(tmp_path):
     """A seed counts once: the comparison is that of the folds' means, and the folds are no samples of their own."""
     plain = [*rows_of("resnet", 60), *rows_of("eca_resnet", 63, jitter=-JITTER)]

@@ -23,7 +23,7 @@ def made(tmp_path_factory):
         per_class = rng.uniform(content["top1"] - 5, content["top1"], 100).tolist()
         content |= {"dataset": "cifar100", "classes": 100, "per_class_top1": per_class}
     folder = tmp_path_factory.mktemp("made")
-    return folder, make(rows, folder, timed(rows)), rows
+    return folder, make(rows, folder, timed(rows), drawn=True), rows
 
 
 def deck_of(folder):
@@ -139,7 +139,7 @@ def test_words_and_charts_of_the_talk_can_be_read_from_the_last_row(made):
 
 @pytest.mark.parametrize("archs", [("resnet",), ("resnet", "plain20", "plain56", "resnet56"), ("vit",)])
 def test_a_report_without_methods_has_slides_all_the_same(archs, tmp_path):
-    make([content for arch in archs for content in rows_of(arch, 60)], tmp_path)
+    make([content for arch in archs for content in rows_of(arch, 60)], tmp_path, drawn=True)
     titles = [title for title, _ in slide_texts(tmp_path / "report" / "slides.pptx")]
     assert "Limits and future work" in titles and "Differences from the baseline" not in titles
 
@@ -153,7 +153,8 @@ def test_font_shrinks_until_the_text_fits():
 
 def test_a_method_in_each_slot_fits_its_slide(tmp_path):
     methods = ("productpool", "eca", "cspnet", "ghostnet", "gmlp")
-    make([content for arch in ("resnet", *(f"{m}_resnet" for m in methods)) for content in rows_of(arch, 60)], tmp_path)
+    archs = ("resnet", *(f"{method}_resnet" for method in methods))
+    make([content for arch in archs for content in rows_of(arch, 60)], tmp_path, drawn=True)
     deck = deck_of(tmp_path)
     (slide,) = [s for s in deck.slides if s.shapes[0].text_frame.text == "Where each method goes"]
     assert sum(hasattr(shape, "shapes") for shape in slide.shapes) == 5
@@ -163,7 +164,7 @@ def test_a_method_in_each_slot_fits_its_slide(tmp_path):
 
 @pytest.mark.parametrize(("archs", "stages"), [(("gmlp_resnet",), 1), (("gmlp_resnet", "convnext_resnet"), 3)])
 def test_methods_of_the_third_stage_are_drawn_there(archs, stages, tmp_path):
-    make([content for arch in ("resnet", *archs) for content in rows_of(arch, 60)], tmp_path)
+    make([content for arch in ("resnet", *archs) for content in rows_of(arch, 60)], tmp_path, drawn=True)
     (slide,) = [s for s in deck_of(tmp_path).slides if s.shapes[0].text_frame.text == "Where each method goes"]
     drawings = [shape.shapes for shape in slide.shapes if hasattr(shape, "shapes")]
     texts = [shape.text_frame.text for shapes in drawings for shape in shapes if shape.has_text_frame]

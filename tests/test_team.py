@@ -1,4 +1,9 @@
-from tests.reports import make, refused_folders, slide_texts  # skips this file where report.py's packages are missing
+from tests.reports import (  # skips this file where report.py's packages are missing
+    blank_charts,
+    make,
+    refused_folders,
+    slide_texts,
+)
 
 # isort: split
 import pytest
@@ -27,6 +32,7 @@ def test_a_team_is_read(tmp_path):
     assert team.members == (("Ada", "the attention modules"), ("Ben", "the convolutions"))
 
 
+@blank_charts()
 def test_the_team_stands_in_report_and_slides(campaign, tmp_path):
     (tmp_path / "team.toml").write_text(TEAM)
     write(tmp_path / "runs", campaign)
