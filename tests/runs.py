@@ -16,6 +16,8 @@ import train
 from flags import parse_args
 from shapes import draw_shapes100
 
+SMALL = ["--set", "resnet.depth=8", "--set", "resnet.width=4"]  # flags of a ResNet that trains in no time
+
 
 def write_photos(root):
     """Fills an image folder: 4 classes, 24 training and 5 test images of each, 16x16 pixels. Returns it."""

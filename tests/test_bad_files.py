@@ -21,7 +21,7 @@ import flags
 import hub
 from hub import Classifier
 from tests import processes
-from tests.runs import result_of, run
+from tests.runs import SMALL, result_of, run
 from tests.test_data import picture, write_parquet
 from tests.test_faults import killed
 
@@ -40,7 +40,7 @@ def decode_slowly(flags):
 
 
 def test_decoding_may_take_longer_than_the_processes_wait_for_each_other(command, tmp_path):
-    processes.run(decode_slowly, 2, command("--timeout-s", "3", "--max-steps", "2"))
+    processes.run(decode_slowly, 2, command(*SMALL, "--timeout-s", "3", "--max-steps", "2"))
     assert result_of(tmp_path / "runs" / "run")["world_size"] == 2
 
 
@@ -103,7 +103,7 @@ def stream_until_an_image_is_gone(folder, flags):
 
 def test_image_that_turns_bad_ends_a_streamed_run_in_one_line(command, photos, tmp_path, capfd):
     shutil.copytree(photos, tmp_path / "photos")
-    flags = command("--data-dir", str(tmp_path / "photos"), "--epochs", "9")
+    flags = command(*SMALL, "--data-dir", str(tmp_path / "photos"), "--epochs", "9")
     with pytest.raises(Exception, match="exit code 1"):
         processes.run(stream_until_an_image_is_gone, 1, tmp_path / "photos", flags)
     err = capfd.readouterr().err

@@ -19,9 +19,7 @@ def test_a_report_is_what_its_rows_give(folder, tmp_path):
     committed = sorted((folder / "report").glob("*.md")) + sorted((folder / "report").glob("*.csv"))
     assert committed
     flags = ["--recipes"] if (folder / "report" / "recipes.md").exists() else []
-    is_drawn = (
-        folder.name == "cifar100-5ep"
-    )  # which has a chart of each kind: one is enough to see that real rows can be drawn
+    is_drawn = folder.name == "cifar100-5ep"  # most charts, all of real rows; one folder is enough
     with nullcontext() if is_drawn else blank_charts():
         report.main([str(folder), "--out", str(tmp_path), *flags])
     for path in committed:

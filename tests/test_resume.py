@@ -4,9 +4,12 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -22,12 +25,13 @@ import training
 from flags import OPTIMIZERS, parse_args
 from tests import processes
 from tests.processes import ROOT
-from tests.runs import assert_same, die_after_saves, result_of, run, saved_state
+from tests.runs import SMALL, assert_same, die_after_saves, result_of, run, saved_state
 from tests.test_data import picture, write_parquet
 
 # -------------------------------------------------------------------------------------------- resume, several processes
 
-ALL_STATE = ["--mixup", "0.2", "--cutmix", "1", "--ema-decay", "0.9", "--set", "resnet.drop_path=0.3", "--cutout", "4"]
+ALL_STATE = [*SMALL, "--mixup", "0.2", "--cutmix", "1", "--ema-decay", "0.9"]
+ALL_STATE += ["--set", "resnet.drop_path=0.3", "--cutout", "4"]
 
 
 @pytest.mark.parametrize("n_processes", [1, 2])
@@ -72,7 +76,7 @@ def test_stopped_after_the_last_step_of_an_epoch(command, tmp_path, monkeypatch)
 
 def test_a_point_after_a_resume_is_the_mean_of_its_own_steps(command, tmp_path, monkeypatch):
     """Whatever the interval was before: logged after steps 3 and 6, stopped after 7, and then after step 10 only."""
-    flags = command("--epochs", "3", "--optimizer", "adamw", "--lr", "1e-30")
+    flags = command(*SMALL, "--epochs", "3", "--optimizer", "adamw", "--lr", "1e-30")
     run_until(7, [*flags, "--log-every", "3"], monkeypatch)
     run(*flags, "--log-every", "10")
     run(*flags, "--log-every", "1", "--name", "each")
@@ -88,7 +92,7 @@ def losses_of(folder):
 
 
 def test_damaged_checkpoint_falls_back_to_the_one_before(command, tmp_path, capsys):
-    flags = command("--epochs", "3")
+    flags = command(*SMALL, "--epochs", "3")
     with pytest.raises(Exception, match="SIGKILL"):
         processes.run(die_after_saves, 1, 2, flags)
     folder = tmp_path / "runs" / "run"
@@ -158,7 +162,9 @@ def test_no_readable_checkpoint_is_no_fresh_start(command, tmp_path, capsys):
 
 def test_two_processes_reach_the_weights_of_one(command, tmp_path):
     """On an arch without batch statistics, where the mean of two gradients is the gradient of the whole batch."""
-    flags = command("--arch", "convnext_resnet", "--amp", "off", "--lr", "0.05", "--mixup", "0.2")
+    flags = command(
+        "--arch", "convnext_resnet", "--set", "resnet.depth=8", "--amp", "off", "--lr", "0.05", "--mixup", "0.2"
+    )
     for n in (1, 2):
         processes.run(run, n, *flags, "--name", f"of{n}")
     one, two = (saved_state(tmp_path / "runs" / f"of{n}")["net"] for n in (1, 2))
@@ -170,7 +176,7 @@ def test_two_processes_reach_the_weights_of_one(command, tmp_path):
     assert len(list((tmp_path / "runs" / "of2").glob("events*"))) == 1
 
 
-STREAMED = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--image-size", "12", "--crop-scale", "0.3"]
+STREAMED = ["--image-size", "12", "--crop-scale", "0.3"]
 
 
 def test_streamed_run_equals_one_in_memory(command, tmp_path, capsys, monkeypatch):
@@ -206,27 +212,33 @@ OTHER_OPTIMIZERS = [["--optimizer", name] for name in OPTIMIZERS if name != "sgd
 
 
 @pytest.mark.parametrize("flags", [["--amp", "bf16"], ["--amp", "bf16", "--compile"], *OTHER_OPTIMIZERS])
-def test_ways_to_train(command, tmp_path, flags):
-    small = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "2"]
-    processes.run(run, 1, *command(*flags, *small))
+def test_ways_to_train(command, tmp_path, monkeypatch, flags):
+    eager = partial(torch.compile, backend="eager")  # inductor builds C++ for half a minute
+    monkeypatch.setattr(torch, "compile", eager)
+    processes.run(run, 1, *command(*flags, *SMALL, "--max-steps", "2"))
     assert result_of(tmp_path / "runs" / "run")["status"] == "finished"
 
 
 def test_cifar10(command, tmp_path):
     for split in ("train", "test"):
         write_parquet(tmp_path / "cifar10", split, [picture(size=(32, 32))] * 30, [*range(10)] * 3, label="label")
-    small = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "1"]
-    run(*command("--dataset", "cifar10", "--data-dir", str(tmp_path / "cifar10"), *small))
+    run(*command("--dataset", "cifar10", "--data-dir", str(tmp_path / "cifar10"), *SMALL, "--max-steps", "1"))
     result = result_of(tmp_path / "runs" / "run")
     assert (result["classes"], result["n_train"], result["n_val"], result["n_test"]) == (10, 27, 3, 30)
 
 
 def test_torchrun_as_the_readme_has_it(photos, tmp_path):
+    """With --standalone it finds another port where its default is taken, as it is here."""
     command = ["torchrun", "--standalone", "--nproc_per_node", "2", "train.py", "--arch", "hornet_resnet"]
     flags = ["--data-dir", str(photos), "--set", "resnet.depth=8", "--set", "resnet.width=8", "--max-steps", "4"]
     flags += ["--out", str(tmp_path), "--cache-dir", str(tmp_path / "cache"), "--batch-size", "20"]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run([*command, *flags], cwd=ROOT, env=environment, capture_output=True, text=True)
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):  # another program has taken it
+            taken.bind(("127.0.0.1", 29500))
+            taken.listen()
+        done = subprocess.run([*command, *flags], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch   1/") == 1
     assert done.stderr.count("Traceback") == 0

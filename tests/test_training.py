@@ -25,9 +25,7 @@ from flags import parse_args
 from optimizers import make_schedule
 from rows import problem_of
 from tests import processes
-from tests.runs import assert_same, built, result_of, run, saved_state
-
-SMALL = ["--set", "resnet.depth=8", "--set", "resnet.width=4"]
+from tests.runs import SMALL, assert_same, built, result_of, run, saved_state
 
 # ------------------------------------------------------------------------------------------------- what flags ask for
 
@@ -100,12 +98,12 @@ def test_a_run_leaves_everything(command, tmp_path, capsys):
 
 
 def test_other_data_is_another_run(command, photos, tmp_path, capsys):
-    run(*command("--max-steps", "1"))
+    run(*command(*SMALL, "--max-steps", "1"))
     other = tmp_path / "other"
     shutil.copytree(photos, other)
     (other / "train" / "class0" / "1.png").unlink()
     with pytest.raises(SystemExit):
-        run(*command("--max-steps", "1", "--data-dir", str(other)))
+        run(*command(*SMALL, "--max-steps", "1", "--data-dir", str(other)))
     assert re.search(r"holds another run \(fingerprint of the images \w+ there, \w+ here", capsys.readouterr().err)
 
 
@@ -114,13 +112,13 @@ def test_other_labels_are_another_run(command, photos, tmp_path, capsys, split):
     """The images are the same, and so are their numbers: two classes have changed their names."""
     mine = tmp_path / "mine"
     shutil.copytree(photos, mine)
-    run(*command("--max-steps", "1", "--data-dir", str(mine)))
+    run(*command(*SMALL, "--max-steps", "1", "--data-dir", str(mine)))
     first, second, aside = (mine / split / name for name in ("class0", "class1", "aside"))
     first.rename(aside)
     second.rename(first)
     aside.rename(second)
     with pytest.raises(SystemExit):
-        run(*command("--max-steps", "1", "--data-dir", str(mine)))
+        run(*command(*SMALL, "--max-steps", "1", "--data-dir", str(mine)))
     assert re.search(
         r"holds another run \(fingerprint of labels and pixels \w+ there, \w+ here\)", capsys.readouterr().err
     )
@@ -128,7 +126,7 @@ def test_other_labels_are_another_run(command, photos, tmp_path, capsys, split):
 
 def test_constant_schedule_goes_on_for_more_epochs(command, tmp_path, capsys):
     """And ends as the run that had them from the start."""
-    flags = command("--schedule", "constant", "--warmup-frac", "0.1", "--lr", "0.01")
+    flags = command(*SMALL, "--schedule", "constant", "--warmup-frac", "0.1", "--lr", "0.01")
     processes.run(run, 1, *flags, "--epochs", "2")
     processes.run(run, 1, *flags, "--epochs", "4")
     processes.run(run, 1, *flags, "--epochs", "4", "--name", "whole")
@@ -160,14 +158,14 @@ def test_only_a_constant_schedule_without_a_last_step_can_be_made_longer(schedul
 
 
 def test_finished_run_is_left_alone_and_another_is_refused(command, tmp_path, capsys):
-    run(*command())
+    run(*command(*SMALL))
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs" / "run").rglob("*")}
     capsys.readouterr()
-    run(*command())
+    run(*command(*SMALL))
     assert "is finished" in capsys.readouterr().out
     for flags in (["--epochs", "3"], ["--lr", "0.3"], ["--seed", "1"], ["--arch", "eca_resnet"], ["--val-size", "0"]):
         with pytest.raises(SystemExit) as exit:
-            run(*command(*flags))
+            run(*command(*SMALL, *flags))
         assert exit.value.code == 2
         err = capsys.readouterr().err
         name = flags[0].strip("-").replace("-", "_")
@@ -184,7 +182,7 @@ def test_watching_the_test_set_reports_its_bias(command, tmp_path, monkeypatch):
         return lambda: scores() | {"top1": next(given)}
 
     monkeypatch.setattr(training, "start_scoring", scored)
-    run(*command("--val-size", "0", "--epochs", "4"))
+    run(*command(*SMALL, "--val-size", "0", "--epochs", "4"))
     result = result_of(tmp_path / "runs" / "run")
     assert [row["top1"] for row in result["curve"]] == [30.0, 45.0, 40.0, 35.0]
     assert (result["top1"], result["best_on_test_minus_last"]) == (35.0, 10.0)
@@ -192,13 +190,13 @@ def test_watching_the_test_set_reports_its_bias(command, tmp_path, monkeypatch):
 
 
 def test_fold_takes_the_place_of_the_validation_part(command, tmp_path, capsys):
-    run(*command("--folds", "5", "--fold", "4", "--max-steps", "2"))
+    run(*command(*SMALL, "--folds", "5", "--fold", "4", "--max-steps", "2"))
     assert "77 images to train on, 19 for validation, 20 to test, in memory;" in capsys.readouterr().out
     result = result_of(tmp_path / "runs" / "run")
     assert (result["folds"], result["fold"], result["val_size"]) == (5, 4, None)
     assert (result["n_train"], result["n_val"], result["val_top1"]) == (77, 19, result["curve"][-1]["top1"])
     with pytest.raises(SystemExit):
-        run(*command("--folds", "5", "--fold", "3", "--max-steps", "2"))
+        run(*command(*SMALL, "--folds", "5", "--fold", "3", "--max-steps", "2"))
     assert "holds another run (fold 4 there, 3 here)" in capsys.readouterr().err
     args = parse_args(["--folds", "5", "--fold", "3", "--set", "resnet.width=8"])
     assert runfolder.run_name(args) == "resnet-resnet.width=8-cifar100-fold3of5-seed0"
@@ -214,7 +212,7 @@ def test_crop_depends_on_the_size(command, tmp_path, flags, crop_scale):
 
 
 def test_max_steps_ends_the_run_and_its_schedule(command, tmp_path):
-    run(*command("--max-steps", "3"))
+    run(*command(*SMALL, "--max-steps", "3"))
     result = result_of(tmp_path / "runs" / "run")
     assert [(row["epoch"], row["step"]) for row in result["curve"]] == [(0, 3)]
     assert result["curve"][-1]["lr"] == pytest.approx(0)
