@@ -11,7 +11,7 @@ from torch import nn
 
 import export
 import hub
-from tests.nets import COMBINED, KNOBS, SMALL
+from tests.nets import COMBINED, DEEPER, KNOBS, SLIM, SMALL
 from tests.test_hub import RECIPE, RESULT, classifier, saved
 
 BATCHES = (1, 2, 7)
@@ -29,29 +29,38 @@ def finished_run(folder):
 
 
 ALONE = [net for net in SMALL if net not in COMBINED]  # what combinations consist of
+WITHOUT_OWN_OPERATORS = [  # each of their operators is in another network too, whose ONNX is written
+    ("resnet", SLIM),
+    ("eca_resnet50", {"resnet.width": 8}),
+    ("plain20", {"resnet.width": 8}),
+    ("vgg16", {}),
+    ("multiscale_resnet", SLIM | {"multiscale.form": "depthwise"}),
+    ("ghostnet_resnet", SLIM | {"ghostnet.ratio": 4}),
+    ("segnext_resnet", SLIM | {"segnext.branch": "lka"}),
+    ("coatnet_resnet", SLIM | {"coatnet.layout": "TTT"}),
+    ("gmlp_resnet", DEEPER | {"gmlp.gate": "whole"}),
+    ("resnet", SLIM | {"resnet.drop_path": 0.2}),
+]
 
 
 @pytest.mark.parametrize(("arch", "settings"), [*ALONE, *KNOBS])
 def test_every_network_is_exported_and_becomes_onnx(arch, settings, tmp_path, monkeypatch):
-    """Both leave the batch open. ONNX is written from the program that was exported first."""
+    """Both leave the batch open. ONNX is written from the program that was exported first, where it brings an operator."""
     torch.manual_seed(0)
     model = hub.Classifier(arch, list("abcdefg"), settings, 32, [120.0] * 3, [60.0] * 3).eval()
     program = export.trace(model)
     exported = program.module()
     with torch.no_grad():
-        expected = {n: model(imgs_of(n, 32)) for n in BATCHES}
         for n in BATCHES:
-            torch.testing.assert_close(exported(imgs_of(n, 32)), expected[n], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(exported(imgs_of(n, 32)), model(imgs_of(n, 32)), rtol=1e-4, atol=1e-5)
 
-    onnxruntime = pytest.importorskip("onnxruntime", reason="exported, but not written as ONNX: no onnxruntime")
+    if (arch, settings) in WITHOUT_OWN_OPERATORS:
+        return
+    pytest.importorskip("onnxruntime", reason="exported, but not written as ONNX: no onnxruntime")
     pytest.importorskip("onnxscript", reason="exported, but not written as ONNX: no onnxscript")
     monkeypatch.setattr(export, "trace", lambda _: program)
-    difference, largest = export.write(model, {}, tmp_path / "net.onnx")
+    difference, largest = export.write(model, {}, tmp_path / "net.onnx")  # which runs the file, too
     assert difference < 1e-5 * largest  # which is far from 1 in some networks that have not been trained
-    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
-    for n in BATCHES:
-        (logits,) = session.run(None, {"images": imgs_of(n, 32).numpy()})
-        torch.testing.assert_close(torch.from_numpy(logits), expected[n], rtol=1e-3, atol=1e-5 * largest)
 
 
 def test_run_becomes_onnx_with_its_classes_size_and_scores(tmp_path, capsys):
