@@ -116,6 +116,16 @@ def test_a_job_that_lost_its_gpu_does_not_train_on_the_cpu(name, value, is_refus
     assert ("Slurm gave this job a GPU" in capsys.readouterr().err) == is_refused
 
 
+def test_a_checkpoint_that_was_cut_short_is_not_what_is_checked(tmp_path, monkeypatch):
+    made = comparison_of(tmp_path, monkeypatch)
+    (tmp_path / "out" / "resnet-seed0").mkdir(parents=True)
+    (tmp_path / "out" / "resnet-seed0" / "last.pt").write_bytes(b"cut")
+    facts = {"steps": 1, "batch_size": 1, "gpus": 0, "image_size": 32}
+    made.children.run = lambda *_, **__: (0, json.dumps(facts))
+    made.check()
+    assert made.checked[made.checked.index("--name") + 1] == "eca_resnet-seed0"
+
+
 def test_a_check_that_was_killed_ends_as_shells_say_it(tmp_path, monkeypatch):
     made = comparison_of(tmp_path, monkeypatch)
     made.children.run = lambda *_, **__: (-9, "")
@@ -263,10 +273,11 @@ def test_damaged_result_does_not_stop_a_search(tmp_path):
     assert board.overview()[0] == [("b", "1")]
 
 
-def test_failed_run_is_tried_again_by_the_next_command(compare):
+def test_failed_run_is_tried_again_by_the_next_command_and_does_not_stop_the_others(compare, tmp_path):
     for _ in range(2):
-        with compare(RUNS="resnet lost_resnet", SEEDS="0") as running:
+        with compare(RUNS="lost_resnet resnet", SEEDS="0") as running:
             assert "failed: lost_resnet with seed 0" in ended(running, code=1)
+    assert (tmp_path / "out" / "resnet-seed0" / "result.json").exists()
 
 
 def test_failure_counts_in_its_own_array_of_tasks_alone(tmp_path, monkeypatch):
@@ -306,6 +317,14 @@ def test_tuning_and_its_winners(compare, tmp_path):
     with compare(TUNED=str(out), RUNS="gmlp_resnet") as running:
         said = ended(running, code=2)
     assert f"TUNED: no rows of gmlp_resnet in {out}, only of eca_resnet resnet: tune it with PRESET=tuning" in said
+
+
+def test_ablations_are_a_comparison_of_a_list_of_their_own(tmp_path):
+    settings = {"METHODS": "cspnet", "SEEDS": "0", "JOBS": "2", "OUT": str(tmp_path / "out"), "STEPS": "1"}
+    settings["PATH"] = stand_in.install(tmp_path / "bin")
+    subprocess.run(["bash", str(ROOT / "ablations.sh")], env=environment(settings), check=True)
+    assert len(list((tmp_path / "out").glob("*/result.json"))) == 8
+    assert (tmp_path / "out" / "report" / "report.md").read_text() == "8 runs\n"
 
 
 def test_relative_folder_is_the_users(tmp_path):

@@ -16,9 +16,6 @@ import torch
 import checkpoints
 import children
 import compare
-import latency
-import speed
-import train
 from board import Taken
 from flags import parse_args
 from locks import Lock
@@ -37,7 +34,12 @@ def environment(settings):
     return user | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | settings
 
 
+WITHOUT_TORCH = {"PYTHONPATH": str(ROOT / "tests" / "without")}  # as a plan can be made
+
+
 def run_script(script, *flags, check=True, **settings):
+    if "PLAN" in settings:
+        settings = WITHOUT_TORCH | settings
     command = ["bash", script, *flags]
     done = subprocess.run(command, cwd=ROOT, env=environment(settings), capture_output=True, text=True)
     assert done.returncode == 0 or not check, done.stderr
@@ -115,6 +117,8 @@ def test_presets_name_their_runs(tmp_path, preset, some):
     runs = [run for run, seed in plan if seed == "0"]
     assert len(runs) == len(set(runs))
     assert set(some) <= set(runs)
+    for run in runs:
+        parse_run(run)
 
 
 def test_unknown_preset_is_refused(tmp_path):
@@ -242,6 +246,7 @@ def test_a_dead_owner_and_an_old_status_do_not_hide_a_failure(comparison):
     [
         (compare.TIME_IS_UP_CODE, ["2"]),
         (1, ["2"]),
+        (2, ["0", "1", "2"]),
         (-9, ["0", "1", "2"]),
         (compare.HELD_CODE, []),
         (0, ["0", "1", "2"]),
@@ -412,7 +417,7 @@ def test_with_minutes_a_mistyped_network_is_refused_before_the_others_train(tmp_
     ],
 )
 def test_what_could_not_be_trained_is_refused_by_the_plan(script, given, message):
-    done = run_script(script, check=False, PLAN="1", OUT="nowhere", **given)
+    done = run_script(script, check=False, PLAN="1", OUT="nowhere", PYTHONPATH="", **given)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and done.stderr.startswith(message)
 
 
@@ -424,7 +429,8 @@ def test_plan_of_a_search_counts_the_runs_of_its_second_part():
 
 def test_plan_whose_reader_leaves_ends_quietly():
     command = "PLAN=1 bash ablations.sh | head -n 1"
-    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment({}), capture_output=True, text=True)
+    settings = environment(WITHOUT_TORCH)
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=settings, capture_output=True, text=True)
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
 
@@ -512,7 +518,7 @@ def test_copy_of_a_script_finds_the_repository(script, tmp_path):
     """Slurm runs a copy in a folder of its own, in the folder in which the user stood."""
     copy = tmp_path / "slurm_script"
     copy.write_text((ROOT / script).read_text())
-    settings = environment({"PLAN": "1", "OUT": "nowhere", "SLURM_SUBMIT_DIR": str(ROOT)})
+    settings = environment({"PLAN": "1", "OUT": "nowhere", "SLURM_SUBMIT_DIR": str(ROOT)} | WITHOUT_TORCH)
     done = subprocess.run(["bash", str(copy)], cwd=ROOT, env=settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     settings["SLURM_SUBMIT_DIR"] = str(tmp_path)
@@ -536,20 +542,6 @@ def test_cost_preset_trains_nothing(tmp_path, monkeypatch):
 
 
 # ------------------------------------------------------------------------------------------------- from start to end
-
-
-def write_speeds(settings, flags):
-    """The file of a cost pass over the runs, with speeds that nobody measured."""
-    recipe, cpu = parse_args(flags), torch.device("cpu")
-    rows = []
-    for arch, set_knobs in map(parse_run, settings["RUNS"].split()):
-        row = {"arch": arch, "settings": set_knobs, "image_size": recipe.image_size}
-        rows.append(
-            row | {"train_imgs_per_s": 500.0, "eval_imgs_per_s": 900.0, "latency_ms": 2.0, "latency_p95_ms": 3.0}
-        )
-    places = latency.places(cpu) | {"exported": None}
-    conditions = speed.conditions(recipe.batch_size, recipe.amp, recipe.compile)
-    speed.write(Path(settings["OUT"]) / "cost.json", conditions | {"latency": places}, rows)
 
 
 def test_killed_comparison_goes_on_to_the_report_and_trains_nothing_twice(small, tmp_path):
@@ -577,6 +569,7 @@ def test_killed_comparison_goes_on_to_the_report_and_trains_nothing_twice(small,
 
     again = run_script("compare.sh", *flags, **settings)
     assert "1 of them finished" in again.stdout
+    assert "measuring" in first and "measuring" not in again.stdout
     assert done.stat().st_mtime_ns == finished_at
     assert f"resuming {saved.parent} at step" in again.stdout
     results = [json.loads(file.read_text()) for file in out.glob("*/result.json")]
@@ -667,35 +660,3 @@ def test_runs_of_another_recipe_are_not_continued(left, small, tmp_path):
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert "holds another run (" in line and line.endswith("correct the settings, or choose another OUT")
-
-
-def test_ablations_to_the_report(small, tmp_path):
-    """Two of the runs are left to the script; the others are trained here, as it would, which saves their start-up."""
-    pytest.importorskip("pptx", reason="requirements-report.txt is not installed")
-    settings, flags = small
-    del settings["RUNS"]
-    settings |= {"METHODS": "cspnet", "SEEDS": "0", "JOBS": "2"}
-    runs = [run for run, _ in planned("ablations.sh", **settings)]
-    write_speeds(settings | {"RUNS": " ".join(runs)}, flags)
-    for run in runs[2:]:
-        command = train_command(read_settings(SETTINGS | settings, flags), run, ["0"])
-        train.main(parse_args(command[2:]))
-    done = run_script("ablations.sh", *flags, **settings)
-    assert "measuring" not in done.stdout
-    assert f"{len(runs) - 2} of them finished" in done.stdout
-    report = (tmp_path / "out" / "report" / "report.md").read_text()
-    for setting in ("cspnet.gamma", "cspnet.fusion", "cspnet.split", "resnet.width"):
-        assert setting in report
-
-
-def test_failed_run_does_not_stop_the_others(small, tmp_path):
-    settings, flags = small
-    only = settings | {"RUNS": "resnet:resnet.depth=8 eca_resnet:resnet.depth=8", "SEEDS": "0"}
-    blocked = tmp_path / "out" / "resnet-resnet.depth=8-seed0"
-    blocked.mkdir(parents=True)
-    (blocked / "last.pt").write_bytes(b"damaged")
-    write_speeds(only, flags)
-    done = run_script("compare.sh", *flags, check=False, **only)
-    assert done.returncode == 1
-    assert "failed: resnet:resnet.depth=8 with seed 0" in done.stderr
-    assert (tmp_path / "out" / "eca_resnet-resnet.depth=8-seed0" / "result.json").exists()
