@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import engine
-from models import METHODS, build
+from models import build
 from models.ops import bfloat16
 from models.ops.bfloat16 import AutocastInFloat32
+from tests.nets import COMBINED, SMALL
 
 ULP = 2**-7  # the spacing of bfloat16 between 1 and 2
 CALLS = {
@@ -79,14 +80,15 @@ class Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-DISTINCT = ("resnet", "resnet50", "plain18", "vit", "vgg16", "googlenet", "alexnet", "lenet", "linear")
+LARGE = ("vgg16", "googlenet")  # of convolutions and linear layers, as others are
+DISTINCT = [net for net in SMALL if net not in COMBINED and net[0] not in LARGE]
 
 
-@pytest.mark.parametrize("arch", [*(f"{method}_resnet" for method in METHODS), *DISTINCT])
-def test_networks_compute_no_product_in_bfloat16(arch, without_bfloat16):
+@pytest.mark.parametrize(("arch", "settings"), DISTINCT)
+def test_networks_compute_no_product_in_bfloat16(arch, settings, without_bfloat16):
     """Nor do their gradients."""
     torch.manual_seed(0)
-    net = build(arch, 10, {}, 32).to(memory_format=torch.channels_last).train()
+    net = build(arch, 10, settings, 32).to(memory_format=torch.channels_last).train()
     imgs = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     with Products() as products:
         with engine.autocast(imgs.device, torch.bfloat16):

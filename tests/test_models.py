@@ -107,7 +107,7 @@ def test_parameter_count(arch, count):
 
 SMALLER = {"resnet.width": 8}
 TRAINED = [
-    *((arch, {}) for arch in [*ALONE, *COMBINED, "eca_resnet32", "ghostnet_resnet56", "plain20", "googlenet", "vgg16"]),
+    *((arch, {}) for arch in [*ALONE, *COMBINED, "eca_resnet32", "ghostnet_resnet56", "plain20", "googlenet"]),
     *((arch, {}) for arch in ("alexnet", "lenet", "linear")),
     ("vit", {"vit.depth": 2, "vit.drop_path": 0.1}),
     ("vgg19", {"vgg.head": "mlp"}),
@@ -135,14 +135,13 @@ def test_whole_network_trains_and_scores(arch, settings):
         assert p.grad.isfinite().all()
     with torch.no_grad():  # running statistics that are not the initial ones
         net(imgs)
-    net, imgs = net.double(), imgs.double()  # through a whole network float32 rounds by more than the checks allow
+    net, imgs = net.double(), imgs[:2].double()  # through a whole network float32 rounds by more than the checks allow
     assert_channels_last_agrees(net, imgs)
     assert_samples_are_independent(net, imgs)
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+@pytest.mark.parametrize(("backbone", "size", "last"), [("resnet18", 96, 3), ("resnet50", 32, 4)])
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("size", "last"), [(32, 4), (96, 3)])
 def test_every_method_stands_in_four_stages_and_after_either_stem(method, backbone, size, last):
     with torch.device("meta"):
         net = build(f"{method}_{backbone}", 7, image_size=size)
@@ -160,12 +159,13 @@ WITHOUT_BASIC_BLOCKS = {"coatnet", "convnext", "hornet", "lskblock", "mscan"}  #
 
 @pytest.mark.parametrize("arch", pairs())
 def test_methods_of_two_slots_combine_unless_one_has_no_place(arch):
-    methods = set(arch.split("_"))
+    methods, small = set(arch.split("_")), {"settings": {"resnet.depth": 14}, "image_size": 16}
     if methods & {"ghostnet", "multiscale", "resnest"} and methods & WITHOUT_BASIC_BLOCKS:
         with pytest.raises(ValueError, match=r"nothing in this network uses (ghostnet|multiscale|resnest)"):
-            build(arch)
+            build(arch, **small)
     else:
-        assert build(arch)(torch.randn(2, 3, 32, 32)).shape == (2, 100)
+        with torch.no_grad():
+            assert build(arch, **small)(torch.randn(2, 3, 16, 16)).shape == (2, 100)
 
 
 def test_odd_image_sizes():

@@ -11,16 +11,19 @@ def imgs_of(n):
     return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(n))
 
 
-@pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize(("arch", "settings"), [*SMALL, *KNOBS])
-def test_fx_traces_every_network(arch, settings, train):
+def test_fx_traces_every_network(arch, settings):
+    """In training too, where the same seed drops the same paths."""
     torch.manual_seed(0)
-    net = build(arch, 7, settings).train(train)
-    graph = torch.fx.symbolic_trace(net)
-    if not train:
-        with torch.no_grad():
-            for n in (1, 3):
-                assert torch.equal(graph(imgs_of(n)), net(imgs_of(n)))
+    net = build(arch, 7, settings)
+    for train in (False, True):
+        graph = torch.fx.symbolic_trace(net.train(train))
+        for n in (2, 3) if train else (1, 3):  # batch norm learns nothing from a single pixel
+            with torch.no_grad():
+                torch.manual_seed(n)
+                out = graph(imgs_of(n))
+                torch.manual_seed(n)
+                assert torch.equal(out, net(imgs_of(n)))
 
 
 @pytest.mark.parametrize("arch", ["coatnet_resnet", "hornet_resnet", "lsknet_resnet", "resnest_resnet", "vit"])
