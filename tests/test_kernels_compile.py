@@ -13,7 +13,7 @@ from models.ops import batchnorm_cuda, depthwise_cuda, kernels, layernorm_cuda, 
 
 MODULES = (batchnorm_cuda, depthwise_cuda, kernels, layernorm_cuda, sums_cuda)
 KERNELS = {name for module in MODULES for name, value in vars(module).items() if isinstance(value, JITFunction)}
-POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
 
 
 def compiled(kernel, values, options):
