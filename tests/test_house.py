@@ -1,6 +1,7 @@
 """What keeps the files readable: imports go one way, and no file and no function is too long."""
 
 import ast
+from functools import cache
 
 import pytest
 
@@ -11,6 +12,7 @@ FILES = sorted([*ROOT.glob("*.py"), *(ROOT / "models").rglob("*.py")])
 TOP = {path.stem for path in ROOT.glob("*.py")}
 
 
+@cache
 def imported(path):
     """The project's modules that a file imports anywhere, also inside functions: {'noise', 'models.ops.bfloat16'}."""
     found = set()

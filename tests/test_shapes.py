@@ -99,11 +99,11 @@ def test_set_is_drawn_the_same_every_time_and_test_is_not_train():
     assert np.bincount(targets).tolist() == [2] * 100
 
 
-def test_set_is_out_of_reach_of_a_linear_classifier():
-    (images, targets), (test_images, test_targets), _ = shapes.draw_shapes100(n_train=10_000, n_test=2000)
+def test_set_is_out_of_reach_of_a_linear_classifier(drawn):
+    (images, targets), (test_images, test_targets), _ = drawn
     x, test_x = (torch.from_numpy(i.reshape(len(i), -1)).float() / 128 - 1 for i in (images, test_images))
     x, test_x = (torch.nn.functional.pad(v, (0, 1), value=1.0) for v in (x, test_x))
     one_hot = torch.nn.functional.one_hot(torch.from_numpy(targets)).float()
     weights = torch.linalg.solve(x.T @ x + 1e3 * torch.eye(x.shape[1]), x.T @ one_hot)  # ridge regression
     accuracy = ((test_x @ weights).argmax(1) == torch.from_numpy(test_targets)).float().mean()
-    assert accuracy < 0.15
+    assert accuracy < 0.05  # chance is 0.01, and so it was with five times the images: 0.015
