@@ -159,8 +159,9 @@ def draw_cost(figure, results, cost):
         y, half = np.transpose([(results.top1(net).mean, results.top1(net).half) for net in curve])
         for near in np.split(np.arange(len(x)), np.flatnonzero(x[1:] > NEAR * x[:-1]) + 1):
             ax.fill_between(x[near], (y - half)[near], (y + half)[near], color="black", alpha=0.12, linewidth=0)
-            alone = np.nan_to_num(half[near]) if len(near) == 1 else None  # a band needs two widths
-            ax.errorbar(x[near], y[near], yerr=alone, color="black", marker="o", linewidth=2)
+            ax.plot(x[near], y[near], color="black", marker="o", linewidth=2)
+            if len(near) == 1:  # a band needs two widths
+                ax.errorbar(x[near], y[near], yerr=np.nan_to_num(half[near]), color="black", linewidth=1)
             along = np.linspace(near[0], near[-1], 60 * len(near))
             line += list(
                 zip(np.exp(np.interp(along, near, np.log(x[near]))), np.interp(along, near, y[near]), strict=True)

@@ -284,19 +284,12 @@ def train_epoch(step, epoch, last_step):
 # ------------------------------------------------------------------------------------------------------ evaluate
 
 
-def evaluate(net, batches, n, n_classes, amp):
-    """Scores a raw module on batches that together, over all processes, hold each of n images once.
-
-    Returns top1, top5, per_class_top1 (None for a class without images), balanced_accuracy (its mean) and macro_f1 in percent,
-    the mean loss, the expected calibration error in percent (15 equal bins of confidence), the confusion counts (target,
-    prediction) and images per second. Raises FloatingPointError if the outputs are not finite.
-    """
-    return start_evaluation(net, batches, n, n_classes, amp)()
-
-
 @torch.no_grad()
 def start_evaluation(net, batches, n, n_classes, amp):
-    """Queues the work of evaluate() on the device. Returns a function that waits for that work and returns the scores."""
+    """Queues the scoring of a raw module on batches that together, over all processes, hold each of n images once.
+
+    Returns a function that waits for the device and returns scores_of().
+    """
     started = time.perf_counter()
     if is_parallel():
         # batch statistics differ between processes: all score with those of the first, which a checkpoint holds
@@ -325,7 +318,12 @@ def start_evaluation(net, batches, n, n_classes, amp):
 
 
 def scores_of(reading, n, n_classes, started):
-    """Waits for what start_evaluation() queued, and returns the scores."""
+    """Waits for what start_evaluation() queued, and returns the scores.
+
+    These are top1, top5, per_class_top1 (None for a class without images), balanced_accuracy (its mean) and macro_f1 in percent,
+    the mean loss, the expected calibration error in percent (15 equal bins of confidence), the confusion counts (target,
+    prediction) and images per second. Raises FloatingPointError if the outputs are not finite.
+    """
     confusion, top5, loss, gap = reading.read()
     confusion = confusion.view(n_classes, n_classes)
     if confusion.sum() != n:

@@ -19,7 +19,7 @@ SHOWN = (  # HPARAMS' columns, in this order: what tells runs apart
     "macs",
 )
 METRICS = ("top1", "top5", "loss", "ece")
-MOST_PICTURED = 2000  # classes of a confusion matrix
+MOST_COUNTED = 2000  # classes of a confusion matrix that is kept; it grows with their square
 
 
 def hparams_summaries(config):
@@ -70,7 +70,7 @@ class Log:
 
     def finish(self, result, confusion, step):
         self.scalars({f"test/{name}": result[name] for name in METRICS}, step)
-        if len(confusion) <= MOST_PICTURED:
+        if len(confusion) <= MOST_COUNTED:
             self.writer.add_image("test/confusion", confusion_image(confusion), step)
         self.writer.file_writer.add_summary(self.session_end)
         self.writer.close()

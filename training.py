@@ -375,6 +375,7 @@ class Run:
         """Writes result.json, the last events and model/, and uploads that if asked to."""
         args, state, team, val = self.args, self.state, self.team, self.val
         watched_top1 = [row["top1"] for row in state.curve]
+        confusion = scores["confusion"].tolist() if len(self.images.classes) <= log.MOST_COUNTED else None
         result = self.config | {
             "classes": len(self.images.classes), "n_train": len(self.batches.split), "n_val": len(val) if val else 0,
             "n_test": len(self.images.test), "world_size": team.world_size, "device": machine.device_name(team.device),
@@ -388,7 +389,7 @@ class Run:
             "best_on_test_minus_last": None if val else max(watched_top1) - watched_top1[-1],
             "balanced_accuracy": scores["balanced_accuracy"], "macro_f1": scores["macro_f1"],
             "class_names": self.images.classes, "per_class_top1": scores["per_class_top1"],
-            "confusion": scores["confusion"].tolist(), "curve": state.curve, "status": "finished",
+            "confusion": confusion, "curve": state.curve, "status": "finished",
         }  # fmt: skip
         self.leave_to_rival()
         self.log.finish(result, scores["confusion"], state.step)
@@ -411,7 +412,7 @@ class Run:
 
 
 def start_scoring(net, split, mean, std, images, amp, team):
-    """Queues the scoring of a split. Returns a function that waits for it and returns what engine.evaluate() does."""
+    """Queues the scoring of a split. Returns a function that waits for it and returns engine.scores_of()."""
     batch_size = augment.eval_batch_size(team.device, split.image_size)
     batches = augment.eval_batches(split, batch_size, mean, std, team.rank, team.world_size)
     return engine.start_evaluation(net, batches, len(split), len(images.classes), amp)

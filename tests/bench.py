@@ -110,7 +110,7 @@ class Training:
             pass
 
     def evaluate(self):
-        engine.evaluate(self.net, self.eval_batches(), len(self.split), CLASSES, self.state.amp)
+        engine.start_evaluation(self.net, self.eval_batches(), len(self.split), CLASSES, self.state.amp)()
 
 
 # ------------------------------------------------------------------------------------------------------ plainer code

@@ -152,9 +152,9 @@ def epoch_costs(device):
 
         calls = {
             "drawing 50,000 images": lambda: [step.batches.prepare(i) for i in range(EPOCH // IMAGES)],
-            "scoring 10,000 images": lambda: engine.evaluate(
+            "scoring 10,000 images": lambda: engine.start_evaluation(
                 step.state.net, eval_batches(split, size, *statistics), IMAGES, 100, step.state.amp
-            ),
+            )(),
             "the training curve": log,
             "a checkpoint, without the disk": lambda: torch.save(step.state.state_dict(), io.BytesIO()),
         }

@@ -75,6 +75,6 @@ def test_the_average_is_what_is_scored_and_published(command, photos, tmp_path):
     _, val = data.held_out(images, 0.1, None, None, seed=0)
     for split, reported in ((images.test, result), (val, result["curve"][-1])):
         batches = eval_batches(split, len(split), model.mean, model.std)
-        scores = engine.evaluate(model.net, batches, len(split), 4, None)
+        scores = engine.start_evaluation(model.net, batches, len(split), 4, None)()
         assert scores["loss"] == pytest.approx(reported["loss"], rel=1e-5)
         assert scores["top1"] == reported["top1"]

@@ -36,7 +36,7 @@ def random_split(n, n_classes=7):
 
 
 def slow_scores(net, split, n_classes):
-    """What evaluate() returns, an image at a time."""
+    """What scores_of() returns, an image at a time."""
     net.eval()
     hits, hits5, loss, bins = 0, 0, 0.0, [[] for _ in range(15)]
     of_class = [[] for _ in range(n_classes)]
@@ -63,7 +63,7 @@ def slow_scores(net, split, n_classes):
 @pytest.mark.parametrize("n", [1, 3, 10, 17])
 def test_evaluation_agrees_with_one_image_at_a_time(n):
     net, split = tiny_net(), random_split(n)
-    scores = engine.evaluate(net, eval_batches(split, 4, *AS_IS), n, 7, None)
+    scores = engine.start_evaluation(net, eval_batches(split, 4, *AS_IS), n, 7, None)()
     for name, expected in slow_scores(net, split, 7).items():
         assert scores[name] == pytest.approx(expected, abs=1e-3), name
     assert scores["confusion"].sum() == n
@@ -74,7 +74,7 @@ def test_outputs_that_are_not_finite_have_no_scores():
     with torch.no_grad():
         net[1].running_var[0] = torch.nan
     with pytest.raises(FloatingPointError, match="the loss on 10 images is nan: the network's outputs are not finite"):
-        engine.evaluate(net, eval_batches(random_split(10), 4, *AS_IS), 10, 7, None)
+        engine.start_evaluation(net, eval_batches(random_split(10), 4, *AS_IS), 10, 7, None)()
 
 
 def check_parallel_evaluation(expected):
@@ -84,7 +84,7 @@ def check_parallel_evaluation(expected):
         net, split = tiny_net(), random_split(n)
         if rank > 0:
             net[1].running_mean.fill_(100)  # statistics of this process's own images, which must not be used
-        scores = engine.evaluate(net, eval_batches(split, 4, *AS_IS, rank, world_size), n, 7, None)
+        scores = engine.start_evaluation(net, eval_batches(split, 4, *AS_IS, rank, world_size), n, 7, None)()
         assert torch.equal(scores["confusion"], scores_of_one["confusion"]), n
         for name in ("top1", "top5"):
             assert scores[name] == scores_of_one[name], n
@@ -96,7 +96,8 @@ def check_parallel_evaluation(expected):
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_evaluation_is_exact_for_any_number_of_processes_and_images(world_size):
     expected = {
-        n: engine.evaluate(tiny_net(), eval_batches(random_split(n), 4, *AS_IS), n, 7, None) for n in (1, 3, 10, 17)
+        n: engine.start_evaluation(tiny_net(), eval_batches(random_split(n), 4, *AS_IS), n, 7, None)()
+        for n in (1, 3, 10, 17)
     }
     processes.run(check_parallel_evaluation, world_size, expected)
 
@@ -126,20 +127,20 @@ def test_scores_of_unequal_classes():
 def test_calibration_error_has_fifteen_bins():
     """0.65 and 0.68 lie in the bins from 9/15 and from 10/15, but in one of ten; the first is right, the second wrong."""
     net, imgs = Confident([0.65, 0.68]), torch.zeros(2, 3, 4, 4)
-    scores = engine.evaluate(net, [(imgs, torch.tensor([0, 1]))], 2, 2, None)
+    scores = engine.start_evaluation(net, [(imgs, torch.tensor([0, 1]))], 2, 2, None)()
     assert scores["ece"] == pytest.approx(100 * ((1 - 0.65) + 0.68) / 2, abs=1e-3)
 
 
 def test_speed_of_evaluation_is_in_images_per_second(monkeypatch):
     clock = iter([10.0, 12.5])
     monkeypatch.setattr(engine.time, "perf_counter", lambda: next(clock))
-    scores = engine.evaluate(tiny_net(), eval_batches(random_split(10), 4, *AS_IS), 10, 7, None)
+    scores = engine.start_evaluation(tiny_net(), eval_batches(random_split(10), 4, *AS_IS), 10, 7, None)()
     assert scores["imgs_per_s"] == 4.0
 
 
 def test_image_that_was_not_scored_is_noticed():
     with pytest.raises(RuntimeError, match="scored 10 images of 11"):
-        engine.evaluate(tiny_net(), eval_batches(random_split(10), 4, *AS_IS), 11, 7, None)
+        engine.start_evaluation(tiny_net(), eval_batches(random_split(10), 4, *AS_IS), 11, 7, None)()
 
 
 # ----------------------------------------------------------------------------------------------------------- training

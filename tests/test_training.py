@@ -30,7 +30,7 @@ from tests.runs import SMALL, assert_same, built, result_of, run, saved_state
 # ------------------------------------------------------------------------------------------------- what flags ask for
 
 
-def test_flags_of_the_recipe_reach_the_step(command):
+def test_flags_of_the_recipe_reach_the_step(command, monkeypatch):
     """In two epochs of four steps each."""
     recipe = "--label-smoothing 0.1 --clip-norm 0.7 --accumulate 5 --ema-decay 0.95"
     optimizer = "--lr 0.4 --momentum 0.8 --weight-decay 0.03 --schedule linear --warmup-frac 0.25"
@@ -39,6 +39,10 @@ def test_flags_of_the_recipe_reach_the_step(command):
     assert made.step.recipe == (0.1, 0.7, 5, None)
     assert made.state.ema_decay == 0.95
     assert made.state.amp is torch.bfloat16 and isinstance(made.step.model, torch._dynamo.OptimizedModule)
+    scored = []
+    monkeypatch.setattr(engine, "start_evaluation", lambda *args: scored.append(args[-1]))
+    next(made.score(made.val))
+    assert scored == [torch.bfloat16]
     decayed, kept = made.state.optimizer.param_groups
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.03, 0)
     assert decayed["momentum"] == kept["momentum"] == 0.8
@@ -188,6 +192,12 @@ def test_watching_the_test_set_reports_its_bias(command, tmp_path, monkeypatch):
     assert [row["top1"] for row in result["curve"]] == [30.0, 45.0, 40.0, 35.0]
     assert (result["top1"], result["best_on_test_minus_last"]) == (35.0, 10.0)
     assert (result["n_train"], result["n_val"], result["val_top1"]) == (96, 0, None)
+
+
+def test_confusion_of_many_classes_is_not_kept(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(log, "MOST_COUNTED", 3)
+    run(*command("--arch", "linear", "--max-steps", "1"))
+    assert result_of(tmp_path / "runs" / "run")["confusion"] is None
 
 
 def test_fold_takes_the_place_of_the_validation_part(command, tmp_path, capsys):
