@@ -31,7 +31,7 @@ from tasks import Task
 from tuning import as_text
 
 SPEEDS = "cost.json"
-BUDGET = ("dataset", "epochs", "max_steps")
+BUDGET = ("dataset", "epochs", "max_steps", "val_size")
 # Flags that a row has in another form.
 RESOLVED = ("amp", "arch", "crop_scale", "graph", "seed", "settings")
 
@@ -81,13 +81,13 @@ class Comparison:
         self.board.together = self.facts["gpus"] > 0 and self.settings.nproc == 1 and small
 
     def refuse_other_budget(self, run, seed):
-        """Ends the program if OUT holds a run of another budget, whoever's: no report could be made of both."""
+        """Ends the program if OUT holds any run of another budget: no report could cover both."""
         asked = vars(parse_args(train_flags(self.settings, run, [seed])))
         for file in sorted(self.settings.out.glob("*/result.json")):
             with suppress(ValueError):  # damaged: the report names it
                 row = json.loads(file.read_text())
                 for name in BUDGET:
-                    if name in row and row[name] != asked[name]:
+                    if row.get(name) not in (None, asked[name]):  # val_size is None where val/ is scored
                         refuse(f"{file.parent} has {name} {row[name]}, not {asked[name]}: choose another OUT")
 
     def refuse_other_recipe(self, run, seed):
@@ -100,7 +100,10 @@ class Comparison:
         others = [
             f"{name} {row[name]} there, {value} here"
             for name, value in asked.items()
-            if name in row and name not in RESOLVED and (row[name] or None) != (value or None)
+            if name in row
+            and name not in RESOLVED
+            and (row[name] or None) != (value or None)
+            and (name, row[name]) != ("val_size", None)  # a folder val/ is scored instead
         ]
         knobs = {name: as_text(value) for name, value in row["settings"].items()}
         if network_of("", knobs) != network_of("", asked["settings"]):  # TUNED has another winner
@@ -159,11 +162,11 @@ class Comparison:
         return ":".join([arch, *(f"{knob}={value}" for knob, value in (tuned.knobs | knobs).items())]) if tuned else run
 
     def speeds_are_there(self):
-        """Whether another task of this array has measured: its machine stands for all, but a CPU for no GPU."""
+        """Whether another task of this array has measured: its machine stands for all, except a CPU for a GPU."""
         if not slurm.array() or not self.hours():
             return False
         of_gpu = "eval_batch_size" in json.loads((self.settings.out / SPEEDS).read_text())
-        return of_gpu == (self.facts["gpus"] > 0)
+        return of_gpu or not self.facts["gpus"]
 
     def hours(self):
         """{run: hours} at the speeds in OUT; empty if they are not known."""
@@ -229,8 +232,10 @@ class Comparison:
         code, _ = self.children.run(command, environ)
         if code == 2 and len(taken.seeds) > 1:  # the folder of a seed cannot be used: the others train without it
             for seed in taken.seeds:
-                if not self.children.stopped_by:
-                    self.train(Taken(taken.run, [seed]), self.deadline - time.monotonic(), environ)
+                left = self.deadline - time.monotonic()
+                self.time_is_up |= left < self.needed_s
+                if not (self.time_is_up or self.children.stopped_by):
+                    self.train(Taken(taken.run, [seed]), left, environ)
             return
         failed = [seed for seed in taken.seeds if not self.board.is_finished(taken.run, seed)]
         if code == HELD_CODE:
@@ -421,10 +426,10 @@ def main(flags):
                 if not settings.minutes:  # within MINUTES the runs come first
                     comparison.speeds()
                 comparison.work()
-            else:
-                print("nothing is left to train, so the data are not looked at", flush=True)
             if comparison.lacks_speeds():
                 comparison.try_speeds()
+            elif not waiting:
+                print("nothing is left to train, so the data are not looked at", flush=True)
             comparison.finish()
     except BrokenMachineError as error:
         refuse("; ".join([str(error), *(f"failed: {run}" for run in comparison.failures)]), code=1)

@@ -320,9 +320,9 @@ def start_evaluation(net, batches, n, n_classes, amp):
 def scores_of(reading, n, n_classes, started):
     """Waits for what start_evaluation() queued, and returns the scores.
 
-    These are top1, top5, per_class_top1 (None for a class without images), balanced_accuracy (its mean) and macro_f1 in percent,
-    the mean loss, the expected calibration error in percent (15 equal bins of confidence), the confusion counts (target,
-    prediction) and images per second. Raises FloatingPointError if the outputs are not finite.
+    These are top1, top5, per_class_top1 (None for a class without images), balanced_accuracy (its mean) and macro_f1 in
+    percent, the mean loss, the expected calibration error in percent (15 equal bins of confidence), the confusion counts
+    (target, prediction) and images per second. Raises FloatingPointError if the outputs are not finite.
     """
     confusion, top5, loss, gap = reading.read()
     confusion = confusion.view(n_classes, n_classes)

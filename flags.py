@@ -150,7 +150,7 @@ def parse_args(argv=None, description=None):
         word, options = unknown[0].split("=")[0].replace("_", "-"), parser._option_string_actions
         if other := ELSEWHERE.get(word):
             refuse(f"unknown flag {unknown[0]}: {other}")
-        near = [option for option in options if option.startswith(word)]
+        near = [option for option in options if word.strip("-") and option.startswith(word)]
         near = near or difflib.get_close_matches(word, options, 1, 0.75)
         if re.fullmatch(r"(--)?[a-z]\w*\.\w+=.+", unknown[0]):
             near = [f"--set {unknown[0].removeprefix('--')}"]

@@ -229,7 +229,7 @@ squeue_said = (float("-inf"), None)  # when, what
 
 
 def slurm_jobs():
-    """(when squeue was asked, the ids of the jobs that run, or None if that is not known). A requeued job that waits does not run."""
+    """(when squeue was asked, the ids of the running jobs, or None if they are not known). A requeued job that waits is not one."""
     global squeue_said
     now = time.monotonic()
     if now - squeue_said[0] > SQUEUE_S:

@@ -149,7 +149,7 @@ def budget_sentence(results):
     if not sizes:
         return f"{budget.capitalize()}."
     ends = " to ".join(dict.fromkeys(f"{size:.1f}" for size in (min(sizes), max(sizes))))
-    return f"Where there is no evidence, a true difference of less than {ends} points may well have gone unnoticed, and {budget}."
+    return f"Where there is no evidence, true differences of up to {ends} points may well have gone unnoticed, and {budget}."
 
 
 def why_unknown(comparisons):

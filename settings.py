@@ -22,7 +22,7 @@ OWN_FLAGS = {  # of train.py, and the setting that stands for each
     "--epochs": "EPOCHS",
     "--dataset": "DATASET",
     "--max-minutes": "MINUTES",
-    "--set": 'RUNS, such as RUNS="eca_resnet:eca.kernel_size=5"',
+    "--set": 'RUNS of compare.sh, such as RUNS="eca_resnet:eca.kernel_size=5"',
 }
 NOT_FOR_MANY = ("--check", "--list", "--summary", "--eval-only", "--predict", "--push-to-hub")
 
@@ -72,7 +72,7 @@ def read_settings(environ, user_flags):
             refuse(f"{name} is empty: leave it unset for the default, or give a value")
     numbers = {name: number(name, environ[name]) for name in ("EPOCHS", "NPROC", "JOBS")}
     minutes = number("MINUTES", environ["MINUTES"], float, 0)
-    runs, recipe = list(dict.fromkeys(runs)), environ["RECIPE"].split()
+    recipe = environ["RECIPE"].split()
     asked = [*recipe, *parts_of(runs[0])[2], *user_flags]
     dataset = parse_args(asked).dataset if environ["DATASET"] == "auto" else environ["DATASET"]
     best = number("BEST", environ.get("BEST", "0"), int, 0)
@@ -84,8 +84,8 @@ def read_settings(environ, user_flags):
     except ValueError as error:
         refuse(error)
     return Settings(
-        once_each(runs, recipes), seeds, environ["EPOCHS"], dataset, Path(environ["OUT"]).expanduser(), numbers["NPROC"], numbers["JOBS"],
-        minutes, best, recipe, recipes, user_flags,
+        once_each(runs, recipes), seeds, environ["EPOCHS"], dataset, Path(environ["OUT"]).expanduser(), numbers["NPROC"],
+        numbers["JOBS"], minutes, best, recipe, recipes, user_flags,
     )  # fmt: skip
 
 

@@ -46,8 +46,8 @@ class ConvNeXtBlock(nn.Module):
             ACTIVATIONS[act](),
             Pointwise(expansion * ch, ch),
         )
-        rest = [attention(ch), LayerScale(ch, layer_scale), DropPath(drop_path)]
-        self.branch = initialized(branch, init).extend(rest)  # the attention module keeps its own start
+        self.branch = initialized(branch, init)  # before the attention module, which keeps its own start
+        self.branch.extend([attention(ch), LayerScale(ch, layer_scale), DropPath(drop_path)])
 
     def forward(self, x):
         return x + self.branch(x)

@@ -25,7 +25,7 @@ from models.resnet import ConvBN
 
 
 def shares(ch, n):
-    """Splits ch channels over n kernels: each takes half of what is left, the last one all of it (MixConv's exponential partition)."""
+    """Splits ch channels over n kernels as MixConv's exponential partition: each takes half of what is left, the last all of it."""
     parts = []
     for _ in range(n - 1):
         parts.append((ch - sum(parts)) // 2)

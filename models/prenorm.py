@@ -19,7 +19,7 @@ Init = Literal["default", "trunc"]
 
 
 def initialized(module, init):
-    """The module, its convolutions drawn as the authors do and biases 0; "default" leaves PyTorch's start.
+    """The module, its convolutions drawn as the authors draw them, with biases of 0; "default" leaves PyTorch's start.
 
     "trunc" has a standard deviation of 0.02 (ConvNeXt, HorNet), "normal" a variance of 2 / fan_out, the fan of one group
     (VAN, SegNeXt, LSKNet). They draw the classifier at 0.02, too; here it keeps PyTorch's start.

@@ -308,10 +308,10 @@ class StagedNet(nn.Module):
 class ResNet(StagedNet):
     """Slim, for CIFAR: three stages of width, 2 width, 4 width channels and (depth - 2) / 6 basic blocks each.
 
-    depth: layers, 6k + 2. width: channels of the first stage. shortcut: A pads with zeros, B projects with a 1x1 convolution, none makes a plain
-    network. attention_position: where an attention module stands in a block; "after-add" is after the last ReLU. drop_path:
-    rate of the last block; it rises linearly from 0 at the first. Raises ValueError for a depth that is not 6k + 2, and as
-    StagedNet does, which takes the slots.
+    depth: layers, 6k + 2. width: channels of the first stage. shortcut: A pads with zeros, B projects with a 1x1
+    convolution, none makes a plain network. attention_position: where an attention module stands in a block; "after-add" is
+    after the last ReLU. drop_path: rate of the last block; it rises linearly from 0 at the first. Raises ValueError for a
+    depth that is not 6k + 2, and as StagedNet does, which takes the slots.
     """
 
     usual_shortcut = "A"
@@ -350,10 +350,11 @@ LARGE_IMAGE = 64  # pixels, above which the stem strides
 class ImageNetResNet(StagedNet):
     """Wide, as for ImageNet: four stages of width times 1, 2, 4 and 8 channels, and four times as many with bottlenecks.
 
-    depth: layers, a key of DEPTHS. width: channels of the first stage, a quarter of them with bottlenecks. stem: "cifar" is a 3x3 convolution, "imagenet" a 7x7 of stride 2 with a 3x3 max pool of
-    stride 2, and "auto" is cifar for images of up to 64 pixels. shortcut: A pads with zeros, B projects with a 1x1
-    convolution, none makes a plain network. drop_path: rate of the last block; it rises linearly from 0 at the first.
-    Raises ValueError for another depth, and as StagedNet does, which takes the slots.
+    depth: layers, a key of DEPTHS. width: channels of the first stage, or with bottlenecks a quarter of them. stem: "cifar"
+    is a 3x3 convolution, "imagenet" a 7x7 of stride 2 with a 3x3 max pool of stride 2, and "auto" is cifar for images of up
+    to 64 pixels. shortcut: A pads with zeros, B projects with a 1x1 convolution, none makes a plain network.
+    attention_position: where an attention module stands in a block. drop_path: rate of the last block; it rises linearly
+    from 0 at the first. Raises ValueError for another depth, and as StagedNet does, which takes the slots.
     """
 
     usual_shortcut = "B"

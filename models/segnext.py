@@ -26,10 +26,10 @@ Fuse = Literal["multiply", "add"]
 class MSCA(nn.Module):
     """x * 1x1(a + sum of branches(a)) with a = depthwise 5x5 of x: (B, C, H, W) -> (B, C, H, W). No norm, no activation.
 
-    kernel_sizes: of the branches, odd. branch: "strip" is 1xk, then kx1; "square" is kxk; "lka" has no branches and no
-    sum, but VAN's large kernel attention, whose a goes through a 7x7 of dilation 3. fuse: "multiply" gives x * map, "add" x + map.
-    pointwise: whether a 1x1 convolution mixes the map. init: "identity" starts as y = x. method: its name in error messages. Raises ValueError for an
-    even size, for sizes that lka would not read and for an identity without the 1x1.
+    kernel_sizes: of the branches, odd. branch: "strip" is 1xk, then kx1; "square" is kxk; "lka" has no branches and no sum,
+    but VAN's large kernel attention, whose a goes through a 7x7 of dilation 3. fuse: "multiply" gives x * map, "add" x +
+    map. pointwise: whether a 1x1 convolution mixes the map. init: "identity" starts as y = x. method: its name in error
+    messages. Raises ValueError for an even size, for sizes that lka would not read and for an identity without the 1x1.
 
     Maps narrower than half a kernel leave its outer taps without gradient: of 21 taps, 15 learn on 8x8 pixels.
     """
@@ -76,9 +76,9 @@ class MSCA(nn.Module):
 class MSCAN(VANFamily):
     """VAN's blocks with MSCA in their attention unit.
 
-    kernel_sizes, branch, fuse, pointwise: as in the method segnext. expansion: of the feed-forward part. layer_scale: its initial
-    value, 0 for none. init: "normal" is the authors', "default" PyTorch's. downsample: between stages, "native" is a
-    strided 3x3 convolution, "resnet" the ResNet's strided block. Raises ValueError as MSCA does.
+    kernel_sizes, branch, fuse, pointwise: as in the method segnext. expansion: of the feed-forward part. layer_scale: its
+    initial value, 0 for none. init: "normal" is the authors', "default" PyTorch's. downsample: between stages, "native" is
+    a strided 3x3 convolution, "resnet" the ResNet's strided block. Raises ValueError as MSCA does.
     """
 
     def __init__(

@@ -256,7 +256,7 @@ def test_other_runs_of_another_budget_are_refused_before_the_training(compare, t
 def test_finished_runs_of_other_knobs_are_refused(tmp_path, monkeypatch, capsys):
     """TUNED may have another winner than before."""
     made = comparison_of(tmp_path, monkeypatch)
-    made.board.result = lambda *_: {"settings": {"resnet.width": 24}}
+    made.board.result = lambda *_: {"settings": {"resnet.width": 24}, "val_size": None}
     made.settings.recipes = {"resnet": Recipe([], {"resnet.width": "24.0"})}
     made.refuse_other_recipe("resnet", "0")
     made.settings.recipes = {"resnet": Recipe([], {"resnet.width": "8"})}

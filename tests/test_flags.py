@@ -86,6 +86,7 @@ def test_every_optimizer_has_its_own_defaults(optimizer, lr, weight_decay):
         (["--data", "x"], "unknown flag --data: give --data-dir"),
         (["--num_workers", "8"], "unknown flag --num_workers: there are none to set"),
         (["--batch", "64"], "unknown flag --batch: did you mean --batch-size?"),
+        ([""], "unknown flag : --help lists all"),
         (["--wd", "1e-4"], "unknown flag --wd: --help lists all"),
         (["--predict", "a.jpg", "b.jpg"], "--predict takes one image or one folder, got b.jpg, too"),
         (["--seed", "0,1"], "expected whole numbers with spaces between them, got '0,1'"),

@@ -403,6 +403,7 @@ def test_with_minutes_a_mistyped_network_is_refused_before_the_others_train(tmp_
     [
         ("compare.sh", {"METHODS": "eca"}, "compare.sh: METHODS is read by ablations.sh: give ARCHS"),
         ("compare.sh", {"PRESET": "depth", "ARCHS": "eca_resnet"}, "compare.sh: ARCHS is not read with PRESET=depth"),
+        ("compare.sh", {"PRESET": "cost", "MINUTES": "5"}, "compare.sh: MINUTES is not read with PRESET=cost"),
         ("compare.sh", {"PRESET": "tuning", "WIDTHS": "8"}, "compare.sh: WIDTHS is not read with PRESET=tuning"),
         ("ablations.sh", {"ARCHS": "eca_resnet"}, "ablations.sh: ARCHS is read by compare.sh: give METHODS"),
         ("compare.sh", {"RUNS": "eca"}, "train.py: unknown backbone 'eca'"),
