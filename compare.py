@@ -105,7 +105,7 @@ class Comparison:
             and (row[name] or None) != (value or None)
             and (name, row[name]) != ("val_size", None)  # a folder val/ is scored instead
         ]
-        knobs = {name: as_text(value) for name, value in row["settings"].items()}
+        knobs = {name: as_text(value) for name, value in row.get("settings", {}).items()}
         if network_of("", knobs) != network_of("", asked["settings"]):  # TUNED has another winner
             others.append(f"knobs {knobs} there, {asked['settings']} here")
         if others:
