@@ -10,15 +10,19 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from archives import find_archive, read_archive
 from decode import Encoded, Paths, Pixels, image_files, is_image, left_out_in_words
 
 HUB_SETS = {  # name: (repository on the hub, image column, label column)
     "cifar100": ("uoft-cs/cifar100", "img", "fine_label"),
     "cifar10": ("uoft-cs/cifar10", "img", "label"),
+}
+ARCHIVES = {  # name: (folder, tar file, file of the classes' names)
+    "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz", "meta"),
+    "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz", "batches.meta"),
 }
 LAYOUTS = {
     "folder": "train/<class>/ and test/<class>/",
@@ -208,12 +212,41 @@ def find_cifar(name, root):
     return Found(root, archive, open_archive) if archive else Found(root, files, open_tables)
 
 
+def find_archive(name, root):
+    """{"archive": files}: those of CIFAR's original archive in root or its folder there, or else the tar file; {} if none."""
+    folder, tar, names = ARCHIVES[name]
+    for here in (root, os.path.join(root, folder)):
+        if os.path.isfile(os.path.join(here, names)):
+            return {"archive": sorted(glob.glob(os.path.join(glob.escape(here), "*")))}
+    tar = os.path.join(root, tar)
+    return {"archive": [tar]} if os.path.isfile(tar) else {}
+
+
 def open_archive(name, found, image_size):
-    """CIFAR from its original archive, in the form of open_folder."""
-    read, classes = read_archive(name, found.files)
-    return {
-        split: Encoded(split, Pixels(pixels), targets, image_size) for split, (pixels, targets) in read.items()
-    }, classes
+    """CIFAR from its original archive, in the form of open_folder.
+
+    Its files are pickles, which could run any code: torchvision reads only those that CIFAR's authors published, by their MD5 sums.
+    """
+    from torchvision.datasets import CIFAR10, CIFAR100
+    from torchvision.datasets.utils import check_integrity, extract_archive
+
+    published, path = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name], found.files["archive"][0]
+    reader = type(name, (published,), {"base_folder": ""})  # the user's may have another name
+    here = os.path.dirname(path)
+    with TemporaryDirectory() as unpacked:
+        if check_integrity(path, published.tgz_md5):
+            here = os.path.join(extract_archive(path, unpacked), published.base_folder)
+        try:
+            sets = {split: reader(here, train=split == "train") for split in ("train", "test")}
+        except RuntimeError:
+            raise ValueError(
+                f"{found.root}: these are not {name}'s original files (MD5 sums): get them again"
+            ) from None
+    encoded = {}
+    for split, images in sets.items():
+        targets = np.array(images.targets, dtype=np.int64)
+        encoded[split] = Encoded(split, Pixels(np.ascontiguousarray(images.data)), targets, image_size)
+    return encoded, sets["train"].classes
 
 
 def open_tables(name, found, image_size):
