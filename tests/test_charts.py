@@ -77,6 +77,13 @@ def test_costs_are_drawn_with_their_top1(campaign):
     assert marks == {(100, 63), (180, 61), (100, 59.9), (100, 55), (100, 62.05)}
 
 
+def test_a_lone_width_has_a_bar_as_methods_have():
+    results = analyse(rows_of("resnet", 60) + rows_of("eca_resnet", 63))
+    ax = drawn(draw_cost, results, "parameters")
+    assert len(ax.containers) == 2
+    assert all(np.ptp(bars.get_segments()[0][:, 1]) > 0 for _, _, (bars,) in ax.containers)
+
+
 def test_a_bar_that_would_stretch_the_axis_is_in_its_label(campaign):
     results = analyse(campaign, timed(campaign))
     noisy = next(result for result in results.methods if result.net.arch == "hornet_resnet")
@@ -114,6 +121,19 @@ def test_ablations_are_drawn_beside_their_default(campaign):
     assert ax.get_title() == "eca"
     expected = {"kernel size 9": -2, "attention position after-add": 0.01}
     assert middles(ax, ax.containers) == pytest.approx(expected, abs=0.005)
+
+
+def test_ablations_have_one_axis(campaign):
+    more = [
+        row
+        for top1, settings in ((50, {}), (40, {"ghostnet.ratio": 4}))
+        for row in rows_of("se_resnet", top1, settings)
+    ]
+    figure = plt.figure()
+    draw_ablations(figure, analyse([*campaign, *more]))
+    plt.close(figure)
+    eca, se = figure.axes
+    assert eca.get_xlim() == se.get_xlim()
 
 
 def test_superclasses_are_drawn_where_they_can_be_read():

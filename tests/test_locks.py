@@ -181,8 +181,8 @@ def test_job_that_slurm_does_not_run_is_gone_at_once(path, tmp_path, monkeypatch
 
 
 def test_squeue_that_does_not_list_this_job_tells_nothing_of_others(path, tmp_path, monkeypatch):
-    """Their partition may be hidden."""
-    squeue_that_says(tmp_path, monkeypatch, "echo 9")
+    """Their partition may be hidden, from one that does not ask for all."""
+    squeue_that_says(tmp_path, monkeypatch, 'case "$*" in *--all*) echo 9; esac')
     left_by(path, host="elsewhere", job="8")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert locks.look(path, {})[1] is None

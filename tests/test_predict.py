@@ -93,6 +93,13 @@ def test_nothing_to_predict_is_refused(model, tmp_path, capsys, path, message):
     assert err.count("\n") == 1
 
 
+def test_folder_of_files_that_are_not_read_says_so(model, tmp_path, capsys):
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "photo.HEIC").touch()
+    assert predicted(tmp_path, tmp_path / "phone") == 2
+    assert "phone: no image in this folder (" in capsys.readouterr().err
+
+
 def test_name_that_is_not_unicode_is_told(model, images, tmp_path):
     """As in a folder from an old archive; the terminal takes UTF-8 alone."""
     odd = os.fsencode(images) + b"/caf\xe9.png"

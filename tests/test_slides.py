@@ -35,6 +35,10 @@ def talk(slides):
     return [(title, texts) for title, texts in slides if not title.startswith("Appendix")]
 
 
+def test_nothing_unfinished_is_left(made):
+    assert not list((made[0] / "report").glob("*.tmp"))
+
+
 def test_the_talk_is_in_order_and_the_appendix_last(made):
     folder, *_ = made
     titles = [title for title, _ in slide_texts(folder / "report" / "slides.pptx")]
