@@ -20,9 +20,9 @@ HUB_SETS = {  # name: (repository on the hub, image column, label column)
     "cifar100": ("uoft-cs/cifar100", "img", "fine_label"),
     "cifar10": ("uoft-cs/cifar10", "img", "label"),
 }
-ARCHIVES = {  # name: (folder, tar file, file of the classes' names)
-    "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz", "meta"),
-    "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz", "batches.meta"),
+ARCHIVES = {  # name: (folder, tar file, file of the test images)
+    "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz", "test"),
+    "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz", "test_batch"),
 }
 LAYOUTS = {
     "folder": "train/<class>/ and test/<class>/",
@@ -214,9 +214,9 @@ def find_cifar(name, root):
 
 def find_archive(name, root):
     """{"archive": files}: those of CIFAR's original archive in root or its folder there, or else the tar file; {} if none."""
-    folder, tar, names = ARCHIVES[name]
+    folder, tar, test = ARCHIVES[name]
     for here in (root, os.path.join(root, folder)):
-        if os.path.isfile(os.path.join(here, names)):
+        if os.path.isfile(os.path.join(here, test)):
             return {"archive": sorted(glob.glob(os.path.join(glob.escape(here), "*")))}
     tar = os.path.join(root, tar)
     return {"archive": [tar]} if os.path.isfile(tar) else {}

@@ -270,6 +270,8 @@ def main():
     parser.error = partial(refuse, program="speed.py")
     args, flags = parser.parse_known_args()
     recipe = parse_args(flags)  # which refuses what it does not know
+    if recipe.settings:
+        parser.error("--set is not read: write knobs after colons, such as eca_resnet:eca.kernel_size=5")
     machine.keep_to_cores()  # as train.py does
     graph = recipe.graph != "off" and recipe.optimizer in optimizers.CAPTURABLE
     how = recipe.batch_size, recipe.amp, recipe.compile, recipe.accumulate, graph

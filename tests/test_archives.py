@@ -93,6 +93,12 @@ class Payload:
         return os.mkdir, ("executed",)
 
 
+def test_other_files_do_not_hide_an_archive(write, tmp_path):
+    write(CIFAR100, ["train"], "test", "fine_labels")
+    (tmp_path / "meta").touch()
+    assert len(data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache").train) == N
+
+
 @pytest.mark.parametrize("file", ["train", "test", "meta"])
 def test_files_that_were_changed_are_refused_and_not_run(write, file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
