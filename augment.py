@@ -53,7 +53,7 @@ class TrainBatches:
             )
         if augment.crop_padding >= split.image_size and not augment.crop_scale:
             raise ValueError(f"--crop-padding {augment.crop_padding} does not fit images of {split.image_size} pixels")
-        self.targets = split.targets.cpu().numpy()[split.index.cpu().numpy()]  # of the split's images
+        self.targets = split.labels
         if balanced and (missing := np.flatnonzero(np.bincount(self.targets, minlength=n_classes) == 0)).size:
             raise ValueError(f"--balanced-sampling: class number {missing[0]} has no training image")
         self.split, self.batch_size, self.augment, self.balanced = split, batch_size, augment, balanced

@@ -19,6 +19,7 @@ from tqdm import tqdm
 import locks
 import machine
 from decode import UnfitImageError, decoded, headers
+from flags import one_line
 from splits import MAX_THREADS, in_memory, streamed
 
 SAMPLE = 50_000  # images that mean and std are of, evenly spread over train: all of CIFAR's
@@ -36,22 +37,25 @@ def decode_all(splits):
     problems, arrays = [], {}
     for name, images in splits.items():
         pixels = np.empty((len(images), images.size, images.size, 3), dtype=np.uint8)
-        starts = range(0, len(images), DECODED_AT_ONCE)
-        parts = iter([pixels[start : start + DECODED_AT_ONCE] for start in starts])
-        problems += unfit(images, lambda _, parts=parts: next(parts))
+        problems += unfit(images, pixels)
         arrays[name] = pixels, images.targets
     if problems:
         raise UnfitImageError(*problems)
     return arrays
 
 
-def unfit(images, empty):
-    """Decodes all images of an Encoded, in order, into what empty(shape) gives for each DECODED_AT_ONCE. Returns the problems."""
-    n = len(images)
+def unfit(images, pixels=None):
+    """Decodes all images of an Encoded, into pixels if they are wanted: uint8 (N, size, size, 3). Returns the problems."""
+    n, problems = len(images), []
     batches = [range(start, min(start + DECODED_AT_ONCE, n)) for start in range(0, n, DECODED_AT_ONCE)]
-    problems = []
+    parts = iter(batches)  # decoded() asks for their buffers in order
+
+    def buffer(shape):
+        rows = next(parts)
+        return np.empty(shape, dtype=np.uint8) if pixels is None else pixels[rows.start : rows.stop]
+
     with tqdm(total=n, unit="img", desc=images.split, leave=False, disable=not sys.stderr.isatty()) as bar:
-        for batch, result in zip(batches, decoded(images, batches, n_threads(), empty), strict=True):
+        for batch, result in zip(batches, decoded(images, batches, n_threads(), buffer), strict=True):
             problems += result.problems if isinstance(result, UnfitImageError) else []
             bar.update(len(batch))
     return problems
@@ -73,7 +77,7 @@ def refuse_full_disk(folder, n_bytes):
 
 def no_room(folder, n_bytes, why):
     return (
-        f"cannot write {n_bytes / 2**20:,.0f} MB of decoded images to {folder.parent} ({' '.join(str(why).split())}): make room "
+        f"cannot write {n_bytes / 2**20:,.0f} MB of decoded images to {folder.parent} ({one_line(why)}): make room "
         f"there, or give another --cache-dir"
     )
 
@@ -102,8 +106,9 @@ def one_at_a_time(folder):
 def write(folder, classes, arrays):
     """Writes decoded splits {name: (images uint8 (N, H, W, 3), targets (N,))} and what was measured of them."""
     splits = {name: in_memory(*parts) for name, parts in arrays.items()}
-    files = {f"{name}_{part}": array for name, parts in arrays.items()
-             for part, array in zip(("images", "targets"), parts, strict=True)}  # fmt: skip
+    files = {}
+    for name, (images, targets) in arrays.items():
+        files |= {f"{name}_images": images, f"{name}_targets": targets}
     write_folder(folder, {"classes": classes, "splits": list(splits), **measure(splits)}, files)
 
 
@@ -117,7 +122,7 @@ def read(folder):
             parts = (np.load(folder / f"{name}_{part}.npy", mmap_mode="c") for part in ("images", "targets"))
             splits[name] = in_memory(*parts)
     except (EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{folder} is damaged ({' '.join(str(error).split())}): remove it") from None
+        raise ValueError(f"{folder} is damaged ({one_line(error)}): remove it") from None
     return splits, meta
 
 
@@ -132,8 +137,7 @@ def stream(folder, classes, encoded):
         try:
             measured = measure(splits)
         except UnfitImageError:  # there may be more, and the user wants to know of all
-            everything = [unfit(images, lambda shape: np.empty(shape, dtype=np.uint8)) for images in encoded.values()]
-            raise UnfitImageError(*[problem for problems in everything for problem in problems]) from None
+            raise UnfitImageError(*(problem for images in encoded.values() for problem in unfit(images))) from None
         write_folder(folder, {"classes": classes, **measured}, {})
     return splits, json.loads((folder / "meta.json").read_text())
 

@@ -157,15 +157,7 @@ def draw_cost(figure, results, cost):
             continue
         x = np.array([net.costs[cost] * scale for net in curve])
         y, half = np.transpose([(results.top1(net).mean, results.top1(net).half) for net in curve])
-        for near in np.split(np.arange(len(x)), np.flatnonzero(x[1:] > NEAR * x[:-1]) + 1):
-            ax.fill_between(x[near], (y - half)[near], (y + half)[near], color="black", alpha=0.12, linewidth=0)
-            ax.plot(x[near], y[near], color="black", marker="o", linewidth=2)
-            if len(near) == 1:  # a band needs two widths
-                ax.errorbar(x[near], y[near], yerr=np.nan_to_num(half[near]), color="black", linewidth=1)
-            along = np.linspace(near[0], near[-1], 60 * len(near))
-            line += list(
-                zip(np.exp(np.interp(along, near, np.log(x[near]))), np.interp(along, near, y[near]), strict=True)
-            )
+        line += draw_band(ax, x, y, half)
         points += [(*point, "black") for point in zip(x, y, strict=True)]
         whose = f"{backbone}, " if len(results.curves) > 1 else ""
         texts += [f"{whose}width {net.width}" if net.settings else backbone for net in curve]
@@ -188,6 +180,20 @@ def draw_cost(figure, results, cost):
     whose = next(iter(results.curves)) if len(results.curves) == 1 else "a backbone"
     note_words(ax, results, whose + " at several widths, 95% band" * has_widths)
     place_labels(ax, points, texts, line)
+
+
+def draw_band(ax, x, y, half):
+    """The widening curve with its 95% band, broken where widths are not near. Returns points (x, y) along it."""
+    line = []
+    for near in np.split(np.arange(len(x)), np.flatnonzero(x[1:] > NEAR * x[:-1]) + 1):
+        ax.fill_between(x[near], (y - half)[near], (y + half)[near], color="black", alpha=0.12, linewidth=0)
+        ax.plot(x[near], y[near], color="black", marker="o", linewidth=2)
+        if len(near) == 1:  # a band needs two widths
+            ax.errorbar(x[near], y[near], yerr=np.nan_to_num(half[near]), color="black", linewidth=1)
+        along = np.linspace(near[0], near[-1], 60 * len(near))
+        log_x = np.interp(along, near, np.log(x[near]))
+        line += zip(np.exp(log_x), np.interp(along, near, y[near]), strict=True)
+    return line
 
 
 def chart_of(cost):

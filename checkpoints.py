@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 import machine
+from flags import one_line
 
 TIME_IS_UP = 256  # in place of a signal's number
 REPEAT_S = 2.0  # seconds within which a signal may arrive twice
@@ -61,7 +62,7 @@ def load_checkpoint(path):
     except (OSError, MemoryError) as error:  # which says nothing of the file
         raise UnreadableError(f"{path} cannot be read: {error or type(error).__name__}") from None
     except Exception as error:  # every kind of damage has its own exception
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         if "Weights only load failed" in reason:
             reason = "it holds pickled objects, which are not loaded because that would run code"
         raise ValueError(f"{path} is not a readable checkpoint ({reason})") from None

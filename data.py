@@ -76,14 +76,18 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, kn
     found = find(name, data_dir, known_classes) if data_dir else None
     key = hashlib.sha256(json.dumps([FORMAT, name, image_size, found and found.stamp]).encode()).hexdigest()[:12]
     folder = Path(cache_dir or CACHE_DIR) / f"{name}-{key}"
-    notes = found.notes if found else ()
+    return image_set(*read_or_decode(name, found, image_size, folder, room), found.notes if found else ())
+
+
+def read_or_decode(name, found, image_size, folder, room):
+    """A set as cache.read() gives it: from its decoded copy in folder if that is there and fits into `room`, else decoded."""
     try:
         is_decoded = (folder / "meta.json").exists()
     except PermissionError:
         raise ValueError(f"{folder} belongs to another user and cannot be read: give another --cache-dir") from None
     if is_decoded and (fitting := read_fitting(folder, room)):
         cache.remove_leftovers(folder)
-        return image_set(*fitting, notes)
+        return fitting
     streamed = folder.with_name(f"{folder.name}-streamed")
     is_known = is_decoded or (streamed / "meta.json").exists()
     if not is_known and not os.access(next(p for p in folder.parents if p.exists()), os.W_OK):
@@ -91,25 +95,30 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, kn
     with nullcontext() if is_known else cache.one_at_a_time(folder):
         # another process may have decoded it while this one waited
         if (folder / "meta.json").exists() and (fitting := read_fitting(folder, room)):
-            return image_set(*fitting, notes)
+            return fitting
         if name == "shapes100":
             train, test, classes = draw_shapes100()
             cache.write(folder, classes, {"train": train, "test": test})
-            return image_set(*cache.read(folder), notes)
+            return cache.read(folder)
         splits, classes = open_found(name, found, image_size)
         check_splits(splits, classes)
         try:
-            n_bytes = sum(len(images) * 3 * images.size**2 for images in splits.values())
-            is_others = is_known and not os.access(folder.parent, os.W_OK)  # another user's cache: streamed, as before
-            if n_bytes > room or is_others:
-                return image_set(*cache.stream(streamed, classes, splits), notes)
-            with cache.one_at_a_time(folder) if is_known else nullcontext():  # known only as streamed: no lock is held
-                if not (folder / "meta.json").exists():
-                    cache.refuse_full_disk(folder, n_bytes)
-                    cache.write(folder, classes, cache.decode_all(splits))
+            return decode_or_stream(splits, classes, folder, streamed, room, is_known)
         except UnfitImageError as error:
             raise error.listed_in(folder.with_name(f"{folder.name}-unfit.txt")) from None
-        return image_set(*cache.read(folder), notes)
+
+
+def decode_or_stream(splits, classes, folder, streamed, room, is_known):
+    """Decodes splits {name: Encoded} into folder; streams those that do not fit into `room`. Returns what cache.read() does."""
+    n_bytes = sum(len(images) * 3 * images.size**2 for images in splits.values())
+    is_others = is_known and not os.access(folder.parent, os.W_OK)  # another user's cache: streamed, as before
+    if n_bytes > room or is_others:
+        return cache.stream(streamed, classes, splits)
+    with cache.one_at_a_time(folder) if is_known else nullcontext():  # known only as streamed: no lock is held
+        if not (folder / "meta.json").exists():
+            cache.refuse_full_disk(folder, n_bytes)
+            cache.write(folder, classes, cache.decode_all(splits))
+    return cache.read(folder)
 
 
 def read_fitting(folder, room):

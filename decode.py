@@ -14,6 +14,8 @@ from functools import cached_property
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from flags import one_line
+
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".avif", ".tif", ".tiff",
             ".ppm", ".pgm", ".pbm", ".pnm", ".jp2"}  # fmt: skip
 PHOTOMETRIC, WHITE_IS_ZERO = 0x0106, 0  # a TIFF's tag, and its value for negatives
@@ -217,9 +219,7 @@ def told(name, read, *args):
     except UnfitImageError as error:
         raise UnfitImageError(f"{name}: {error}") from None
     except Exception as error:  # bytes that are no image raise whatever their decoder met
-        raise UnfitImageError(
-            f"{name}: cannot read the image ({' '.join(str(error).split()) or type(error).__name__})"
-        ) from None
+        raise UnfitImageError(f"{name}: cannot read the image ({one_line(error) or type(error).__name__})") from None
 
 
 class Paths(list):
@@ -313,30 +313,26 @@ def decoded(images, batches, n_threads, empty):
     empty(shape) returns the buffer of a batch, which numpy can write to and which is then yielded; it is called in the order
     of the batches. Enough batches are decoded ahead to keep every thread busy.
     """
-    waiting, batches = deque(), iter(batches)
-    size = images.size
+    size, waiting = images.size, deque()  # (buffer, the problems of its parts as they come) of batches under way
     with ThreadPoolExecutor(n_threads) as pool:
-
-        def start(rows):
-            out = empty((len(rows), size, size, 3))
-            pixels, part = np.asarray(out), max(1, min(AT_ONCE, -(-len(rows) // n_threads)))
-            parts = [slice(k, k + part) for k in range(0, len(rows), part)]
-            waiting.append((out, [pool.submit(images.decode, rows[here], pixels[here]) for here in parts]))
-
         try:
-            while True:
-                while len(waiting) < 2 or sum(len(parts) for _, parts in waiting) < 2 * n_threads:
-                    rows = next(batches, None)
-                    if rows is None:
-                        break
-                    start(rows)
-                if not waiting:
-                    return
-                out, parts = waiting.popleft()
-                problems = [line for part in parts for line in part.result()]
-                yield UnfitImageError(*problems) if problems else out
+            for rows in batches:
+                out = empty((len(rows), size, size, 3))
+                pixels, part = np.asarray(out), max(1, min(AT_ONCE, -(-len(rows) // n_threads)))
+                parts = [slice(k, k + part) for k in range(0, len(rows), part)]
+                waiting.append((out, [pool.submit(images.decode, rows[here], pixels[here]) for here in parts]))
+                while len(waiting) > 1 and sum(len(parts) for _, parts in waiting) >= 2 * n_threads:
+                    yield finished(*waiting.popleft())
+            while waiting:
+                yield finished(*waiting.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def finished(out, parts):
+    """A batch once all of its parts are decoded; UnfitImageError if they have problems."""
+    problems = [problem for part in parts for problem in part.result()]
+    return UnfitImageError(*problems) if problems else out
 
 
 def headers(images, n_threads):

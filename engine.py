@@ -237,16 +237,16 @@ def update_average(ema, net, decay, n_updates):
     """
     n = n_updates.float()
     decay = ((1 + n) / (10 + n)).clamp(max=decay)
-    averages, values = ([*of.parameters(), *of.buffers()] for of in (ema, net))
-    pairs = [(a, v.detach()) for a, v in zip(averages, values, strict=True)]
-    floats = [(a, v) for a, v in pairs if a.is_floating_point()]
-    whole = [(a, v) for a, v in pairs if not a.is_floating_point()]
+
+    def tensors(of, floating):
+        return [t.detach() for t in (*of.parameters(), *of.buffers()) if t.is_floating_point() == floating]
+
     with torch.no_grad():
-        averages, values = map(list, zip(*floats, strict=True))
+        averages = tensors(ema, True)
         torch._foreach_mul_(averages, decay)
-        torch._foreach_add_(averages, torch._foreach_mul(values, 1 - decay))
-        if whole:
-            torch._foreach_copy_(*map(list, zip(*whole, strict=True)))
+        torch._foreach_add_(averages, torch._foreach_mul(tensors(net, True), 1 - decay))
+        if indices := tensors(ema, False):
+            torch._foreach_copy_(indices, tensors(net, False))
 
 
 def train_epoch(step, epoch, last_step):

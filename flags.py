@@ -75,8 +75,12 @@ def refuse(message, code=2, program="train.py"):
     if int(os.environ.get("RANK", 0)) > 0 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         time.sleep(5)  # torchrun ends all processes when the first one leaves: let the one that speaks do so
     else:
-        print(f"{program}: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"{program}: {one_line(message)}", file=sys.stderr)
     raise SystemExit(code)
+
+
+def one_line(message):
+    return " ".join(str(message).split())
 
 
 @contextmanager
@@ -113,51 +117,14 @@ def failures_reported():
 
 def parse_args(argv=None, description=None):
     """The flags as a namespace: seeds is the list of --seed, seed its first number; settings holds --set."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.error = refuse
-
-    def heading(title):
-        group = parser.add_argument_group(title)
-
-        def add(flag, default, help, **kwargs):
-            kind = {} if isinstance(default, bool) or default is None else {"type": type(default)}
-            action = {"action": argparse.BooleanOptionalAction} if isinstance(default, bool) else {}
-            shown = "" if default is None or isinstance(default, bool) else f" (default {default})"
-            group.add_argument(flag, default=default, help=help + shown, **(kind | action | kwargs))
-
-        return add
-
-    add_network(heading("network"))
-    add_data(heading("data"))
-    add_recipe(heading("recipe"))
-    add_run(heading("run"))
-    add_other(heading("instead of a run"))
+    parser = make_parser(description)
     args, unknown = parser.parse_known_args(argv)
-    args.settings = {}
-    for item in args.set or []:
-        knob, equals, value = (part.strip() for part in item.partition("="))
-        if not equals:
-            refuse(f"--set takes KNOB=VALUE, such as eca.kernel_size=5, got {item!r}")
-        if knob in args.settings:
-            refuse(f"--set {knob} is given twice")
-        args.settings[knob] = value
+    args.settings = settings_in(args.set or [])
     del args.set
     if unknown:
         if args.predict and not unknown[0].startswith("-"):
             refuse(f"--predict takes one image or one folder, got {unknown[0]}, too")
-        word, options = unknown[0].split("=")[0].replace("_", "-"), parser._option_string_actions
-        if other := ELSEWHERE.get(word):
-            refuse(f"unknown flag {unknown[0]}: {other}")
-        near = [option for option in options if word.strip("-") and option.startswith(word)]
-        near = near or difflib.get_close_matches(word, options, 1, 0.75)
-        if re.fullmatch(r"(--)?[a-z]\w*\.\w+=.+", unknown[0]):
-            near = [f"--set {unknown[0].removeprefix('--')}"]
-        elif re.fullmatch(r"[a-z]\w*|(torchvision|timm):.+", unknown[0]):
-            near = [f"--arch {unknown[0]}"]
-        refuse(f"unknown flag {unknown[0]}: {f'did you mean {near[0]}? ' if near else ''}--help lists all")
-
+        refuse_unknown_flag(unknown[0], parser._option_string_actions)
     for name in ("data_dir", "cache_dir", "out", "name", "init_from", "eval_only", "predict", "push_to_hub"):
         if getattr(args, name) == "":
             refuse(f"--{name.replace('_', '-')} is empty: is a variable unset?")
@@ -178,6 +145,64 @@ def parse_args(argv=None, description=None):
         args.crop_scale = 0.0
     args.crop_padding = CROP_PADDING if args.crop_padding is None else args.crop_padding
     return args
+
+
+def settings_in(items):
+    """What all --set say: {knob: value as typed}."""
+    settings = {}
+    for item in items:
+        knob, equals, value = (part.strip() for part in item.partition("="))
+        if not equals:
+            refuse(f"--set takes KNOB=VALUE, such as eca.kernel_size=5, got {item!r}")
+        if knob in settings:
+            refuse(f"--set {knob} is given twice")
+        settings[knob] = value
+    return settings
+
+
+def refuse_unknown_flag(given, options):
+    """Ends the program for a word that is no flag, with what was probably meant."""
+    word = given.split("=")[0].replace("_", "-")
+    if other := ELSEWHERE.get(word):
+        refuse(f"unknown flag {given}: {other}")
+    if re.fullmatch(r"(--)?[a-z]\w*\.\w+=.+", given):
+        near = [f"--set {given.removeprefix('--')}"]
+    elif re.fullmatch(r"[a-z]\w*|(torchvision|timm):.+", given):
+        near = [f"--arch {given}"]
+    else:
+        near = [option for option in options if word.strip("-") and option.startswith(word)]
+        near = near or difflib.get_close_matches(word, options, 1, 0.75)
+    refuse(f"unknown flag {given}: {f'did you mean {near[0]}? ' if near else ''}--help lists all")
+
+
+def make_parser(description):
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.error = refuse
+    add_network(heading(parser, "network"))
+    add_data(heading(parser, "data"))
+    add_recipe(heading(parser, "recipe"))
+    add_run(heading(parser, "run"))
+    add_other(heading(parser, "instead of a run"))
+    return parser
+
+
+def heading(parser, title):
+    """What adds flags under a heading, add(flag, default, help, ...): the default gives a flag its type and ends its help."""
+    group = parser.add_argument_group(title)
+
+    def add(flag, default, help, **kwargs):
+        if isinstance(default, bool):
+            kind = {"action": argparse.BooleanOptionalAction}
+        elif default is None:
+            kind = {}
+        else:
+            kind = {"type": type(default)}
+            help += f" (default {default})"
+        group.add_argument(flag, default=default, help=help, **(kind | kwargs))
+
+    return add
 
 
 STORE = {"action": "store_true"}

@@ -153,7 +153,7 @@ def push_finished(folder, repo_id):
     try:
         print(f"pushed to the hub as {push(folder / 'model', repo_id, folder.name)}")
     except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = flags.one_line(f"{type(error).__name__}: {error}")
         print(f"train.py: the hub did not take {folder}/model ({reason}); the run is complete, and the same command "
               "pushes it again", file=sys.stderr)  # fmt: skip
 
@@ -193,7 +193,7 @@ def from_folder(folder):
         model = Classifier(**config)
         put(model.net, {name.removeprefix("net."): value for name, value in weights.items()})
     except Exception as error:  # a missing, damaged or foreign file, each with its library's exception
-        raise ValueError(f"{folder} is not a readable model folder ({one_line(error)})") from None
+        raise ValueError(f"{folder} is not a readable model folder ({flags.one_line(error)})") from None
     return model
 
 
@@ -205,7 +205,7 @@ def from_checkpoint(path):
         model = Classifier(**saved["model"])
         put(model.net, saved["state"].get("ema") or saved["state"]["net"])
     except Exception as error:  # another program's file with the same two entries
-        raise ValueError(f"{path} is not a checkpoint of train.py ({one_line(error)})") from None
+        raise ValueError(f"{path} is not a checkpoint of train.py ({flags.one_line(error)})") from None
     return model
 
 
@@ -288,10 +288,6 @@ def with_defaults(arch, settings, image_size):
     return values
 
 
-def one_line(error):
-    return " ".join(str(error).split())
-
-
 # ------------------------------------------------------------------------------------------------------------- export
 
 
@@ -346,7 +342,7 @@ def main(argv=None):
     try:
         print(export_run(args.run, args.export))
     except (OSError, ValueError) as error:
-        refuse(one_line(error), code=1)
+        refuse(error, code=1)
 
 
 if __name__ == "__main__":

@@ -109,22 +109,23 @@ def peak_memory_mb(device):
 
 def free_memory():
     """Bytes that this process may still take: of the machine, and of the containers and jobs that it runs in."""
-    free = re.search(r"^MemAvailable: *(\d+) kB$", text_of(PROC / "meminfo"), re.MULTILINE)
-    if free:
-        free = 1024 * int(free[1])
+    found = re.search(r"^MemAvailable: *(\d+) kB$", text_of(PROC / "meminfo"), re.MULTILINE)
+    if found:
+        free = 1024 * int(found[1])
     else:
         import psutil
 
         free = psutil.virtual_memory().available
     for folder in control_groups("memory"):
-        for limit, usage, reclaimable in (
+        for limit_file, usage_file, reclaimable in (
             ("memory.max", "memory.current", "inactive_file"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ):
-            limit, usage = number_in(folder / limit), number_in(folder / usage)
+            limit = number_in(folder / limit_file)
             if limit is not None:
+                usage = number_in(folder / usage_file) or 0
                 cached = re.search(rf"^{reclaimable} (\d+)$", text_of(folder / "memory.stat"), re.MULTILINE)
-                free = min(free, limit - (usage or 0) + int(cached[1] if cached else 0))
+                free = min(free, limit - usage + int(cached[1] if cached else 0))
     return max(0, free)
 
 
@@ -153,8 +154,9 @@ def keep_to_cores():
 def process_started(pid):
     """When a process of this machine began, in seconds since some time in the past, or None if none of this number runs."""
     if PROC.exists():
-        state, *fields = text_of(PROC / str(pid) / "stat").rpartition(")")[2].split() or "X"
-        return None if state in "ZX" else int(fields[18]) / os.sysconf("SC_CLK_TCK")
+        fields = text_of(PROC / str(pid) / "stat").rpartition(")")[2].split()  # after the name: state, parent, ...
+        is_gone = not fields or fields[0] in ("Z", "X")
+        return None if is_gone else int(fields[19]) / os.sysconf("SC_CLK_TCK")
     import psutil
 
     try:

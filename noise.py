@@ -178,7 +178,7 @@ class SeedNoise:
         """measure: (net, seeds) -> one entry per seed, in points."""
         self.seeds, self.measure = list(seeds), measure
         trained = [net for net in nets if set(self.seeds) <= set(net.seeds)]
-        self.nets = [net for net in trained if not any(at_chance(net.runs[seed]) for seed in self.seeds)]
+        self.nets = [net for net in trained if learned(net, self.seeds)]
         enough = len(self.nets) >= FEWEST_NETWORKS and len(self.seeds) >= FEWEST_SEEDS
         values = np.array([measure(net, self.seeds) for net in self.nets])
         if enough and np.median(np.ptp(values, axis=-1)) < 1e-9:
@@ -333,12 +333,14 @@ def find_interactions(nets, baselines, noise_of):
     found = []
     for arch, both in as_is.items():
         *methods, backbone = arch.split("_")
-        first, second = (as_is.get(f"{method}_{backbone}") for method in methods) if len(methods) == 2 else (None, None)
+        if len(methods) != 2:
+            continue
+        first, second = (as_is.get(f"{method}_{backbone}") for method in methods)
         baseline = baselines.get(backbone)
         four = (both, first, second, baseline)
         if None in four or any(set(baseline.seeds) - set(net.seeds) for net in four):
             continue
-        if any(at_chance(net.runs[seed]) for net in four for seed in baseline.seeds):
+        if not all(learned(net, baseline.seeds) for net in four):
             continue
         noise = noise_of(baseline.seeds)
         over_baseline = [noise.estimate((net, 1), (baseline, -1)) for net in (first, second, both)]

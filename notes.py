@@ -9,6 +9,7 @@ import numpy as np
 from flags import parse_args
 from noise import ALPHA, FASTER, FEWEST_NETWORKS, FEWEST_SEEDS, NEAR, POWER, learned, not_undercut
 from rows import at_chance, epochs_of, family_and_depth, in_list, machine, recipe_of
+from verdicts import numbered
 
 
 @dataclass(frozen=True)
@@ -228,6 +229,11 @@ def have_same_seeds(results):
     return len({tuple(sorted(net.seeds)) for net in compared or results.nets}) == 1
 
 
+def baseline_in(curve):
+    """The plain backbone among the widths of its curve."""
+    return next(net for net in curve if not net.settings)
+
+
 def design_table(results):
     """What was compared and how: one row per part of the design."""
     row, recipe = results.row, shared_recipe(results)
@@ -240,10 +246,8 @@ def design_table(results):
         ["budget", epochs_of(row) + f", {row['batch_size']} images per step" * ("batch_size" in recipe)],
     ]  # fmt: skip
     told = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "warmup_frac", "label_smoothing", "amp")
-    defaults, of_data = (
-        vars(parse_args([])),
-        ("dataset", "image_size", "val_size", "folds", "epochs", "max_steps", "batch_size"),
-    )
+    of_data = ("dataset", "image_size", "val_size", "folds", "epochs", "max_steps", "batch_size")
+    defaults = vars(parse_args([]))
     others = [name for name in defaults if name in recipe and name not in (*told, *of_data)]
     unusual = [name for name in others if (recipe[name] or None) != (defaults[name] or None)]
     table.append(["recipe", in_words({name: recipe[name] for name in (*told, *unusual) if name in recipe})])
@@ -255,18 +259,14 @@ def design_table(results):
     table.append(["seeds", f"{in_list(seeds)}, {same}: {sets}"])
     table.append(["test set", f"scored {scored}; no epoch or setting is chosen on it"])
     for backbone, curve in results.curves.items():
-        baseline = curve[-1] if curve else None
-        for net in curve:
-            baseline = net if not net.settings else baseline
-        curve = [net for net in curve if learned(net, baseline.seeds)]
-        family, widths = family_and_depth(backbone), in_list([net.width for net in curve])
+        baseline, family = baseline_in(curve), family_and_depth(backbone)
         layers = f", {family[1]} layers" if family else ""
-        if baseline:
-            table.append(["baseline", f"{backbone}{layers}: {baseline.costs['parameters']:,} parameters, "
-                          f"{baseline.costs['MACs'] / 1e6:.1f} million MACs per image; top-1 "
-                          f"{results.top1(baseline).mean:.2f} %"])  # fmt: skip
-        if len(curve) > 1:
-            curve_of = f"{backbone} at widths {widths}, the widening curve"
+        table.append(["baseline", f"{backbone}{layers}: {baseline.costs['parameters']:,} parameters, "
+                      f"{baseline.costs['MACs'] / 1e6:.1f} million MACs per image; top-1 "
+                      f"{results.top1(baseline).mean:.2f} %"])  # fmt: skip
+        widths = [net.width for net in curve if learned(net, baseline.seeds)]
+        if len(widths) > 1:
+            curve_of = f"{backbone} at widths {in_list(widths)}, the widening curve"
             table.append(["equal cost", f"{curve_of}: what the same cost buys without a module"])
     machines = {machine(each) for net in results.nets for each in net.runs.values()}
     table.append(
@@ -350,23 +350,18 @@ def left_out_text(results):
     for r in results.methods:
         unused = sorted(set(r.net.seeds) - set(r.reference.seeds)) if r.reference else []
         if unused:
-            which = f"seed{'s' * (len(unused) > 1)} {in_list(unused)}"
             why = f"with which {r.reference.name} was not trained: left out of the difference"
-            lines.append(f"{r.net.name}: {which}, {why}")
-    for net in results.nets:
+            lines.append(f"{r.net.name}: {numbered(unused)}, {why}")
+    for net in (net for net in results.nets if net.on_curve):
         curve = results.curves.get(net.backbone, ())
-        needed = {seed for baseline in curve if not baseline.settings for seed in baseline.seeds}
-        lost = sorted(seed for seed in needed & net.runs.keys() if at_chance(net.runs[seed]))
-        if net.on_curve and net not in curve:
-            why = (
-                f"it was not trained with all seeds of {net.backbone}"
-                if curve
-                else f"{net.backbone} itself was not run"
-            )
-            lines.append(f"{net.name}: not in the widening curve, because {why}")
-        elif net in curve and net.settings and lost:
-            which = f"seed{'s' * (len(lost) > 1)} {in_list(lost)}"
-            lines.append(f"{net.name}: not in the widening curve, because it ended at chance with {which}")
+        why = ""
+        if not curve:
+            why = f"{net.backbone} itself was not run"
+        elif net not in curve:
+            why = f"it was not trained with all seeds of {net.backbone}"
+        elif net.settings and (lost := [s for s in baseline_in(curve).seeds if at_chance(net.runs[s])]):
+            why = f"it ended at chance with {numbered(lost)}"
+        lines += [f"{net.name}: not in the widening curve, because {why}"] if why else []
     for curve in results.curves.values():
         timed = [net for net in curve if net.can_compare("training time") and learned(net, net.seeds)]
         kept = not_undercut(timed, "training time")

@@ -7,6 +7,7 @@ from zipfile import BadZipFile
 import numpy as np
 from matplotlib.colors import PowerNorm
 
+from flags import one_line
 from rows import SUPERCLASS_OF, SUPERCLASSES, Net, key_of, refuse
 
 FIELDS = ("archs", "seeds", "settings", "dataset", "classes", "targets", "probabilities", "shown", "images")
@@ -56,7 +57,7 @@ def read_pair(path, results):
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in FIELDS}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        refuse(f"{path} cannot be used: {' '.join(str(error).split())}; write it again with pair.py")
+        refuse(f"{path} cannot be used: {one_line(error)}; write it again with pair.py")
     n_images, n_classes = len(arrays["targets"]), len(arrays["classes"])
     if arrays["probabilities"].shape != (2, n_images, n_classes) or len(arrays["shown"]) != len(arrays["images"]):
         refuse(f"{path} cannot be used: its arrays do not fit each other; write it again with pair.py")

@@ -195,24 +195,25 @@ def settings_of(row):
 def read_rows(folder):
     """The rows below `folder`, averaged over folds; refuses a mixture of data or budgets, and two recipes of one architecture."""
     rows = read_results(folder)
-    first_path, first_row = next(iter(rows.items()))
-    refuse_difference("a mixture of budgets or data", SHARED, (first_path, first_row), rows.items())
+    refuse_difference("a mixture of budgets or data", rows.items(), SHARED)
     by_arch = {}
     for path, row in rows.items():
         by_arch.setdefault(row["arch"], []).append((path, row))
     for arch, runs in by_arch.items():
-        refuse_difference(f"two recipes for {arch}", None, runs[0], runs)
-    return average_folds(list(rows.values())) if first_row.get("folds") else list(rows.values())
+        refuse_difference(f"two recipes for {arch}", runs)
+    rows = list(rows.values())
+    return average_folds(rows) if rows[0].get("folds") else rows
 
 
-def refuse_difference(what, names, first, runs):
-    """Refuses (path, row) of `runs` whose recipe differs from the first run's in one of `names` (None: in anything)."""
-    first_path, first_recipe = first[0], recipe_of(first[1])
-    for path, row in runs:
+def refuse_difference(what, runs, names=None):
+    """Refuses (path, row) of `runs` whose recipe differs from the first one's in one of `names` (None: in anything)."""
+    (first_path, first_row), *others = runs
+    theirs = recipe_of(first_row)
+    for path, row in others:
         ours = recipe_of(row)
-        for name in sorted(ours.keys() | first_recipe.keys()) if names is None else names:
-            if ours.get(name) != first_recipe.get(name):
-                refuse(f"{what}: {name} is {first_recipe.get(name)!r} in {first_path} and {ours.get(name)!r} in {path}; "
+        for name in sorted(ours.keys() | theirs.keys()) if names is None else names:
+            if ours.get(name) != theirs.get(name):
+                refuse(f"{what}: {name} is {theirs.get(name)!r} in {first_path} and {ours.get(name)!r} in {path}; "
                        f"report them separately{', or compare them with --recipes' * (names is None)}")  # fmt: skip
 
 

@@ -53,37 +53,40 @@ def opening(results):
         return [text for text in told if text]
     if early:
         return early
-    seen = [result for result in results.methods if result.seeds]
-    ablated = [result for comparisons in results.ablations.values() for result in comparisons if result.judged]
-    if ablated and not seen:
+    if seen := [result for result in results.methods if result.seeds]:
+        return unjudged_sentences(results, seen)
+    if ablated := [result for compared in results.ablations.values() for result in compared if result.judged]:
         n_changes = [f"{sum(r.change == word for r in ablated)} {word}" for word in ("better", "worse", "unstable")]
         return [
             f"Settings compared with their architecture's default: {len(ablated)} ({in_list(n_changes)}).",
             "There is no verdict on methods: none was run with its defaults together with its baseline.",
             power_sentence(ablated),
         ]
-    if not seen and depth_table(results) and (told := depth_sentences(results)):
+    if depth_table(results) and (told := depth_sentences(results)):
         return told
-    if not seen:
-        missing = sorted({r.net.backbone for r in results.methods if r.reference is None})
-        why = "no method was run with a seed of its baseline"
-        why = f"no method was run together with its baseline, {in_list(missing)}" if missing else why
-        n_nets = len(results.nets)
-        return [f"There is no verdict: {why}.", f"{n_nets} network{'s were' if n_nets > 1 else ' was'} run."]
-    lacks = [bool(r.lacks) for r in seen]
-    n_seeds = max(len(net.seeds) for net in results.nets)
-    why = f"only one seed{' of the baseline' * (n_seeds > 1)} was run"
-    why = "only one seed was run, or not all of the baseline's" if any(lacks) else why
-    why = "no method was run with all of its baseline's seeds" if all(lacks) else why
-    has_noise = any(len(r.seeds) > 1 for r in seen)
-    lowest, highest = (f"{pm(seen[i].mean, math.nan, '+')} points ({readable(seen[i].net)})" for i in (-1, 0))
-    return [
-        f"There is no verdict: {why}.",
-        f"Differences from the baseline range from {lowest} to {highest}."
-        if len(seen) > 1
-        else f"The difference from the baseline is {highest}.",
-        *([] if has_noise else [UNKNOWN_NOISE]),
-    ]
+    why = "no method was run with a seed of its baseline"
+    if missing := sorted({result.net.backbone for result in results.methods if result.reference is None}):
+        why = f"no method was run together with its baseline, {in_list(missing)}"
+    n_nets = len(results.nets)
+    return [f"There is no verdict: {why}.", f"{n_nets} network{'s were' if n_nets > 1 else ' was'} run."]
+
+
+def unjudged_sentences(results, seen):
+    """Why none of the methods `seen` beside their baseline has a verdict, and their differences all the same."""
+    if all(result.lacks for result in seen):
+        why = "no method was run with all of its baseline's seeds"
+    elif any(result.lacks for result in seen):
+        why = "only one seed was run, or not all of the baseline's"
+    elif any(len(net.seeds) > 1 for net in results.nets):
+        why = "only one seed of the baseline was run"
+    else:
+        why = "only one seed was run"
+    lowest, highest = (f"{pm(r.mean, math.nan, '+')} points ({readable(r.net)})" for r in (seen[-1], seen[0]))
+    differences = f"The difference from the baseline is {highest}."
+    if len(seen) > 1:
+        differences = f"Differences from the baseline range from {lowest} to {highest}."
+    has_noise = any(len(result.seeds) > 1 for result in seen)
+    return [f"There is no verdict: {why}.", differences, *([] if has_noise else [UNKNOWN_NOISE])]
 
 
 def too_early_sentence(results):
@@ -140,6 +143,12 @@ def detectables(comparisons):
     return [result.detectable for result in known if not result.noisy] or [result.detectable for result in known]
 
 
+def ends_of(sizes):
+    """'1.3 to 1.7', or '1.3' if both ends read alike."""
+    low, high = f"{min(sizes):.1f}", f"{max(sizes):.1f}"
+    return low if low == high else f"{low} to {high}"
+
+
 def budget_sentence(results):
     """What this budget and these seeds leave open."""
     budget = "longer training may change the order"
@@ -148,8 +157,7 @@ def budget_sentence(results):
     sizes = detectables(results.by_word("no evidence"))
     if not sizes:
         return f"{budget.capitalize()}."
-    ends = " to ".join(dict.fromkeys(f"{size:.1f}" for size in (min(sizes), max(sizes))))
-    return f"Where there is no evidence, true differences of up to {ends} points may well have gone unnoticed, and {budget}."
+    return f"Where there is no evidence, true differences of up to {ends_of(sizes)} points may well have gone unnoticed, and {budget}."
 
 
 def why_unknown(comparisons):

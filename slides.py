@@ -48,6 +48,7 @@ from sentences import (
     cost_sentence,
     counted,
     detectables,
+    ends_of,
     members,
     opening,
     power_sentence,
@@ -139,21 +140,21 @@ def answer_lines(results):
     """The answer in at most three lines."""
     if not results.judged:
         return opening(results)[:1]
-    helps, row = results.by_word("helps"), results.row
-    names = in_list([readable(result.net) for result in helps[:3]] + [f"{len(helps) - 3} more"] * (len(helps) > 3))
-    if len(helps) == 1:
-        names = members(helps)
+    helps, n_judged = results.by_word("helps"), len(results.judged)
     counts = [phrase.split(" (")[0].removesuffix(" either way") for phrase in counted(results)]
-    n_judged = len(results.judged)
-    helped = f"{len(helps)} of {n_judged} {'helps' if len(helps) == 1 else 'help'}: {names}."
-    if not helps:
-        helped = (
-            f"None of the {n_judged} methods is shown to help." if n_judged > 1 else "The method is not shown to help."
-        )
     rest = [f"{', '.join(counts)}."] if counts else []
-    if len(counts) == 1 and not helps:
-        rest = [all_of_one_word(counts[0], n_judged)]
-    return [helped, *rest, f"After {epochs_of(row)}; longer training may change the order."]
+    if len(helps) == 1:
+        helped = f"1 of {n_judged} helps: {members(helps)}."
+    elif helps:
+        names = [readable(result.net) for result in helps[:3]] + [f"{len(helps) - 3} more"] * (len(helps) > 3)
+        helped = f"{len(helps)} of {n_judged} help: {in_list(names)}."
+    else:
+        helped = "The method is not shown to help."
+        if n_judged > 1:
+            helped = f"None of the {n_judged} methods is shown to help."
+        if len(counts) == 1:
+            rest = [all_of_one_word(counts[0], n_judged)]
+    return [helped, *rest, f"After {epochs_of(results.row)}; longer training may change the order."]
 
 
 def word_lines(results):
@@ -256,8 +257,7 @@ def ablation_notes(results):
 def limit_lines(results):
     lines = [f"One dataset, {epochs_of(results.row)}"]
     if sizes := detectables(results.judged):
-        ends = " to ".join(dict.fromkeys(f"{size:.1f}" for size in (min(sizes), max(sizes))))
-        lines.append(f"Smallest detectable difference: {ends} points")
+        lines.append(f"Smallest detectable difference: {ends_of(sizes)} points")
     lines += [] if results.own_recipes else ["One recipe for all, not each method's own"]
     return [*lines, "Next: longer training, more seeds, a second dataset"]
 
@@ -271,7 +271,7 @@ def appendix(deck, results, charts, folder):
     """Every table, and the charts that are not in the talk."""
     tables = [
         ("verdicts", verdict_table(results) if results.methods else None),
-        ("recipes", recipes_table(results)),
+        ("recipes", with_short_cells(recipes_table(results))),
         ("all networks", main_table(results)),
         ("two modules together", interaction_table(results) if results.interactions else None),
         ("depth with and without shortcuts", depth_table(results)),
@@ -286,17 +286,19 @@ def appendix(deck, results, charts, folder):
         ),
     ]
     for title, table in tables:
-        if table and title == "recipes":  # of which a cell may name all networks
-            table = [
-                [f"{cell.count(', ') + 1} networks" if len(cell) > MOST_LETTERS else cell for cell in line]
-                for line in table
-            ]
         if table:
             deck.table(f"Appendix: {title}", table)
     in_talk = ("differences", "budgets", "ablations", chart_of(best_cost(results)) if best_cost(results) else "")
     for name, title in charts.items():
         if name not in in_talk:
             deck.picture(f"Appendix: {title[0].lower()}{title[1:]}", folder / f"{name}.png")
+
+
+def with_short_cells(table):
+    """A table in which long lists of networks are their number; None stays None."""
+    return table and [
+        [f"{cell.count(', ') + 1} networks" if len(cell) > MOST_LETTERS else cell for cell in line] for line in table
+    ]
 
 
 # --------------------------------------------------------------------------------------------------------------- slides

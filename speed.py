@@ -135,16 +135,12 @@ def measure(runs, num_classes, image_size, batch_size, amp, compiled, accumulate
     amp = engine.amp_dtype(amp, device)
     how = num_classes, image_size, batch_size, amp, compiled, accumulate, graph, device
     steppers = [Stepper(*run, *how) for run in runs]
-    speeds = [
-        [
-            [
-                imgs_per_s(call, n_imgs, n_calls, device)
-                for call, n_imgs in ((one.train, batch_size), (one.evaluate, len(one.imgs)))
-            ]
-            for one in steppers
-        ]
-        for _ in range(rounds + 1)
-    ]
+
+    def speeds_of(one):
+        trained = imgs_per_s(one.train, batch_size, n_calls, device)
+        return trained, imgs_per_s(one.evaluate, len(one.imgs), n_calls, device)
+
+    speeds = [[speeds_of(one) for one in steppers] for _ in range(rounds + 1)]
     train_speeds, eval_speeds = (typical(of) for of in np.moveaxis(speeds[1:], 2, 0))  # the first round warms up
     return [
         {

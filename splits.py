@@ -32,6 +32,11 @@ class Split:
     def image_size(self):
         return self.images.shape[-1]
 
+    @property
+    def labels(self):
+        """The targets of the split's own rows, as numpy has them: (n,)."""
+        return self.targets.cpu().numpy()[self.index.cpu().numpy()]
+
     def to(self, device):
         return replace(
             self, images=self.images.to(device), targets=self.targets.to(device), index=self.index.to(device)
@@ -100,14 +105,13 @@ def hold_out(split, val_size, seed):
             f"--val-size {val_size:g} leaves no image to train on, or none to hold out, of {len(split)} training images: "
             "give another, or 0"
         )
-    index = split.index.cpu().numpy()
-    shuffled = np.random.default_rng(seed).permutation(len(index))
-    label = split.targets.cpu().numpy()[index][shuffled]
-    turn = np.empty(len(index))  # when an image is taken: all classes are used up at the same rate
+    shuffled = np.random.default_rng(seed).permutation(len(split))
+    label = split.labels[shuffled]
+    turn = np.empty(len(split))  # when an image is taken: all classes are used up at the same rate
     for c in np.unique(label):
         members = label == c
         turn[members] = (np.arange(members.sum()) + 0.5) / members.sum()
-    held = np.zeros(len(index), dtype=bool)
+    held = np.zeros(len(split), dtype=bool)
     held[shuffled[np.argsort(turn, kind="stable")[:n_held]]] = True
     return divide(split, held)
 
@@ -120,7 +124,7 @@ def hold_out_fold(split, folds, fold):
     """
     if len(split) < folds:
         raise ValueError(f"--folds {folds} leaves folds without an image: there are {len(split)} training images")
-    label = split.targets.cpu().numpy()[split.index.cpu().numpy()]
+    label = split.labels
     shuffled = np.random.default_rng(FOLD_SEED).permutation(len(label))
     by_class = shuffled[np.argsort(label[shuffled], kind="stable")]
     fold_of = np.empty(len(label), dtype=np.int64)

@@ -41,7 +41,7 @@ def read_team(path):
     try:
         content = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        refuse(f"{path} cannot be used: {' '.join(str(error).split())}")
+        refuse(f"{path} cannot be used: {error}")
     check_fields(path, content, FIELDS, required=("members",))
     members = content["members"]
     if not (isinstance(members, list) and members and all(isinstance(member, dict) for member in members)):

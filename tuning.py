@@ -36,30 +36,30 @@ def recipes_of(folder, archs):
     if any(row.get("val_top1") is None for row in rows):
         raise ValueError(f"TUNED: runs in {folder} held nothing out: tune without --val-size 0")
     refuse_different(rows, ALIKE, folder)
+    varied = [name for name in OTHERS if len({row.get(name) or None for row in rows}) > 1]  # older rows lack some
     found = {}
-    names = [
-        *RECIPE,
-        *(name for name in OTHERS if len({row.get(name) or None for row in rows}) > 1),
-    ]  # older rows lack some
     for arch in sorted(archs):
-        candidates = {}
-        for row in rows:
-            if row["arch"] == arch:
-                key = json.dumps([[row.get(name) or None for name in names], row["settings"]], sort_keys=True)
-                candidates.setdefault(key, {})[row["seed"]] = row
-        if not candidates:
+        of_arch = [row for row in rows if row["arch"] == arch]
+        if not of_arch:
             there = " ".join(sorted({row["arch"] for row in rows}))
             raise ValueError(
                 f"TUNED: no rows of {arch} in {folder}, only of {there}: tune it with PRESET=tuning ARCHS={arch}"
             )
-        refuse_different([row for row in rows if row["arch"] == arch], START, folder)
-        most = max(map(len, candidates.values()))
-        best = max(
-            (list(rows.values()) for rows in candidates.values() if len(rows) == most),
-            key=lambda rows: sum(row["val_top1"] for row in rows) / len(rows),
-        )
-        found[arch] = recipe_of(best[0], names)
+        refuse_different(of_arch, START, folder)
+        found[arch] = best_recipe(of_arch, [*RECIPE, *varied])
     return found
+
+
+def best_recipe(rows, names):
+    """The Recipe, told apart by the settings `names` and the knobs, that recipes_of() looks for in one architecture's rows."""
+    candidates = {}  # recipe and knobs -> seed -> row
+    for row in rows:
+        how = json.dumps([[row.get(name) or None for name in names], row["settings"]], sort_keys=True)
+        candidates.setdefault(how, {})[row["seed"]] = row
+    runs = [list(by_seed.values()) for by_seed in candidates.values()]
+    most = max(map(len, runs))
+    best = max((of for of in runs if len(of) == most), key=lambda of: sum(row["val_top1"] for row in of) / most)
+    return recipe_of(best[0], names)
 
 
 def refuse_different(rows, names, folder):

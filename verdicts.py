@@ -322,10 +322,8 @@ def analyse(rows, cost_pass=None):
     as_they_are = [net for net in nets if net.is_method and not net.is_ablation]
     methods = compare([(net, baselines.get(net.backbone)) for net in as_they_are], noise_of)
     for result in methods:
-        for cost in COSTS if result.seeds else ():
-            gap = gap_to_curve(result.net, curves[result.net.backbone], cost, noise_of(result.seeds))
-            why = "baseline at chance" if result.too_early else "unstable" if result.unstable else ""
-            result.gaps[cost] = Gap(why=why) if why else gap
+        if result.seeds:
+            result.gaps = gaps_of(result, curves[result.net.backbone], noise_of(result.seeds))
     gaps = [gap for result in methods if result.judged for gap in result.gaps.values() if not math.isnan(gap.p)]
     for gap, p_holm in zip(gaps, holm([gap.p for gap in gaps]), strict=True):
         gap.p_holm = float(p_holm)
@@ -336,6 +334,12 @@ def analyse(rows, cost_pass=None):
         for arch in dict.fromkeys(net.arch for net in other_knobs)
     }
     return Results(nets, methods, ablations, curves, cost_pass, find_interactions(nets, baselines, noise_of), noise_of)
+
+
+def gaps_of(result, curve, noise):
+    """A method's Gap at each cost; where nothing can be judged, each says why."""
+    why = "baseline at chance" if result.too_early else "unstable" if result.unstable else ""
+    return {cost: Gap(why=why) if why else gap_to_curve(result.net, curve, cost, noise) for cost in COSTS}
 
 
 def mark_only_forms(nets, baselines):
