@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, PyTorchModelHubMixin, snapshot_download
-from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -25,6 +25,7 @@ import flags
 import machine
 from models import build, canonical, parse_settings, settable
 from models.resnet import LARGE_IMAGE
+from models.vit import default_patch
 from tuning import as_text
 
 TAGS = ["image-classification", "resnet-grafts"]  # copied for the mixin, which adds tags of its own
@@ -104,7 +105,7 @@ def save(model, folder, recipe, result):
     """Writes a model/ folder. recipe: the flags of the run; result: what it measured. Raises OSError if the disk fails."""
     folder.mkdir(parents=True, exist_ok=True)
     # the card first, for the mixin adds one of its own where there is none
-    checkpoints.write_atomically(folder / "README.md", card(model, recipe, result).encode())
+    checkpoints.write_atomically(folder / "README.md", card(model, recipe, result).encode(errors="backslashreplace"))
     try:
         model.save_pretrained(folder)
     except SafetensorError as error:  # its name for a full disk
@@ -129,7 +130,7 @@ def card(model, recipe, result):
             for metric, (name, value) in scores.items()
         ],
     )
-    if recipe.get("init_from") and Path(recipe["init_from"]).exists():
+    if os.path.isabs(recipe.get("init_from") or ""):
         recipe = recipe | {"init_from": Path(recipe["init_from"]).name}  # and not where it lies on this machine
     rows = "\n".join(f"| {name} | {value} |" for name, value in recipe.items())
     recipe = f"| setting | value |\n| --- | --- |\n{rows}"
@@ -176,9 +177,10 @@ def model_folder(path_or_id):
     path = Path(path_or_id)
     if not path.is_dir():
         return download(str(path_or_id))
-    if not (path / "model" / "config.json").exists() and (path / "last.pt").exists():
+    is_finished = (path / "result.json").exists()
+    if not is_finished and not (path / "model" / "config.json").exists() and (path / "last.pt").exists():
         raise ValueError(f"{path} is an unfinished run without a whole model/: finish it, or give its last.pt")
-    if not (path / "model").is_dir() and (path / "result.json").exists():
+    if not (path / "model").is_dir() and is_finished:
         raise ValueError(f"{path} holds the scores of a run without its weights, as results/ does: train it again")
     return path / "model" if (path / "model").is_dir() else path
 
@@ -220,7 +222,8 @@ def download(path_or_id):
         HfApi().model_info(repo_id, revision=revision, timeout=5)  # where this fails, a download would retry for 23 s
     except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
         problem = error
-    if isinstance(problem, (RepositoryNotFoundError, RevisionNotFoundError)):  # also what an expired token meets
+    # it answered, and refuses: also a bad or expired token
+    if isinstance(problem, HfHubHTTPError) and problem.response.status_code in (401, 403, 404):
         why = f"the hub has none that you may read ({type(problem).__name__})"
         raise ValueError(f"{path_or_id}: no such run, model folder or checkpoint, and {why}") from None
     get = partial(snapshot_download, repo_id, revision=revision, local_files_only=problem is not None)
@@ -281,10 +284,12 @@ def start_from(model, net, head, arch, settings, classes, image_size):
 
 
 def with_defaults(arch, settings, image_size):
-    """Every knob of an arch with its value; the ResNet's stem as what it is for images of that size."""
+    """Every knob of an arch with its value; the ResNet's stem and ViT's patch as they are for images of that size."""
     values = {name: knob.default for name, knob in settable(arch).items()} | settings
     if values.get("resnet.stem") == "auto":
         values["resnet.stem"] = "imagenet" if image_size > LARGE_IMAGE else "cifar"
+    if values.get("vit.patch") == 0:
+        values["vit.patch"] = default_patch(image_size)
     return values
 
 

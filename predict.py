@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from augment import eval_batch_size
 from decode import UnfitImageError, image_files, left_out_in_words, read_image, told
 from flags import failures_reported, mistakes_refused
 from training import in_words, start_scoring
@@ -55,9 +56,10 @@ def predict(model, path, as_json, device):
     files = files_of(path)
     model.to(device)
     unreadable, rows = 0, []
-    for start in range(0, len(files), BATCH):
+    n = min(BATCH, eval_batch_size(device, model.image_size))
+    for start in range(0, len(files), n):
         names, imgs = [], []
-        for file in files[start : start + BATCH]:
+        for file in files[start : start + n]:
             try:
                 imgs.append(read(file, model.image_size))
                 names.append(file)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hub
+from flags import one_line
 from models import libraries
 
 # ViT-tiny of Steiner et al., "How to train your ViT?", TMLR 2022: ImageNet-21k, then ImageNet-1k, in timm's layout
@@ -144,9 +145,7 @@ def hub_file(repository, name):
         HfApi().model_info(repository, timeout=5)  # hf_hub_download by itself tries for 23 s
         return hf_hub_download(repository, name)
     except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
-        raise ValueError(
-            f"cannot get {repository} from the hub ({type(error).__name__}): leave out --pretrained"
-        ) from None
+        raise ValueError(f"cannot get {repository} from the hub ({one_line(error)}): leave out --pretrained") from None
 
 
 # ---------------------------------------------------------------------------------------------------------------- vit

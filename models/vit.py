@@ -73,6 +73,10 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
+def default_patch(image_size):
+    return 4 if image_size <= SMALL_IMAGE else 16
+
+
 class ViT(nn.Module):
     """Patches, positions, transformer blocks, a classifier of the class token: (B, 3, H, W) -> (B, num_classes), H = W.
 
@@ -94,7 +98,7 @@ class ViT(nn.Module):
         drop_path: float = 0.0,
     ):
         super().__init__()
-        patch = patch or (4 if image_size <= SMALL_IMAGE else 16)
+        patch = patch or default_patch(image_size)
         if patch < 1 or image_size % patch:
             raise ValueError(f"vit.patch must divide the {image_size} pixels of an image's side, got {patch}")
         if min(width, depth, heads) < 1 or width % heads:

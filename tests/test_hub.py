@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard, snapshot_download
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from torch import nn
 
 import checkpoints
@@ -138,6 +138,11 @@ def test_unfinished_run_is_refused(tmp_path):
     (tmp_path / "model" / "README.md").touch()
     with pytest.raises(ValueError, match=r"unfinished run without a whole model/: .* give its last\.pt"):
         hub.load(tmp_path)
+    (tmp_path / "model" / "README.md").unlink()
+    (tmp_path / "model").rmdir()
+    (tmp_path / "result.json").touch()
+    with pytest.raises(ValueError, match="holds the scores of a run without its weights"):
+        hub.load(tmp_path)
 
 
 def test_a_module_of_two_names_keeps_its_weights(tmp_path, monkeypatch):
@@ -253,14 +258,13 @@ def test_unreachable_hub_gives_what_was_downloaded_before_or_one_line(tmp_path, 
 
 
 def test_what_the_hub_does_not_have_is_not_taken_from_an_earlier_download(fake_hub, monkeypatch):
-    """Or an expired token would bring back old weights."""
+    """Or a bad or expired token would bring back old weights."""
     saved(fake_hub.folder)
-    error = RepositoryNotFoundError("no such repository", response=Mock())
-    monkeypatch.setattr(fake_hub, "model_info", Mock(side_effect=error))
-    with pytest.raises(
-        ValueError, match=r"no such run, .*the hub has none that you may read \(RepositoryNotFoundError\)"
-    ):
-        hub.load("me/nets")
+    for kind, code in ((RepositoryNotFoundError, 404), (HfHubHTTPError, 401), (HfHubHTTPError, 403)):
+        error = kind("no", response=Mock(status_code=code))
+        monkeypatch.setattr(fake_hub, "model_info", Mock(side_effect=error))
+        with pytest.raises(ValueError, match=rf"no such run, .*the hub has none that you may read \({kind.__name__}\)"):
+            hub.load("me/nets")
 
 
 def test_a_network_of_another_program_is_refused_before_its_weights_are_downloaded(fake_hub):
@@ -281,8 +285,16 @@ def test_images_of_another_size_are_refused(tmp_path):
 
 
 def test_card_does_not_tell_where_files_lie(tmp_path):
-    text = hub.card(hub.load(saved(tmp_path / "model")), {"init_from": str(tmp_path / "model")}, RESULT)
-    assert "| init_from | model |" in text and str(tmp_path) not in text
+    model = hub.load(saved(tmp_path / "model"))
+    for folder in (tmp_path / "model", tmp_path / "gone"):
+        text = hub.card(model, {"init_from": str(folder)}, RESULT)
+        assert f"| init_from | {folder.name} |" in text and str(tmp_path) not in text
+
+
+def test_name_that_is_not_unicode_does_not_keep_a_network_from_being_saved(tmp_path):
+    model = hub.load(saved(tmp_path / "model"))
+    hub.save(model, tmp_path / "next", RECIPE | {"init_from": "runs/caf\udce9"}, RESULT)
+    assert r"runs/caf\udce9" in (tmp_path / "next" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["nowhere", "/no/where", "a/b/c", "../a"])
@@ -350,6 +362,15 @@ def test_a_stem_for_small_images_starts_a_network_for_large_ones():
     net = models.build("resnet18", 2, settings, 96)
     assert hub.start_from(model, net, head, "resnet18", settings, ["a", "b"], 96)
     assert_same_weights(net, model.net)
+
+
+def test_patch_of_a_vit_is_what_it_is_at_its_size():
+    tiny = {"vit.depth": 1, "vit.width": 6}
+    model = hub.Classifier("vit", ["a", "b"], tiny, 32, [0.0] * 3, [1.0] * 3)
+    with pytest.raises(ValueError, match=r"with vit\.patch=4, this run has vit\.patch=8: give --set vit\.patch=4"):
+        hub.start_from(model, None, {"head.weight", "head.bias"}, "vit", tiny | {"vit.patch": 8}, ["a", "b"], 64)
+    net = models.build("vit", 2, tiny | {"vit.patch": 4}, 32)
+    assert hub.start_from(model, net, {"head.weight"}, "vit", tiny | {"vit.patch": 4}, ["a", "b"], 32)
 
 
 def test_start_at_an_image_size_that_changes_the_network():
