@@ -196,7 +196,7 @@ def test_watching_the_test_set_reports_its_bias(command, tmp_path, monkeypatch):
 
 def test_confusion_of_many_classes_is_not_kept(command, tmp_path, monkeypatch):
     monkeypatch.setattr(log, "MOST_COUNTED", 3)
-    run(*command("--arch", "linear", "--max-steps", "1"))
+    run(*command(*SMALL, "--max-steps", "1"))
     assert result_of(tmp_path / "runs" / "run")["confusion"] is None
 
 
