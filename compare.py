@@ -31,7 +31,7 @@ from tasks import Task
 from tuning import as_text
 
 SPEEDS = "cost.json"
-BUDGET = ("dataset", "epochs", "max_steps", "val_size")
+BUDGET = ("dataset", "epochs", "max_steps", "val_size", "folds")
 # Flags that a row has in another form.
 RESOLVED = ("amp", "arch", "crop_scale", "graph", "seed", "settings")
 
@@ -87,7 +87,7 @@ class Comparison:
             with suppress(ValueError):  # damaged: the report names it
                 row = json.loads(file.read_text())
                 for name in BUDGET:
-                    if row.get(name) not in (None, asked[name]):  # val_size is None where val/ is scored
+                    if row.get(name) not in (None, asked[name]):  # val_size is None with --folds and val/
                         refuse(f"{file.parent} has {name} {row[name]}, not {asked[name]}: choose another OUT")
 
     def refuse_other_recipe(self, run, seed):
@@ -137,7 +137,7 @@ class Comparison:
             print(f"{len(left)} runs left, about {total:.1f} hours of training at the measured speeds", flush=True)
 
     def lacks_speeds(self):
-        """Whether nothing is left to train, but for runs that failed, and there is time for a network that has no speed yet."""
+        """Whether only failed runs are left, the report reads speeds, one is not known yet, and there is time to measure."""
         waiting, _ = self.board.overview()
         reads_none = "--recipes" in os.environ["REPORT"]  # the report of a search
         is_late = self.has_measured or time.monotonic() > self.deadline

@@ -189,7 +189,7 @@ def make_parser(description):
 
 
 def heading(parser, title):
-    """What adds flags under a heading, add(flag, default, help, ...): the default gives a flag its type and ends its help."""
+    """Returns add(flag, default, help, ...), for flags under this heading: the default gives the type, and ends the help."""
     group = parser.add_argument_group(title)
 
     def add(flag, default, help, **kwargs):

@@ -130,8 +130,9 @@ def card(model, recipe, result):
             for metric, (name, value) in scores.items()
         ],
     )
-    if os.path.isabs(recipe.get("init_from") or ""):
-        recipe = recipe | {"init_from": Path(recipe["init_from"]).name}  # and not where it lies on this machine
+    start = recipe.get("init_from") or ""
+    if os.path.isabs(start) or (start and Path(start).exists()):
+        recipe = recipe | {"init_from": Path(start).name}  # and not where it lies on this machine
     rows = "\n".join(f"| {name} | {value} |" for name, value in recipe.items())
     recipe = f"| setting | value |\n| --- | --- |\n{rows}"
     return str(ModelCard(CARD.format(**result | {"front": front, "recipe": recipe, "image_size": model.image_size})))
@@ -177,10 +178,9 @@ def model_folder(path_or_id):
     path = Path(path_or_id)
     if not path.is_dir():
         return download(str(path_or_id))
-    is_finished = (path / "result.json").exists()
-    if not is_finished and not (path / "model" / "config.json").exists() and (path / "last.pt").exists():
-        raise ValueError(f"{path} is an unfinished run without a whole model/: finish it, or give its last.pt")
-    if not (path / "model").is_dir() and is_finished:
+    if not (path / "model" / "config.json").exists() and (path / "last.pt").exists():
+        raise ValueError(f"{path} has no whole model/: finish the run, or give its last.pt")
+    if not (path / "model").is_dir() and (path / "result.json").exists():
         raise ValueError(f"{path} holds the scores of a run without its weights, as results/ does: train it again")
     return path / "model" if (path / "model").is_dir() else path
 
@@ -272,6 +272,8 @@ def start_from(model, net, head, arch, settings, classes, image_size):
     """
     if model.arch != arch:
         raise ValueError(f"--init-from holds {model.arch}, this run is {arch}: give the same --arch and --set")
+    if arch == "vit" and model.image_size != image_size:  # its positions belong to a size
+        raise ValueError(f"--init-from holds vit for images of {model.image_size} pixels: give that as --image-size")
     theirs, ours = with_defaults(arch, model.settings, model.image_size), with_defaults(arch, settings, image_size)
     if differ := [name for name in ours if theirs[name] != ours[name]]:
         there, here = (", ".join(f"{name}={as_text(of[name])}" for name in differ) for of in (theirs, ours))

@@ -295,7 +295,7 @@ def appendix(deck, results, charts, folder):
 
 
 def with_short_cells(table):
-    """A table in which long lists of networks are their number; None stays None."""
+    """The table with each long list of networks replaced by their number; None stays None."""
     return table and [
         [f"{cell.count(', ') + 1} networks" if len(cell) > MOST_LETTERS else cell for cell in line] for line in table
     ]

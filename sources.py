@@ -20,9 +20,13 @@ HUB_SETS = {  # name: (repository on the hub, image column, label column)
     "cifar100": ("uoft-cs/cifar100", "img", "fine_label"),
     "cifar10": ("uoft-cs/cifar10", "img", "label"),
 }
-ARCHIVES = {  # name: (folder, tar file, file of the test images)
-    "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz", "test"),
-    "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz", "test_batch"),
+ARCHIVES = {  # name: (folder, tar file, files)
+    "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz", ("train", "test", "meta")),
+    "cifar10": (
+        "cifar-10-batches-py",
+        "cifar-10-python.tar.gz",
+        (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"),
+    ),
 }
 LAYOUTS = {
     "folder": "train/<class>/ and test/<class>/",
@@ -214,10 +218,11 @@ def find_cifar(name, root):
 
 def find_archive(name, root):
     """{"archive": files}: those of CIFAR's original archive in root or its folder there, or else the tar file; {} if none."""
-    folder, tar, test = ARCHIVES[name]
+    folder, tar, names = ARCHIVES[name]
     for here in (root, os.path.join(root, folder)):
-        if os.path.isfile(os.path.join(here, test)):
-            return {"archive": sorted(glob.glob(os.path.join(glob.escape(here), "*")))}
+        files = [os.path.join(here, file) for file in names]
+        if all(map(os.path.isfile, files)):
+            return {"archive": files}
     tar = os.path.join(root, tar)
     return {"archive": [tar]} if os.path.isfile(tar) else {}
 
@@ -231,7 +236,7 @@ def open_archive(name, found, image_size):
     from torchvision.datasets.utils import check_integrity, extract_archive
 
     published, path = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name], found.files["archive"][0]
-    reader = type(name, (published,), {"base_folder": ""})  # the user's may have another name
+    reader = type(name, (published,), {"base_folder": ""})  # the user's folder may have another name
     here = os.path.dirname(path)
     with TemporaryDirectory() as unpacked:
         if check_integrity(path, published.tgz_md5):

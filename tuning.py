@@ -51,7 +51,7 @@ def recipes_of(folder, archs):
 
 
 def best_recipe(rows, names):
-    """The Recipe, told apart by the settings `names` and the knobs, that recipes_of() looks for in one architecture's rows."""
+    """The best Recipe in one architecture's rows, as recipes_of() says. names: the settings that, with knobs, tell recipes apart."""
     candidates = {}  # recipe and knobs -> seed -> row
     for row in rows:
         how = json.dumps([[row.get(name) or None for name in names], row["settings"]], sort_keys=True)

@@ -96,6 +96,7 @@ class Payload:
 def test_other_files_do_not_hide_an_archive(write, tmp_path):
     write(CIFAR100, ["train"], "test", "fine_labels")
     (tmp_path / "meta").touch()
+    (tmp_path / "test").touch()
     assert len(data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache").train) == N
 
 

@@ -136,8 +136,9 @@ def test_unfinished_run_is_refused(tmp_path):
     (tmp_path / "last.pt").touch()
     (tmp_path / "model").mkdir()  # it was killed while it saved the network
     (tmp_path / "model" / "README.md").touch()
-    with pytest.raises(ValueError, match=r"unfinished run without a whole model/: .* give its last\.pt"):
+    with pytest.raises(ValueError, match=r"has no whole model/: .* give its last\.pt"):
         hub.load(tmp_path)
+    (tmp_path / "last.pt").unlink()
     (tmp_path / "model" / "README.md").unlink()
     (tmp_path / "model").rmdir()
     (tmp_path / "result.json").touch()
@@ -368,7 +369,9 @@ def test_patch_of_a_vit_is_what_it_is_at_its_size():
     tiny = {"vit.depth": 1, "vit.width": 6}
     model = hub.Classifier("vit", ["a", "b"], tiny, 32, [0.0] * 3, [1.0] * 3)
     with pytest.raises(ValueError, match=r"with vit\.patch=4, this run has vit\.patch=8: give --set vit\.patch=4"):
-        hub.start_from(model, None, {"head.weight", "head.bias"}, "vit", tiny | {"vit.patch": 8}, ["a", "b"], 64)
+        hub.start_from(model, None, {"head.weight", "head.bias"}, "vit", tiny | {"vit.patch": 8}, ["a", "b"], 32)
+    with pytest.raises(ValueError, match="holds vit for images of 32 pixels: give that as --image-size"):
+        hub.start_from(model, None, {"head.weight", "head.bias"}, "vit", tiny, ["a", "b"], 64)
     net = models.build("vit", 2, tiny | {"vit.patch": 4}, 32)
     assert hub.start_from(model, net, {"head.weight"}, "vit", tiny | {"vit.patch": 4}, ["a", "b"], 32)
 
