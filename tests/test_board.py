@@ -19,7 +19,8 @@ from board import Board, Taken
 from settings import read_settings
 from tests import processes, stand_in
 from tests.processes import ROOT
-from tests.test_scripts import SETTINGS, environment
+from tests.test_compare import SETTINGS
+from tests.test_scripts import environment
 from tuning import Recipe
 
 

@@ -21,7 +21,8 @@ from speed import parse_run
 from tests import slurm_cluster, stand_in
 from tests.processes import ROOT
 from tests.runs import assert_same
-from tests.test_scripts import SETTINGS, environment
+from tests.test_compare import SETTINGS
+from tests.test_scripts import environment
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,273 @@
+"""compare.py and settings.py: what is asked for, and what is done about the runs that are left."""
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import children
+import compare
+from board import Taken
+from flags import parse_args
+from locks import Lock
+from settings import HERE, read_settings, train_command, train_flags
+from tuning import Recipe
+
+SETTINGS = {
+    "SEEDS": "0 1", "EPOCHS": "100", "DATASET": "cifar100", "OUT": "out", "NPROC": "1", "JOBS": "1", "MINUTES": "0",
+    "RECIPE": "", "TUNED": "", "RUNS": "resnet eca_resnet",
+}  # fmt: skip
+
+
+def test_parts_of_a_run_become_flags():
+    """Knobs, flags and the name of a foreign network. The preset's flags come first, the user's last, and so count."""
+    runs = [
+        "torchvision:resnet18:--pretrained:--freeze=backbone",
+        "eca_resnet:eca.kernel_size=5:--init-from=runs/a/model",
+    ]
+    environ = SETTINGS | {"RUNS": " ".join(runs), "RECIPE": "--optimizer adamw --lr 5e-4 --image-size 64"}
+    settings = read_settings(environ, ["--lr", "1"])
+    one, several = train_command(settings, runs[0], ["3"]), train_command(settings, runs[1], ["0", "1"])
+    recipe = "--optimizer adamw --lr 5e-4 --image-size 64"
+    common = "--epochs 100 --dataset cifar100"
+    assert " ".join(one[2:]) == (
+        f"--arch torchvision:resnet18 {common} --seed 3 --out out "
+        f"--name torchvision-resnet18-pretrained-freeze=backbone-seed3 {recipe} --pretrained --freeze=backbone --lr 1"
+    )
+    assert " ".join(several[2:]) == (
+        f"--arch eca_resnet {common} --seed 0 1 --set eca.kernel_size=5 --out out "
+        f"--name eca_resnet-eca.kernel_size=5-init-from=runs-a-model-seed{{seed}} {recipe} --init-from=runs/a/model --lr 1"
+    )
+
+
+def test_a_program_may_be_given_a_limit():
+    began = time.monotonic()
+    code, _ = children.Children().run([sys.executable, "-c", "import time; time.sleep(60)"], limit_s=0.5)
+    assert code == -signal.SIGTERM and time.monotonic() - began < 30
+
+
+def test_signal_that_was_ignored_at_the_start_stays_ignored():
+    was = {number: signal.getsignal(number) for number in children.STOP_SIGNALS}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        stop = children.Children().stop
+        assert (signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)) == (signal.SIG_IGN, stop)
+    finally:
+        for number, handler in was.items():
+            signal.signal(number, handler)
+
+
+def test_flags_that_the_recipe_completes_are_taken():
+    settings = SETTINGS | {"DATASET": "auto", "RECIPE": "--pretrained"}
+    assert read_settings(settings, ["--freeze", "backbone"]).dataset == "cifar100"
+    settings |= {"RECIPE": "--freeze backbone", "RUNS": "vit:--pretrained", "BEST": "2"}
+    assert read_settings(settings, []).dataset == "cifar100"
+
+
+def test_home_is_meant_by_a_tilde(monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert read_settings(SETTINGS | {"OUT": "~/runs"}, []).out == Path("/home/ada/runs")
+    with pytest.raises(SystemExit):
+        read_settings(SETTINGS | {"TUNED": "~/search"}, [])
+    assert "TUNED: no runs in /home/ada/search" in capsys.readouterr().err
+
+
+def test_a_runs_own_flags_count_for_more_than_a_tuned_recipe():
+    settings = read_settings(SETTINGS | {"SEEDS": "00 1", "RECIPE": "--optimizer adamw --lr 5e-4"}, [])
+    found = Recipe(["--optimizer", "sgd", "--lr", "0.1"], {"resnet.width": "8"})
+    settings.recipes = {"resnet": found}
+    flags = parse_args(train_flags(settings, "resnet:resnet.width=12:--lr=0.5", settings.seeds))
+    assert (flags.lr, flags.settings, flags.seeds) == (0.5, {"resnet.width": "12"}, [0, 1])
+    tuned, other = (parse_args(train_flags(settings, arch, ["0"])) for arch in ("resnet", "vit"))
+    assert (tuned.optimizer, tuned.lr, other.optimizer, other.lr) == ("sgd", 0.1, "adamw", 5e-4)
+    settings.user_flags = ["--lr", "1"]
+    assert parse_args(train_flags(settings, "resnet", ["0"])).lr == 1
+
+
+@pytest.fixture
+def comparison(tmp_path, monkeypatch):
+    """A comparison of one run and four seeds, whose programs only note how they were called, and end with .code."""
+    calls = []
+    answer = SimpleNamespace(code=0, during=lambda: None)
+
+    def run(command, *_, **__):
+        calls.append(command)
+        answer.during()
+        return answer.code, ""
+
+    programs = SimpleNamespace(stopped_by=0, run=run)
+    monkeypatch.setattr(compare, "Children", lambda: programs)
+    settings = SETTINGS | {"RUNS": "resnet", "SEEDS": "0 1 2 3", "OUT": str(tmp_path / "out")}
+    made = compare.Comparison(read_settings(settings, []))
+    made.calls, made.answer = calls, answer
+    return made
+
+
+def test_speeds_are_of_images_of_the_data_sets_size(comparison):
+    comparison.facts = {"image_size": 64, "steps": 1, "batch_size": 1}
+    comparison.speeds()
+    (command,) = comparison.calls
+    assert command[-2:] == ["--image-size", "64"]
+
+
+def test_speeds_that_cannot_be_measured_do_not_stop_the_training(comparison, capsys):
+    comparison.answer.code = 1
+    comparison.speeds()
+    assert "could not be measured: going on without them" in capsys.readouterr().out
+    comparison.answer.code = 2
+    with pytest.raises(SystemExit):
+        comparison.speeds()
+
+
+def write_file(comparison, seed, name, content="{}"):
+    path = comparison.board.folder("resnet", seed) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+
+
+def test_a_dead_owner_and_an_old_status_do_not_hide_a_failure(comparison):
+    """One process was killed and left its lock; one had been stopped the day before, and now ended before its first step."""
+    lock = Lock(comparison.board.folder("resnet", "0") / "lock")
+    lock.stopped.set()
+    holder = json.loads(lock.path.read_text())
+    lock.path.write_text(json.dumps(holder | {"process_started": holder["process_started"] - 100}))
+    write_file(comparison, "1", "status", "SIGTERM at step 7")
+    comparison.board.claims.mkdir()
+    comparison.answer.code = 1
+    comparison.train(Taken("resnet", ["0", "1"]), 60.0, {})
+    assert comparison.failures == ["resnet with seed 0", "resnet with seed 1"]
+
+
+@pytest.mark.parametrize(
+    ("code", "failed"),
+    [
+        (compare.TIME_IS_UP_CODE, ["2"]),
+        (1, ["2"]),
+        (2, ["0", "1", "2"]),
+        (-9, ["0", "1", "2"]),
+        (compare.HELD_CODE, []),
+        (0, ["0", "1", "2"]),
+    ],
+)
+def test_only_seeds_that_failed_are_told_as_failed(comparison, code, failed):
+    """Of four seeds in a call one was stopped in time, another process trains one, one diverged, one is finished."""
+    for seed, file in (("1", "lock"), ("2", "last.pt"), ("3", "result.json")):
+        write_file(comparison, seed, file)
+    comparison.board.claims.mkdir()
+    comparison.answer.code = code
+    comparison.answer.during = lambda: write_file(comparison, "0", "status")
+    comparison.train(Taken("resnet", ["0", "1", "2", "3"]), 60.0, {})
+    assert comparison.failures == [f"resnet with seed {seed}" for seed in failed]
+    assert comparison.time_is_up == (code == compare.TIME_IS_UP_CODE)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "further"),
+    [
+        ("status", "interrupted by SIGTERM at step 7\n", False),
+        ("status", "interrupted by SIGTERM at step 8\n", True),
+        ("result.json", "{}", True),
+    ],
+)
+def test_run_that_stands_where_it_stood_has_not_progressed(comparison, file, content, further):
+    write_file(comparison, "0", file, content)
+    comparison.steps_before = {comparison.board.folder("resnet", "0"): 7}
+    assert comparison.progressed() == further
+
+
+def test_each_of_several_runs_has_gpus_of_its_own(comparison, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    comparison.settings.nproc, comparison.settings.jobs, comparison.facts = 2, 3, {"gpus": 4}
+    gpus = [comparison.environ_of(i)["CUDA_VISIBLE_DEVICES"] for i in range(3)]
+    assert gpus == ["0,1", "2,3", "0,1"]
+
+
+def test_hours_are_of_several_runs_at_once_on_several_gpus_each(comparison, capsys):
+    speeds = {"rows": [{"arch": "resnet", "settings": {}, "train_imgs_per_s": 10.0, "image_size": 32}]}
+    comparison.settings.out.mkdir()
+    (comparison.settings.out / "cost.json").write_text(json.dumps(speeds))
+    comparison.facts = {"steps": 36_000, "batch_size": 20, "image_size": 32}
+    comparison.settings.nproc, comparison.settings.jobs = 2, 4
+    assert comparison.hours() == {"resnet": 10.0}
+    comparison.speeds()
+    assert "4 runs left, about 10.0 hours of training" in capsys.readouterr().out
+    comparison.facts["image_size"] = 64
+    assert comparison.hours() == {}
+
+
+def test_speeds_of_a_cpu_do_not_stand_for_those_of_a_gpu(comparison, monkeypatch):
+    row = {"arch": "resnet", "settings": {}, "train_imgs_per_s": 10.0, "image_size": 32}
+    comparison.settings.out.mkdir()
+    (comparison.settings.out / "cost.json").write_text(json.dumps({"rows": [row]}))
+    comparison.facts = {"steps": 1, "batch_size": 1, "image_size": 32, "gpus": 0}
+    assert not comparison.speeds_are_there()  # each command measures anew, but for the tasks of an array
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    assert comparison.speeds_are_there()
+    comparison.facts["gpus"] = 1
+    assert not comparison.speeds_are_there()
+
+
+def test_seed_whose_folder_cannot_be_used_does_not_stop_the_others(comparison):
+    comparison.board.claims.mkdir(parents=True)
+    comparison.answer.code = 2
+    comparison.train(Taken("resnet", ["0", "1"]), 60.0, {})
+    together, *alone = [command[command.index("--seed") + 1 : command.index("--out")] for command in comparison.calls]
+    assert (together, alone) == (["0", "1"], [["0"], ["1"]])
+    assert comparison.failures == ["resnet with seed 0", "resnet with seed 1"]
+
+
+def test_networks_that_differ_in_spelling_or_that_tuned_makes_equal_train_once(monkeypatch):
+    runs = (
+        "hornet_resnet hornet_resnet:hornet.scale=0.3333 eca_ghostnet_resnet ghostnet_eca_resnet vit vit:--pretrained"
+    )
+    settings = read_settings(SETTINGS | {"RUNS": runs}, [])
+    assert settings.runs == [run for run in runs.split() if run != "ghostnet_eca_resnet"]
+    found = {"hornet_resnet": Recipe([], {"hornet.scale": "0.3333"})}
+    monkeypatch.setattr("settings.recipes_of", lambda folder, archs: found)
+    settings = read_settings(SETTINGS | {"RUNS": runs, "TUNED": "search"}, [])
+    assert settings.runs == ["hornet_resnet", "eca_ghostnet_resnet", "vit", "vit:--pretrained"]
+
+
+@pytest.mark.parametrize("nproc", ["1", "2"])
+def test_several_processes_are_started_by_torchrun(nproc):
+    command = train_command(read_settings(SETTINGS | {"NPROC": nproc}, []), "resnet", ["0"])
+    launch = " -m torch.distributed.run --standalone --nproc_per_node 2" if nproc == "2" else ""
+    assert " ".join(command).startswith(f"{sys.executable}{launch} {HERE}/train.py --arch resnet ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "flags", "message"),
+    [
+        ({}, ["--seed", "5"], "--seed cannot be given here: set SEEDS"),
+        ({}, ["--out=x"], "--out cannot be given here: set OUT"),
+        ({}, ["--name", "x"], "--name cannot be given here: set OUT"),
+        ({}, ["--arch", "x"], "--arch cannot be given here: set RUNS"),
+        ({}, ["--epochs", "1"], "--epochs cannot be given here: set EPOCHS"),
+        ({}, ["--dataset", "x"], "--dataset cannot be given here: set DATASET"),
+        ({}, ["--set", "resnet.width=8"], "--set cannot be given here: set RUNS"),
+        ({"RECIPE": "--epochs 30"}, [], "--epochs cannot be given here: set EPOCHS"),
+        ({"RUNS": "resnet:--seed=7"}, [], "--seed cannot be given here: set SEEDS"),
+        ({}, ["--eval-only", "x"], "--eval-only is for one run: give it to train.py"),
+        ({"SEEDS": ""}, [], "SEEDS must be whole numbers"),
+        ({"SEEDS": "0 1 0"}, [], "SEEDS has a number twice: 0 1 0"),
+        ({"RUNS": ""}, [], "RUNS is empty"),
+        ({"OUT": ""}, [], "OUT is empty"),
+        ({"JOBS": "0"}, [], "JOBS must be a whole number, 1 or more, got '0'"),
+        ({"EPOCHS": "five"}, [], "EPOCHS must be a whole number, 1 or more, got 'five'"),
+        ({"MINUTES": "-1"}, [], "MINUTES must be a number, 0 or more, got '-1'"),
+        ({"TUNED": "nowhere"}, [], "TUNED: no runs in nowhere: start PRESET=tuning OUT=nowhere first"),
+        ({"BEST": "2"}, ["--val-size", "0"], "--val-size 0 leaves nothing to choose a recipe on: leave it out"),
+        ({"REPORT": "--recipes"}, ["--val-size=0"], "--val-size 0 leaves nothing to choose a recipe on: leave it out"),
+        ({"SEEDS": "1 01"}, [], "SEEDS has a number twice: 1 01"),
+    ],
+)
+def test_mistaken_setting_is_one_line(settings, flags, message, capsys):
+    with pytest.raises(SystemExit) as exit:
+        read_settings(SETTINGS | settings, flags)
+    assert exit.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"compare.sh: {message}") and err.count("\n") == 1
