@@ -137,7 +137,7 @@ class Comparison:
             print(f"{len(left)} runs left, about {total:.1f} hours of training at the measured speeds", flush=True)
 
     def lacks_speeds(self):
-        """Whether only failed runs are left, the report reads speeds, one is not known yet, and there is time to measure."""
+        """Whether to measure now: only failed runs are left, the report reads speeds, one is unknown, and there is time."""
         waiting, _ = self.board.overview()
         reads_none = "--recipes" in os.environ["REPORT"]  # the report of a search
         is_late = self.has_measured or time.monotonic() > self.deadline

@@ -222,7 +222,7 @@ def download(path_or_id):
         HfApi().model_info(repo_id, revision=revision, timeout=5)  # where this fails, a download would retry for 23 s
     except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
         problem = error
-    # it answered, and refuses: also a bad or expired token
+    # the hub answered with a refusal, as it does to a bad or expired token
     if isinstance(problem, HfHubHTTPError) and problem.response.status_code in (401, 403, 404):
         why = f"the hub has none that you may read ({type(problem).__name__})"
         raise ValueError(f"{path_or_id}: no such run, model folder or checkpoint, and {why}") from None

@@ -90,7 +90,7 @@ def read_settings(environ, user_flags):
 
 
 def once_each(runs, recipes):
-    """The runs without those that differ in spelling alone, or that TUNED makes equal to an earlier one."""
+    """The runs, without any that an earlier one equals but for its spelling, or equals because of TUNED."""
     distinct = {}
     for run in runs:
         arch, knobs, own = parts_of(run)

@@ -230,7 +230,8 @@ def find_archive(name, root):
 def open_archive(name, found, image_size):
     """CIFAR from its original archive, in the form of open_folder.
 
-    Its files are pickles, which could run any code: torchvision reads only those that CIFAR's authors published, by their MD5 sums.
+    Its files are pickles, which could run any code. torchvision checks their MD5 sums first, and so reads only the files
+    that CIFAR's authors published.
     """
     from torchvision.datasets import CIFAR10, CIFAR100
     from torchvision.datasets.utils import check_integrity, extract_archive
