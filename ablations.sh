@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Varies the knobs of every method, one at a time as its paper does, over seeds; the report has a table per method.
+# Varies the methods' knobs, one at a time as their papers do, over seeds; the report has a table per method.
 #
 #   bash ablations.sh                                    # all methods on CIFAR-100: days on two CPU cores, hours on a GPU
 #   METHODS="eca ghostnet" EPOCHS=5 bash ablations.sh    # two of them, briefly
@@ -136,8 +136,7 @@ runs_of() { # the settings that a method's paper compares, each against the defa
 
 RUNS="resnet"
 for method in $METHODS; do
-    runs="$(runs_of "$method")"
-    RUNS="$RUNS $(echo "$runs" | paste -sd ' ')"
+    RUNS="$RUNS $(runs_of "$method")"
 done
 export RUNS METHODS OUT="${OUT-runs/ablations}" SCRIPT=ablations.sh
 exec bash "$here/compare.sh" "$@"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import locks
 import slurm
+from settings import arch_of, name_of
 
 LOOK_AGAIN_S = 5.0  # at a run that another process holds
 LAST_WRITTEN = ("slides.pptx", "recipes.md")  # of a report, and of one with --recipes
@@ -35,9 +36,8 @@ class Board:
     the first seed.
     """
 
-    def __init__(self, out, runs, seeds, name_of, arch_of, best=0):
+    def __init__(self, out, runs, seeds, best=0):
         self.out, self.claims, self.seeds, self.together, self.best = out, out / "claims", seeds, False, best
-        self.name_of, self.arch_of = name_of, arch_of
         first = seeds[:1] if best else seeds
         self.left = {(run, seed): None for seed in first for run in runs}  # not known to be finished, in order
         self.done = {}  # (run, seed), in the order in which they were found finished
@@ -52,7 +52,7 @@ class Board:
         self.mutex = threading.Lock()
 
     def folder(self, run, seed):
-        return self.out / f"{self.name_of(run)}-seed{seed}"
+        return self.out / f"{name_of(run)}-seed{seed}"
 
     def is_finished(self, run, seed):
         return (run, seed) in self.done or (self.folder(run, seed) / "result.json").exists()
@@ -61,7 +61,7 @@ class Board:
         return json.loads((self.folder(run, seed) / "result.json").read_text())
 
     def claim_file(self, run, seed):
-        return self.claims / f"{self.name_of(run)}-seed{seed}"
+        return self.claims / self.folder(run, seed).name
 
     def overview(self):
         """(those waiting, those finished), each a list of (run, seed)."""
@@ -134,21 +134,20 @@ class Board:
     # -------------------------------------------------------------------------------------------------- failures
 
     def failed_file(self, run, seed):
-        claim = self.claim_file(run, seed)
-        return claim.with_name(claim.name + ".failed")
+        return self.claims / f"{self.folder(run, seed).name}.failed"
 
     def note_failure(self, run, seeds):
         """Tells the other tasks of this array, and whoever waits for all runs of an architecture."""
         for seed in seeds:
-            self.failed_file(run, seed).write_text(json.dumps({"array": slurm.array(), "pid": os.getpid()}))
+            self.failed_file(run, seed).write_text(slurm.array() or "")
 
     def has_failed(self, run, seed):
         """Whether a run failed in this array of tasks, or in this process: the next command tries it again."""
         try:
-            noted = json.loads(self.failed_file(run, seed).read_text())
-        except (OSError, ValueError):
+            array = self.failed_file(run, seed).read_text()
+        except OSError:
             return False
-        return noted["array"] == slurm.array() if slurm.array() else (run, seed) in self.passed
+        return array == slurm.array() if slurm.array() else (run, seed) in self.passed
 
     # ------------------------------------------------------------------------------------------------------ best
 
@@ -206,9 +205,7 @@ def when_stopped(folder):
 
 
 def step_of(folder):
-    """The step at which a run was stopped, by its status; 0 if that is not known."""
+    """The step at which a run was stopped, by its status; without one, 1 if it has saved something, else 0."""
     with suppress(OSError, ValueError, IndexError):
         return int((folder / "status").read_text().rsplit("at step ", 1)[1])
-    with suppress(OSError):
-        return 1 if (folder / "last.pt").exists() else 0
-    return 0
+    return int(os.path.exists(folder / "last.pt"))

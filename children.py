@@ -18,7 +18,7 @@ class Children:
     """The programs at hand. Each is a process group of its own, to which a signal that stops us is passed on."""
 
     def __init__(self):
-        self.mutex, self.running, self.told = threading.RLock(), set(), threading.Event()
+        self.running, self.told = set(), threading.Event()
         self.stopped_by, self.stopped_at = 0, 0.0
         for number in STOP_SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
@@ -39,11 +39,10 @@ class Children:
 
         limit_s: seconds after which the program is told to end.
         """
-        with self.mutex:
-            if self.stopped_by:
-                return 128 + self.stopped_by, ""
-            child = subprocess.Popen(command, env=environ, process_group=0, text=True, **how)
-            self.running.add(child)
+        if self.stopped_by:
+            return 128 + self.stopped_by, ""
+        child = subprocess.Popen(command, env=environ, process_group=0, text=True, **how)
+        self.running.add(child)
         if self.stopped_by:  # between the check and the addition
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGTERM)

@@ -26,7 +26,7 @@ from board import Board, Taken, step_of, when_stopped
 from children import Children
 from flags import HELD_CODE, PADDED_UP_TO, TIME_IS_UP_CODE, mistakes_refused, parse_args
 from hours import hours_of, network_of
-from settings import HERE, arch_of, name_of, parts_of, read_settings, refuse, train_command, train_flags
+from settings import HERE, parts_of, read_settings, refuse, train_command, train_flags, tuned_parts_of
 from tasks import Task
 from tuning import as_text
 
@@ -46,10 +46,10 @@ class BrokenMachineError(Exception):
 class Comparison:
     def __init__(self, settings):
         self.settings, self.children = settings, Children()
-        self.board = Board(settings.out, settings.runs, settings.seeds, name_of, arch_of, settings.best)
-        self.began, self.failures, self.problems = time.monotonic(), [], []
+        self.board = Board(settings.out, settings.runs, settings.seeds, settings.best)
+        self.failures, self.problems = [], []
         self.checked, self.facts = None, {}  # the command of check(), and what it said of run and machine
-        self.deadline = self.began + 60 * settings.minutes if settings.minutes else float("inf")
+        self.deadline = time.monotonic() + 60 * settings.minutes if settings.minutes else float("inf")
         self.time_is_up = self.has_measured = False
         self.needed_s = 0.0  # seconds that must be left to start a run
         self.steps_before = {}  # of runs that were taken: where they stood
@@ -117,7 +117,8 @@ class Comparison:
         s, self.has_measured = self.settings, True
         with suppress(locks.HeldError), locks.Lock(self.board.claims / "speeds"):
             if not self.speeds_are_there():
-                command = [sys.executable, str(HERE / "speed.py"), *map(self.as_trained, s.runs)]
+                networks = [":".join([arch, *map("=".join, knobs.items())]) for arch, knobs in self.networks().values()]
+                command = [sys.executable, str(HERE / "speed.py"), *networks]
                 completing = ("--pretrained", "--init-from", "--fold", "--folds")  # what flags of all runs may ask for
                 own = [flag for flag in parts_of(s.runs[0])[2] if flag.split("=")[0] in completing]
                 command += ["--out", str(s.out / SPEEDS), *s.recipe, *own, *s.user_flags]
@@ -144,8 +145,7 @@ class Comparison:
         if reads_none or is_late or not all(self.board.has_failed(*entry) for entry in waiting):
             return False
         file = self.settings.out / SPEEDS
-        networks = {run: parts_of(self.as_trained(run))[:2] for run in self.settings.runs}
-        return not (file.exists() and hours_of(networks, json.loads(file.read_text())["rows"], 1))
+        return not (file.exists() and hours_of(self.networks(), json.loads(file.read_text())["rows"], 1))
 
     def try_speeds(self):
         """Measures the speeds after the training. Data or a machine that are gone by then must not keep the report back."""
@@ -157,11 +157,9 @@ class Comparison:
             self.leave_if_stopped()
             print("the speeds were not measured, because one run could not be prepared here", flush=True)
 
-    def as_trained(self, run):
-        """A run with the knobs that TUNED adds, which may change its speed."""
-        arch, knobs, _ = parts_of(run)
-        tuned = self.settings.recipes.get(arch)
-        return ":".join([arch, *(f"{knob}={value}" for knob, value in (tuned.knobs | knobs).items())]) if tuned else run
+    def networks(self):
+        """{run: (arch, {knob: value})}, with the knobs that TUNED adds, which may change its speed."""
+        return {run: tuned_parts_of(run, self.settings.recipes)[:2] for run in self.settings.runs}
 
     def speeds_are_there(self):
         """Whether another task of this array has measured: its machine stands for all, except a CPU for a GPU."""
@@ -176,9 +174,10 @@ class Comparison:
         if not file.exists() or not self.facts:
             return {}
         n_images = self.facts["steps"] * self.facts["batch_size"] / self.settings.nproc
-        networks = {run: parts_of(self.as_trained(run))[:2] for run in self.settings.runs}
         rows = json.loads(file.read_text())["rows"]
-        return hours_of(networks, [row for row in rows if row["image_size"] == self.facts["image_size"]], n_images)
+        return hours_of(
+            self.networks(), [row for row in rows if row["image_size"] == self.facts["image_size"]], n_images
+        )
 
     def work(self):
         """JOBS workers, until there is nothing to take."""
@@ -284,8 +283,8 @@ class Comparison:
         if self.children.stopped_by:
             if slurm.job():
                 waiting, finished = self.board.overview()
-                is_work_left = bool(waiting or (finished and not self.board.is_reported()))
-                slurm.requeue_if_out_of_time(self.progressed(), is_work_left)
+                if waiting or (finished and not self.board.is_reported()):
+                    slurm.requeue_if_out_of_time(self.progressed())
             raise SystemExit(128 + self.children.stopped_by)
 
     def finish(self):
@@ -371,7 +370,7 @@ def plan(comparison, waiting):
             print("the hours are not known, because one run could not be prepared here", file=sys.stderr)
     given = [
         f"{name}={shlex.quote(os.environ[name])}"
-        for name in os.environ.get("GIVEN", "").split()
+        for name in os.environ["GIVEN"].split()
         if name not in ("PLAN", "JOBS")  # a task takes one run after the other
     ]
     script, n_gpus = [os.environ["SCRIPT"], *comparison.settings.user_flags], comparison.settings.nproc
@@ -410,7 +409,7 @@ def main(flags):
         f"{total} run{'s' * (total != 1)} in {settings.out}, {len(finished)} of them finished; {settings.dataset}, {epochs}",
         flush=True,
     )
-    for run, seed in dict(finished).items():  # the report compares the seeds of a run
+    for run, seed in dict(finished).items():  # one seed of each run: the report compares the others with it
         comparison.refuse_other_recipe(run, seed)
     for run, seed in waiting[:1]:
         comparison.refuse_other_budget(run, seed)
@@ -436,8 +435,7 @@ def main(flags):
     except BrokenMachineError as error:
         refuse("; ".join([str(error), *(f"failed: {run}" for run in comparison.failures)]), code=1)
     except OSError as error:  # such as a disk that this node lacks
-        print(f"{os.environ['SCRIPT']}: OUT={settings.out} cannot be used here: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        refuse(f"OUT={settings.out} cannot be used here: {error}", code=1)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Trains a list of networks over seeds with one recipe, then writes the report. PRESET names the list:
 #
-#   methods    the ResNet at several widths, the methods and four combinations (the default)
+#   methods    the ResNet at five widths, twelve methods and four combinations (the default)
 #   depth      plain networks against residual ones of the same layers: does depth hurt without shortcuts?
 #   classics   a linear classifier, LeNet, AlexNet, VGG, GoogLeNet and ResNets
-#   vit        a vision transformer with published weights and from scratch, and a smaller one (depth 6, width 96) from scratch
+#   vit        a vision transformer with published weights and without, a smaller one (depth 6, width 96), and the ResNet
 #   transfer   published weights against random ones; fine-tuned, and with a frozen backbone
 #   recipe     optimizers and learning rates for four networks, compared on the validation split
 #   tuning     the same search for each network of the methods' list, on the validation split: all recipes with the first
@@ -17,15 +17,15 @@
 #   NPROC=8 bash compare.sh --amp bf16                       # each run on 8 GPUs; flags go on to train.py
 #   MINUTES=55 bash compare.sh                               # stops and saves in time; the same command resumes
 #   PRESET=cost SIZES=32 bash compare.sh --batch-size 16     # minutes on two CPU cores
-#   sbatch --array=0-20 --gpus=1 --requeue --signal=B:TERM@90 compare.sh     # on a Slurm cluster
+#   sbatch --array=0-20 --gpus=1 --requeue --signal=B:TERM@90 --open-mode=append compare.sh  # on a Slurm cluster
 #
 # Finished runs are skipped and unfinished ones resumed: run the same command again after an interruption. Ctrl-C and SIGTERM
 # stop the current runs after the step in progress. OUT is the folder of the runs (default runs/compare, for other presets
-# runs/ and the preset's name). It is refused if one of these runs is there with another recipe, or any run of another budget.
+# runs/ and the preset's name). It is refused if it holds one of these runs with another recipe, or any run of another budget.
 # Several of these commands may share one OUT, on any machines that see it: each takes the next run that nobody holds. A failed
 # run is reported at the end (exit code 1) and does not stop the others. PLAN=1 only lists what would be trained. ARCHS
 # replaces the methods' list: its backbones are the baselines, and are also trained at WIDTHS (default "24 32 12 8" for resnet,
-# none for others). BEST (default 2) is how many recipes of each architecture PRESET=tuning trains with all SEEDS. RUNS
+# none for others), but PRESET=tuning trains only what ARCHS names: name the baselines there, too. BEST (default 2) is how many recipes of each architecture PRESET=tuning trains with all SEEDS. RUNS
 # replaces any list: it names architectures, each with its knobs and flags after colons, such as RUNS="resnet
 # eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone". RECIPE replaces the preset's flags for all runs; the flags
 # found by TUNED override it, a run's own override those, and yours override all. NAME= sets NAME to nothing; leave it out for
@@ -77,7 +77,7 @@ for name in RECIPE TUNED MINUTES; do
     fi
 done
 recipe="" # flags for train.py
-report=() # flags for report.py
+report="" # flag for report.py
 ALL_METHODS="productpool eca gmlp mixer cspnet ghostnet resnest convnext coatnet hornet lsknet segnext" # the cheapest first
 COMBINATIONS="eca_ghostnet_resnet convnext_eca_resnet cspnet_eca_resnet eca_resnest_resnet"
 CLASSICS="linear lenet alexnet vgg16 vgg19 googlenet resnet resnet18 multiscale_resnet18 resnet34 resnet50"
@@ -111,7 +111,7 @@ case "$PRESET" in
         sgd="$(printf -- '--lr=%s ' 0.2 0.5 1)"
         adamw="$(printf -- '--optimizer=adamw:--lr=%s ' 2e-3 5e-3 1e-2)"
         runs="$(for arch in resnet convnext_resnet hornet_resnet coatnet_resnet; do printf "$arch:%s " $sgd $adamw; done)"
-        report=(--recipes)
+        report=--recipes
         ;;
     tuning)
         ARCHS="${ARCHS-resnet $(printf '%s_resnet ' $ALL_METHODS) $COMBINATIONS}"
@@ -126,7 +126,7 @@ case "$PRESET" in
                 esac
             done
         done
-        report=(--recipes)
+        report=--recipes
         export BEST="${BEST-2}" # of each architecture, which are trained with all seeds
         ;;
     cost)
@@ -139,7 +139,7 @@ case "$PRESET" in
         exit 2
         ;;
 esac
-export PRESET SCRIPT="${SCRIPT:-compare.sh}" REPORT="${report[*]-}"
+export PRESET SCRIPT="${SCRIPT:-compare.sh}" REPORT="$report"
 export RUNS="${RUNS-$runs}"
 export RECIPE="${RECIPE-$recipe}"
 export SEEDS="${SEEDS-0 1 2}"

@@ -6,11 +6,12 @@ from tuning import as_text
 def network_of(arch, knobs):
     """What tells a network from others: ghostnet_eca_resnet is eca_ghostnet_resnet, and a knob of 1e-6 is one of 1e-06."""
 
-    def plain(value):
+    def plain(value):  # typed or parsed
+        text = as_text(value)
         try:
-            return float(value)
+            return float(text)
         except ValueError:
-            return value.lower()
+            return text.lower()
 
     return frozenset(arch.split("_")), frozenset((name, plain(value)) for name, value in knobs.items())
 
@@ -20,9 +21,6 @@ def hours_of(networks, rows, n_images):
 
     networks: {run: (arch, {knob: value as typed})}. Returns {run: hours}.
     """
-    speed = {}
-    for row in rows:
-        knobs = {name: as_text(value) for name, value in row["settings"].items()}
-        speed[network_of(row["arch"], knobs)] = row["train_imgs_per_s"]
+    speed = {network_of(row["arch"], row["settings"]): row["train_imgs_per_s"] for row in rows}
     asked = {run: speed.get(network_of(*of)) for run, of in networks.items()}
     return {run: n_images / of / 3600 for run, of in asked.items()} if all(asked.values()) else {}

@@ -110,12 +110,8 @@ class Lock:
 
     def beat(self):
         while not self.stopped.wait(HEARTBEAT_S) and not self.rival():
-            try:
+            with suppress(OSError):  # a network disk that fails for a moment; rival() sees whether the file is gone
                 os.utime(self.path)
-            except FileNotFoundError:
-                return
-            except OSError:  # a network disk that fails for a moment
-                continue
 
     def release(self):
         self.stopped.set()
@@ -146,7 +142,7 @@ def create(path, content):
 def read(path):
     """The holder named in a lock, or None: it is just being created or released, or was cut off by a full disk."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(path.read_text())
     except (OSError, ValueError):
         return None
 
@@ -177,13 +173,15 @@ def look(path, watched):
     except FileNotFoundError:
         return holder, None  # released meanwhile
     is_here = holder and holder["host"] == socket.gethostname() and holder.get("pids") == pid_space()
-    if is_here and is_same_user(file):  # /proc may hide other users' processes
+    # /proc and squeue may hide other users' processes and jobs, and squeue does not list another cluster's
+    is_own = not hasattr(os, "getuid") or file.st_uid == os.getuid()
+    if is_here and is_own:
         started = machine.process_started(holder["pid"])
         return holder, started is not None and abs(started - holder["process_started"]) < 1
     now = file.st_mtime_ns
     key = str(path), token_of(holder)
     before, since = watched.setdefault(key, (now, time.monotonic()))
-    if holder and holder.get("job") and is_listed(holder, file):
+    if holder and holder.get("job") and is_own and holder.get("cluster") == os.environ.get("SLURM_CLUSTER_NAME"):
         if holder["job"] == os.environ.get("SLURM_JOB_ID") and holder["restart"] != restart_count():
             return holder, False  # this job, before it was requeued
         asked, running = slurm_jobs()
@@ -193,15 +191,6 @@ def look(path, watched):
         watched[key] = now, time.monotonic()
         return holder, True
     return holder, False if time.monotonic() - since >= WATCH_S else None
-
-
-def is_listed(holder, file):
-    """Whether squeue would list the holder's job here. It may not show another user's, and does not show another cluster's."""
-    return is_same_user(file) and holder.get("cluster") == os.environ.get("SLURM_CLUSTER_NAME")
-
-
-def is_same_user(file):
-    return not hasattr(os, "getuid") or file.st_uid == os.getuid()
 
 
 def look_at_all(paths, watched):

@@ -1,23 +1,12 @@
 """What a run writes for TensorBoard: curves, its first batch, its confusion matrix, and HPARAMS with the final scores."""
 
 import json
-from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-SHOWN = (  # HPARAMS' columns, in this order: what tells runs apart
-    "arch",
-    "settings",
-    "seed",
-    "epochs",
-    "optimizer",
-    "lr",
-    "weight_decay",
-    "batch_size",
-    "params",
-    "macs",
-)
+# HPARAMS' columns, in this order: what tells runs apart
+SHOWN = ("arch", "settings", "seed", "epochs", "optimizer", "lr", "weight_decay", "batch_size", "params", "macs")
 METRICS = ("top1", "top5", "loss", "ece")
 MOST_COUNTED = 2000  # classes of a confusion matrix that is kept; it grows with their square
 
@@ -47,7 +36,7 @@ class Log:
 
     def __init__(self, folder, config, resumed_at):
         if resumed_at is None:  # a run that ended before its first checkpoint may have had other flags
-            for file in Path(folder).glob("events.out.tfevents.*"):
+            for file in folder.glob("events.out.tfevents.*"):
                 file.unlink()
         # what an interrupted run logged after its checkpoint is hidden, for it will be logged again
         self.writer = SummaryWriter(folder, purge_step=None if resumed_at is None else resumed_at + 1)

@@ -7,29 +7,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from checkpoints import UnreadableError, load_checkpoint
+from describe import shown
 from flags import LATER
+from tuning import START
 
 FINGERPRINTS = {"data": "fingerprint of the images", "content": "fingerprint of labels and pixels"}
 NOT_THE_RUN = (  # flags that do not change what a run computes
-    "list",
-    "summary",
-    "check",
-    "eval_only",
-    "predict",
-    "json",
-    "push_to_hub",
-    "data_dir",
-    "cache_dir",
-    "out",
-    "name",
-    "log_every",
-    "save_every",
-    "save_every_s",
-    "max_minutes",
-    "graph",
-    "seeds",
-    "timeout_s",
-)
+    "list", "summary", "check", "eval_only", "predict", "json", "push_to_hub", "data_dir", "cache_dir", "out", "name",
+    "log_every", "save_every", "save_every_s", "max_minutes", "graph", "seeds", "timeout_s",
+)  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------- name and content
 
@@ -47,10 +33,8 @@ def run_config(args, amp, images):
 
 def run_name(args):
     """The default name of a run's folder: arch, settings, where its weights come from, dataset, fold and seed."""
-    from describe import shown
-
     settings = [f"{knob}={shown(value)}" for knob, value in args.settings.items()]
-    start = [flag.replace("_", "-") for flag in ("pretrained", "init_from", "freeze") if getattr(args, flag)]
+    start = [flag.replace("_", "-") for flag in START if getattr(args, flag)]
     fold = [f"fold{args.fold}of{args.folds}"] if args.folds else []
     return "-".join([args.arch, *settings, *start, args.dataset, *fold, f"seed{args.seed}"])
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import flags
 from flags import parse_args
 from hours import network_of
-from tuning import recipes_of
+from tuning import Recipe, recipes_of
 
 HERE = Path(__file__).parent
 OWN_FLAGS = {  # of train.py, and the setting that stands for each
@@ -52,14 +52,14 @@ class Settings:
 
 def read_settings(environ, user_flags):
     """Refuses what makes no sense, in one line that names the setting."""
-    own = [flag for run in environ["RUNS"].split() for flag in parts_of(run)[2]]
-    for flag in [*environ["RECIPE"].split(), *own, *user_flags]:
+    runs, seeds, recipe = (environ[name].split() for name in ("RUNS", "SEEDS", "RECIPE"))
+    own = [flag for run in runs for flag in parts_of(run)[2]]
+    for flag in [*recipe, *own, *user_flags]:
         name = flag.split("=")[0]
         if name in OWN_FLAGS:
             refuse(f"{name} cannot be given here: set {OWN_FLAGS[name]}")
         if name in NOT_FOR_MANY:
             refuse(f"{name} is for one run: give it to train.py")
-    runs, seeds = (list(environ[name].split()) for name in ("RUNS", "SEEDS"))
     if not runs:
         refuse('RUNS is empty: name one or more, such as RUNS="resnet eca_resnet"')
     if not seeds or not all(seed.isdecimal() for seed in seeds):
@@ -70,9 +70,8 @@ def read_settings(environ, user_flags):
     for name in ("OUT", "DATASET"):
         if not environ[name]:
             refuse(f"{name} is empty: leave it unset for the default, or give a value")
-    numbers = {name: number(name, environ[name]) for name in ("EPOCHS", "NPROC", "JOBS")}
+    _, nproc, jobs = (number(name, environ[name]) for name in ("EPOCHS", "NPROC", "JOBS"))
     minutes = number("MINUTES", environ["MINUTES"], float, 0)
-    recipe = environ["RECIPE"].split()
     asked = [*recipe, *parts_of(runs[0])[2], *user_flags]
     dataset = parse_args(asked).dataset if environ["DATASET"] == "auto" else environ["DATASET"]
     best = number("BEST", environ.get("BEST", "0"), int, 0)
@@ -84,8 +83,8 @@ def read_settings(environ, user_flags):
     except ValueError as error:
         refuse(error)
     return Settings(
-        once_each(runs, recipes), seeds, environ["EPOCHS"], dataset, Path(environ["OUT"]).expanduser(), numbers["NPROC"],
-        numbers["JOBS"], minutes, best, recipe, recipes, user_flags,
+        once_each(runs, recipes), seeds, environ["EPOCHS"], dataset, Path(environ["OUT"]).expanduser(), nproc, jobs, minutes,
+        best, recipe, recipes, user_flags,
     )  # fmt: skip
 
 
@@ -93,9 +92,8 @@ def once_each(runs, recipes):
     """The runs, without any that an earlier one equals but for its spelling, or equals because of TUNED."""
     distinct = {}
     for run in runs:
-        arch, knobs, own = parts_of(run)
-        tuned = recipes[arch].knobs if arch in recipes else {}
-        distinct.setdefault((network_of(arch, tuned | knobs), tuple(own)), run)
+        arch, knobs, flags = tuned_parts_of(run, recipes)
+        distinct.setdefault((network_of(arch, knobs), tuple(flags)), run)
     return list(distinct.values())
 
 
@@ -118,6 +116,13 @@ def parts_of(run):
     return ":".join([arch, *foreign]), knobs, flags
 
 
+def tuned_parts_of(run, recipes):
+    """parts_of() a run, after what TUNED found for its architecture: of two values the run's own counts."""
+    arch, knobs, flags = parts_of(run)
+    tuned = recipes.get(arch, Recipe([], {}))
+    return arch, tuned.knobs | knobs, tuned.flags + flags
+
+
 def arch_of(run):
     return parts_of(run)[0]
 
@@ -130,9 +135,7 @@ def name_of(run):
 def train_flags(settings, run, seeds):
     """The flags of train.py for a run and some of its seeds. Of two of one name the later counts: the preset's recipe comes
     first, then what TUNED found, the run's own flags, and the user's."""
-    arch, knobs, flags = parts_of(run)
-    if tuned := settings.recipes.get(arch):
-        knobs, flags = tuned.knobs | knobs, tuned.flags + flags
+    arch, knobs, flags = tuned_parts_of(run, settings.recipes)
     knobs = [flag for knob, value in knobs.items() for flag in ("--set", f"{knob}={value}")]
     seed = seeds[0] if len(seeds) == 1 else "{seed}"
     return [

@@ -62,11 +62,9 @@ def is_out_of_time(shown):
     return state == "TIMEOUT" or bool(state in ("RUNNING", "COMPLETING") and near)
 
 
-def requeue_if_out_of_time(progressed, is_work_left):
-    """Asks for another turn of this job, of its own element of an array alone, if its time limit ended it with work left."""
+def requeue_if_out_of_time(progressed):
+    """Asks for another turn of this job, of its own element of an array alone, if its time limit ended it."""
     name = job()
-    if not is_work_left:
-        return
     shown = ask("scontrol", "show", "job", name)  # one task of an array has the id of the whole, which shows all
     if shown is None:
         print(

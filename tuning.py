@@ -6,11 +6,7 @@ from pathlib import Path
 
 from flags import parse_args
 
-RECIPE = (
-    "optimizer",
-    "lr",
-    "weight_decay",
-)  # what PRESET=tuning varies, beside knobs; and what else a search may vary:
+RECIPE = ("optimizer", "lr", "weight_decay")  # what PRESET=tuning varies, beside knobs; what else a search may vary:
 OTHERS = ("batch_size", "momentum", "schedule", "warmup_frac", "label_smoothing", "clip_norm", "ema_decay", "mixup", "cutmix",
           "cutout", "crop_padding", "crop_scale", "flip", "class_weights", "balanced_sampling")  # fmt: skip
 ALIKE = ("dataset", "data", "image_size", "val_size", "epochs", "max_steps")  # in all rows of a search
@@ -43,7 +39,7 @@ def recipes_of(folder, archs):
         if not of_arch:
             there = " ".join(sorted({row["arch"] for row in rows}))
             raise ValueError(
-                f"TUNED: no rows of {arch} in {folder}, only of {there}: tune it with PRESET=tuning ARCHS={arch}"
+                f"TUNED: no rows of {arch} in {folder}, only of {there}: tune it with PRESET=tuning OUT={folder} ARCHS={arch}"
             )
         refuse_different(of_arch, START, folder)
         found[arch] = best_recipe(of_arch, [*RECIPE, *varied])
@@ -58,8 +54,9 @@ def best_recipe(rows, names):
         candidates.setdefault(how, {})[row["seed"]] = row
     runs = [list(by_seed.values()) for by_seed in candidates.values()]
     most = max(map(len, runs))
-    best = max((of for of in runs if len(of) == most), key=lambda of: sum(row["val_top1"] for row in of) / most)
-    return recipe_of(best[0], names)
+    row = max((of for of in runs if len(of) == most), key=lambda of: sum(row["val_top1"] for row in of) / most)[0]
+    flags = [part for name in names if name in row for part in flags_of(name, row)]
+    return Recipe(flags, {knob: as_text(value) for knob, value in row["settings"].items()})
 
 
 def refuse_different(rows, names, folder):
@@ -68,11 +65,6 @@ def refuse_different(rows, names, folder):
             raise ValueError(
                 f"TUNED: rows in {folder} differ in {name} ({', '.join(sorted(values))}): tune each separately"
             )
-
-
-def recipe_of(row, names):
-    flags = [part for name in names if name in row for part in flags_of(name, row)]
-    return Recipe(flags, {knob: as_text(value) for knob, value in row["settings"].items()})
 
 
 def flags_of(name, row):

@@ -141,10 +141,12 @@ def test_a_report_that_was_stopped_is_work_that_is_left(tmp_path, monkeypatch):
         (made.board.folder(*entry) / "result.json").write_text("{}")
     made.children.stopped_by = signal.SIGTERM
     monkeypatch.setattr(compare_py.slurm, "job", lambda: "7")
-    monkeypatch.setattr(compare_py.slurm, "requeue_if_out_of_time", lambda *args: asked.append(args))
-    with pytest.raises(SystemExit, match="143"):
-        made.leave_if_stopped()
-    assert asked == [(False, True)]
+    monkeypatch.setattr(compare_py.slurm, "requeue_if_out_of_time", asked.append)
+    for is_reported in (False, True):
+        made.board.is_reported = lambda is_reported=is_reported: is_reported
+        with pytest.raises(SystemExit, match="143"):
+            made.leave_if_stopped()
+        assert asked == [False]  # no progress; and once all is there, Slurm is not asked again
 
 
 def test_a_finished_comparison_is_reported_where_its_speeds_cannot_be_measured(compare, tmp_path):
@@ -177,7 +179,7 @@ def test_speeds_are_measured_beside_a_run_that_failed(tmp_path, monkeypatch):
 
 
 def test_half_a_report_is_none(tmp_path):
-    board = Board(tmp_path, ["resnet"], ["0"], str, str)
+    board = Board(tmp_path, ["resnet"], ["0"])
     (tmp_path / "resnet-seed0").mkdir()
     (tmp_path / "report").mkdir()
     (tmp_path / "resnet-seed0" / "result.json").touch()
@@ -267,11 +269,11 @@ def test_finished_runs_of_other_knobs_are_refused(tmp_path, monkeypatch, capsys)
 
 
 def test_damaged_result_does_not_stop_a_search(tmp_path):
-    board = Board(tmp_path, ["a", "b"], ["0", "1"], str, lambda run: "resnet", best=1)
-    for run, text in (("a", "{"), ("b", '{"val_top1": 50.0}')):
-        (tmp_path / f"{run}-seed0").mkdir()
-        (tmp_path / f"{run}-seed0" / "result.json").write_text(text)
-    assert board.overview()[0] == [("b", "1")]
+    board = Board(tmp_path, ["resnet:--lr=1", "resnet:--lr=2"], ["0", "1"], best=1)
+    for lr, text in ((1, "{"), (2, '{"val_top1": 50.0}')):
+        (tmp_path / f"resnet-lr={lr}-seed0").mkdir()
+        (tmp_path / f"resnet-lr={lr}-seed0" / "result.json").write_text(text)
+    assert board.overview()[0] == [("resnet:--lr=2", "1")]
 
 
 def test_failed_run_is_tried_again_by_the_next_command_and_does_not_stop_the_others(compare, tmp_path):
@@ -282,7 +284,7 @@ def test_failed_run_is_tried_again_by_the_next_command_and_does_not_stop_the_oth
 
 
 def test_failure_counts_in_its_own_array_of_tasks_alone(tmp_path, monkeypatch):
-    board = Board(tmp_path, ["resnet"], ["0"], str, str)
+    board = Board(tmp_path, ["resnet"], ["0"])
     board.claims.mkdir()
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     board.note_failure("resnet", ["0"])
@@ -347,7 +349,7 @@ def test_disk_that_is_not_there_is_one_line(compare, tmp_path):
 
 
 def take_all(out, n_runs, results):
-    board = Board(out, [f"run{i}" for i in range(n_runs)], ["0"], str, str)
+    board = Board(out, [f"run{i}" for i in range(n_runs)], ["0"])
     taken, seconds = 0, 0.0
     while True:
         began = time.process_time()  # not of waiting for a core

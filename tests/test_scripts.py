@@ -199,7 +199,7 @@ def test_dataset_is_what_the_folder_holds(photos):
 
 @pytest.mark.parametrize(
     ("script", "first"),
-    [("compare.sh", "Trains a list of networks"), ("ablations.sh", "Varies the knobs of every method")],
+    [("compare.sh", "Trains a list of networks"), ("ablations.sh", "Varies the methods' knobs")],
 )
 def test_scripts_tell_how_they_are_used(script, first):
     assert run_script(script, "--help").stdout.startswith(first)

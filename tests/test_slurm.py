@@ -265,15 +265,14 @@ def test_numbers_are_those_of_one_process(small, cluster, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("progressed", "left", "answer", "asked", "line"),
+    ("progressed", "answer", "asked", "line"),
     [
-        (True, True, "", True, "is over, with work left: requeued"),
-        (True, True, None, True, "cannot be requeued: submit it with --requeue"),
-        (False, True, "", False, "is too short: no run made progress in it; raise --time"),
-        (True, False, "", False, ""),
+        (True, "", True, "is over, with work left: requeued"),
+        (True, None, True, "cannot be requeued: submit it with --requeue"),
+        (False, "", False, "is too short: no run made progress in it; raise --time"),
     ],
 )
-def test_own_element_is_requeued_unless_it_got_no_further(progressed, left, answer, asked, line, monkeypatch, capsys):
+def test_own_element_is_requeued_unless_it_got_no_further(progressed, answer, asked, line, monkeypatch, capsys):
     calls = []
 
     def ask(*command):
@@ -283,6 +282,6 @@ def test_own_element_is_requeued_unless_it_got_no_further(progressed, left, answ
     monkeypatch.setattr(slurm, "ask", ask)
     for name, value in (("ARRAY_JOB_ID", "7"), ("ARRAY_TASK_ID", "3"), ("JOB_ID", "9")):
         monkeypatch.setenv(f"SLURM_{name}", value)
-    slurm.requeue_if_out_of_time(progressed, left)
+    slurm.requeue_if_out_of_time(progressed)
     assert (("scontrol", "requeue", "7_3") in calls) == asked
     assert line in capsys.readouterr().out

@@ -66,7 +66,7 @@ def test_marks_of_killed_tasks_are_removed_at_the_end(claims):
         holder = json.loads(task.lock.path.read_text())
         for name, job in (("7_1", "9"), ("7_2", "8")):  # of which the second runs
             task.mark(name).write_text(json.dumps(holder | {"host": "elsewhere", "job": job, "token": name}))
-        Board(claims.parent, [], ["0"], str, str).clear()
+        Board(claims.parent, [], ["0"]).clear()
         assert {path.name for path in claims.iterdir()} == {"task-7_0", "task-7_2"}
 
 
@@ -78,9 +78,7 @@ def test_lack_of_squeue_is_said_once_and_of_scontrol_when_it_matters(claims, mon
     out = capsys.readouterr().out
     assert "squeue cannot be asked here: that a task is gone shows only when its heartbeat stops" in out
     assert out.count("\n") == 1
-    slurm.requeue_if_out_of_time(progressed=True, is_work_left=False)
-    assert not capsys.readouterr().out
-    slurm.requeue_if_out_of_time(progressed=True, is_work_left=True)
+    slurm.requeue_if_out_of_time(progressed=True)
     out = capsys.readouterr().out
     assert "scontrol cannot be asked about job 7_0: if its time limit ended it, submit the same line again" in out
     assert out.count("\n") == 1
