@@ -62,9 +62,7 @@ class TrainBatches:
         self.mixes = bool(augment.mixup or augment.cutmix)
         self.steps_per_epoch = len(split) // batch_size
         self.device = split.index.device
-        self.mean, self.std = (
-            torch.tensor(v, device=self.device, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std)
-        )
+        self.mean, self.std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (mean, std))
         self.axis = torch.arange(split.image_size, device=self.device)  # rows and columns of a square
         self.draws = {}  # name -> (steps, images of a batch), on the device
         self.prepared = None  # (epoch, its draws on the host), made while the device trains on the one before
@@ -255,7 +253,7 @@ def eval_batch_size(device, image_size):
 
 def eval_batches(split, batch_size, mean, std, rank=0, world_size=1):
     """Yields (imgs, targets) of every world_size-th image: over all processes each image comes once, whatever their number."""
-    mean, std = (torch.tensor(v, device=split.index.device, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std))
+    mean, std = (torch.tensor(v, device=split.index.device).view(-1, 1, 1) for v in (mean, std))
     batches = [rows for rows in split.index[rank::world_size].split(batch_size) if len(rows)]  # a process may have none
     for rows, (images, i) in zip(batches, split.read(batches), strict=True):
         yield normalize(images[i], mean, std), split.targets[rows]

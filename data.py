@@ -17,13 +17,13 @@ import torch
 import cache
 import machine
 from decode import UnfitImageError
+from flags import DATASETS
 from shapes import draw_shapes100
-from sources import HUB_SETS, find, open_found
+from sources import find, open_tables
 from splits import Split, hold_out, hold_out_fold
 
 CACHE_DIR = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnet-grafts"
 FORMAT = 4  # of the decoded cache: to be raised with every change of what is decoded, resized, drawn or measured
-DATASETS = (*HUB_SETS, "folder", "shapes100")
 
 
 @dataclass
@@ -76,7 +76,8 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, kn
     found = find(name, data_dir, known_classes) if data_dir else None
     key = hashlib.sha256(json.dumps([FORMAT, name, image_size, found and found.stamp]).encode()).hexdigest()[:12]
     folder = Path(cache_dir or CACHE_DIR) / f"{name}-{key}"
-    return image_set(*read_or_decode(name, found, image_size, folder, room), found.notes if found else ())
+    splits, meta = read_or_decode(name, found, image_size, folder, math.inf if name == "shapes100" else room)
+    return ImageSet(**{"train": None} | splits | meta, notes=found.notes if found else ())
 
 
 def read_or_decode(name, found, image_size, folder, room):
@@ -100,7 +101,7 @@ def read_or_decode(name, found, image_size, folder, room):
             train, test, classes = draw_shapes100()
             cache.write(folder, classes, {"train": train, "test": test})
             return cache.read(folder)
-        splits, classes = open_found(name, found, image_size)
+        splits, classes = (found.open if found else open_tables)(name, found, image_size)
         check_splits(splits, classes)
         try:
             return decode_or_stream(splits, classes, folder, streamed, room, is_known)
@@ -109,7 +110,10 @@ def read_or_decode(name, found, image_size, folder, room):
 
 
 def decode_or_stream(splits, classes, folder, streamed, room, is_known):
-    """Decodes splits {name: Encoded} into folder; streams those that do not fit into `room`. Returns what cache.read() does."""
+    """Decodes splits {name: Encoded} into folder; streams those that do not fit into `room`. Returns what cache.read() does.
+
+    is_known: it was there, decoded or streamed, so the caller holds no lock.
+    """
     n_bytes = sum(len(images) * 3 * images.size**2 for images in splits.values())
     is_others = is_known and not os.access(folder.parent, os.W_OK)  # another user's cache: streamed, as before
     if n_bytes > room or is_others:
@@ -124,8 +128,7 @@ def decode_or_stream(splits, classes, folder, streamed, room, is_known):
 def read_fitting(folder, room):
     """A decoded set, as cache.read() gives it; None if it takes more than `room` bytes."""
     splits, meta = cache.read(folder)
-    is_built_in = folder.name.startswith("shapes100")
-    return (splits, meta) if is_built_in or sum(split.images.nbytes for split in splits.values()) <= room else None
+    return (splits, meta) if sum(split.images.nbytes for split in splits.values()) <= room else None
 
 
 def refuse_no_folder(name, data_dir):
@@ -139,10 +142,6 @@ def n_classes(name, data_dir=None):
         return 10 if name == "cifar10" else 100
     refuse_no_folder(name, data_dir)
     return len(find(name, data_dir).classes)
-
-
-def image_set(splits, meta, notes):
-    return ImageSet(**{"train": None} | splits | meta, notes=notes)
 
 
 def room(device):

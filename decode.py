@@ -222,24 +222,11 @@ def told(name, read, *args):
         raise UnfitImageError(f"{name}: cannot read the image ({one_line(error) or type(error).__name__})") from None
 
 
-class Paths(list):
-    """Images that are files of their own, by their paths."""
+class Stored(list):
+    """Images one by one: paths of files, or pixels uint8 (H, W, 3)."""
 
     def take(self, rows):
         return [self[row] for row in rows]
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """Images that are not encoded at all: uint8 (N, H, W, 3)."""
-
-    images: np.ndarray
-
-    def __len__(self):
-        return len(self.images)
-
-    def take(self, rows):
-        return [self.images[row] for row in rows]
 
 
 @dataclass(frozen=True)

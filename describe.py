@@ -11,7 +11,7 @@ SLOTS = {  # what a method of the slot replaces; see models/resnet.py
     "stage": "takes the place of the plain chain of blocks",
     "pool": "takes the place of the mean over pixels",
 }
-MEANING = re.compile(r"(\w+(?:,\s\w+)*):\s(.+)\.", re.DOTALL)  # of one or several knobs, a sentence of a docstring
+MEANING = re.compile(r"(\w+(?:,\s\w+)*):\s(.+)\.", re.DOTALL)  # a docstring's sentence on one or several knobs
 
 
 def listing():
@@ -22,15 +22,14 @@ def listing():
         for name, method in METHODS.items():
             if method.slot == slot:
                 lines += [f"{name}  [{slot}]  {method.paper}; published with {method.published_with}"]
-                lines += [*first_line(method.make), *knob_lines(name, method.make)]
+                lines += said_of(name, method.make)
     lines += ["", "Backbones, and whole networks"]
     shown_before = set()
     for name, backbone in BACKBONES.items():
         fixed = "".join(f", {knob} {value}" for knob, value in backbone.fixed.items())
         lines += [f"{name}  [takes {', '.join(backbone.slots) or 'no method'}]  {backbone.family}.*{fixed}"]
         if backbone.make not in shown_before:
-            lines += first_line(backbone.make)
-            lines += knob_lines(backbone.family, backbone.make, backbone.fixed)
+            lines += said_of(backbone.family, backbone.make, backbone.fixed)
         shown_before.add(backbone.make)
     lines += [
         "torchvision:NAME  [takes no method]  any classification network of torchvision, such as torchvision:resnet18"
@@ -39,14 +38,11 @@ def listing():
     return "\n".join(lines)
 
 
-def first_line(make):
-    return [f"    {line}" for line in (make.__doc__ or "").splitlines()[:1]]
-
-
-def knob_lines(group, make, fixed=()):
-    """A line for each knob: how it is set, its type and default, and what its class says of it."""
-    said = meanings(make.__doc__ or "")
-    return [
+def said_of(group, make, fixed=()):
+    """The first line of a class's docstring, and a line for each knob: how it is set, its type and default, and its meaning."""
+    doc = make.__doc__ or ""
+    said = meanings(doc)
+    return [f"    {line}" for line in doc.splitlines()[:1]] + [
         f"    --set {group}.{name}={shown(knob.default)}  ({describe_type(knob.annotation)})"
         + (f"  {said[name]}" if name in said else "")
         for name, knob in knobs(make, fixed).items()

@@ -48,7 +48,7 @@ def write(model, scores, path):
     scores: name -> value, for the metadata. The file appears only if it agrees. Raises ValueError, in one line, for a
     network that cannot be traced and for a file that gives an image another class.
     """
-    path = Path(path)
+    batches = draw_shapes(torch.arange(sum(CHECKED)), model.image_size, torch.Generator().manual_seed(0)).split(CHECKED)
     metadata = {
         "arch": model.arch,
         "image_size": str(model.image_size),
@@ -59,10 +59,10 @@ def write(model, scores, path):
         pending = Path(folder) / path.name
         with obstacles_named(model.arch):
             run = (write_onnx if path.suffix == ".onnx" else write_pt2)(trace(model), metadata, pending)
-            found = torch.cat([run(part) for part in checked_images(model).split(CHECKED)])
+            found = torch.cat([run(imgs) for imgs in batches])
         if len(os.listdir(folder)) > 1:
             raise ValueError(f"the weights of {model.arch} do not fit into one ONNX file: export a .pt2")
-        agreement = compare(model, found)
+        agreement = compare(model, batches, found)
         os.replace(pending, path)
     return agreement
 
@@ -113,15 +113,10 @@ def write_pt2(program, metadata, path):
     return torch.export.load(path).module()
 
 
-def checked_images(model):
-    """A hundred drawings with the model's size, uint8 (100, 3, H, W), the same every time."""
-    return draw_shapes(torch.arange(sum(CHECKED)), model.image_size, torch.Generator().manual_seed(0))
-
-
-def compare(model, found):
+def compare(model, batches, found):
     """(Largest difference of a logit, largest logit). Raises ValueError if a class differs from the network's."""
     with torch.no_grad():
-        expected = torch.cat([model(part) for part in checked_images(model).split(CHECKED)])
+        expected = torch.cat([model(imgs) for imgs in batches])
     difference = (found - expected).abs().max().item()
     chosen = expected.gather(1, found.argmax(1, keepdim=True))[:, 0]
     margin = expected.amax(1) - chosen  # by which the network prefers its class to the file's

@@ -18,7 +18,7 @@ VAL_SIZE = 0.1
 MOMENTUM, WARMUP, CROP_PADDING = 0.9, 0.1, 4
 CROP_SCALE = 0.08  # as Szegedy et al., "Going Deeper with Convolutions", 2015
 PADDED_UP_TO = 64  # pixels: larger images get resized crops by default, others padded ones
-DATASETS = ("cifar100", "cifar10", "folder", "shapes100")  # and the other choices: as in data.py and optimizers.py
+DATASETS = ("cifar100", "cifar10", "folder", "shapes100")  # optimizers and schedules: as in optimizers.py
 OPTIMIZERS = {  # peak learning rate and weight decay, unless --lr and --weight-decay say otherwise
     "sgd": (0.2, 5e-4),
     "adamw": (1e-3, 0.05),
@@ -28,18 +28,11 @@ OPTIMIZERS = {  # peak learning rate and weight decay, unless --lr and --weight-
     "adafactor": (1e-3, 0.0),
 }
 SCHEDULES = (
-    "cosine",
-    "linear",
-    "polynomial",
-    "constant",
-    "constant_with_warmup",
-    "inverse_sqrt",
-    "warmup_stable_decay",
-)
+    "cosine", "linear", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt", "warmup_stable_decay",
+)  # fmt: skip
 # Flags younger than some runs in results/, with the value that those had in effect.
 LATER = {"accumulate": 1, "class_weights": None, "balanced_sampling": False}
 HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"  # USER/NAME
-AMP = ("auto", "bf16", "fp16", "off")
 ELSEWHERE = {  # flags of other programs, and what to use here instead
     "--model": "give --arch",
     "--resume": "the same command again resumes a run, and --init-from starts from another's weights",
@@ -56,18 +49,9 @@ ELSEWHERE = {  # flags of other programs, and what to use here instead
     "--checkpoint": "the same command again resumes a run, and --init-from starts from another's weights",
 }
 AT_LEAST_0 = (
-    "val_size",
-    "cutout",
-    "crop_padding",
-    "mixup",
-    "cutmix",
-    "max_steps",
-    "weight_decay",
-    "clip_norm",
-    "save_every",
-    "save_every_s",
-    "max_minutes",
-)
+    "val_size", "cutout", "crop_padding", "mixup", "cutmix", "max_steps", "weight_decay", "clip_norm", "save_every",
+    "save_every_s", "max_minutes",
+)  # fmt: skip
 
 
 def refuse(message, code=2, program="train.py"):
@@ -172,7 +156,7 @@ def refuse_unknown_flag(given, options):
     else:
         near = [option for option in options if word.strip("-") and option.startswith(word)]
         near = near or difflib.get_close_matches(word, options, 1, 0.75)
-    refuse(f"unknown flag {given}: {f'did you mean {near[0]}? ' if near else ''}--help lists all")
+    refuse(f"unknown flag {given}: {f'did you mean {near[0]}? ' if near else ''}train.py --help lists all")
 
 
 def make_parser(description):
@@ -246,11 +230,7 @@ def add_recipe(add):
     add("--epochs", 100, "passes over the training images")
     add("--max-steps", 0, "end the run, and its schedule, after this many optimizer steps; 0 for no limit")
     add("--batch-size", 128, "images per optimizer step, over all processes")
-    add(
-        "--accumulate",
-        1,
-        "cut a batch that does not fit into memory into this many parts and sum their gradients",
-    )
+    add("--accumulate", 1, "cut a batch that does not fit into memory into this many parts and sum their gradients")
     add("--optimizer", "sgd", "torch's, and transformers' Adafactor", choices=OPTIMIZERS)
     default = f"(default {OPTIMIZERS['sgd'][0]:g} for sgd; the others have their own)"
     add("--lr", None, f"peak learning rate {default}", type=float)
@@ -265,22 +245,15 @@ def add_recipe(add):
         "evaluate and keep an average of the weights with this decay per step, less in the first steps; 0 for none"
     )
     add("--ema-decay", 0.0, average)
-    add(
-        "--clip-norm",
-        5.0,
-        "largest norm of the gradient; 0 for no limit (HorNet can diverge at the default --lr even with 5)",
-    )
+    clip = "largest norm of the gradient; 0 for no limit (HorNet can diverge at the default --lr even with 5)"
+    add("--clip-norm", 5.0, clip)
     seeds = "seed of weights, split, sample order and augmentation; several train one run each, side by side on a GPU"
     weights = "weight each class in the loss by the inverse of its share of the training images"
     add("--class-weights", None, weights, choices=["balanced"])
     add("--balanced-sampling", False, "show each class equally often in an epoch, however many images it has", **STORE)
     add("--seed", [0], seeds, type=seed, nargs="+")
-    add(
-        "--amp",
-        "auto",
-        "autocast type; auto is bf16 where the device computes in it, else off; on older GPUs try fp16",
-        choices=AMP,
-    )
+    amp = "autocast type; auto is bf16 where the device computes in it, else off; on older GPUs try fp16"
+    add("--amp", "auto", amp, choices=["auto", "bf16", "fp16", "off"])
     add("--compile", False, "torch.compile the network", **STORE)
     add("--sync-bn", False, "batch norm over all processes; GPU only", **STORE)
 
@@ -310,7 +283,7 @@ def add_run(add):
 def add_other(add):
     add("--list", False, "print all methods and backbones with their knobs", **STORE)
     add("--summary", False, "print the arch's parameters, MACs and layers", **STORE)
-    check = "prepare the data, the folder and the network, print as JSON what would be trained, and train nothing"
+    check = "prepare the data and the network, look at the run's folder, print as JSON what would be trained, and train nothing"
     add("--check", False, check, **STORE)
     add("--eval-only", None, "score a run on the test set: its folder, model/ or last.pt, or a hub id", metavar="PATH")
     classes = (
@@ -322,8 +295,6 @@ def add_other(add):
 
 def check_numbers(args):
     """Ends the program for a number outside its range."""
-    if args.image_size is not None and args.image_size < 1:
-        refuse(f"--image-size must be more than 0, got {args.image_size}")
     if args.folds is None and args.fold is None:
         args.val_size = VAL_SIZE if args.val_size is None else args.val_size
     else:
@@ -336,8 +307,8 @@ def check_numbers(args):
     for name in AT_LEAST_0:
         if not 0 <= (getattr(args, name) or 0) < 2**32:  # also refuses nan
             refuse(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(args, name)}")
-    for name in ("epochs", "batch_size", "accumulate", "lr", "log_every", "timeout_s"):
-        if not 0 < getattr(args, name) < float("inf"):
+    for name in ("epochs", "batch_size", "accumulate", "lr", "log_every", "timeout_s", "image_size"):
+        if getattr(args, name) is not None and not 0 < getattr(args, name) < float("inf"):
             refuse(f"--{name.replace('_', '-')} must be more than 0, got {getattr(args, name)}")
     for name in ("warmup_frac", "label_smoothing", "ema_decay", "momentum"):
         if not 0 <= getattr(args, name) < 1:

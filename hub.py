@@ -28,7 +28,7 @@ from models.resnet import LARGE_IMAGE
 from models.vit import default_patch
 from tuning import as_text
 
-TAGS = ["image-classification", "resnet-grafts"]  # copied for the mixin, which adds tags of its own
+TAGS = ["image-classification", "resnet-grafts"]
 CARD = """\
 ---
 {front}
@@ -62,6 +62,7 @@ On {world_size} x {device}, torch {torch}, commit {commit}.
 """
 
 
+# tags: a copy, to which the mixin adds its own
 class Classifier(nn.Module, PyTorchModelHubMixin, library_name="pytorch", tags=[*TAGS], license="mit"):
     """A network with the preprocessing it was trained with: images (B, 3, image_size, image_size) -> (B, classes) logits.
 

@@ -6,7 +6,6 @@ control groups, /proc or glibc.
 
 import ctypes
 import errno
-import gc
 import math
 import os
 import re
@@ -81,15 +80,6 @@ def keep_freed_memory():
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def empty_caches():
-    """Gives back what finished runs have left on the GPU."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-
-
 def peak_memory_mb(device):
     """Most memory the run took, its images and evaluation included: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
@@ -109,13 +99,9 @@ def peak_memory_mb(device):
 
 def free_memory():
     """Bytes that this process may still take: of the machine, and of the containers and jobs that it runs in."""
-    found = re.search(r"^MemAvailable: *(\d+) kB$", text_of(PROC / "meminfo"), re.MULTILINE)
-    if found:
-        free = 1024 * int(found[1])
-    else:
-        import psutil
+    import psutil  # which comes with accelerate
 
-        free = psutil.virtual_memory().available
+    free = psutil.virtual_memory().available
     for folder in control_groups("memory"):
         for limit_file, usage_file, reclaimable in (
             ("memory.max", "memory.current", "inactive_file"),

@@ -23,7 +23,7 @@ VIT_HEADS = 3
 
 
 class Published(NamedTuple):
-    """Weights without those of the classifier, and what they were trained on: pixels on the scale 0 to 255."""
+    """Weights, of which the classifier's are not used, and what they were trained on: pixels on the scale 0 to 255."""
 
     weights: dict
     image_size: int
@@ -75,14 +75,6 @@ def load_backbone(arch, net, published):
         raise ValueError(f"{arch}, published for images of {published.image_size} pixels: {error}") from None
 
 
-def without_head(net):
-    """The weights of a published network but for its classifier, and torchvision's auxiliary ones, which ours leave out."""
-    head, auxiliary = head_names(net), ("aux1.", "aux2.", "AuxLogits.")
-    return {
-        name: value for name, value in net.state_dict().items() if name not in head and not name.startswith(auxiliary)
-    }
-
-
 # ---------------------------------------------------------------------------------------------------------- libraries
 
 
@@ -99,7 +91,10 @@ def from_torchvision(name):
     mean, std = preprocess.mean, preprocess.std
     if getattr(net, "transform_input", False):  # which turns that into these; ours takes what was published as it is
         mean = std = [0.5] * 3
-    return Published(without_head(net), preprocess.crop_size[0], [255 * m for m in mean], [255 * s for s in std])
+    theirs = {
+        name: value for name, value in net.state_dict().items() if not name.startswith("AuxLogits.")
+    }  # ours has none
+    return Published(theirs, preprocess.crop_size[0], [255 * m for m in mean], [255 * s for s in std])
 
 
 def refuse_unreachable(url):
@@ -129,18 +124,15 @@ def from_timm(name, image_size):
     except Exception as error:  # a damaged file, or tables that timm cannot resize, each in its own way
         raise ValueError(f"cannot load the weights of timm:{name}: {libraries.first_line(error)}") from None
     mean, std = ([255 * value for value in values] for values in (config.mean, config.std))
-    return Published(without_head(net), config.input_size[-1], mean, std)
+    return Published(net.state_dict(), config.input_size[-1], mean, std)
 
 
 def hub_file(repository, name):
     """The path of a file of the hub, downloaded unless there is a copy. Raises ValueError within seconds if it cannot be."""
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
-    try:
-        return hf_hub_download(repository, name, local_files_only=True)
-    except LocalEntryNotFoundError:
-        pass
+    if isinstance(cached := try_to_load_from_cache(repository, name), str):
+        return cached
     try:
         HfApi().model_info(repository, timeout=5)  # hf_hub_download by itself tries for 23 s
         return hf_hub_download(repository, name)
@@ -164,7 +156,6 @@ def for_vit(net):
         weights = load_file(file)
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged ({error}): remove it") from None
-    weights = {name: value for name, value in weights.items() if not name.startswith("head.")}
     table, kernels = "pos_embed", "patch_embed.proj.weight"
     if table in weights and kernels in weights:
         weights[table] = resize_positions(weights[table], net.pos_embed.shape[1])

@@ -3,22 +3,12 @@
 import torch
 
 OUTLINES = ("circle", "square", "triangle", "star", "ring", "cross", "crescent", "bar", "half-disc", "hourglass")
-TEXTURES = (
-    "solid",
-    "wide-stripes",
-    "narrow-stripes",
-    "checker",
-    "dots",
-    "circles",
-    "sectors",
-    "gradient",
-    "grid",
-    "speckle",
-)
+TEXTURES = ("solid", "wide-stripes", "narrow-stripes", "checker", "dots",
+            "circles", "sectors", "gradient", "grid", "speckle")  # fmt: skip
 
 
-def draw_shapes100(n_train=20_000, n_test=5_000, size=32):
-    """Draws the built-in set, 10 outlines times 10 textures, as data.load() hands it to cache.write(). The same pixels every time.
+def draw_shapes100(n_train=20_000, n_test=5_000):
+    """(images, targets) of train and of test, and the names of the classes, as cache.write() takes them.
 
     Place, size, rotation and colours are random, over a background with clutter and noise, so that no single pixel says
     much about the class.
@@ -27,7 +17,7 @@ def draw_shapes100(n_train=20_000, n_test=5_000, size=32):
     for seed, n in ((0, n_train), (1, n_test)):
         generator = torch.Generator().manual_seed(seed)
         targets = torch.arange(n) % 100
-        images = torch.cat([draw_shapes(part, size, generator) for part in targets.split(1000)])
+        images = torch.cat([draw_shapes(part, 32, generator) for part in targets.split(1000)])
         splits.append((images.permute(0, 2, 3, 1).contiguous().numpy(), targets.numpy()))
     return *splits, [f"{texture} {outline}" for outline in OUTLINES for texture in TEXTURES]
 

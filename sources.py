@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from decode import Encoded, Paths, Pixels, image_files, is_image, left_out_in_words
+from decode import Encoded, Stored, image_files, is_image, left_out_in_words
 
 HUB_SETS = {  # name: (repository on the hub, image column, label column)
     "cifar100": ("uoft-cs/cifar100", "img", "fine_label"),
@@ -116,11 +116,6 @@ def validation_in(root):
     return next(there, None)
 
 
-def open_found(name, found, image_size):
-    """What was found, or the hub's set where nothing was looked for: {split: Encoded} and class names. Raises ValueError."""
-    return (found.open if found else open_tables)(name, found, image_size)
-
-
 # ------------------------------------------------------------------------------------------------------ image folders
 
 
@@ -185,7 +180,7 @@ def open_folder(_, found, image_size):
     for split, files in found.files.items():
         below = len(os.path.join(found.root, split, ""))
         targets = [number[file[below:].split(os.sep)[0]] for file in files]
-        encoded[split] = Encoded(split, Paths(files), np.array(targets, dtype=np.int64), image_size)
+        encoded[split] = Encoded(split, Stored(files), np.array(targets, dtype=np.int64), image_size)
     return encoded, found.classes
 
 
@@ -251,7 +246,7 @@ def open_archive(name, found, image_size):
     encoded = {}
     for split, images in sets.items():
         targets = np.array(images.targets, dtype=np.int64)
-        encoded[split] = Encoded(split, Pixels(np.ascontiguousarray(images.data)), targets, image_size)
+        encoded[split] = Encoded(split, Stored(images.data), targets, image_size)
     return encoded, sets["train"].classes
 
 
@@ -265,8 +260,9 @@ def open_tables(name, found, image_size):
 
     if not sys.stderr.isatty():
         disable_progress_bars()
+    files = found and {split: [glob.escape(file) for file in there] for split, there in found.files.items()}  # patterns
     try:
-        sets = load_dataset("parquet", data_files=escaped(found.files)) if found else load_dataset(repository)
+        sets = load_dataset("parquet", data_files=files) if found else load_dataset(repository)
     except (ConnectionError, DatasetGenerationError, OSError, ValueError) as error:
         where = found.root if found else "the hub"
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -289,11 +285,6 @@ def open_tables(name, found, image_size):
     label = sets["train"].features[label_column]
     classes = getattr(label, "names", None) or [str(i) for i in range(int(name.removeprefix("cifar")))]
     return encoded, classes
-
-
-def escaped(files):
-    """Lists of paths by split, as the datasets library takes them: it reads them as patterns."""
-    return {split: [glob.escape(file) for file in paths] for split, paths in files.items()}
 
 
 def refuse_unreachable_hub(name, repository):

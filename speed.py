@@ -6,6 +6,7 @@
 Speeds of --out are medians over rounds of all networks. Each is divided by the mean of its round, so that a slow spell of the
 machine cancels out. If a network is new, those that the file has for this size are measured again beside it; rows of other
 sizes are dropped.
+
 --costs measures each network in a process of its own, whose peak of memory is then the network's. Rows that are in the
 file already, measured under the same conditions, stay. All other flags are those of train.py, of which --batch-size,
 --accumulate, --image-size, --amp and --compile matter here, and on a GPU --graph and --optimizer, which may leave steps without
@@ -161,15 +162,14 @@ def measure_alone(run, *how):
     return row | {"peak_memory_mb": machine.peak_memory_mb(the_device())}
 
 
-def cost_row(run, num_classes, image_size, batch_size, amp, compiled, accumulate=1, graph=True):
+def cost_row(run, num_classes, image_size, batch_size, *how):
     """What a run (arch, settings) costs at an image size, measured in a process of its own; or its "problem" there."""
     arch, settings = run
     row = {"arch": arch, "settings": settings, "image_size": image_size}
     try:
         params, macs = cost(arch, num_classes, settings, image_size)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
-            how = num_classes, image_size, batch_size, amp, compiled, accumulate, graph
-            row |= child.submit(measure_alone, run, *how).result()
+            row |= child.submit(measure_alone, run, num_classes, image_size, batch_size, *how).result()
     except (ValueError, RuntimeError) as error:  # no network of this size, or no memory, which may kill the child
         return row | {"problem": str(error).splitlines()[0]}
     return row | {
@@ -192,7 +192,7 @@ def read(file, expected):
         raise ValueError(f"{file} is damaged: delete it") from None
     if {name: value for name, value in content.items() if name not in ("rows", "latency")} != expected:
         return {}
-    return {key_of(row["arch"], row["settings"], row.get("image_size")): row for row in content["rows"]}
+    return {key_of(row["arch"], row["settings"], row["image_size"]): row for row in content["rows"]}
 
 
 def write(file, conditions, rows):
@@ -205,10 +205,9 @@ def write_speeds(file, runs, image_size, how):
 
     how: (batch size, amp, compiled, accumulate, graph).
     """
-    known = read(file, conditions(*how))
-    if not all(key_of(*run, image_size) in known for run in runs):
+    asked = {key_of(*run, image_size) for run in runs}
+    if not asked <= read(file, conditions(*how)).keys():
         before = json.loads(file.read_text())["rows"] if file.exists() else []
-        asked = {key_of(*run, image_size) for run in runs}
         others = [(row["arch"], row["settings"]) for row in before if row["image_size"] == image_size]
         runs = runs + [run for run in others if key_of(*run, image_size) not in asked]
         print(f"measuring the speed of {len(runs)} networks")
@@ -258,10 +257,9 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("runs", nargs="*", help="architectures, with settings after colons")
-    parser.add_argument("--out", type=Path, help="measure the runs and write them here, unless they are there")
-    parser.add_argument(
-        "--costs", type=Path, help="measure each run by itself at each of --image-sizes, and write here"
-    )
+    file = parser.add_mutually_exclusive_group(required=True)
+    file.add_argument("--out", type=Path, help="measure the runs and write them here, unless they are there")
+    file.add_argument("--costs", type=Path, help="measure each run by itself at each of --image-sizes, and write here")
     parser.add_argument("--image-sizes", type=int, nargs="+", default=[32], help="heights of the images of --costs")
     parser.error = partial(refuse, program="speed.py")
     args, flags = parser.parse_known_args()
@@ -271,23 +269,18 @@ def main():
     machine.keep_to_cores()  # as train.py does
     graph = recipe.graph != "off" and recipe.optimizer in optimizers.CAPTURABLE
     how = recipe.batch_size, recipe.amp, recipe.compile, recipe.accumulate, graph
-    with mistakes_refused("speed.py"):
-        runs = [parse_run(run) for run in args.runs]
-    distinct = list({key_of(*run, None): run for run in runs}.values())
     if args.costs and recipe.image_size:
         parser.error("--image-size is read with --out; --costs takes --image-sizes")
     if args.out and args.image_sizes != [32]:
         parser.error("--image-sizes is read with --costs; --out takes --image-size")
-    if args.out:
-        with mistakes_refused("speed.py"):
+    with mistakes_refused("speed.py"):
+        distinct = list({key_of(*run, None): run for run in map(parse_run, args.runs)}.values())
+        if args.out:
             write_speeds(args.out, distinct, recipe.image_size or 32, how)
             write_latencies(args.out, [recipe.image_size or 32], recipe.amp)
-    elif args.costs:
-        with mistakes_refused("speed.py"):
+        else:
             write_costs(args.costs, distinct, args.image_sizes, how)
             write_latencies(args.costs, args.image_sizes, recipe.amp)
-    else:
-        parser.error("give --out or --costs FILE")
 
 
 if __name__ == "__main__":

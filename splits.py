@@ -22,7 +22,6 @@ class Split:
     targets: torch.Tensor
     index: torch.Tensor
 
-    way = "in memory"  # as the first line of a run says it
     is_streamed = False
 
     def __len__(self):
@@ -54,7 +53,6 @@ class StreamedSplit(Split):
 
     images: Encoded
 
-    way = "streamed"
     is_streamed = True
 
     @property
@@ -107,7 +105,9 @@ def hold_out(split, val_size, seed):
         )
     shuffled = np.random.default_rng(seed).permutation(len(split))
     label = split.labels[shuffled]
-    turn = np.empty(len(split))  # when an image is taken: all classes are used up at the same rate
+    turn = np.empty(
+        len(split)
+    )  # where an image stands in its shuffled class, 0 to 1: the first of every class are held out
     for c in np.unique(label):
         members = label == c
         turn[members] = (np.arange(members.sum()) + 0.5) / members.sum()

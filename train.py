@@ -30,8 +30,9 @@ def train_all(runs, together):
     and so does a failure that one of several processes may have met alone. If any run did not finish, the program ends with the
     largest exit code; that of a held run counts least.
     """
+    from accelerate.utils import release_memory
+
     import engine
-    import machine
     import training
 
     codes, others_go_on = [], (1, HELD_CODE)
@@ -51,9 +52,8 @@ def train_all(runs, together):
                     codes.append(end.code)
             for run in built:
                 run.n_together = len(built)
-            ends = training.in_turns([run.train() for run in built], [run.turn for run in built])
-        machine.empty_caches()
-        codes += [end.code for end in ends if isinstance(end, SystemExit)]
+            codes += training.in_turns(built)
+        release_memory()  # what finished runs have left on the GPU
         if any(code not in others_go_on for code in codes):
             break
     if codes:
@@ -143,8 +143,11 @@ if __name__ == "__main__":
     args = parse_args(description=__doc__)
     if args.list:
         sys.exit(main(args))  # without the imports below, which it does not need
-    import torch.distributed as dist
-    from torch.distributed.elastic.multiprocessing.errors import record
+    try:
+        import torch.distributed as dist
+        from torch.distributed.elastic.multiprocessing.errors import record
+    except ModuleNotFoundError as error:
+        refuse(f"{error.name} is not installed: activate the environment, or pip install -r requirements.txt", code=1)
 
     record(main)(args)  # torchrun then shows the traceback of the process that failed first
     if dist.is_initialized():  # after a failure NCCL would wait here for processes that wait elsewhere

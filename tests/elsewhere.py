@@ -12,6 +12,8 @@ import runpy
 import signal
 import sys
 
+import psutil  # noqa: F401 -- before what it needs on Linux alone is taken away
+
 MISSING = {
     signal: ["SIGUSR1", "SIGUSR2", "SIGHUP", "SIGALRM", "SIGKILL", "pthread_sigmask", "sigtimedwait", "sigwait",
              "sigwaitinfo"],

@@ -133,7 +133,7 @@ def test_parquet_is_streamed_too(tmp_path):
     for split in ("train", "test"):
         write_parquet(tmp_path / "set", split, [picture(size=(9, 9)) for _ in range(5)], [3, 1, 4, 1, 5], label="label")
     kept, streamed = (data.load("cifar10", tmp_path / "set", None, tmp_path / "cache", room) for room in (1e9, 0))
-    assert (streamed.test.way, streamed.image_size) == ("streamed", 9)
+    assert (streamed.test.is_streamed, streamed.image_size) == (True, 9)
     first, second = (list(augment.eval_batches(images.train, 2, [0] * 3, [1] * 3)) for images in (kept, streamed))
     for (imgs, targets), (streamed_imgs, streamed_targets) in zip(first, second, strict=True):
         assert torch.equal(imgs, streamed_imgs)
@@ -166,10 +166,10 @@ def test_splits_of_different_sizes_are_refused(tmp_path):
 
 def test_set_that_just_fits_is_kept_in_memory(tmp_path):
     root, n_bytes = small_folder(tmp_path / "set"), 12 * 3 * 8 * 8
-    assert loaded(root, n_bytes - 1).train.way == "streamed"
+    assert loaded(root, n_bytes - 1).train.is_streamed
     for _ in range(2):  # decoded, and from the cache
-        assert loaded(root, n_bytes).train.way == "in memory"
-    assert loaded(root, n_bytes - 1).train.way == "streamed"
+        assert not loaded(root, n_bytes).train.is_streamed
+    assert loaded(root, n_bytes - 1).train.is_streamed
 
 
 def test_room_is_half_of_the_free_memory(monkeypatch):

@@ -81,7 +81,7 @@ def test_labels_and_classes_are_those_that_were_measured_on(drawn):
 
 def test_sizes_are_those_that_were_measured_on():
     sizes = {name: parameter.default for name, parameter in inspect.signature(shapes.draw_shapes100).parameters.items()}
-    assert sizes == {"n_train": 20_000, "n_test": 5_000, "size": 32}
+    assert sizes == {"n_train": 20_000, "n_test": 5_000}
 
 
 def test_gradient_ends_at_both_colours():

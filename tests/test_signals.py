@@ -104,7 +104,7 @@ def read_through_a_signal(split):
 def test_signal_lets_a_streamed_set_be_read_on(photos, tmp_path):
     """So that the step at hand can end, and be saved."""
     images = data.load("folder", photos, None, tmp_path, room=0)
-    assert images.train.way == "streamed"
+    assert images.train.is_streamed
     processes.run(read_through_a_signal, 1, images.train)
 
 

@@ -141,14 +141,17 @@ def test_flags_of_a_run_leave_its_speed_alone():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--batchsize", "8"], "unknown flag --batchsize: did you mean --batch-size?"),
-        (["nosuch"], "unknown backbone"),
-        (["resnet", "--costs", "nosuch/costs.json", "--image-size", "16"], "--costs takes --image-sizes"),
-        (["resnet", "--image-sizes", "64"], "--out takes --image-size"),
+        (["--out", "cost.json", "--batchsize", "8"], "unknown flag --batchsize: did you mean --batch-size?"),
+        (["nosuch", "--out", "cost.json"], "unknown backbone"),
+        (["resnet", "--costs", "costs.json", "--image-size", "16"], "--costs takes --image-sizes"),
+        (["resnet", "--out", "cost.json", "--image-sizes", "64"], "--out takes --image-size"),
+        (["resnet", "--out", "cost.json", "--costs", "costs.json"], "not allowed with argument --out"),
+        (["resnet"], "one of the arguments --out --costs is required"),
     ],
 )
 def test_mistyped_flag_of_the_cost_pass_is_refused(flags, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["speed.py", *flags, "--out", str(tmp_path / "cost.json")])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["speed.py", *flags])
     with pytest.raises(SystemExit) as exit:
         speed.main()
     assert exit.value.code == 2

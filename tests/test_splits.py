@@ -85,7 +85,7 @@ def test_parts_are_held_out_as_the_flags_say():
 def test_streamed_batches_are_those_in_memory(both_ways, augment):
     """Whatever the number of processes, and from the middle of an epoch on."""
     kept, streamed = both_ways
-    assert (kept.train.way, streamed.train.way) == ("in memory", "streamed")
+    assert (kept.train.is_streamed, streamed.train.is_streamed) == (False, True)
     assert kept.fingerprint == streamed.fingerprint  # with the same mean and std, so that either way resumes a run
     for rank, world_size, first_step in ((0, 1, 0), (0, 2, 1), (1, 2, 1)):
         same = [
