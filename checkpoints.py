@@ -78,8 +78,6 @@ class StopSignals:
     not a second one. received: the signal's number, or TIME_IS_UP after max_s seconds, or 0.
     """
 
-    numbers = machine.STOP_SIGNALS
-
     def __init__(self, max_s=math.inf):
         self.signal, self.deadline = 0, time.monotonic() + max_s
 
@@ -88,7 +86,7 @@ class StopSignals:
         return self.signal or (TIME_IS_UP if time.monotonic() > self.deadline else 0)
 
     def __enter__(self):
-        self.before = {number: signal.signal(number, self.note) for number in self.numbers}
+        self.before = {number: signal.signal(number, self.note) for number in machine.STOP_SIGNALS}
         return self
 
     def __exit__(self, *_):

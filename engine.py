@@ -54,7 +54,7 @@ class TrainState:
     average of the weights; 0 for none.
     """
 
-    counters = ("step", "train_s", "epoch_s", "curve")
+    counters = ("step", "step_of_point", "train_s", "epoch_s", "curve")
 
     def __init__(self, net, optimizer, rates, amp, ema_decay=0.0, rank=0, world_size=1):
         self.net, self.optimizer, self.rates, self.amp, self.ema_decay = net, optimizer, rates, amp, ema_decay
@@ -94,7 +94,7 @@ class TrainState:
         """Plain types and tensors. All processes call it together, for it gathers their losses."""
         parts = {name: getattr(self, name).state_dict() for name in self.parts}
         state = parts | {name: getattr(self, name) for name in self.counters}
-        return state | {"step_of_point": self.step_of_point, "n_bad": self.n_bad, "losses": summed(self.losses)}
+        return state | {"n_bad": self.n_bad, "losses": summed(self.losses)}
 
     def load_state_dict(self, saved):
         how = [{name: group.get(name) for name in ("capturable", "fused")} for group in self.optimizer.param_groups]
@@ -106,7 +106,6 @@ class TrainState:
         self.share_rate()
         for name in self.counters:
             setattr(self, name, saved[name])
-        self.step_of_point = saved["step_of_point"]
         self.n_bad.copy_(saved["n_bad"])
         self.t.fill_(self.step)
         same_processes = saved["losses"].shape == self.losses.shape
@@ -143,9 +142,7 @@ class Reading:
     """Values on their way from the device to the host. read() waits for them, and not for what was queued after them."""
 
     def __init__(self, *values):
-        self.values = [
-            value.clone() if value.device.type == "cpu" else value.to("cpu", non_blocking=True) for value in values
-        ]
+        self.values = [value.to("cpu", copy=True, non_blocking=True) for value in values]
         self.event = torch.cuda.Event() if values[0].device.type == "cuda" else None
         if self.event:
             self.event.record()
@@ -211,6 +208,7 @@ def add_gradients(state, model, imgs, targets, label_smoothing, parts, class_wei
             with autocast(state.device, state.amp):
                 logits = model(part)
             loss = loss_of(logits.float(), part_targets, label_smoothing, class_weights) / parts
+            # times nan, which reaches every gradient: a loss filled with nan would give gradients of 0
             healthy = loss.isfinite() & (state.n_bad <= state.tolerance)
             loss_or_nan = loss * torch.ones_like(loss).masked_fill(~healthy, torch.nan)
             state.scaler.scale(loss_or_nan).backward()
@@ -258,10 +256,10 @@ def train_epoch(step, epoch, last_step):
     state, batches = step.state, step.batches
     step.model.train()
     if not all(p.requires_grad for p in state.net.parameters()):
-        state.net.eval()  # a frozen backbone keeps its batch statistics and drops nothing
-        for module in state.net.modules():  # but a new head may have a batch norm, which has no statistics yet
-            own = list(module.parameters(recurse=False))
-            module.training = bool(own) and all(p.requires_grad for p in own)
+        # a frozen backbone keeps its batch statistics and drops nothing; a new head's batch norm has none to keep yet
+        for module in state.net.modules():
+            own = [p.requires_grad for p in module.parameters(recurse=False)]
+            module.training = bool(own) and all(own)
     in_epoch = state.step - epoch * batches.steps_per_epoch
     if in_epoch == 0:
         state.losses[0] = 0

@@ -50,7 +50,9 @@ class Run:
 
     def look(self):
         """Returns the result if the run is finished, or None."""
-        see = partial(runfolder.look_at_folder, self.folder, self.config, of_comparison=self.args.check)
+        see = partial(
+            runfolder.look_at_folder, self.folder, self.config, of_comparison=self.args.check and bool(self.args.name)
+        )
         self.result, self.saved = self.team.first_decides(see)
         self.stamp = runfolder.stamp(self.folder)
         return self.result
@@ -80,19 +82,20 @@ class Run:
             with mistakes_refused():
                 warmup_steps = round(args.warmup_frac * self.last_step)
                 rates = optimizers.make_schedule(args.schedule, args.lr, warmup_steps, self.last_step)
-            state = engine.TrainState(net, optimizer, rates, self.amp, args.ema_decay, team.rank, team.world_size)
+            self.state = engine.TrainState(net, optimizer, rates, self.amp, args.ema_decay, team.rank, team.world_size)
             if self.saved:
-                self.resume(state)
+                self.resume()
             model = torch.compile(net) if args.compile else net
             if team.world_size > 1:
                 on = [team.device.index] if team.device.type == "cuda" else None
                 model = DistributedDataParallel(model, device_ids=on, gradient_as_bucket_view=True)
-            self.state = state
             with mistakes_refused():
                 class_weights = self.batches.class_weights(self.images.classes) if args.class_weights else None
             recipe = {"label_smoothing": args.label_smoothing, "clip_norm": args.clip_norm,
                       "accumulate": args.accumulate, "class_weights": class_weights}  # fmt: skip
-            self.step = capture.Step(state, model, self.batches, **recipe, captured=args.graph != "off", say=self.say)
+            self.step = capture.Step(
+                self.state, model, self.batches, **recipe, captured=args.graph != "off", say=self.say
+            )
             if not args.check:
                 self.own_folder()
                 self.describe()
@@ -186,21 +189,18 @@ class Run:
         if b % args.accumulate:
             refuse(f"--accumulate {args.accumulate} does not divide the {b} images of each process")
         if b // args.accumulate == 1:
-            values = {name: v.to("meta") for name, v in [*net.named_parameters(), *net.named_buffers()]}
             try:
-                with torch.device("meta"), torch.no_grad():
-                    one = torch.empty(1, 3, self.images.image_size, self.images.image_size)
-                    torch.func.functional_call(net, values, one)
+                libraries.try_forward(net, self.images.image_size, n=1)
             except ValueError:
                 refuse(f"{args.arch} cannot be trained on one image at a time, as batch norm needs more than one value: "
                        "raise --batch-size, or lower --accumulate")  # fmt: skip
 
-    def resume(self, state):
-        state.load_state_dict(self.saved["state"])
+    def resume(self):
+        self.state.load_state_dict(self.saved["state"])
         before, now = self.saved["world_size"], self.team.world_size
         change = "" if before == now else f", with {now} processes instead of {before}"
         if not self.args.check:
-            self.say(f"resuming {self.folder} at step {state.step} of {self.last_step}{change}")
+            self.say(f"resuming {self.folder} at step {self.state.step} of {self.last_step}{change}")
 
     def describe(self):
         """Sets what result.json, checkpoints and model/ say of the run: its costs, its start, how its network is built."""
@@ -221,7 +221,7 @@ class Run:
         precision = "float32" if self.config["amp"] == "off" else self.config["amp"]
         self.say(
             f"{args.arch}: {self.params:,} parameters, {self.macs:,} MACs; {args.dataset}: {len(train):,} images to train "
-            f"on{unequal}, {held_out}, {len(images.test):,} to test, {train.way}; {team.world_size} x "
+            f"on{unequal}, {held_out}, {len(images.test):,} to test, {'streamed' if train.is_streamed else 'in memory'}; {team.world_size} x "
             f"{machine.device_name(team.device)}{machine.unused_gpu(team.device)}, {precision}; writing {self.folder}"
         )
         if team.rank == 0:
@@ -418,22 +418,22 @@ def start_scoring(net, split, mean, std, images, amp, team):
     return engine.start_evaluation(net, batches, len(split), len(images.classes), amp)
 
 
-def in_turns(generators, contexts=None):
-    """Runs generators to their ends, one step of each in turn. Returns the value of each, or the SystemExit that ended it."""
-    ended = {}
-    while len(ended) < len(generators):
-        for i, generator in enumerate(generators):
-            if i not in ended:
+def in_turns(runs):
+    """Trains runs to their ends, one step of each in turn. Returns the exit codes of those that did not finish."""
+    generators, codes = [run.train() for run in runs], {}
+    while len(codes) < len(runs):
+        for i, run in enumerate(runs):
+            if i not in codes:
                 try:
-                    with failures_reported(), contexts[i]() if contexts else nullcontext():
-                        next(generator)
-                except StopIteration as end:
-                    ended[i] = end.value
+                    with failures_reported(), run.turn():
+                        next(generators[i])
+                except StopIteration:
+                    codes[i] = None
                 except SystemExit as end:
                     if engine.is_parallel() and not isinstance(end.__context__, FloatingPointError):
                         raise  # this process may be alone in it, and torchrun then ends the others
-                    ended[i] = SystemExit(end.code)  # without the traceback, which would keep the memory of what failed
-    return [ended[i] for i in range(len(generators))]
+                    codes[i] = end.code  # the exception itself would keep the memory of what failed
+    return [code for code in codes.values() if code is not None]
 
 
 def in_words(scores):

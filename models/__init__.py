@@ -92,12 +92,9 @@ BACKBONES = {
     **{f"resnet{depth}": Backbone("resnet", ResNet, {"depth": depth}) for depth in (32, 44, 56, 110)},
     **{f"resnet{depth}": Backbone("resnet", ImageNetResNet, {"depth": depth}) for depth in DEPTHS},
     **{
-        f"plain{depth}": Backbone("resnet", ResNet, PLAIN | {"depth": depth}, WITHOUT_SHORTCUTS)
-        for depth in (20, 32, 44, 56, 110)
-    },
-    **{
-        f"plain{depth}": Backbone("resnet", ImageNetResNet, PLAIN | {"depth": depth}, WITHOUT_SHORTCUTS)
-        for depth in (18, 34)
+        f"plain{depth}": Backbone("resnet", make, PLAIN | {"depth": depth}, WITHOUT_SHORTCUTS)
+        for make, depths in ((ResNet, (20, 32, 44, 56, 110)), (ImageNetResNet, (18, 34)))
+        for depth in depths
     },
     "vit": Backbone("vit", ViT, **WHOLE),
     "vgg16": Backbone("vgg", VGG, {"depth": 16}, **WHOLE),
@@ -242,7 +239,7 @@ def build(arch, num_classes=100, settings=None, image_size=32):
     """Makes a network: (B, 3, image_size, image_size) -> (B, num_classes) logits.
 
     settings: knob -> value, such as {'eca.kernel_size': 5}. Raises ValueError, in one line, for a name, knob or value
-    that does not exist, for a method that would leave nothing in the network, and for images that a network is not for.
+    that does not exist, for a method of which no layer is in the network, and for images that a network is not for.
     """
     methods, backbone = parse_arch(arch)
     values = parse_settings(arch, settings or {})
@@ -263,7 +260,7 @@ def build(arch, num_classes=100, settings=None, image_size=32):
         fillers[method.slot] = make() if method.slot == "block" else make  # a block family is an object, see resnet.py
     net = row.make(num_classes, image_size, **fillers, **row.fixed, **given(row.family))
 
-    # files whose classes are in the network; a convolution that a knob left plain does not count
+    # the files that the network's layers come from; is_plain: a knob made this layer an ordinary convolution
     sources = {type(module).__module__ for module in net.modules() if not getattr(module, "is_plain", False)}
     for name in methods:
         if METHODS[name].make.__module__ not in sources:
@@ -292,7 +289,7 @@ def without_effect(arch, num_classes=100, settings=None, image_size=32):
                 return None
 
     changed = [name for name, value in values.items() if value != allowed[name].default]
-    net = net_without(None) if changed else None
+    net = net_without(None) if changed else None  # None: with all of them
     return [name for name in changed if (other := net_without(name)) and alike(net, other)]
 
 

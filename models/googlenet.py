@@ -7,7 +7,6 @@ norm after every convolution in place of local response normalization, biases be
 convolutions in place of a 5x5 (Szegedy et al., CVPR 2016), no auxiliary classifiers, which batch norm made needless.
 """
 
-import torch.nn.functional as F
 from torch import nn
 
 from models.ops.layout import concatenate, mean_of_pixels
@@ -70,9 +69,8 @@ class GoogLeNet(nn.Module):
                 self.features.append(Inception(in_ch, *channels))
                 out1, _, out3, _, out5, pooled = channels
                 in_ch = out1 + out3 + out5 + pooled
-        self.dropout = dropout
+        self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(in_ch, num_classes)
 
     def forward(self, x):
-        x = mean_of_pixels(self.features(x))
-        return self.fc(F.dropout(x, self.dropout, self.training))
+        return self.fc(self.dropout(mean_of_pixels(self.features(x))))

@@ -86,11 +86,11 @@ def make_timm(name, num_classes, image_size, **weights):
     return timm.create_model(name, num_classes=num_classes, **more, **weights)
 
 
-def try_forward(net, image_size):
-    """What the network gives for two images in training, on the meta device: shapes without numbers, and no side effects."""
+def try_forward(net, image_size, n=2):
+    """What the network gives for n images in training, on the meta device: shapes without numbers, and no side effects."""
     tensors = {name: value.to("meta") for name, value in [*net.named_parameters(), *net.named_buffers()]}
     with torch.device("meta"), torch.no_grad():
-        return functional_call(net, tensors, torch.empty(2, 3, image_size, image_size))
+        return functional_call(net, tensors, torch.empty(n, 3, image_size, image_size))
 
 
 def synchronized(net, arch):

@@ -5,12 +5,12 @@ Szegedy, Liu, Jia and others, "Going Deeper with Convolutions", CVPR 2015, secti
 "Res2Net: A New Multi-scale Backbone Architecture", IEEE TPAMI 2021, equation 1. Slot: conv. Published with SGD,
 MixConv with RMSProp.
 
-Departures: of an Inception module only the kernels are kept, without its 1x1 reductions and its pooling, and one norm
-follows their concatenation; MixConv's kernels get a 1x1 convolution after them. Res2Net's cascade is made for
-bottlenecks, whose 1x1 convolutions mix its groups, and keeps the width. So in a basic block it takes the place of the
-first convolution, and the second mixes; a convolution that changes the width stays. As in the authors' code the last
-group is the one without a kernel, where the paper has the first. Their code leaves out the sums x_i + y_{i-1} and averages
-the last group in the first block of each stage; here only strided blocks do.
+Departures: of an Inception module only the kernels side by side are kept, here 3x3, 5x5 and 7x7 in MixConv's shares of the
+channels, not 1x1, 3x3 and 5x5, without reductions and pooling, and one norm follows their concatenation; MixConv's kernels
+get a 1x1 convolution after them. Res2Net's cascade is made for bottlenecks, whose 1x1 convolutions mix its groups, and keeps
+the width. So in a basic block it takes the place of the first convolution, and the second mixes; a convolution that changes
+the width stays. As in the authors' code the last group is the one without a kernel, where the paper has the first. Their code
+leaves out the sums x_i + y_{i-1} and averages the last group in the first block of each stage; here only strided blocks do.
 """
 
 from typing import Literal

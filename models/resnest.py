@@ -16,16 +16,7 @@ import torch
 from torch import nn
 
 from models.ops.layout import mean_of_pixels
-from models.ops.tracing import leaf
 from models.resnet import ConvBN
-
-
-@leaf
-def of_several(x):
-    """The maps (B, C, H, W) themselves. Raises ValueError for B = 1."""
-    if x.shape[0] == 1:
-        raise ValueError("resnest cannot train on a batch of 1 image: its gate normalizes over the batch alone")
-    return x
 
 
 class SplitAttention(nn.Module):
@@ -52,8 +43,6 @@ class SplitAttention(nn.Module):
 
     def forward(self, x):
         R, K = self.radix, self.cardinality
-        if self.training:
-            x = of_several(x)
         B = x.shape[0]
         splits = self.splits(x).chunk(R, 1)  # R of (B, C, H, W); read by index, as torch.fx cannot loop over them
         pooled = sum(mean_of_pixels(splits[r]) for r in range(R))  # (B, C)

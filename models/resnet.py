@@ -110,9 +110,9 @@ def make_shortcut(in_ch, out_ch, stride, kind):
         return None
     if stride == 1 and in_ch == out_ch:
         return nn.Identity()
-    return (
-        PadShortcut(in_ch, out_ch, stride) if kind == "A" else ConvBN(in_ch, out_ch, stride, relu=False, kernel_size=1)
-    )
+    if kind == "A":
+        return PadShortcut(in_ch, out_ch, stride)
+    return ConvBN(in_ch, out_ch, stride, relu=False, kernel_size=1)
 
 
 class ResidualBlock(nn.Module):
@@ -250,6 +250,8 @@ class StagedNet(nn.Module):
         super().__init__()
         if not 0 <= drop_path < 1:
             raise ValueError(f"resnet.drop_path must be in [0, 1), got {drop_path}")
+        if layout.stem_ch < 1:  # the width
+            raise ValueError(f"resnet.width must be at least 1, got {layout.stem_ch}")
         if shortcut == "none" and drop_path:
             raise ValueError(
                 "resnet.drop_path drops branches, and without shortcuts nothing would be left: leave it out"
@@ -330,8 +332,6 @@ class ResNet(StagedNet):
     ):
         if depth < 8 or depth % 6 != 2:
             raise ValueError(f"resnet.depth must be 6k + 2 (20, 32, 44, 56, 110), got {depth}")
-        if width < 1:
-            raise ValueError(f"resnet.width must be at least 1, got {width}")
         n = (depth - 2) // 6
         layout = Layout(width, 1, BasicBlock, (n, n, n), (width, 2 * width, 4 * width))
         super().__init__(num_classes, image_size, layout, shortcut, attention_position, drop_path, **slots)
@@ -374,8 +374,6 @@ class ImageNetResNet(StagedNet):
     ):
         if depth not in DEPTHS:
             raise ValueError(f"resnet.depth must be one of {', '.join(map(str, DEPTHS))}, got {depth}")
-        if width < 1:
-            raise ValueError(f"resnet.width must be at least 1, got {width}")
         own_block, depths = DEPTHS[depth]
         strides = stem == "imagenet" or (stem == "auto" and image_size > LARGE_IMAGE)
         widths = tuple(width * 2**i for i in range(4))

@@ -4,7 +4,8 @@ Dosovitskiy, Beyer, Kolesnikov and others, "An Image is Worth 16x16 Words: Trans
 ICLR 2021, section 3.1, equations 1 to 4. The size is DeiT's tiny (Touvron et al., ICML 2021). Names and shapes of the
 weights are timm's, so that published ones fit.
 
-Departures: smaller patches for small images; stochastic depth (DeiT) in place of dropout; weights start as in DeiT.
+Departures: smaller patches for small images; and as in DeiT, stochastic depth in place of dropout, the start of the weights,
+and a linear classifier from the start, where the paper first trains one with a hidden layer.
 
 Shapes: B images, N patches and the class token, D = width.
 """

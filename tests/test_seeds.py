@@ -14,11 +14,9 @@ import training
 from checkpoints import TIME_IS_UP, StopSignals
 from flags import HELD_CODE, TIME_IS_UP_CODE
 from tests import processes
-from tests.runs import assert_same, built, logged, result_of, run, saved_state
+from tests.runs import SMALL, assert_same, built, logged, result_of, run, saved_state
 from tests.test_signals import start, wait_for_step
 from train import train_all
-
-SMALL = ["--set", "resnet.depth=8", "--set", "resnet.width=4"]
 
 
 def named(flags, name):
@@ -104,8 +102,7 @@ def test_failure_counts_for_more_than_a_run_that_is_held(codes, code):
 
 def test_what_failed_keeps_no_memory(command):
     """Its traceback would, and its captured graph, for which NCCL waits besides."""
-    (end,) = training.in_turns([ends(1)])
-    assert end.code == 1 and end.__traceback__ is end.__context__ is None
+    assert training.in_turns([SimpleNamespace(turn=nullcontext, train=lambda: ends(1))]) == [1]
     one, released = built(*command(*SMALL)), []
     one.step.graph = SimpleNamespace(reset=lambda: released.append(True))
     one.close()

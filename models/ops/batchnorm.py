@@ -17,7 +17,7 @@ else:
 class NormGELU(nn.Module):
     """gelu(norm(x)): (B, C, H, W) -> (B, C, H, W).
 
-    Fused on CUDA, in training, if norm is an nn.BatchNorm2d with weights and running averages.
+    Fused on CUDA, in training, if norm is an nn.BatchNorm2d.
     """
 
     def __init__(self, norm):
@@ -26,10 +26,7 @@ class NormGELU(nn.Module):
 
     def forward(self, x):
         norm = self.norm
-        is_plain = (
-            type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats and norm.momentum is not None
-        )
-        if not is_plain:  # nn.SyncBatchNorm may have taken its place
+        if type(norm) is not nn.BatchNorm2d:  # layer norm, or nn.SyncBatchNorm in its place
             return F.gelu(norm(x))
         running = norm.running_mean, norm.running_var, norm.num_batches_tracked
         return batch_norm_gelu(x, *running, norm.weight, norm.bias, norm.training, norm.momentum, norm.eps)

@@ -68,11 +68,9 @@ def pixel_rows(x):
     B, C, H, W = x.shape
     B_stride, C_stride, H_stride, W_stride = x.stride()
     is_laid_out = C_stride == 1 and W_stride >= C and H_stride == W * W_stride and B_stride == H * H_stride
-    return (
-        x
-        if is_laid_out and fits(x)
-        else x.contiguous(memory_format=torch.channels_last).as_strided((B, C, H, W), (H * W * C, 1, W * C, C))
-    )
+    if is_laid_out and fits(x):
+        return x
+    return x.contiguous(memory_format=torch.channels_last).as_strided((B, C, H, W), (H * W * C, 1, W * C, C))
 
 
 def alignment(*counts):
