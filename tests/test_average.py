@@ -8,10 +8,8 @@ import data
 import engine
 import hub
 from augment import eval_batches
-from tests.runs import assert_same, result_of, run, saved_state
+from tests.runs import SMALL, assert_same, result_of, run, saved_state
 from tests.test_engine import new_batches, new_state, tiny_net
-
-SMALL = ["--set", "resnet.depth=8", "--set", "resnet.width=4"]
 
 
 def test_statistics_are_averaged_and_counts_are_copied():

@@ -10,10 +10,8 @@ import torch.nn.functional as F
 import engine
 from augment import Augment, TrainBatches
 from data import Split
-from tests.runs import built, result_of, run
+from tests.runs import SMALL, built, result_of, run
 from tests.test_engine import new_state
-
-SMALL = ["--set", "resnet.depth=8", "--set", "resnet.width=4"]
 
 
 def unequal_split(counts=(20, 3, 1)):

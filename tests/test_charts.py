@@ -109,7 +109,7 @@ def test_labels_know_of_the_bars(campaign, monkeypatch):
 
 def test_budgets_are_drawn_each_with_its_differences(tmp_path):
     conditions = read_conditions([folder_of(tmp_path / "a", 5, eca=63), folder_of(tmp_path / "b", 50, eca=58)])
-    ax = drawn(draw_budgets, conditions[-1].results, conditions)
+    ax = drawn(draw_budgets, conditions)
     found = {container.get_label(): middles(ax, [container]) for container in ax.containers}
     assert found.keys() == {"5 epochs", "50 epochs"}
     assert found["5 epochs"] == pytest.approx({"eca": 3, "ghostnet": 0}, abs=0.01)

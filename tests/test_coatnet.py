@@ -18,6 +18,12 @@ from tests.checks import (
 )
 
 
+def test_bias_starts_small():
+    torch.manual_seed(0)
+    table = RelativeAttention(32, 32, size=8, head_dim=16, relative_bias=True).bias_table
+    assert table.std().item() == pytest.approx(0.02, rel=0.15)  # of 450 numbers: four standard deviations
+
+
 def block(letter, in_ch, out_ch, stride, size, attention=no_attention, drop_path=0.0, **knobs):
     family = CoAtNet(layout=letter, **knobs)
     return family(in_ch, out_ch, stride, Place(1, 0, size), plain_block, attention, drop_path)

@@ -296,6 +296,18 @@ def test_dropped_paths_differ_from_step_to_step_and_are_drawn_again_after_a_resu
     assert all(map(torch.equal, seen[0][2:], seen[2]))
 
 
+def test_dropped_paths_differ_from_process_to_process():
+    kept = []
+    for rank in (0, 1):
+        state, made = new_state(), new_batches()
+        state.rank, state.losses = rank, torch.zeros(2, 2)
+        state.net.insert(3, DropPath(0.5))
+        state.net[3].register_forward_hook(lambda module, args, out: kept.append(out.flatten(1).any(1)))
+        made.begin(0)
+        capture.Step(state, state.net, made)()
+    assert not torch.equal(*kept)
+
+
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 @pytest.mark.parametrize("optimizer", ["sgd", "nadam", "adafactor"])
 def test_update_that_is_not_finite_leaves_the_weights_alone(where, optimizer):
@@ -364,6 +376,8 @@ def test_amp_auto_asks_the_device(monkeypatch):
     assert engine.amp_dtype("auto", cpu) is None
     assert engine.amp_dtype("off", cpu) is None
     assert engine.amp_dtype("fp16", cpu) is torch.float16
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert engine.amp_dtype("auto", SimpleNamespace(type="cuda")) is None  # which could only emulate it
 
 
 # ----------------------------------------------------------------------------------------------- precision, processes
@@ -372,6 +386,18 @@ def test_amp_auto_asks_the_device(monkeypatch):
 def test_only_fp16_scales_its_loss():
     scales = {amp: new_state(amp=amp).scaler.get_scale() for amp in (None, torch.bfloat16, torch.float16)}
     assert scales == {None: 1.0, torch.bfloat16: 1.0, torch.float16: 2.0**16}
+
+
+def test_losses_of_rounded_logits_are_not_rounded():
+    """bfloat16 has three digits, which are enough for logits, and not for a mean loss."""
+    state, (imgs, targets) = new_state(amp=torch.bfloat16), next(new_batches().epoch(0))
+    with torch.no_grad(), engine.autocast(torch.device("cpu"), torch.bfloat16):
+        trained, scored = tiny_net().train()(imgs), tiny_net().eval()(imgs)
+    assert trained.dtype == scored.dtype == torch.bfloat16
+    scores = engine.start_evaluation(tiny_net(), [(imgs, targets)], len(imgs), 7, torch.bfloat16)()
+    assert scores["loss"] == pytest.approx(F.cross_entropy(scored.float(), targets).item(), rel=1e-5)
+    engine.train_step(state, state.net, imgs, targets)
+    assert state.losses[0].item() == pytest.approx(F.cross_entropy(trained.float(), targets).item(), rel=1e-5)
 
 
 def test_a_reading_holds_what_was_there_when_it_was_made():

@@ -180,6 +180,8 @@ def test_trunc_draws_every_convolution_but_the_attention_slots():
     for conv in convs:
         assert conv.weight.std().item() == pytest.approx(0.02, rel=0.4)  # the smallest has 128 weights
         assert conv.bias is None or not conv.bias.any()
+    parts = [p for name, p in net.named_parameters() if name.endswith((".real", ".imag"))]
+    assert len(parts) == 2 and all(p.std().item() == pytest.approx(0.02, rel=0.1) for p in parts)
     assert net.spatial[2].weight.std() > 0.05
 
 

@@ -16,7 +16,7 @@ import pytest
 import locks
 import machine
 from tests import processes
-from tests.runs import run
+from tests.runs import SMALL, run
 from tests.test_signals import start, wait_for_step
 
 HEARTBEAT_S, WATCH_S = locks.HEARTBEAT_S, locks.WATCH_S  # which the tests shorten
@@ -317,8 +317,7 @@ def test_lock_of_another_is_not_released(path):
 def test_same_command_twice_at_once(command, tmp_path, capsys):
     """The second one ends with one line and leaves all as it is; after a kill it goes on."""
     folder = tmp_path / "runs" / "run"
-    small = ["--set", "resnet.depth=8", "--set", "resnet.width=4"]
-    flags = command(*small, "--epochs", "200", "--save-every", "1")
+    flags = command(*SMALL, "--epochs", "200", "--save-every", "1")
     with start(1, *flags) as running:
         wait_for_step(folder, running)
         with pytest.raises(SystemExit) as exit:
@@ -351,8 +350,7 @@ def test_heartbeat_keeps_no_rival_alive(path):
 def test_run_that_was_taken_over_writes_no_more(command, tmp_path):
     """Its node was given up by Slurm, say, but lives."""
     folder = tmp_path / "runs" / "run"
-    small = ["--set", "resnet.depth=8", "--set", "resnet.width=4"]
-    with start(1, *command(*small, "--epochs", "2000", "--save-every", "1")) as running:
+    with start(1, *command(*SMALL, "--epochs", "2000", "--save-every", "1")) as running:
         wait_for_step(folder, running)
         left_by(folder / "of-another", host="elsewhere")
         os.replace(folder / "of-another", folder / "lock")
@@ -373,7 +371,7 @@ def test_run_that_went_on_between_look_and_lock_is_refused(command, tmp_path, mo
 
     monkeypatch.setattr(locks, "Lock", late)
     with pytest.raises(SystemExit) as exit:
-        run(*command("--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "1"))
+        run(*command(*SMALL, "--max-steps", "1"))
     assert exit.value.code == 2
     assert f"{last.parent} was written by another process just now: start again" in capsys.readouterr().err
 
@@ -400,13 +398,12 @@ def test_rank_alone_silences_no_mistake(command, monkeypatch, capsys):
 
 
 def test_more_epochs_of_a_finished_run(command, tmp_path, capsys):
-    small = ["--set", "resnet.depth=8", "--set", "resnet.width=4"]
-    run(*command(*small, "--epochs", "1"))
+    run(*command(*SMALL, "--epochs", "1"))
     with pytest.raises(SystemExit):
-        run(*command(*small, "--epochs", "2"))
+        run(*command(*SMALL, "--epochs", "2"))
     folder = tmp_path / "runs" / "run"
     assert f"give --init-from {folder} --name NEW" in capsys.readouterr().err
-    run(*command(*small, "--epochs", "2", "--init-from", str(folder)), "--name", "new")
+    run(*command(*SMALL, "--epochs", "2", "--init-from", str(folder)), "--name", "new")
     with pytest.raises(SystemExit):
-        run(*command(*small, "--epochs", "2", "--lr", "1"))
+        run(*command(*SMALL, "--epochs", "2", "--lr", "1"))
     assert "give another --name, or delete that folder" in capsys.readouterr().err

@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from models import build
 from models.multiscale import Cascade, MultiScaleConv, shares
@@ -14,25 +13,9 @@ from tests.checks import (
     n_params,
     randomize,
 )
+from tests.test_ghostnet import filtered, normed
 
 FORMS = ({}, {"form": "depthwise"}, {"form": "cascade"})
-
-
-def filtered(maps, kernels, stride):
-    """The sum of maps (B, H, W), each under its own k x k kernel, tap by tap."""
-    total = 0
-    for one, kernel in zip(maps, kernels, strict=True):
-        k, (H, W) = len(kernel), one.shape[1:]
-        padded = F.pad(one, [k // 2] * 4)
-        for i in range(k):
-            for j in range(k):
-                total = total + kernel[i, j] * padded[:, i : i + H : stride, j : j + W : stride]
-    return total
-
-
-def normed(one, norm, c):
-    one = (one - norm.running_mean[c]) / (norm.running_var[c] + norm.eps).sqrt()
-    return one * norm.weight[c] + norm.bias[c]
 
 
 @pytest.mark.parametrize("kernel_sizes", [(3, 5, 7), (1, 3), (5,), (3, 5, 7, 9)])

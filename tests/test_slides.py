@@ -58,7 +58,7 @@ def test_what_the_talk_says(made):
     assert slides["Which module is worth adding?"][0].split("\n") == [
         "1 of 5 helps: ECA +3.00 ± 0.16.",
         "1 is not clearly ahead of a wider ResNet, 1 hurts, 2 show no evidence.",
-        "After 10 epochs; longer training may change the order.",
+        "After 10 epochs; longer training may change this.",
     ]
     assert slides["What helped and what did not"] == [
         "helps", "ECA", "no better than widening", "HorNet", "no evidence", "ECA + GhostNet\nGhostNet", "hurts", "gMLP",

@@ -14,12 +14,10 @@ import runfolder
 from flags import parse_args
 from models import build
 from tests import processes
-from tests.runs import assert_same, die_after_saves, result_of, run, saved_state
+from tests.runs import SMALL, assert_same, built, die_after_saves, result_of, run, saved_state
 from tests.test_flags import refused
 
 # ------------------------------------------------------------------------------------------ weights to start with, the hub
-
-SMALL = ["--set", "resnet.depth=8", "--set", "resnet.width=4"]
 
 
 @pytest.fixture
@@ -85,6 +83,15 @@ def test_other_classes_get_a_new_head(command, photos, published_weights, tmp_pa
     (before, _), (after, head) = backbone_and_head(first), backbone_and_head(tmp_path / "runs" / "run")
     assert_same(before, after)
     assert head["fc.weight"].shape == (3, 16)
+
+    model, result = hub.load(tmp_path / "runs" / "run"), result_of(tmp_path / "runs" / "run")
+    made = built(*command(*SMALL, "--init-from", str(first), "--data-dir", str(fewer), "--name", "other"))
+    assert made.images.mean != pytest.approx(model.mean)
+    assert (model.mean, model.std) == (hub.load(first).mean, hub.load(first).std)  # of the pixels that its weights know
+    assert made.batches.mean.flatten().tolist() == pytest.approx(model.mean)
+    capsys.readouterr()
+    run(*command("--data-dir", str(fewer), "--eval-only", str(tmp_path / "runs" / "run")))
+    assert f"loss {result['loss']:.4f}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("n_processes", [1, 2])

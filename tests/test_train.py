@@ -11,7 +11,7 @@ import checkpoints
 from flags import parse_args
 from predict import score_only
 from processes import Processes
-from tests.runs import built, result_of, run
+from tests.runs import SMALL, result_of, run
 
 # ---------------------------------------------------------------------------------------------------------- real data
 
@@ -32,12 +32,7 @@ def test_learns_on_real_cifar100(tmp_path):
 # ------------------------------------------------------------------------------------------------- folders of images
 
 
-BRIEF = ["--set", "resnet.depth=8", "--set", "resnet.width=4", "--max-steps", "2"]
-
-
-def test_the_first_line_names_the_precision(command, capsys):
-    run(*command("--amp", "off", *BRIEF))
-    assert ", float32; writing " in capsys.readouterr().out
+BRIEF = [*SMALL, "--max-steps", "2"]
 
 
 def test_folder_of_images_is_recognized(command, photos, tmp_path):
@@ -59,24 +54,16 @@ def test_classes_one_folder_too_deep_are_noticed(command, photos, tmp_path, caps
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("flags", "scale"), [([], 0.08), *((["--crop-padding", padding], None) for padding in ("8", "4", "0"))]
-)
-def test_large_images_are_cropped_as_asked(command, flags, scale):
-    assert built(*command("--image-size", "80", "--arch", "linear", *flags)).config["crop_scale"] == scale
-
-
 def test_validation_folder_is_watched_and_said_so(command, photos, tmp_path, capsys):
     shutil.copytree(photos, tmp_path / "photos")
     shutil.copytree(photos / "test", tmp_path / "photos" / "val")
-    run(*command("--data-dir", str(tmp_path / "photos"), *BRIEF))
+    run(*command("--data-dir", str(tmp_path / "photos"), "--amp", "off", *BRIEF))
     result = result_of(tmp_path / "runs" / "run")
     assert (result["n_train"], result["n_val"], result["n_test"], result["val_size"]) == (96, 20, 20, None)
     assert result["val_top1"] == result["top1"]  # the same images
-    assert (
-        f"{tmp_path}/photos: val/ is scored after each epoch, in place of a part of train/ (--val-size)\n"
-        in capsys.readouterr().out
-    )
+    out = capsys.readouterr().out
+    assert f"{tmp_path}/photos: val/ is scored after each epoch, in place of a part of train/ (--val-size)\n" in out
+    assert ", float32; writing " in out
 
 
 @pytest.mark.parametrize("flags", [[], ["--image-size", "16"]])

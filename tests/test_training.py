@@ -215,8 +215,9 @@ def test_fold_takes_the_place_of_the_validation_part(command, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("flags", "crop_scale"),
-    [(["64"], None), (["65"], 0.08), (["65", "--crop-scale", "0"], None), (["64", "--crop-scale", "0.5"], 0.5)],
-)
+    [(["64"], None), (["65"], 0.08), (["65", "--crop-scale", "0"], None), (["64", "--crop-scale", "0.5"], 0.5),
+     *((["65", "--crop-padding", padding], None) for padding in ("8", "4", "0"))],
+)  # fmt: skip
 def test_crop_depends_on_the_size(command, flags, crop_scale):
     assert built(*command("--image-size", *flags, *SMALL)).config["crop_scale"] == crop_scale
 

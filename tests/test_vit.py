@@ -107,6 +107,7 @@ def test_weights_start_as_published():
     net = ViT(100, 32, depth=1)
     for p in (net.pos_embed, net.head.weight, net.blocks[0].attn.qkv.weight):
         assert 0.019 < p.std() < 0.021
+    assert net.cls_token.std().item() == pytest.approx(0.02, rel=0.2)  # of 192 numbers: four standard deviations
     assert not net.blocks[0].mlp.fc1.bias.any()
 
 
