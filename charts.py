@@ -261,7 +261,7 @@ def draw_superclasses(figure, results):
     )
 
 
-def draw_budgets(figure, results, conditions):
+def draw_budgets(figure, conditions):
     """Forest plot: one row per method with its difference from the baseline, and interval, under each condition."""
     ax = figure.subplots()
     names = shared_methods(conditions)[::-1]
@@ -329,35 +329,29 @@ CHARTS = ("differences", "cost_parameters", "cost_macs", "cost_time", "learning"
           "confusion", "reliability", "disagreements")  # fmt: skip
 
 
-def draw_charts(results, out, conditions=(), pair=None):
+def draw_charts(results, out, conditions, pair):
     """Writes the charts that these results allow, removes those of an earlier report, and returns {file's name: title}.
 
-    conditions: several folders, see budgets.py. pair: two networks, see pictures.py.
+    conditions: of one folder or several, see budgets.py. pair: two networks, or None, see pictures.py.
     """
     wanted = {}
     if any(result.seeds for result in results.methods):
-        wanted["differences"] = ("Differences from the baseline", draw_differences, ())
+        wanted["differences"] = ("Differences from the baseline", draw_differences, results)
     for cost in COSTS:
-        if not any(net.can_compare(cost) for curve in results.curves.values() for net in curve):
-            continue
-        wanted[chart_of(cost)] = (f"Top-1 against {cost}", draw_cost, (cost,))
+        if any(net.can_compare(cost) for curve in results.curves.values() for net in curve):
+            wanted[chart_of(cost)] = (f"Top-1 against {cost}", draw_cost, results, cost)
     if results.methods:
-        wanted["learning"] = ("Learning curves", draw_learning, ())
+        wanted["learning"] = ("Learning curves", draw_learning, results)
     if results.superclasses and results.superclasses.readable.sum() >= FEW_CELLS:
-        wanted["superclasses"] = ("Points over the baseline by superclass", draw_superclasses, ())
+        wanted["superclasses"] = ("Points over the baseline by superclass", draw_superclasses, results)
     if told_ablations(results):
-        wanted["ablations"] = ("Ablations with a setting better or worse than the default", draw_ablations, ())
+        wanted["ablations"] = ("Ablations with a setting better or worse than the default", draw_ablations, results)
     if len(conditions) > 1:
-        wanted["budgets"] = (
-            f"Differences from the baseline at each {what_differs(conditions)}",
-            draw_budgets,
-            (conditions,),
-        )
+        title = f"Differences from the baseline at each {what_differs(conditions)}"
+        wanted["budgets"] = (title, draw_budgets, conditions)
+    wanted |= pair_charts(pair)
     for name in CHARTS:
         (out / f"{name}.png").unlink(missing_ok=True)
-    for name, (_, draw, arguments) in wanted.items():
-        render(out / f"{name}.png", draw, results, *arguments)
-    of_pair = pair_charts(pair)
-    for name, (_, draw) in of_pair.items():
-        render(out / f"{name}.png", draw, pair)
-    return {name: title for name, (title, *_) in (wanted | of_pair).items()}
+    for name, (_, draw, *arguments) in wanted.items():
+        render(out / f"{name}.png", draw, *arguments)
+    return {name: title for name, (title, *_) in wanted.items()}

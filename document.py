@@ -7,7 +7,7 @@ from html import escape
 
 from markdown import markdown as to_html
 
-from budgets import changes, what_differs
+from budgets import UNCHANGED, changes, what_differs
 from noise import ALPHA
 from notes import (
     DETECTABLE,
@@ -49,7 +49,7 @@ from tables import (
 from team import title_of
 
 
-def report_text(results, charts, folders, team=None, conditions=(), pair=None):
+def report_text(results, charts, folders, team, conditions, pair):
     """report.md: question, answer, design, methods, results, cost, ablations, limits, and how to repeat every number.
 
     charts: {file's name: title} of the charts that were drawn. folders: those of the conditions, named in the
@@ -152,26 +152,14 @@ def differences_text(results):
 def budgets_text(conditions, chart):
     if len(conditions) < 2:
         return ""
-    told = changes(conditions)
-    changed = (
-        "\n".join(f"- {name}: {what}" for name, what in told)
-        or "No verdict changes, and no mean changes its sign beyond its interval."
-    )
+    told = [f"- {name}: {what}" for name, what in changes(conditions)]
+    changed = "What changes:\n\n" + "\n".join(told) if told else UNCHANGED
     intro = (
         f"Points of top-1 over the baseline with the same {what_differs(conditions)}: mean ± 95% interval, and the verdict there. "
         "The chart leaves out unstable methods. The rest of this report is about the last column."
     )
-    heading = "What changes:" if told else ""
-    return "\n\n".join(
-        [
-            f"### Effect of the {what_differs(conditions)}",
-            intro,
-            markdown(budget_table(conditions)),
-            heading,
-            changed,
-            chart,
-        ]
-    )
+    parts = [f"### Effect of the {what_differs(conditions)}", intro, markdown(budget_table(conditions)), changed, chart]
+    return "\n\n".join(parts)
 
 
 def interactions_text(results):
@@ -301,10 +289,12 @@ def repeat_text(results, folders):
     best = results.methods[0].net if results.methods else results.nets[0]
     run = f"python train.py --arch {best.arch}{flags_of(best)} --seed {best.seeds[0]}"
     folder, all_of_them = folders[-1], " ".join(folders)
+    unreached = "" if results.row["dataset"] == "folder" else " where the hub cannot be reached"
+    speeds = " and, for speeds, from its `cost.json`" if results.cost_pass else ""
     return "\n\n".join([
         "## How to repeat every number",
-        f"Every measured number of these networks is computed from the `result.json` files in `{folder}` and, for speeds, from its "
-        "`cost.json`. These commands make the report again and repeat one of its runs; add `--data-dir` where the hub cannot be reached.",
+        f"Every measured number of these networks is computed from the `result.json` files in `{folder}`{speeds}. These commands make "
+        f"the report again and repeat one of its runs; add `--data-dir`{unreached}.",
         f"```bash\npython report.py {all_of_them}\n{run}\n```",
         "### Where the numbers come from",
         markdown([["what", "value"], *provenance(results), ["recipe", in_words(shared_recipe(results))]]),

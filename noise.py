@@ -65,7 +65,10 @@ class Moderated:
 
 
 def moderate(top1):
-    """Top-1 of K networks with n seeds each, (..., K, n) -> Moderated. Needs K >= 2 and n >= 2."""
+    """Top-1 of K networks with n seeds each, (..., K, n) -> Moderated.
+
+    For K >= 4 and n >= 3: then df is never above what all residuals have, (K - 1)(n - 1).
+    """
     n_nets, n_seeds = top1.shape[-2:]
     centred = top1 - top1.mean(-1, keepdims=True)
     block = stats.trim_mean(centred, TRIMMED, axis=-2)  # (..., n)
@@ -79,9 +82,7 @@ def moderate(top1):
     variance = (weight * prior_variance + df * sample) / (weight + df)
     usual = stats.trim_mean(variance, TRIMMED, axis=-1)  # trimmed as the block is, which one noisy network hardly moves
     block_variance = np.maximum(0, block.var(-1, ddof=1) - usual / n_nets)
-    return Moderated(
-        variance, np.minimum(weight + df, (n_nets - 1) * df), tail, prior_variance, prior_df, block_variance
-    )
+    return Moderated(variance, weight + df, tail, prior_variance, prior_df, block_variance)
 
 
 def fit_prior(log_variances, df):
@@ -94,9 +95,8 @@ def fit_prior(log_variances, df):
     low, high = np.quantile(log_variances, [FITTED, 1 - FITTED], axis=-1, keepdims=True)
     expected = np.log(stats.chi2.ppf([FITTED, 1 - FITTED], df))  # if all networks had the same variance
     sampling = special.polygamma(1, df / 2)
-    spread = (((high - low) / (expected[1] - expected[0])) ** 2 - 1) * sampling
-    alike = 2 / n_nets  # about ψ'(n_nets / 2), which gives the most degrees of freedom allowed
-    prior_df = np.minimum(2 * inverse_trigamma(np.maximum(spread, alike)), n_nets)
+    of_prior = (((high - low) / (expected[1] - expected[0])) ** 2 - 1) * sampling  # ψ'(d0/2)
+    prior_df = 2 * inverse_trigamma(np.maximum(of_prior, special.polygamma(1, n_nets / 2)))  # n_nets at most
     median = np.median(log_variances, axis=-1, keepdims=True)
     return np.exp(median) / stats.f.ppf(0.5, df, prior_df), prior_df
 
@@ -274,6 +274,7 @@ def curve_weights(costs, cost):
     """
     if not costs[0] <= cost <= costs[-1]:
         return None
+    # a curve that is 1 at one point and 0 at the others gives that point's weight
     return np.array([np.interp(np.log(cost), np.log(costs), of_point) for of_point in np.eye(len(costs))])
 
 
@@ -343,9 +344,9 @@ def find_interactions(nets, baselines, noise_of):
         if not all(learned(net, baseline.seeds) for net in four):
             continue
         noise = noise_of(baseline.seeds)
-        over_baseline = [noise.estimate((net, 1), (baseline, -1)) for net in (first, second, both)]
+        alone, other, together = (noise.estimate((net, 1), (baseline, -1)) for net in (first, second, both))
         estimate = noise.estimate((both, 1), (first, -1), (second, -1), (baseline, 1))
-        found.append(Interaction(both, tuple(over_baseline[:2]), over_baseline[2], estimate))
+        found.append(Interaction(both, (alone, other), together, estimate))
     told = [each for each in found if not math.isnan(each.estimate.p)]
     for each, p_holm in zip(told, holm([each.estimate.p for each in told]), strict=True):
         each.p_holm = float(p_holm)

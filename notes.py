@@ -129,7 +129,7 @@ def modules_of(nets):
 
 RULE = f"""\
 - *helps*: above the baseline (Holm-corrected p < {ALPHA}), above the widening curve at one cost or more (the interval lies above 0), and below it at none (no interval lies below 0). A method that cannot be compared with a widening curve is judged against the baseline alone; its remark says so.
-- *no better than widening*: above the baseline, but either not above the widening curve by any measure of cost or below it by at least one.
+- *no better than widening*: above the baseline, but above the widening curve by no measure of cost, or below it by one or more.
 - *better than narrowing*: below the baseline (Holm-corrected p < {ALPHA}), but above the widening curve at one cost or more that it saves (Holm-corrected over all methods and costs), and below it at none: a narrower backbone of that cost loses more.
 - *hurts*: below the baseline, and not better than narrowing.
 - *unstable*: with some seeds the method or the baseline ended no better than guessing, with others clearly better. The mean would mix two outcomes, so the method gets no other verdict and is left out of costs, power and superclasses. It still counts in Holm's correction.
@@ -275,6 +275,11 @@ def design_table(results):
     return table
 
 
+def conditions_of(cost_pass):
+    """Under what cost.json's or costs.json's speeds were measured, in words."""
+    return in_words({name: value for name, value in cost_pass.items() if name not in ("rows", "latency")})
+
+
 def speed_text(results):
     """Where the speeds come from, and which cannot be compared."""
     timed = [net for net in results.networks if net.cost_pass]
@@ -282,8 +287,7 @@ def speed_text(results):
     if not timed:
         return ("Speeds were measured during training and are medians over the seeds. Other work on the machine may have slowed a "
                 "run, so they are not compared. A cost pass (cost.json, see compare.sh) measures all networks side by side.")  # fmt: skip
-    about = ", ".join(f"{k} {v}" for k, v in results.cost_pass.items() if k not in ("rows", "latency"))
-    text = f"Speeds are medians over rounds in which the networks take turns, the cost pass ({about})"
+    text = f"Speeds are medians over rounds in which the networks take turns, the cost pass ({conditions_of(results.cost_pass)})"
     if of_trainings:
         text += f", which has not timed {in_list(of_trainings)}"
     shared = [
@@ -365,7 +369,7 @@ def left_out_text(results):
     for curve in results.curves.values():
         timed = [net for net in curve if net.can_compare("training time") and learned(net, net.seeds)]
         kept = not_undercut(timed, "training time")
-        why = "not in the curve at equal training time, because a wider one takes hardly any longer"
+        why = "not in the curve at equal training time, because a wider one takes less time, or hardly more"
         lines += [f"{net.name}: {why}" for net in timed if net not in kept]
     return lines + results.without_result
 

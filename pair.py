@@ -20,7 +20,7 @@ import data
 import flags
 import hub
 import machine
-from rows import settings_of
+from rows import Net, settings_of
 
 N_SHOWN = 10  # images on which the two differ most
 BATCH = 256  # images
@@ -40,10 +40,11 @@ def best_and_baseline(folder):
             kept.setdefault(row["arch"], {})[row["seed"]] = (row["top1"], path.parent)
     gains = {}  # (method, baseline, first seed of both) -> mean difference in top-1
     for arch, runs in kept.items():
-        baseline = arch.split("_")[-1]
-        seeds = sorted(runs.keys() & kept.get(baseline, {}).keys())
-        if "_" in arch and ":" not in arch and seeds:
-            gains[arch, baseline, seeds[0]] = np.mean([runs[seed][0] - kept[baseline][seed][0] for seed in seeds])
+        net = Net(arch, {})
+        seeds = sorted(runs.keys() & kept.get(net.backbone, {}).keys())
+        if net.is_method and seeds:
+            differences = [runs[seed][0] - kept[net.backbone][seed][0] for seed in seeds]
+            gains[arch, net.backbone, seeds[0]] = np.mean(differences)
     if not gains:
         refuse(f"no method below {folder} kept its weights (model/) together with its baseline's: name two runs")
     method, baseline, seed = max(gains, key=gains.get)
@@ -76,7 +77,7 @@ def score(runs, data_dir=None, cache_dir=None):
             )
         if model.classes != images.classes:
             raise ValueError(f"{run} has these classes in another order")
-    if not isinstance(test.images, torch.Tensor):
+    if test.is_streamed:
         raise ValueError(f"{rows[0]['dataset']} is too large to be held in memory, and pair.py reads no streams")
     pixels, targets = test.images[test.index], test.targets[test.index].numpy()
     both = np.stack([probabilities(model, pixels) for model in models])
@@ -86,7 +87,7 @@ def score(runs, data_dir=None, cache_dir=None):
         "archs": np.array([row["arch"] for row in rows]), "seeds": np.array([row["seed"] for row in rows]),
         "settings": np.array([json.dumps(settings_of(row), sort_keys=True) for row in rows]),
         "dataset": np.array(rows[0]["dataset"]), "classes": np.array(images.classes), "targets": targets,
-        "probabilities": both.astype(np.float32), "shown": shown, "images": pixels[shown].permute(0, 2, 3, 1).numpy(),
+        "probabilities": both, "shown": shown, "images": pixels[shown].permute(0, 2, 3, 1).numpy(),
     }  # fmt: skip
 
 

@@ -149,9 +149,9 @@ def draw_disagreements(figure, pair):
 
 
 def pair_charts(pair):
-    """{file's name: (title, draw)} of the pictures that this pair allows."""
+    """{file's name: (title, draw, pair)} of the pictures that this pair allows."""
     if pair is None:
         return {}
-    found = {"confusion": ("Confusion between groups of classes", draw_confusion)} if groups_of(pair) else {}
-    found["reliability"] = ("Confidence and accuracy", draw_reliability)
-    return found | {"disagreements": ("The test images on which they differ most", draw_disagreements)}
+    found = {"confusion": ("Confusion between groups of classes", draw_confusion, pair)} if groups_of(pair) else {}
+    found["reliability"] = ("Confidence and accuracy", draw_reliability, pair)
+    return found | {"disagreements": ("The test images on which they differ most", draw_disagreements, pair)}

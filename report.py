@@ -64,9 +64,7 @@ def main(argv=None):
     args = parse_args(argv)
     matplotlib.use("Agg")  # charts go to files
     first = args.runs[0]
-    beside = first.parent if first.is_file() else first
-    if len(args.runs) > 1:
-        beside = first.parent
+    beside = first.parent if first.is_file() or len(args.runs) > 1 else first
     out = args.out or beside / "report"
     if first.is_file():
         costs = read_costs(first)

@@ -40,9 +40,13 @@ def readable(net):
 
 def members(comparisons):
     """The best MOST_NAMES methods with their differences, and how many more there are."""
-    named = [f"{readable(result.net)} {interval(result.estimate, '+')}" for result in comparisons[:MOST_NAMES]]
-    rest = len(comparisons) - len(named)
-    return in_list([*named, f"{rest} more"] if rest else named)
+    return first_few([f"{readable(result.net)} {interval(result.estimate, '+')}" for result in comparisons])
+
+
+def first_few(names):
+    """The first MOST_NAMES names, and how many more there are."""
+    rest = len(names) - MOST_NAMES
+    return in_list([*names[:MOST_NAMES], f"{rest} more"] if rest > 0 else names)
 
 
 def opening(results):
@@ -151,13 +155,13 @@ def ends_of(sizes):
 
 def budget_sentence(results):
     """What this budget and these seeds leave open."""
-    budget = "longer training may change the order"
+    budget = f"longer training may change {'the order' if len(results.judged) > 1 else 'this'}"
     if not detectables(results.judged):
         return f"{why_unknown(results.judged)}, so the noise is unknown, and {budget}."
     sizes = detectables(results.by_word("no evidence"))
     if not sizes:
         return f"{budget.capitalize()}."
-    return f"Where there is no evidence, true differences of up to {ends_of(sizes)} points may well have gone unnoticed, and {budget}."
+    return f"Where there is no evidence, true differences of up to {max(sizes):.1f} points may well have gone unnoticed, and {budget}."
 
 
 def why_unknown(comparisons):
@@ -189,8 +193,8 @@ def cost_sentence(results):
     if len(gaps) == 1:
         return f"{counts} {largest}"
     return (
-        f"{counts} Of the {len(gaps)} differences at equal cost, the largest clear gain is {largest} As the largest of many, it is "
-        "likely an overestimate."
+        f"{counts} Of the {len(gaps)} differences at equal cost, the largest clear gain is {largest} As the largest, it is likely "
+        "an overestimate."
     )
 
 
@@ -204,11 +208,10 @@ def power_sentence(comparisons):
     if len(smallest) == 1:
         which = f"the one comparison {quiet}" if quiet else "the comparison"
         return f"With these seeds, {which} has an estimated {POWER:.0%} chance of finding a true difference of {smallest[0]:.1f} points."
-    which = f"of the comparisons {quiet}, half" if quiet else "half of the comparisons"
     return (
-        f"With these seeds, {which} have at least an estimated {POWER:.0%} chance of finding a true difference of "
-        f"{np.median(smallest):.1f} points ({min(smallest):.1f} to {max(smallest):.1f}, depending on their noise). A smaller one may "
-        "have gone unnoticed."
+        f"With these seeds, {' '.join(['the comparisons', quiet]).strip()} have an estimated {POWER:.0%} chance of finding true "
+        f"differences of {ends_of(smallest)} points (median {np.median(smallest):.1f}), depending on their noise. Smaller ones may have "
+        "gone unnoticed."
     )
 
 
@@ -221,7 +224,7 @@ def verdict_lists(results):
 def with_reason(result):
     """A method with its difference and, if significant but no plain gain or loss, how it compares at equal cost."""
     named = f"{readable(result.net)} {difference(result)}"
-    if result.direction and result.word not in ("helps", "unstable") and result.where("above"):
+    if result.direction and result.word != "helps" and result.where("above"):
         sides = [
             f"{side} a ResNet at equal {in_list(result.where(side))}"
             for side in ("above", "below")
@@ -240,10 +243,9 @@ def ablation_sentence(arch, comparisons):
     phrases = []
     for word in ("better", "worse"):
         found = sorted(by_change[word], key=lambda result: -abs(result.mean))
-        names = [f"{result.net.knobs} ({interval(result.estimate, '+')})" for result in found[:MOST_NAMES]]
-        rest = [f"{len(found) - MOST_NAMES} more"] if len(found) > MOST_NAMES else []
+        names = [f"{result.net.knobs} ({interval(result.estimate, '+')})" for result in found]
         verb = "is" if len(found) == 1 else "are"
-        phrases += [f"{in_list([*names, *rest])} {verb} {word} than the default"] if found else []
+        phrases += [f"{first_few(names)} {verb} {word} than the default"] if found else []
     for word, meaning in (
         ("no evidence", "no evidence either way"),
         ("unstable", "not judged, because the setting or the default failed to learn with some seed"),

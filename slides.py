@@ -17,7 +17,7 @@ from pptx.enum.text import MSO_ANCHOR, PP_ALIGN
 from pptx.oxml.ns import qn
 from pptx.util import Inches, Pt
 
-from budgets import changes, what_differs
+from budgets import UNCHANGED, changes, what_differs
 from charts import chart_of, draw_ablations, draw_budgets, draw_cost, draw_differences, render, told_ablations
 from drawings import (
     LINE_COLOUR,
@@ -34,6 +34,7 @@ from notes import (
     bias_text,
     dataset_of,
     have_same_seeds,
+    in_words,
     latency_text,
     left_out_text,
     modules_of,
@@ -49,6 +50,7 @@ from sentences import (
     counted,
     detectables,
     ends_of,
+    first_few,
     members,
     opening,
     power_sentence,
@@ -87,7 +89,7 @@ MOST_LETTERS = 60  # of a cell that lists networks
 NAMES_PER_WORD = 4  # methods listed under a word; the notes have the rest
 
 
-def write_slides(path, results, charts, team=None, conditions=()):
+def write_slides(path, results, charts, team, conditions):
     """Writes the talk and its appendix; the appendix takes the pictures of `charts` from path's folder."""
     deck, seeds = Deck(), sorted({seed for net in results.nets for seed in net.seeds})
     row = results.row
@@ -103,17 +105,12 @@ def write_slides(path, results, charts, team=None, conditions=()):
     deck.text("A fair comparison", fair_lines(results, seeds), notes=fair_notes(results))
     if "differences" in charts:
         deck.chart("Differences from the baseline", draw_differences, results, notes="\n".join(word_lines(results)))
-    cost = best_cost(results)
-    if cost and results.methods:
+    cost = best_cost(results, charts)
+    if cost:
         deck.chart(f"Accuracy against {cost}", draw_cost, results, cost, notes=cost_notes(results))
     if len(conditions) > 1:
-        deck.chart(
-            f"What the {what_differs(conditions)} changes",
-            draw_budgets,
-            results,
-            conditions,
-            notes=budget_notes(conditions),
-        )
+        title = f"What the {what_differs(conditions)} changes"
+        deck.chart(title, draw_budgets, conditions, notes=budget_notes(conditions))
     if told_ablations(results):
         deck.chart("Ablations", draw_ablations, results, notes=ablation_notes(results))
     if results.judged:
@@ -146,15 +143,14 @@ def answer_lines(results):
     if len(helps) == 1:
         helped = f"1 of {n_judged} helps: {members(helps)}."
     elif helps:
-        names = [readable(result.net) for result in helps[:3]] + [f"{len(helps) - 3} more"] * (len(helps) > 3)
-        helped = f"{len(helps)} of {n_judged} help: {in_list(names)}."
+        helped = f"{len(helps)} of {n_judged} help: {first_few([readable(result.net) for result in helps])}."
     else:
         helped = "The method is not shown to help."
         if n_judged > 1:
             helped = f"None of the {n_judged} methods is shown to help."
         if len(counts) == 1:
             rest = [all_of_one_word(counts[0], n_judged)]
-    return [helped, *rest, f"After {epochs_of(results.row)}; longer training may change the order."]
+    return [helped, *rest, f"After {epochs_of(results.row)}; longer training may change this."]
 
 
 def word_lines(results):
@@ -220,14 +216,20 @@ def fair_lines(results, seeds):
 def fair_notes(results):
     row = results.row
     data = f"{dataset_of(row)}: {row['n_train']:,} training images, {row['n_val']:,} held out, {row['n_test']:,} test images."
-    recipe = ", ".join(f"{name} {value}" for name, value in shared_recipe(results).items() if value is not None)
-    told = [data, f"Recipe: {recipe}.", noise_text(results), speed_text(results), latency_text(results.cost_pass)]
+    told = [
+        data,
+        f"Recipe: {in_words(shared_recipe(results))}.",
+        noise_text(results),
+        speed_text(results),
+        latency_text(results.cost_pass),
+    ]
     return "\n".join(text for text in told if text)
 
 
-def best_cost(results):
-    """The cost at which most methods can be compared with the curve; of equals, the first in COSTS. None without any."""
-    drawn = [cost for cost in COSTS if any(net.can_compare(cost) for curve in results.curves.values() for net in curve)]
+def best_cost(results, charts):
+    """The cost at which most methods can be compared with the curve; of equals, the first in COSTS. None without methods or
+    charts."""
+    drawn = [cost for cost in COSTS if results.methods and chart_of(cost) in charts]
 
     def n_compared(cost):
         return sum(not result.gaps[cost].why for result in results.methods if cost in result.gaps)
@@ -244,9 +246,7 @@ def cost_notes(results):
 
 
 def budget_notes(conditions):
-    told = [f"{name}: {what}" for name, what in changes(conditions)] or [
-        "No verdict changes, and no mean changes its sign beyond its interval."
-    ]
+    told = [f"{name}: {what}" for name, what in changes(conditions)] or [UNCHANGED]
     return "\n".join([*told, *("; ".join(row) for row in budget_table(conditions))])
 
 
@@ -288,7 +288,8 @@ def appendix(deck, results, charts, folder):
     for title, table in tables:
         if table:
             deck.table(f"Appendix: {title}", table)
-    in_talk = ("differences", "budgets", "ablations", chart_of(best_cost(results)) if best_cost(results) else "")
+    cost = best_cost(results, charts)
+    in_talk = ("differences", "budgets", "ablations", cost and chart_of(cost))
     for name, title in charts.items():
         if name not in in_talk:
             deck.picture(f"Appendix: {title[0].lower()}{title[1:]}", folder / f"{name}.png")

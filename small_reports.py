@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from charts import place_labels, plain_ticks, render
-from notes import in_words, latency_text, origins
+from notes import conditions_of, in_words, latency_text, origins
 from rows import Net, differing, in_list, is_number, latencies_in, problem_of_latencies, read_json, recipe_of, refuse
 from tables import markdown, with_latencies
 
@@ -90,7 +90,6 @@ def draw_costs(figure, rows):
 
 def report_costs(costs, out):
     """Writes costs.md, costs.csv and a chart for each image size; prints the table."""
-    conditions = {name: value for name, value in costs.items() if name not in ("rows", "latency")}
     rows = sorted(costs["rows"], key=lambda row: row["image_size"])  # stable: each size keeps the list's order
     table = costs_table(rows, costs)
     measured = [*COSTS_MEASURED, *(name for _, *fields in latencies_in(costs) for name in fields)]
@@ -108,7 +107,7 @@ def report_costs(costs, out):
     problems = [f"- {row['arch']} at {row['image_size']}: {row['problem']}" for row in rows if "problem" in row]
     text = COSTS_REPORT.format(
         table=markdown(table),
-        conditions=", ".join(f"{name} {value}" for name, value in conditions.items()),
+        conditions=conditions_of(costs),
         batch_size=costs["batch_size"],
         latency=latency_text(costs),
         problems="\n".join(["Not measured:", "", *problems]) if problems else "",
@@ -137,7 +136,7 @@ All recipes share: {shared}.
 """
 
 
-def report_recipes(rows, out, without_result=()):
+def report_recipes(rows, out, without_result):
     """Writes recipes.md and prints its table: each network's top-1 on the validation split under each recipe.
 
     without_result: lines on runs without a result. A recipe is named by the settings that differ between the runs. Refuses runs

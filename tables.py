@@ -186,7 +186,7 @@ def interaction_table(results):
 def superclass_table(found):
     """One row per superclass with a cell that stands out, one column per method; all other cells are empty. None if no cell
     stands out."""
-    if found is None or not found.readable.any():
+    if not found.readable.any():
         return None
     cells = np.where(found.readable, np.char.mod("%+.1f", found.differences), "")
     return [

@@ -18,6 +18,7 @@ from noise import (
     find_interactions,
     gap_to_curve,
     holm,
+    learned,
     likely_real,
     widening_curve,
 )
@@ -174,11 +175,9 @@ class Comparison:
 
     def notes_on_noise(self):
         """Why a difference is not judged, or is judged more strictly than its interval suggests."""
-        notes = (
-            ["the difference is the same for every seed, so there is nothing to test"]
-            if math.isnan(self.estimate.error)
-            else []
-        )
+        notes = []
+        if math.isnan(self.estimate.error):
+            notes.append("the difference is the same for every seed, so there is nothing to test")
         for name, deviation in self.noisy.items():
             notes.append(
                 f"{name} is far noisier than the other networks (standard deviation over seeds: {deviation:.1f} points; theirs: "
@@ -233,9 +232,7 @@ def compare(pairs, noise_of):
             result.differences = net - reference
             noise = noise_of(result.seeds)
             result.estimate = noise.estimate((result.net, 1), (result.reference, -1))
-            result.noisy = {
-                of.name: noise.deviation(of) for of in (result.net, result.reference) if noise.deviation(of)
-            }
+            result.noisy = {of.name: far for of in (result.net, result.reference) if (far := noise.deviation(of))}
             result.usual_noise = noise.usual
     family = [result for result in compared if len(result.seeds) > 1 and not (result.lacks or result.too_early)]
     for result in family:
@@ -299,7 +296,7 @@ class Results:
 
     @property
     def has_curve(self):
-        return any(len(curve) > 1 for curve in self.curves.values())
+        return any(sum(learned(net, net.seeds) for net in curve) > 1 for curve in self.curves.values())
 
     def by_word(self, word):
         return [result for result in self.judged if result.word == word]
