@@ -64,7 +64,7 @@ class Board:
         return self.claims / self.folder(run, seed).name
 
     def overview(self):
-        """(those waiting, those finished), each a list of (run, seed)."""
+        """(unfinished, finished), each a list of (run, seed)."""
         with self.mutex:
             self.decide()
             for entry in list(self.left):
@@ -96,7 +96,7 @@ class Board:
             return [] if unknown or (self.undecided and self.busy) else None
 
     def try_to_take(self, run, seed, look_at_held):
-        """The claims on a run: of one seed, or of all that are left if they train together. None if there is none to have."""
+        """Claims one seed of a run, or all that are left if they train together. None if none can be claimed."""
         now, taken = time.monotonic(), Taken(run, [])
         for other in self.seeds if self.together else [seed]:
             entry = run, other
@@ -111,7 +111,7 @@ class Board:
                 self.held_at[entry] = now, held.is_alive
                 continue
             self.held_at.pop(entry, None)
-            if self.settle(entry):  # just before we had the lock
+            if self.settle(entry):  # just before we locked it
                 lock.release()
                 continue
             if lock.taken_over:
@@ -163,7 +163,7 @@ class Board:
                 del self.undecided[arch]
 
     def n_to_come(self):
-        """Runs that decide() will add: of the architectures that are not decided."""
+        """How many runs decide() will add for the undecided architectures."""
         return sum(min(self.best, len(runs)) * (len(self.seeds) - 1) for runs in self.undecided.values())
 
     def val_top1(self, run):

@@ -1,6 +1,6 @@
 """Decoded sets on the disk: a folder of .npy files, which all processes of a node map into memory, and meta.json.
 
-Of a streamed set only meta.json is kept: what was measured of it.
+For a streamed set only meta.json is kept: its measured values.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from decode import UnfitImageError, decoded, headers
 from flags import one_line
 from splits import MAX_THREADS, in_memory, streamed
 
-SAMPLE = 50_000  # images that mean and std are of, evenly spread over train: all of CIFAR's
+SAMPLE = 50_000  # images of a split that are measured, evenly spread: all of CIFAR's
 DECODED_AT_ONCE = 256  # images
 MEASURED_PIXELS = 256 * 224**2  # at once: sums of squares take two doubles for each
 POLL_S = 1.0  # between two looks at a set that another process decodes
@@ -33,18 +33,18 @@ LEFTOVER_S = 24 * 3600  # a folder still incomplete after this time was left by 
 
 
 def decode_all(splits):
-    """All images of {name: Encoded}: {name: (uint8 (N, size, size, 3), targets)}. Raises UnfitImageError, naming all unfit ones."""
+    """All images of {name: Encoded}: {name: (uint8 (N, size, size, 3), targets)}. Raises UnfitImageError, naming all unfit."""
     problems, arrays = [], {}
     for name, images in splits.items():
         pixels = np.empty((len(images), images.size, images.size, 3), dtype=np.uint8)
-        problems += unfit(images, pixels)
+        problems += decode_split(images, pixels)
         arrays[name] = pixels, images.targets
     if problems:
         raise UnfitImageError(*problems)
     return arrays
 
 
-def unfit(images, pixels=None):
+def decode_split(images, pixels=None):
     """Decodes all images of an Encoded, into pixels if they are wanted: uint8 (N, size, size, 3). Returns the problems."""
     n, problems = len(images), []
     batches = [range(start, min(start + DECODED_AT_ONCE, n)) for start in range(0, n, DECODED_AT_ONCE)]
@@ -104,7 +104,7 @@ def one_at_a_time(folder):
 
 
 def write(folder, classes, arrays):
-    """Writes decoded splits {name: (images uint8 (N, H, W, 3), targets (N,))} and what was measured of them."""
+    """Writes decoded splits {name: (images uint8 (N, H, W, 3), targets (N,))} and what measure() returns."""
     splits = {name: in_memory(*parts) for name, parts in arrays.items()}
     files = {}
     for name, (images, targets) in arrays.items():
@@ -127,7 +127,7 @@ def read(folder):
 
 
 def stream(folder, classes, encoded):
-    """As read(), for splits {name: Encoded} that are decoded when needed. The first call reads all headers, decodes the
+    """read() for splits {name: Encoded} that are decoded when needed. The first call reads all headers, decodes the
     images that are measured, and writes meta.json. Raises UnfitImageError."""
     splits = {name: streamed(images) for name, images in encoded.items()}
     if not (folder / "meta.json").exists():
@@ -137,7 +137,9 @@ def stream(folder, classes, encoded):
         try:
             measured = measure(splits)
         except UnfitImageError:  # there may be more, and the user wants to know of all
-            raise UnfitImageError(*(problem for images in encoded.values() for problem in unfit(images))) from None
+            raise UnfitImageError(
+                *(problem for images in encoded.values() for problem in decode_split(images))
+            ) from None
         write_folder(folder, {"classes": classes, **measured}, {})
     return splits, json.loads((folder / "meta.json").read_text())
 
@@ -157,7 +159,7 @@ def write_folder(folder, meta, arrays):
         try:
             pending.rename(folder)
         except OSError:
-            if not (folder / "meta.json").exists():  # or else another process was first
+            if not (folder / "meta.json").exists():  # else another process was first
                 raise
     except OSError as error:
         raise ValueError(no_room(folder, sum(array.nbytes for array in arrays.values()), error)) from None
@@ -180,7 +182,7 @@ def remove_leftovers(folder):
 def measure(splits):
     """What is known of splits {name: Split}: mean and std of train, and content_fingerprint.
 
-    The latter is of all labels and of the pixels of SAMPLE images of each split, in the order of the splits.
+    The fingerprint covers all labels, and the pixels of SAMPLE images of each split, in the order of the splits.
     """
     content, measured = hashlib.blake2b(digest_size=8), {"mean": None, "std": None}
     for name, split in splits.items():

@@ -8,21 +8,21 @@ import torch.distributed as dist
 import engine
 
 WARM_UPS = 3  # steps before a capture, in which libraries choose their kernels
-DDP_WARM_UPS = 11  # those that DistributedDataParallel needs, by PyTorch's notes on CUDA graphs
+DDP_WARM_UPS = 11  # for DistributedDataParallel, as PyTorch's notes on CUDA graphs require
 
 
 class Step:
-    """A training step of a run: () -> None. Where `captured`, its first call captures it and later ones replay it.
+    """The training step of a run: () -> None. With `use_graph`, the first call captures it and later ones replay it.
 
     A step that cannot be captured is called, and `say` gets one line that says why.
     """
 
     def __init__(self, state, model, batches, label_smoothing=0.0, clip_norm=0.0, accumulate=1, class_weights=None,
-                 captured=False, say=print):  # fmt: skip
+                 use_graph=False, say=print):  # fmt: skip
         self.state, self.model, self.batches, self.say = state, model, batches, say
         self.recipe = label_smoothing, clip_norm, accumulate, class_weights
         self.graph, self.broken, self.generator = None, None, None
-        self.to_capture = captured and state.device.type == "cuda"
+        self.to_capture = use_graph and state.device.type == "cuda"
         self.n_warm_ups = DDP_WARM_UPS if engine.is_parallel() else WARM_UPS
         if self.to_capture and not state.reads_rate_on_device:
             self.give_up(f"{type(state.optimizer).__name__} needs values on the host")
@@ -49,12 +49,12 @@ class Step:
         state.step += 1
 
     def compute(self):
-        """The whole step, from the counter on the device to the counter on the device."""
+        """The whole step, from reading the counter on the device to advancing it."""
         imgs, targets = self.batches.batch(self.state.t % self.batches.steps_per_epoch)
         engine.train_step(self.state, self.model, imgs, targets, *self.recipe)
 
     def capture(self):
-        """Runs the step a few times, as libraries choose their kernels then, captures it, and puts everything back."""
+        """Warms up the step, so that libraries choose their kernels, captures it, and restores the state."""
         state = self.state
         is_new = not state.optimizer.state  # Adam creates its state in its first step
         tensors = state.tensors() + ([] if is_new else optimizer_tensors(state.optimizer))
@@ -72,7 +72,7 @@ class Step:
             except RuntimeError as error:
                 cause = error.__context__ or error  # the end of a broken capture raises an error of its own
                 end_broken_capture(state.device, pool)
-                self.broken = graph  # which the allocator may still ask
+                self.broken = graph  # alive: the allocator may query it
                 if isinstance(cause, torch.OutOfMemoryError):
                     raise cause from None
                 problem = (str(cause) or type(cause).__name__).splitlines()[0]
@@ -102,8 +102,8 @@ class Step:
 
 
 def end_broken_capture(device, pool):
-    """What torch 2.11 leaves out: its allocator takes a broken capture for one that goes on, and later empty_cache() fails."""
-    with suppress(RuntimeError):  # newer versions have done it
+    """What torch 2.11 omits: its allocator believes that a broken capture still runs, and empty_cache() fails later."""
+    with suppress(RuntimeError):  # newer versions do it
         torch._C._cuda_endAllocateToPool(device.index, pool)
         torch._C._cuda_releasePool(device.index, pool)
 
@@ -114,7 +114,7 @@ def optimizer_tensors(optimizer):
 
 @contextmanager
 def drawing_from(generator, device):
-    """Makes `generator` the device's default one: a graph captured here draws from it, and manual_seed() sets a replay's draws."""
+    """Makes `generator` the device's default: a graph captured here draws from it, and seeding it sets a replay's draws."""
     default = torch.cuda.default_generators[device.index]
     before = default.graphsafe_get_state()
     default.graphsafe_set_state(generator.graphsafe_get_state())

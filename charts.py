@@ -44,7 +44,7 @@ def short(net):
 def draw_differences(figure, results):
     """Forest plot: one row per method with its difference from the baseline, the 95% interval and the word.
 
-    An unstable method shows its single seeds instead; they do not stretch the axis.
+    An unstable method shows each seed instead; these do not stretch the axis.
     """
     shown = [result for result in results.methods if result.seeds][::-1]
     ax = figure.subplots()
@@ -68,7 +68,7 @@ def draw_differences(figure, results):
     ax.set_ylim(-0.6, len(shown) - 0.4)
     label = "points of top-1 over the baseline: mean over seeds, 95% interval"
     if any(result.unstable for result in shown):
-        label += "\n(crosses: single seeds of unstable methods, as far as the axis reaches)"
+        label += "\n(crosses: the seeds of unstable methods, as far as the axis reaches)"
     ax.set_xlabel(label)
 
 
@@ -178,7 +178,7 @@ def draw_cost(figure, results, cost):
     ax.set_ylabel("top-1, %" + " (bars: 95% interval)" * has_bars)
     has_widths = any(net.settings and net.can_compare(cost) for curve in results.curves.values() for net in curve)
     whose = next(iter(results.curves)) if len(results.curves) == 1 else "a backbone"
-    note_words(ax, results, whose + " at several widths, 95% band" * has_widths)
+    add_legend(ax, results, whose + " at several widths, 95% band" * has_widths)
     place_labels(ax, points, texts, line)
 
 
@@ -201,7 +201,7 @@ def chart_of(cost):
     return f"cost_{cost.split()[-1].lower()}"
 
 
-def note_words(ax, results, first):
+def add_legend(ax, results, first):
     """A legend above the axes for the line and the markers."""
     entries = [(first, "black", None)]
     words = {result.word for result in results.stable}
@@ -256,9 +256,7 @@ def draw_superclasses(figure, results):
         ax.text(column, row, text, ha="center", va="center", fontsize="small", color=colour)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    figure.supxlabel(
-        "points of top-1 over the baseline; what cannot be told apart from 0 is left empty", fontsize="medium"
-    )
+    figure.supxlabel("points of top-1 over the baseline; empty cells cannot be told apart from 0", fontsize="medium")
 
 
 def draw_budgets(figure, conditions):
@@ -282,18 +280,18 @@ def draw_budgets(figure, conditions):
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(conditions), frameon=False)
 
 
-def told_ablations(results):
+def notable_ablations(results):
     """The architectures with settings better or worse than the default, those with most first; at most MOST_PANELS."""
-    n_told = {
+    n_clear = {
         arch: sum(r.change in ("better", "worse") for r in of_arch) for arch, of_arch in results.ablations.items()
     }
-    return sorted((arch for arch in n_told if n_told[arch]), key=lambda arch: -n_told[arch])[:MOST_PANELS]
+    return sorted((arch for arch in n_clear if n_clear[arch]), key=lambda arch: -n_clear[arch])[:MOST_PANELS]
 
 
 def draw_ablations(figure, results):
     """Forest plots side by side: each architecture's settings with their differences from its default."""
     looks = {"better": LOOKS["helps"], "worse": LOOKS["hurts"], "no evidence": LOOKS["no evidence"]}
-    archs = told_ablations(results)
+    archs = notable_ablations(results)
     for ax, arch in zip(figure.subplots(1, len(archs), squeeze=False, sharex=True).flat, archs, strict=True):
         shown = [result for result in results.ablations[arch] if result.change in looks][::-1]
         for y, result in enumerate(shown):
@@ -344,7 +342,7 @@ def draw_charts(results, out, conditions, pair):
         wanted["learning"] = ("Learning curves", draw_learning, results)
     if results.superclasses and results.superclasses.readable.sum() >= FEW_CELLS:
         wanted["superclasses"] = ("Points over the baseline by superclass", draw_superclasses, results)
-    if told_ablations(results):
+    if notable_ablations(results):
         wanted["ablations"] = ("Ablations with a setting better or worse than the default", draw_ablations, results)
     if len(conditions) > 1:
         title = f"Differences from the baseline at each {what_differs(conditions)}"

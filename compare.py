@@ -1,7 +1,7 @@
 """Trains the runs that compare.sh and ablations.sh name, with every seed, then writes the report. Start those, not this file.
 
 Settings come from the environment (settings.py), flags go on to train.py. All state is in OUT, so that any number of these
-processes, on whatever machines, may work at one comparison: each takes the next run that is not finished and that nobody
+processes, on any machines, may work on one comparison: each takes the next run that is not finished and that nobody
 holds (board.py). Exit codes: 0 if nothing is left to take or MINUTES are over, 1 if a run failed or this machine is broken,
 2 for a user's mistake, and 128 plus the signal's number.
 """
@@ -52,15 +52,17 @@ class Comparison:
         self.deadline = time.monotonic() + 60 * settings.minutes if settings.minutes else float("inf")
         self.time_is_up = self.has_measured = False
         self.needed_s = 0.0  # seconds that must be left to start a run
-        self.steps_before = {}  # of runs that were taken: where they stood
+        self.steps_before = {}  # {folder: step} when each run was taken
 
     def check(self):
         """Runs train.py --check on one run, before anything expensive: if possible on an existing one, whose recipe must match.
         Sets self.checked and self.facts."""
-        waiting, finished = self.board.overview()
-        saved = [entry for entry in waiting if is_zipfile(self.board.folder(*entry) / "last.pt")]  # nothing cut short
-        new = [entry for entry in waiting if not self.board.folder(*entry).exists()]
-        run, seed = (finished or saved or new or waiting)[0]
+        unfinished, finished = self.board.overview()
+        saved = [
+            entry for entry in unfinished if is_zipfile(self.board.folder(*entry) / "last.pt")
+        ]  # nothing cut short
+        new = [entry for entry in unfinished if not self.board.folder(*entry).exists()]
+        run, seed = (finished or saved or new or unfinished)[0]
         save_every_s = parse_args(train_flags(self.settings, run, [seed])).save_every_s  # which refuses mistaken flags
         command = [*train_command(self.settings, run, [seed]), "--check"]
         began = time.monotonic()
@@ -75,7 +77,7 @@ class Comparison:
         self.checked, self.facts = command, json.loads(last)
         given = os.environ.get("SLURM_JOB_GPUS") or os.environ.get("SLURM_GPUS", "0") not in ("", "0")
         if given and not self.facts["gpus"] and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
-            refuse(f"Slurm gave this job a GPU, and PyTorch finds none on {socket.gethostname()}", code=1)
+            refuse(f"Slurm gave this job a GPU, but PyTorch finds none on {socket.gethostname()}", code=1)
         self.needed_s = time.monotonic() - began + save_every_s
         small = self.facts["image_size"] <= PADDED_UP_TO  # a network of large images fills a GPU alone
         self.board.together = self.facts["gpus"] > 0 and self.settings.nproc == 1 and small
@@ -112,14 +114,14 @@ class Comparison:
             folder = self.board.folder(run, seed)
             refuse(f"{folder} holds another run ({'; '.join(others)}): correct the settings, or choose another OUT")
 
-    def speeds(self):
+    def measure_speeds(self):
         """Measures the speeds, unless another process does or has done it, and says how long the rest takes."""
         s, self.has_measured = self.settings, True
         with suppress(locks.HeldError), locks.Lock(self.board.claims / "speeds"):
-            if not self.speeds_are_there():
+            if not self.speeds_are_known():
                 networks = [":".join([arch, *map("=".join, knobs.items())]) for arch, knobs in self.networks().values()]
                 command = [sys.executable, str(HERE / "speed.py"), *networks]
-                completing = ("--pretrained", "--init-from", "--fold", "--folds")  # what flags of all runs may ask for
+                completing = ("--pretrained", "--init-from", "--fold", "--folds")  # flags for all runs may need these
                 own = [flag for flag in parts_of(s.runs[0])[2] if flag.split("=")[0] in completing]
                 command += ["--out", str(s.out / SPEEDS), *s.recipe, *own, *s.user_flags]
                 if self.facts:
@@ -139,20 +141,20 @@ class Comparison:
 
     def lacks_speeds(self):
         """Whether to measure now: only failed runs are left, the report reads speeds, one is unknown, and there is time."""
-        waiting, _ = self.board.overview()
+        unfinished, _ = self.board.overview()
         reads_none = "--recipes" in os.environ["REPORT"]  # the report of a search
         is_late = self.has_measured or time.monotonic() > self.deadline
-        if reads_none or is_late or not all(self.board.has_failed(*entry) for entry in waiting):
+        if reads_none or is_late or not all(self.board.has_failed(*entry) for entry in unfinished):
             return False
         file = self.settings.out / SPEEDS
         return not (file.exists() and hours_of(self.networks(), json.loads(file.read_text())["rows"], 1))
 
     def try_speeds(self):
-        """Measures the speeds after the training. Data or a machine that are gone by then must not keep the report back."""
+        """Measures the speeds after the training. Data or a machine lost by then must not hold the report up."""
         try:
             if not self.facts:
                 self.check()
-            self.speeds()
+            self.measure_speeds()
         except SystemExit:
             self.leave_if_stopped()
             print("the speeds were not measured, because one run could not be prepared here", flush=True)
@@ -161,8 +163,8 @@ class Comparison:
         """{run: (arch, {knob: value})}, with the knobs that TUNED adds, which may change its speed."""
         return {run: tuned_parts_of(run, self.settings.recipes)[:2] for run in self.settings.runs}
 
-    def speeds_are_there(self):
-        """Whether another task of this array has measured: its machine stands for all, except a CPU for a GPU."""
+    def speeds_are_known(self):
+        """Whether another task of this array has measured, and on a GPU if this machine has one."""
         if not slurm.array() or not self.hours():
             return False
         of_gpu = "eval_batch_size" in json.loads((self.settings.out / SPEEDS).read_text())
@@ -186,14 +188,14 @@ class Comparison:
             worker.start()
         while any(worker.is_alive() for worker in workers):
             for worker in workers:
-                worker.join(0.1)  # in which a signal is heard
+                worker.join(0.1)  # lets signals be handled
         if self.problems:
             raise self.problems[0]
 
     def worker(self, i):
         try:
             self.train_what_is_left(self.environ_of(i))
-        except Exception as problem:  # which would end the thread alone
+        except Exception as problem:  # else only this thread would end
             self.problems.append(problem)
 
     def environ_of(self, i):
@@ -229,7 +231,7 @@ class Comparison:
             command += ["--max-minutes", f"{left / 60:.3f}"]
         folders = [self.board.folder(taken.run, seed) for seed in taken.seeds]
         self.steps_before |= {folder: step_of(folder) for folder in folders if folder not in self.steps_before}
-        told_before = {folder: when_stopped(folder) for folder in folders}
+        stopped_before = {folder: when_stopped(folder) for folder in folders}
         code, _ = self.children.run(command, environ)
         if code == 2 and len(taken.seeds) > 1:  # the folder of a seed cannot be used: the others train without it
             for seed in taken.seeds:
@@ -245,7 +247,7 @@ class Comparison:
         elif code == TIME_IS_UP_CODE:
             self.time_is_up = True
         if code in (1, TIME_IS_UP_CODE):  # others hold some seeds, and those that were stopped in time have a status
-            failed = [seed for seed in failed if self.ended_badly(self.board.folder(taken.run, seed), told_before)]
+            failed = [seed for seed in failed if self.ended_badly(self.board.folder(taken.run, seed), stopped_before)]
         if failed and not self.children.stopped_by:
             self.leave_if_broken(environ)
             self.failures += [f"{taken.run} with seed {seed}" for seed in failed]
@@ -266,13 +268,13 @@ class Comparison:
                 )
 
     @staticmethod
-    def ended_badly(folder, told_before):
+    def ended_badly(folder, stopped_before):
         """Whether an unfinished run failed: this call did not stop it in time, and no other process holds it."""
         held = (folder / "lock").exists() and locks.look(folder / "lock", {})[1] is not False
-        return not held and when_stopped(folder) in (None, told_before[folder])
+        return not held and when_stopped(folder) in (None, stopped_before[folder])
 
     def progressed(self):
-        """Whether a run that was taken got further than it stood before."""
+        """Whether a run that was taken made progress."""
         return any(
             (folder / "result.json").exists() or step_of(folder) > before
             for folder, before in self.steps_before.items()
@@ -282,32 +284,32 @@ class Comparison:
         """Ends the program if a signal has come; asks Slurm to requeue the job if its time limit sent that signal."""
         if self.children.stopped_by:
             if slurm.job():
-                waiting, finished = self.board.overview()
-                if waiting or (finished and not self.board.is_reported()):
+                unfinished, finished = self.board.overview()
+                if unfinished or (finished and not self.board.is_reported()):
                     slurm.requeue_if_out_of_time(self.progressed())
             raise SystemExit(128 + self.children.stopped_by)
 
     def finish(self):
-        """The report, if no other process trains a run that is left; what failed; how many runs are left."""
+        """Writes the report, unless others still train; prints what failed and how many runs are left."""
         self.leave_if_stopped()
-        waiting, finished = self.board.overview()
+        unfinished, finished = self.board.overview()
         if finished:
             self.report()
         if self.failures:
             print(f"failed: {'; '.join(self.failures)}", file=sys.stderr)
             raise SystemExit(1)
-        if self.time_is_up and waiting:
-            minutes, total = f"MINUTES={self.settings.minutes:g}", len(waiting) + len(finished)
+        if self.time_is_up and unfinished:
+            minutes, total = f"MINUTES={self.settings.minutes:g}", len(unfinished) + len(finished)
             if not self.steps_before and self.needed_s > 60 * self.settings.minutes:
                 least = f"{self.needed_s:.0f} s are left, fewer once the data are prepared"
                 print(f"{minutes} is too short: a run is started only if {least}")
             else:
-                print(f"{minutes} is over: {len(waiting)} of {total} runs are left; the same command continues")
-        elif waiting:
-            failed = sum(self.board.has_failed(*entry) for entry in waiting)
+                print(f"{minutes} is over: {len(unfinished)} of {total} runs are left; the same command continues")
+        elif unfinished:
+            failed = sum(self.board.has_failed(*entry) for entry in unfinished)
             why = [f"{failed} failed in other tasks"] if failed else []
-            why += [f"{len(waiting) - failed} held by other processes"]
-            print(f"{len(waiting)} runs are left: {', '.join(why)}")
+            why += [f"{len(unfinished) - failed} held by other processes"]
+            print(f"{len(unfinished)} runs are left: {', '.join(why)}")
 
     def report(self):
         out = self.settings.out
@@ -317,14 +319,14 @@ class Comparison:
             self.leave_if_stopped()
             try:
                 with locks.Lock(self.board.claims / "report"):
-                    there = (has_waited or slurm.array()) and self.board.is_reported()
-                    if not there and not self.board.held_by_others():
+                    is_written = (has_waited or slurm.array()) and self.board.is_reported()
+                    if not is_written and not self.board.held_by_others():
                         code, _ = self.children.run(command)
                         self.leave_if_stopped()
                         if code:
                             self.failures.append("report")
                 break
-            except locks.HeldError:  # its holder may still take us for one who trains, and leave the report to us
+            except locks.HeldError:  # its holder may believe that we still train, and leave the report to us
                 has_waited = True
                 time.sleep(locks.POLL_S)
         self.board.clear()
@@ -334,7 +336,7 @@ class Comparison:
 
 
 def costs(environ, flags):
-    """PRESET=cost: trains nothing."""
+    """PRESET=cost: measures costs."""
     runs, sizes = environ["RUNS"].split(), environ["SIZES"].split()
     file = os.path.expanduser(f"{environ['OUT']}/costs.json")
     for name in ("RUNS", "SIZES", "OUT"):
@@ -350,16 +352,16 @@ def costs(environ, flags):
             raise SystemExit(code if code > 0 else 128 - code)
 
 
-def plan(comparison, waiting):
+def plan(comparison, unfinished):
     """PLAN=1: what would be trained, and how to hand it to Slurm."""
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that `| head` ends it without a traceback
-    refuse_unknown(comparison.settings, dict.fromkeys(run for run, _ in waiting))
-    for run, seed in waiting:
+    refuse_unknown(comparison.settings, dict.fromkeys(run for run, _ in unfinished))
+    for run, seed in unfinished:
         print(run, seed)
     if more := comparison.board.n_to_come():
         print(f"and {more} more: the best {comparison.settings.best} of each architecture with the other seeds")
-    if not waiting:
+    if not unfinished:
         return
     if (comparison.settings.out / SPEEDS).exists():
         try:
@@ -374,10 +376,10 @@ def plan(comparison, waiting):
         if name not in ("PLAN", "JOBS")  # a task takes one run after the other
     ]
     script, n_gpus = [os.environ["SCRIPT"], *comparison.settings.user_flags], comparison.settings.nproc
-    size = parse_args(train_flags(comparison.settings, waiting[0][0], ["0"])).image_size
+    size = parse_args(train_flags(comparison.settings, unfinished[0][0], ["0"])).image_size
     size = size or comparison.facts.get("image_size", 0)
     together = n_gpus == 1 and size <= PADDED_UP_TO  # see check(): a task then takes all seeds of a network
-    tasks = list(Counter(run for run, _ in waiting).items()) if together else [(run, 1) for run, _ in waiting]
+    tasks = list(Counter(run for run, _ in unfinished).items()) if together else [(run, 1) for run, _ in unfinished]
     print(slurm.sbatch_line(given, script, tasks, comparison.hours(), n_gpus))
 
 
@@ -400,36 +402,36 @@ def main(flags):
     if os.environ["PRESET"] == "cost":
         return costs(os.environ, flags)
     settings = read_settings(os.environ, flags)
-    if settings.minutes:  # the runs come first then, and no speeds before them find a mistake
+    if settings.minutes:  # then no measurement of speeds before the runs finds a mistake
         refuse_unknown(settings, settings.runs)
     comparison = Comparison(settings)
-    waiting, finished = comparison.board.overview()
-    total, epochs = len(waiting) + len(finished), f"{settings.epochs} epoch{'s' * (settings.epochs != '1')}"
+    unfinished, finished = comparison.board.overview()
+    total, epochs = len(unfinished) + len(finished), f"{settings.epochs} epoch{'s' * (settings.epochs != '1')}"
     print(
         f"{total} run{'s' * (total != 1)} in {settings.out}, {len(finished)} of them finished; {settings.dataset}, {epochs}",
         flush=True,
     )
     for run, seed in dict(finished).items():  # one seed of each run: the report compares the others with it
         comparison.refuse_other_recipe(run, seed)
-    for run, seed in waiting[:1]:
+    for run, seed in unfinished[:1]:
         comparison.refuse_other_budget(run, seed)
     if os.environ["PLAN"] not in ("", "0"):
-        return plan(comparison, waiting)
-    if waiting and any(find_spec(name) is None for name in ("matplotlib", "pptx", "scipy")):
+        return plan(comparison, unfinished)
+    if unfinished and any(find_spec(name) is None for name in ("matplotlib", "pptx", "scipy")):
         print(
             "the report needs more packages (pip install -r requirements-report.txt); training starts without them",
             flush=True,
         )
     try:
         with Task(comparison.board.claims):
-            if waiting:
+            if unfinished:
                 comparison.check()
                 if not settings.minutes:  # within MINUTES the runs come first
-                    comparison.speeds()
+                    comparison.measure_speeds()
                 comparison.work()
             if comparison.lacks_speeds():
                 comparison.try_speeds()
-            elif not waiting:
+            elif not unfinished:
                 print("nothing is left to train, so the data are not looked at", flush=True)
             comparison.finish()
     except BrokenMachineError as error:

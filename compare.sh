@@ -22,14 +22,15 @@
 # Finished runs are skipped and unfinished ones resumed: run the same command again after an interruption. Ctrl-C and SIGTERM
 # stop the current runs after the step in progress. OUT is the folder of the runs (default runs/compare, for other presets
 # runs/ and the preset's name). It is refused if it holds one of these runs with another recipe, or any run of another budget.
-# Several of these commands may share one OUT, on any machines that see it: each takes the next run that nobody holds. A failed
-# run is reported at the end (exit code 1) and does not stop the others. PLAN=1 only lists what would be trained. ARCHS
-# replaces the methods' list: its backbones are the baselines, and are also trained at WIDTHS (default "24 32 12 8" for resnet,
-# none for others), but PRESET=tuning trains only what ARCHS names: name the baselines there, too. BEST (default 2) is how many recipes of each architecture PRESET=tuning trains with all SEEDS. RUNS
-# replaces any list: it names architectures, each with its knobs and flags after colons, such as RUNS="resnet
-# eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone". RECIPE replaces the preset's flags for all runs; the flags
-# found by TUNED override it, a run's own override those, and yours override all. NAME= sets NAME to nothing; leave it out for
-# the default. compare.py does the work.
+# Several of these commands may share one OUT, on any machines that see it: each takes the next run that nobody holds. A
+# failed run is reported at the end (exit code 1) and does not stop the others. PLAN=1 only lists what would be trained. ARCHS
+# replaces the methods' list: its backbones are the baselines, and are also trained at WIDTHS (default "24 32 12 8" for
+# resnet, none for others), but PRESET=tuning trains only what ARCHS names: name the baselines there, too. BEST (default 2) is
+# how many recipes of each architecture PRESET=tuning trains with all SEEDS. RUNS replaces any list: it names architectures,
+# each with its knobs and flags after colons, such as RUNS="resnet eca_resnet:eca.kernel_size=5
+# vit:--pretrained:--freeze=backbone". RECIPE replaces the preset's flags for all runs; the flags found by TUNED override it,
+# a run's own override those, and yours override all. NAME= sets NAME to nothing; leave it out for the default. compare.py
+# does the work.
 [ -n "${BASH_VERSION-}" ] || { echo "$0: start it with bash" >&2 && exit 2; }
 set -euo pipefail
 

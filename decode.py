@@ -1,7 +1,7 @@
 """From files to pixels: the one place where images are found, opened, turned upright, put on the scale 0 to 255 and resized.
 
-Folders, tables, streamed sets and `--predict` all read through here, so that every picture is seen in one way. Threads decode:
-Pillow lets go of the interpreter's lock while it decodes and resizes a picture.
+Folders, tables, streamed sets and `--predict` all read through here, so that every image is treated alike. Threads decode:
+Pillow releases the GIL while it decodes and resizes an image.
 """
 
 import io
@@ -19,7 +19,7 @@ from flags import one_line
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".avif", ".tif", ".tiff",
             ".ppm", ".pgm", ".pbm", ".pnm", ".jp2"}  # fmt: skip
 PHOTOMETRIC, WHITE_IS_ZERO = 0x0106, 0  # a TIFF's tag, and its value for negatives
-ORIENTATION = 0x0112  # the EXIF tag, and how an image that bears its value is turned for the eye
+ORIENTATION = 0x0112  # the EXIF tag, and for each of its values how to turn the image upright
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -32,7 +32,7 @@ TURNS = {
 # Below this, 16-bit values are as likely to be a camera's 12 bits, or 8, as a dark picture.
 TWELVE_BITS = 2**12
 AT_ONCE = 16  # images that a thread decodes before it looks for more
-WHOLE_FILE = 2**24  # bytes that are read of a file at once
+WHOLE_FILE = 2**24  # bytes read from a file at once
 SHOWN = 10  # unfit images that a message names
 NO_SQUARE = "image of {}x{} pixels where squares of one size are needed: give --image-size"
 EIGHT_BITS = "save the image with 8 bits per channel"
@@ -71,7 +71,7 @@ class UnfitImageError(OSError, ValueError):
 def image_files(folder):
     """The images below a folder, as sorted paths, and how many other names there are: ([str], Counter).
 
-    A name is that of an image by its suffix. Names with a leading dot are left out, and folders of such a name as a whole:
+    Suffixes tell which names are images'. Names with a leading dot are left out, and folders of such a name as a whole:
     what editors, desktops and archivers leave beside images. Links are followed, unless they lead back to a folder that they
     were reached through. Raises ValueError for a folder that cannot be read.
     """
@@ -121,12 +121,12 @@ def left_out_in_words(folder, left_out):
 
 
 def opened(file):
-    """A path, or the bytes of a file, as a PIL image of which only the header has been read. Raises whatever its decoder meets."""
+    """A path, or the bytes of a file, as a PIL image with only its header read. Raises whatever its decoder raises."""
     try:
         image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
     except UnidentifiedImageError:
         raise ValueError("in no format that Pillow knows") from None
-    image.decodermaxblock = WHOLE_FILE  # or threads would queue for the interpreter's lock after each 64 KiB
+    image.decodermaxblock = WHOLE_FILE  # or threads would queue for the GIL after each 64 KiB
     return image
 
 
@@ -134,7 +134,7 @@ def read_image(file, image_size=None):
     """An image as every network sees it: a PIL image in RGB, upright, on the scale 0 to 255.
 
     file: a path, the bytes of a file, or pixels uint8 (H, W, 3). image_size: resize and centre-crop to that many pixels.
-    What is no image raises whatever its decoder met; UnfitImageError is for pixels whose range is not known.
+    Raises whatever the decoder raises, and UnfitImageError for pixels whose range is not known.
     """
     if isinstance(file, np.ndarray):
         image = Image.fromarray(file)
@@ -145,7 +145,7 @@ def read_image(file, image_size=None):
 
 
 def size_of(file):
-    """Width and height by the header of a file, or of what else read_image takes, before it is turned upright."""
+    """Width and height of what read_image takes, from a file's header, before it is turned upright."""
     if isinstance(file, np.ndarray):
         return file.shape[1], file.shape[0]
     with opened(file) as stored:
@@ -155,7 +155,7 @@ def size_of(file):
 def upright(stored, image):
     """The image, turned as the EXIF data of its file ask for."""
     try:
-        turn = TURNS.get(stored.getexif().get(ORIENTATION))  # of a TIFF it is gone: Pillow has turned it already
+        turn = TURNS.get(stored.getexif().get(ORIENTATION))  # a TIFF has none left: Pillow has turned it already
     except Exception:  # damaged EXIF data, which viewers ignore, raise whatever their reader met
         turn = None
     return image if turn is None else image.transpose(turn)
@@ -195,7 +195,7 @@ def to_rgb(image):
 def float_to_rgb(image, negative):
     pixels = np.asarray(image)
     lowest, highest = pixels.min(), pixels.max()
-    if not (lowest >= 0 and highest <= 1):  # nor for nan
+    if not (lowest >= 0 and highest <= 1):  # or nan
         raise UnfitImageError(f"float pixels from {lowest:g} to {highest:g}, not from 0 to 1: {EIGHT_BITS}")
     pixels = 1 - pixels if negative else pixels
     return Image.fromarray((pixels * 255).round().astype(np.uint8)).convert("RGB")
@@ -212,8 +212,8 @@ def resize(image, size):
 # -------------------------------------------------------------------------------------------------- images of a split
 
 
-def told(name, read, *args):
-    """read(*args). Raises UnfitImageError, in one line that begins with the name, for whatever its decoder has met."""
+def name_errors(name, read, *args):
+    """read(*args), with every error as an UnfitImageError of one line that begins with the name."""
     try:
         return read(*args)
     except UnfitImageError as error:
@@ -247,14 +247,14 @@ class Encoded:
     @cached_property
     def size(self):
         """The side in pixels that all images must have once they are decoded: that of the first, or of the first that can be
-        read. Raises UnfitImageError if it is no square."""
+        read. Raises UnfitImageError if not square."""
         if self.image_size:
             return self.image_size
         problems = []
         for row in range(len(self)):
             (file,) = self.source.take([row])
             try:
-                width, height = told(self.name(row, file), size_of, file)
+                width, height = name_errors(self.name(row, file), size_of, file)
             except UnfitImageError as error:
                 problems += error.problems
                 continue
@@ -284,7 +284,7 @@ class Encoded:
         problems = []
         for i, (row, file) in enumerate(zip(rows, self.source.take(rows), strict=True)):
             try:
-                told(self.name(row, file), use, i, file)
+                name_errors(self.name(row, file), use, i, file)
             except UnfitImageError as error:
                 problems += error.problems
         return problems
@@ -295,7 +295,7 @@ class Encoded:
 
 
 def decoded(images, batches, n_threads, empty):
-    """Yields for each of the batches of rows of an Encoded, in order, its pixels uint8 (b, size, size, 3), or UnfitImageError.
+    """Yields, in order, the pixels uint8 (b, size, size, 3) of each batch of rows of an Encoded, or an UnfitImageError.
 
     empty(shape) returns the buffer of a batch, which numpy can write to and which is then yielded; it is called in the order
     of the batches. Enough batches are decoded ahead to keep every thread busy.

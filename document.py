@@ -289,12 +289,13 @@ def repeat_text(results, folders):
     best = results.methods[0].net if results.methods else results.nets[0]
     run = f"python train.py --arch {best.arch}{flags_of(best)} --seed {best.seeds[0]}"
     folder, all_of_them = folders[-1], " ".join(folders)
-    unreached = "" if results.row["dataset"] == "folder" else " where the hub cannot be reached"
+    files = "; add `--data-dir`"
+    needs = {"folder": files, "shapes100": ""}.get(results.row["dataset"], f"{files} where the hub cannot be reached")
     speeds = " and, for speeds, from its `cost.json`" if results.cost_pass else ""
     return "\n\n".join([
         "## How to repeat every number",
-        f"Every measured number of these networks is computed from the `result.json` files in `{folder}`{speeds}. These commands make "
-        f"the report again and repeat one of its runs; add `--data-dir`{unreached}.",
+        f"Every measured number of these networks is computed from the `result.json` files in `{folder}`{speeds}. These commands "
+        f"make the report again and repeat one of its runs{needs}.",
         f"```bash\npython report.py {all_of_them}\n{run}\n```",
         "### Where the numbers come from",
         markdown([["what", "value"], *provenance(results), ["recipe", in_words(shared_recipe(results))]]),

@@ -75,8 +75,8 @@ class TrainState:
         self.n_bad = torch.zeros((), dtype=torch.int64, device=self.device)
         self.curve = []  # one row of results per finished epoch
         self.reads_rate_on_device = isinstance(optimizer, tuple(CAPTURABLE.values()))
-        precision = torch.float32 if self.device.type == "cuda" else torch.float64  # in which fused optimizers take it
-        self.rate_table = torch.tensor(rates, dtype=precision, device=self.device)
+        dtype = torch.float32 if self.device.type == "cuda" else torch.float64  # that fused optimizers need
+        self.rate_table = torch.tensor(rates, dtype=dtype, device=self.device)
         self.rate = torch.zeros_like(self.rate_table[0])
         self.share_rate()
 
@@ -169,7 +169,7 @@ def is_parallel():
 
 
 def train_step(state, model, imgs, targets, label_smoothing=0.0, clip_norm=0.0, accumulate=1, class_weights=None):
-    """One update on imgs (B, 3, H, W), whose gradients are summed over `accumulate` parts of the batch.
+    """One update on imgs (B, 3, H, W), with gradients summed over `accumulate` parts of the batch.
 
     class_weights: (classes,), or None: see loss_of.
 
@@ -203,12 +203,12 @@ def add_gradients(state, model, imgs, targets, label_smoothing, parts, class_wei
     total = torch.zeros((), device=state.device)
     cut = zip(imgs.chunk(parts), targets.chunk(parts), strict=True)
     for i, (part, part_targets) in enumerate(cut):
-        waits = i < parts - 1 and hasattr(model, "no_sync")  # DDP sums the gradients of all parts with the last
-        with model.no_sync() if waits else nullcontext():
+        deferred = i < parts - 1 and hasattr(model, "no_sync")  # DDP sums all parts' gradients with the last
+        with model.no_sync() if deferred else nullcontext():
             with autocast(state.device, state.amp):
                 logits = model(part)
             loss = loss_of(logits.float(), part_targets, label_smoothing, class_weights) / parts
-            # times nan, which reaches every gradient: a loss filled with nan would give gradients of 0
+            # a factor nan reaches every gradient; a loss filled with nan would give gradients of 0
             healthy = loss.isfinite() & (state.n_bad <= state.tolerance)
             loss_or_nan = loss * torch.ones_like(loss).masked_fill(~healthy, torch.nan)
             state.scaler.scale(loss_or_nan).backward()
@@ -217,7 +217,7 @@ def add_gradients(state, model, imgs, targets, label_smoothing, parts, class_wei
 
 
 def loss_of(logits, targets, label_smoothing, class_weights):
-    """The mean cross-entropy, float (): logits (B, classes), targets (B,) or shares of the classes (B, classes).
+    """The mean cross-entropy, float (): logits (B, classes), targets (B,) or class probabilities (B, classes).
 
     class_weights (classes,) multiply the loss of each image; `weight` of F.cross_entropy multiplies the terms of each class.
     """
@@ -228,23 +228,23 @@ def loss_of(logits, targets, label_smoothing, class_weights):
 
 
 def update_average(ema, net, decay, n_updates):
-    """Moves the averages of parameters and statistics towards those of the net. n_updates: the earlier moves, int ().
+    """Moves the averages of parameters and statistics towards those of the net. n_updates: earlier updates, int ().
 
-    The decay is min(decay, (1 + n) / (10 + n)), as TensorFlow's ExponentialMovingAverage has it, so that a short run's
-    average does not keep the random weights it began with. Indices are copied.
+    The decay is min(decay, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage, so that a short run's
+    average does not keep the random weights it began with. Integers are copied.
     """
     n = n_updates.float()
     decay = ((1 + n) / (10 + n)).clamp(max=decay)
 
-    def tensors(of, floating):
-        return [t.detach() for t in (*of.parameters(), *of.buffers()) if t.is_floating_point() == floating]
+    def tensors(module, floating):
+        return [t.detach() for t in (*module.parameters(), *module.buffers()) if t.is_floating_point() == floating]
 
     with torch.no_grad():
         averages = tensors(ema, True)
         torch._foreach_mul_(averages, decay)
         torch._foreach_add_(averages, torch._foreach_mul(tensors(net, True), 1 - decay))
-        if indices := tensors(ema, False):
-            torch._foreach_copy_(indices, tensors(net, False))
+        if integers := tensors(ema, False):
+            torch._foreach_copy_(integers, tensors(net, False))
 
 
 def train_epoch(step, epoch, last_step):
@@ -256,7 +256,7 @@ def train_epoch(step, epoch, last_step):
     state, batches = step.state, step.batches
     step.model.train()
     if not all(p.requires_grad for p in state.net.parameters()):
-        # a frozen backbone keeps its batch statistics and drops nothing; a new head's batch norm has none to keep yet
+        # a frozen backbone keeps its running statistics and drops nothing; a new head's batch norm has none yet
         for module in state.net.modules():
             own = [p.requires_grad for p in module.parameters(recurse=False)]
             module.training = bool(own) and all(own)
@@ -290,7 +290,7 @@ def start_evaluation(net, batches, n, n_classes, amp):
     """
     started = time.perf_counter()
     if is_parallel():
-        # batch statistics differ between processes: all score with those of the first, which a checkpoint holds
+        # running statistics differ between processes: all score with the first's, which a checkpoint holds
         for buffer in net.buffers():
             dist.broadcast(buffer, 0)
     net.eval()
@@ -333,18 +333,18 @@ def scores_of(reading, n, n_classes, started):
         "top5": 100 * top5.item() / n,
         "loss": loss.item() / n,
         "ece": 100 * gap.abs().sum().item() / n,
-        **of_classes(confusion),
+        **class_scores(confusion),
         "confusion": confusion,
         "imgs_per_s": n / (time.perf_counter() - started),
     }
 
 
-def of_classes(confusion):
+def class_scores(confusion):
     """Scores from confusion counts (target, prediction), in percent. Macro F1 leaves out classes that occur in neither."""
-    right, images, named = confusion.diag(), confusion.sum(1), confusion.sum(0)
-    per_class = [100 * r / n if n else None for r, n in zip(right.tolist(), images.tolist(), strict=True)]
-    there = images + named > 0
-    f1 = 200 * right[there] / (images + named)[there]
+    correct, images, predicted = confusion.diag(), confusion.sum(1), confusion.sum(0)
+    per_class = [100 * c / n if n else None for c, n in zip(correct.tolist(), images.tolist(), strict=True)]
+    occurs = images + predicted > 0
+    f1 = 200 * correct[occurs] / (images + predicted)[occurs]
     measured = [value for value in per_class if value is not None]
     return {
         "per_class_top1": per_class,

@@ -18,7 +18,7 @@ VAL_SIZE = 0.1
 MOMENTUM, WARMUP, CROP_PADDING = 0.9, 0.1, 4
 CROP_SCALE = 0.08  # as Szegedy et al., "Going Deeper with Convolutions", 2015
 PADDED_UP_TO = 64  # pixels: larger images get resized crops by default, others padded ones
-DATASETS = ("cifar100", "cifar10", "folder", "shapes100")  # optimizers and schedules: as in optimizers.py
+DATASETS = ("cifar100", "cifar10", "folder", "shapes100")  # as in sources.py; the next two as in optimizers.py
 OPTIMIZERS = {  # peak learning rate and weight decay, unless --lr and --weight-decay say otherwise
     "sgd": (0.2, 5e-4),
     "adamw": (1e-3, 0.05),
@@ -30,8 +30,8 @@ OPTIMIZERS = {  # peak learning rate and weight decay, unless --lr and --weight-
 SCHEDULES = (
     "cosine", "linear", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt", "warmup_stable_decay",
 )  # fmt: skip
-# Flags younger than some runs in results/, with the value that those had in effect.
-LATER = {"accumulate": 1, "class_weights": None, "balanced_sampling": False}
+# Flags newer than some runs in results/, with the values that those runs used.
+NEWER = {"accumulate": 1, "class_weights": None, "balanced_sampling": False}
 HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"  # USER/NAME
 ELSEWHERE = {  # flags of other programs, and what to use here instead
     "--model": "give --arch",
@@ -39,11 +39,11 @@ ELSEWHERE = {  # flags of other programs, and what to use here instead
     "--gpu": "a GPU is used if there is one; CUDA_VISIBLE_DEVICES chooses it",
     "--device": "a GPU is used if there is one; CUDA_VISIBLE_DEVICES chooses it",
     "--gpus": "torchrun --nproc_per_node N train.py trains on N GPUs",
-    "--workers": "there are none to set: up to eight threads decode images",
-    "--num-workers": "there are none to set: up to eight threads decode images",
+    "--workers": "leave it out: up to eight threads decode images",
+    "--num-workers": "leave it out: up to eight threads decode images",
     "--data": "give --data-dir",
-    "--num-classes": "the data say how many there are",
-    "--export": "python hub.py RUN --export NAME.onnx exports",
+    "--num-classes": "leave it out: the data tell it",
+    "--export": "use python hub.py RUN --export NAME.onnx",
     "--fp16": "give --amp fp16",
     "--width": "give --set resnet.width=N",
     "--checkpoint": "the same command again resumes a run, and --init-from starts from another's weights",
@@ -57,7 +57,7 @@ AT_LEAST_0 = (
 def refuse(message, code=2, program="train.py"):
     """Ends the program for a user's mistake: one line, from one process, exit code 2."""
     if int(os.environ.get("RANK", 0)) > 0 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        time.sleep(5)  # torchrun ends all processes when the first one leaves: let the one that speaks do so
+        time.sleep(5)  # torchrun ends all processes when one exits: let the one that prints exit first
     else:
         print(f"{program}: {one_line(message)}", file=sys.stderr)
     raise SystemExit(code)
@@ -78,13 +78,13 @@ def mistakes_refused(program="train.py"):
 
 @contextmanager
 def failures_reported():
-    """Exits with one line and code 1 on numbers that are not finite, disk errors and unreadable images."""
+    """Exits with one line and code 1 for full memory, numbers that are not finite, disk errors and unreadable images."""
     from torch import OutOfMemoryError
 
     try:
         yield
     except OutOfMemoryError as error:
-        # from each process that meets it, as it may be one alone
+        # printed by each process that meets it, as it may be the only one
         first_line = str(error).splitlines()[0].rstrip(".")
         print(
             f"train.py: {first_line}: give fewer seeds at a time, --accumulate 2 or more, or --graph off, or lower "
@@ -93,7 +93,7 @@ def failures_reported():
         )
         raise SystemExit(1) from None
     except (FloatingPointError, OSError) as error:
-        # numbers fail in all processes; a disk, or an image that was not decoded before, in the one that meets it
+        # bad numbers end all processes; a disk error, or an image that cannot be read, ends the one that meets it
         if int(os.environ.get("RANK", 0)) == 0 or isinstance(error, OSError):
             print(f"train.py: {error}; the last checkpoint is kept", file=sys.stderr)
         raise SystemExit(1) from None
@@ -210,18 +210,18 @@ def add_data(add):
         "part of train held out: a fraction, or a number of images; 0: score the test set after each epoch instead"
     )
     add("--val-size", None, f"{held_out} (default {VAL_SIZE})", type=float)
-    add("--folds", None, "cross-validation: the number of stratified parts of train; the same for every seed", type=int)
+    add("--folds", None, "cross-validation: the number of stratified folds of train, which all seeds share", type=int)
     add("--fold", None, "which of the --folds, from 0, is held out in place of --val-size", type=int)
     add("--cache-dir", None, "where decoded images are kept (default ~/.cache/resnet-grafts)")
-    moved = "pixels by which a random crop may move; 0 for none"
+    moved = "pixels of padding around an image before a random crop; 0 for none"
     add("--crop-padding", None, f"{moved} (default {CROP_PADDING})", type=int)
     default = (
         f"(default {CROP_SCALE} for images of more than {PADDED_UP_TO} pixels, unless --crop-padding is given; else 0)"
     )
-    least = "smallest share of an image's area that a random crop takes before it is resized; 0 for padded crops"
+    least = "random resized crops: the smallest part of an image's area; 0 for padded crops"
     add("--crop-scale", None, f"{least} {default}", type=float)
     add("--flip", True, "mirror each image with probability 1/2")
-    add("--cutout", 0, "side in pixels of a square that is blanked")
+    add("--cutout", 0, "side of the blanked square in pixels")
     add("--mixup", 0.0, "alpha of mixup's Beta distribution; 0 for none")
     add("--cutmix", 0.0, "alpha of CutMix's Beta distribution; 0 for none")
 
@@ -231,21 +231,19 @@ def add_recipe(add):
     add("--max-steps", 0, "end the run, and its schedule, after this many optimizer steps; 0 for no limit")
     add("--batch-size", 128, "images per optimizer step, over all processes")
     add("--accumulate", 1, "cut a batch that does not fit into memory into this many parts and sum their gradients")
-    add("--optimizer", "sgd", "torch's, and transformers' Adafactor", choices=OPTIMIZERS)
+    add("--optimizer", "sgd", "of torch; adafactor is transformers'", choices=OPTIMIZERS)
     default = f"(default {OPTIMIZERS['sgd'][0]:g} for sgd; the others have their own)"
     add("--lr", None, f"peak learning rate {default}", type=float)
     add("--momentum", MOMENTUM, "of SGD (Nesterov), or beta1 of the Adam family")
     add("--weight-decay", None, "of the weights of convolutions and linear layers (default per optimizer)", type=float)
     add(
-        "--schedule", "cosine", "of the learning rate, by transformers' name; polynomial has power 2", choices=SCHEDULES
+        "--schedule", "cosine", "of the learning rate, named as in transformers; polynomial: power 2", choices=SCHEDULES
     )
-    add("--warmup-frac", WARMUP, "part of all steps over which the learning rate rises from 0")
+    add("--warmup-frac", WARMUP, "fraction of the steps in which the learning rate rises from 0")
     add("--label-smoothing", 0.0, "share of the target spread over all classes")
-    average = (
-        "evaluate and keep an average of the weights with this decay per step, less in the first steps; 0 for none"
-    )
+    average = "evaluate and save a moving average of the weights with this decay per step, lower at first; 0 for none"
     add("--ema-decay", 0.0, average)
-    clip = "largest norm of the gradient; 0 for no limit (HorNet can diverge at the default --lr even with 5)"
+    clip = "largest gradient norm; 0 for no limit (HorNet can diverge at the default --lr even with 5)"
     add("--clip-norm", 5.0, clip)
     seeds = "seed of weights, split, sample order and augmentation; several train one run each, side by side on a GPU"
     weights = "weight each class in the loss by the inverse of its share of the training images"
@@ -277,7 +275,7 @@ def add_run(add):
     add("--max-minutes", 0.0, "stop and save after this many minutes, as on SIGTERM, with exit code 75; 0 for no limit")
     graph = "auto: a GPU replays the training step as one CUDA graph where it can; off: kernel by kernel"
     add("--graph", None, f"{graph} (default auto)", choices=["auto", "off"])
-    add("--timeout-s", 600, "seconds after which a silent process is given up on; decoding may take longer")
+    add("--timeout-s", 600, "seconds to wait for a silent process; decoding may take longer")
 
 
 def add_other(add):
@@ -290,7 +288,7 @@ def add_other(add):
         "print the most probable classes of an image, or of each image in a folder, with the network of --init-from"
     )
     add("--predict", None, classes, metavar="PATH")
-    add("--json", False, "print what --predict finds as JSON", **STORE)
+    add("--json", False, "print --predict's results as JSON", **STORE)
 
 
 def check_numbers(args):
@@ -300,7 +298,7 @@ def check_numbers(args):
     else:
         refuse_folds(args.folds, args.fold, args.val_size)
     if (args.val_size or 0) >= 1 and (args.val_size % 1 or args.val_size == 1):
-        refuse(f"--val-size is a fraction below 1, or a number of images from 2 on, got {args.val_size:g}")
+        refuse(f"--val-size is a fraction below 1, or a number of images above 1, got {args.val_size:g}")
     for seed in args.seeds:
         if not 0 <= seed < 2**32:
             refuse(f"--seed must be 0 or more, and less than 2**32, got {seed}")
@@ -356,18 +354,18 @@ def check_combinations(args):
 def dataset_in(data_dir):
     """The dataset that a folder holds: classes of images in train/ or test/, CIFAR-10's archive, or else CIFAR-100."""
     try:
-        there = set(os.listdir(data_dir)) if os.path.isdir(data_dir or "") else set()
+        names = set(os.listdir(data_dir)) if os.path.isdir(data_dir or "") else set()
     except OSError as error:
         refuse(f"--data-dir {data_dir}: {error.strerror}")
-    of_100 = there & {"cifar-100-python", "cifar-100-python.tar.gz"}
-    if not of_100 and there & {"cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1"}:
+    of_100 = names & {"cifar-100-python", "cifar-100-python.tar.gz"}
+    if not of_100 and names & {"cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1"}:
         return "cifar10"
-    folders = [name for name in there & {"train", "test"} if os.path.isdir(os.path.join(data_dir, name))]
+    folders = [name for name in names & {"train", "test"} if os.path.isdir(os.path.join(data_dir, name))]
     return "folder" if folders else "cifar100"
 
 
 def refuse_folds(folds, fold, val_size):
-    """Ends the program unless the fold is one of the folds, and is all that is to be held out."""
+    """Ends the program unless 0 <= fold < folds and --val-size is not given."""
     if folds is None or fold is None:
         refuse("--folds and --fold go together, such as --folds 5 --fold 0")
     if folds < 2:
@@ -375,4 +373,4 @@ def refuse_folds(folds, fold, val_size):
     if not 0 <= fold < folds:
         refuse(f"--fold must be in 0..{folds - 1} with --folds {folds}, got {fold}")
     if val_size is not None:
-        refuse(f"--val-size {val_size:g} and --folds exclude each other: it is the fold that is held out")
+        refuse(f"--val-size {val_size:g} and --folds exclude each other: the fold is held out")

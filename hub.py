@@ -45,8 +45,8 @@ Trained on {n_train:,} images, scored on {n_test:,} test images that took no par
 
 ## Load it
 
-In a checkout of the code, with RGB images `(B, 3, {image_size}, {image_size})`, uint8 or floats from 0 to 1; the network normalizes
-them itself:
+In a checkout of the code, with RGB images `(B, 3, {image_size}, {image_size})`, uint8 or floats from 0 to 1, which the network
+normalizes itself:
 
 ```python
 import hub
@@ -85,13 +85,13 @@ class Classifier(nn.Module, PyTorchModelHubMixin, library_name="pytorch", tags=[
 
 
 def on_scale_of_bytes(imgs):
-    """Images of bytes 0 to 255, or of floats 0 to 1, as floats 0 to 255. Raises ValueError for others, as of normalized ones."""
+    """Images of bytes 0 to 255, or floats 0 to 1, as floats 0 to 255. Raises ValueError for others, such as normalized ones."""
     if imgs.dtype == torch.uint8:
         return imgs.float()
     highest_known = 1 if imgs.is_floating_point() else 255
     if not torch.compiler.is_compiling():  # which cannot look at values
         lowest, highest = (value.item() for value in imgs.aminmax())
-        if not 0 <= lowest <= highest <= highest_known:  # nor for nan
+        if not 0 <= lowest <= highest <= highest_known:  # or nan
             raise ValueError(
                 f"images are {imgs.dtype} of {lowest:g} to {highest:g}: give uint8 of 0 to 255, or floats of 0 to 1, not "
                 f"normalized"
@@ -105,11 +105,11 @@ def on_scale_of_bytes(imgs):
 def save(model, folder, recipe, result):
     """Writes a model/ folder. recipe: the flags of the run; result: what it measured. Raises OSError if the disk fails."""
     folder.mkdir(parents=True, exist_ok=True)
-    # the card first, for the mixin adds one of its own where there is none
+    # the card first: where there is none, the mixin adds one of its own
     checkpoints.write_atomically(folder / "README.md", card(model, recipe, result).encode(errors="backslashreplace"))
     try:
         model.save_pretrained(folder)
-    except SafetensorError as error:  # its name for a full disk
+    except SafetensorError as error:  # raised for a full disk
         raise OSError(f"cannot write {folder}/model.safetensors ({error})") from None
     for name in ("config.json", "model.safetensors"):  # before result.json says that the run is finished
         with open(folder / name, "rb+") as file:
@@ -133,7 +133,7 @@ def card(model, recipe, result):
     )
     start = recipe.get("init_from") or ""
     if os.path.isabs(start) or (start and Path(start).exists()):
-        recipe = recipe | {"init_from": Path(start).name}  # and not where it lies on this machine
+        recipe = recipe | {"init_from": Path(start).name}  # not its path on this machine
     rows = "\n".join(f"| {name} | {value} |" for name, value in recipe.items())
     recipe = f"| setting | value |\n| --- | --- |\n{rows}"
     return str(ModelCard(CARD.format(**result | {"front": front, "recipe": recipe, "image_size": model.image_size})))
@@ -144,7 +144,7 @@ def push(folder, repo_id, tag):
     api = HfApi()
     api.create_repo(repo_id, private=True, exist_ok=True)  # a new one is for its owner to publish
     commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"Run {tag}")
-    tag = re.sub(r"[^\w.,=+-]+", "-", tag)  # of what git allows in a tag
+    tag = re.sub(r"[^\w.,=+-]+", "-", tag)  # what git allows in a tag
     if tag in {ref.name for ref in api.list_repo_refs(repo_id).tags}:
         api.delete_tag(repo_id, tag=tag)
     api.create_tag(repo_id, tag=tag, revision=commit.oid)
@@ -155,7 +155,7 @@ def push_finished(folder, repo_id):
     """Uploads a finished run's model/ with its name as tag. If the hub refuses it, the run is complete all the same."""
     try:
         print(f"pushed to the hub as {push(folder / 'model', repo_id, folder.name)}")
-    except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
+    except Exception as error:  # httpx or httpx2 errors, by the client's version, not OSErrors
         reason = flags.one_line(f"{type(error).__name__}: {error}")
         print(f"train.py: the hub did not take {folder}/model ({reason}); the run is complete, and the same command "
               "pushes it again", file=sys.stderr)  # fmt: skip
@@ -175,7 +175,7 @@ def load(path_or_id):
 
 
 def model_folder(path_or_id):
-    """The model/ folder of a run, itself, or that of a hub id. Raises ValueError."""
+    """A run's model/ folder, a hub id's, or the path itself. Raises ValueError."""
     path = Path(path_or_id)
     if not path.is_dir():
         return download(str(path_or_id))
@@ -194,7 +194,7 @@ def from_folder(folder):
         with safe_open(folder / "model.safetensors", "pt") as file:
             weights |= {name: weights[kept] for name, kept in (file.metadata() or {}).items() if kept in weights}
         model = Classifier(**config)
-        put(model.net, {name.removeprefix("net."): value for name, value in weights.items()})
+        load_weights(model.net, {name.removeprefix("net."): value for name, value in weights.items()})
     except Exception as error:  # a missing, damaged or foreign file, each with its library's exception
         raise ValueError(f"{folder} is not a readable model folder ({flags.one_line(error)})") from None
     return model
@@ -206,7 +206,7 @@ def from_checkpoint(path):
         raise ValueError(f"{path} is not a checkpoint of train.py; those of other programs are not read")
     try:
         model = Classifier(**saved["model"])
-        put(model.net, saved["state"].get("ema") or saved["state"]["net"])
+        load_weights(model.net, saved["state"].get("ema") or saved["state"]["net"])
     except Exception as error:  # another program's file with the same two entries
         raise ValueError(f"{path} is not a checkpoint of train.py ({flags.one_line(error)})") from None
     return model
@@ -221,7 +221,7 @@ def download(path_or_id):
     problem = None
     try:
         HfApi().model_info(repo_id, revision=revision, timeout=5)  # where this fails, a download would retry for 23 s
-    except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
+    except Exception as error:  # httpx or httpx2 errors, by the client's version, not OSErrors
         problem = error
     # the hub answered with a refusal, as it does to a bad or expired token
     if isinstance(problem, HfHubHTTPError) and problem.response.status_code in (401, 403, 404):
@@ -239,7 +239,7 @@ def download(path_or_id):
         ) from None
     if not is_ours:
         raise ValueError(
-            f"{path_or_id} holds no network of this code: published weights come with --pretrained, such as of --arch timm:NAME"
+            f"{path_or_id} holds no network of this code: published weights come with --pretrained, as for --arch timm:NAME"
         )
     if problem:
         print(
@@ -249,7 +249,7 @@ def download(path_or_id):
     return Path(folder)
 
 
-def put(net, weights):
+def load_weights(net, weights):
     """Loads weights into a net. Raises ValueError, with the first three misfits, unless names and shapes are the net's."""
     own = net.state_dict()
     misfits = [f"no {name}" for name in own if name not in weights]
@@ -282,7 +282,7 @@ def start_from(model, net, head, arch, settings, classes, image_size):
         raise ValueError(f"--init-from holds {arch} with {there}, this run has {here}: give {needed}")
     same_classes = model.classes == classes
     kept = {} if same_classes else {name: value for name, value in net.state_dict().items() if name in head}
-    put(net, model.net.state_dict() | kept)
+    load_weights(net, model.net.state_dict() | kept)
     return same_classes
 
 
@@ -323,7 +323,7 @@ def export_run(path_or_id, out):
     path = Path(path_or_id)
     export.check_packages(out)
     if not out.parent.is_dir():
-        raise ValueError(f"--export {out}: there is no folder {out.parent}, make it first")
+        raise ValueError(f"--export {out}: no folder {out.parent}: make it first")
     if path.is_file():
         raise ValueError(f"{path} is a checkpoint: give the folder of its run once that is finished")
     if (path / "last.pt").exists() and not (path / "result.json").exists():

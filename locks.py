@@ -1,7 +1,7 @@
 """Locks that are files: one holder at a time among all machines that see the folder. A holder that has died is noticed.
 
 A lock is created atomically and names its holder: host, process, Slurm job and time. A thread touches it every HEARTBEAT_S.
-A holder is gone if its process is (on this machine), if its Slurm job is, or if the file's time stands still while we watch
+A holder is gone if its process (on this machine) or its Slurm job has ended, or if the file's time stands still while we watch
 it: the clocks of two machines are never compared. No torch here: whoever only looks for work should start at once.
 """
 
@@ -34,15 +34,15 @@ class HeldError(ValueError):
 class Lock:
     """Takes the lock at `path`, or raises HeldError, which names the holder.
 
-    seen: a dict of the caller's, who comes back later; without one this waits until it knows whether the holder is alive.
+    watched: a dict kept by a caller that tries again; without one, this waits until it knows whether the holder is alive.
     taken_over: the holder that was gone, in words, or None.
     """
 
-    def __init__(self, path, seen=None):
+    def __init__(self, path, watched=None):
         self.path, self.taken_over, self.token = Path(path), None, uuid.uuid4().hex
         own = {
             "host": socket.gethostname(),
-            "pids": pid_space(),
+            "pids": pid_namespace(),
             "pid": os.getpid(),
             "process_started": machine.process_started(os.getpid()),
             "job": os.environ.get("SLURM_JOB_ID"),
@@ -52,7 +52,7 @@ class Lock:
             "token": self.token,
         }
         self.content = json.dumps(own).encode()
-        watched = {} if seen is None else seen
+        waits, watched = watched is None, {} if watched is None else watched
         while not create(self.path, self.content):
             holder, alive = look(self.path, watched)
             problem = self.held(holder, alive)
@@ -62,7 +62,7 @@ class Lock:
                     break
                 except HeldError as held:
                     problem = held
-            if problem.is_alive or seen is not None:
+            if problem.is_alive or not waits:
                 raise problem
             time.sleep(POLL_S)
         self.stopped = threading.Event()
@@ -96,7 +96,7 @@ class Lock:
         return token_of(read(self.path)) == self.token
 
     def rival(self):
-        """Who took us for gone, in words, or None: this process was suspended, or Slurm gave up its node."""
+        """Who took over from us, in words, or None. We were suspended, or Slurm gave up our node."""
         holder = read(self.path)
         if holder:
             return in_words(holder) if holder["token"] != self.token else None
@@ -162,17 +162,17 @@ def in_words(holder):
 
 
 def look(path, watched):
-    """(the holder, whether it is alive). None in place of True or False: come back, it must be watched for longer.
+    """(the holder, whether it is alive: True, False, or None if it must be watched for longer).
 
-    watched: (path, token) -> (the file's time, since when we have seen that), kept by the caller. An answer of squeue from
-    before that says nothing of the holder, whose job may have begun after it.
+    watched: (path, token) -> (the file's time, when we first saw that time), kept by the caller. An older answer of
+    squeue says nothing of the holder, whose job may have begun after it.
     """
     holder = read(path)
     try:
         file = path.stat()
     except FileNotFoundError:
         return holder, None  # released meanwhile
-    is_here = holder and holder["host"] == socket.gethostname() and holder.get("pids") == pid_space()
+    is_here = holder and holder["host"] == socket.gethostname() and holder.get("pids") == pid_namespace()
     # /proc and squeue may hide other users' processes and jobs, and squeue does not list another cluster's
     is_own = not hasattr(os, "getuid") or file.st_uid == os.getuid()
     if is_here and is_own:
@@ -194,7 +194,7 @@ def look(path, watched):
 
 
 def look_at_all(paths, watched):
-    """look() at several locks, by an answer of squeue that came after the first sight of them all."""
+    """look() at several locks, with an answer of squeue newer than the first look at each."""
     global squeue_said
     found = [look(path, watched) for path in paths]
     if any(alive is None for _, alive in found):
@@ -206,8 +206,8 @@ def restart_count():
     return os.environ.get("SLURM_RESTART_COUNT", "0")
 
 
-def pid_space():
-    """Where process numbers are counted: containers or machines of the same name each have their own."""
+def pid_namespace():
+    """This PID namespace and boot: containers or machines of the same name each have their own."""
     try:
         return os.readlink("/proc/self/ns/pid") + Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -218,7 +218,7 @@ squeue_said = (float("-inf"), None)  # when, what
 
 
 def slurm_jobs():
-    """(when squeue was asked, the ids of the running jobs, or None if they are not known). A requeued job that waits is not one."""
+    """(when squeue was asked, the ids of running jobs, or None if unknown). A requeued job that waits does not run."""
     global squeue_said
     now = time.monotonic()
     if now - squeue_said[0] > SQUEUE_S:

@@ -127,13 +127,13 @@ def holm(ps):
     return adjusted
 
 
-def likely_real(ps):
+def benjamini_hochberg(ps):
     """Which of many effects to show so that about ALPHA of those shown are noise (Benjamini and Hochberg 1995): booleans."""
     return stats.false_discovery_control(ps) <= ALPHA
 
 
 @cache
-def detectable_in_errors(df, level):
+def detectable_effect(df, level):
     """The smallest difference, in standard errors, that a two-sided t-test at `level` finds, with the right sign,
     with probability POWER.
 
@@ -254,7 +254,7 @@ def widening_curve(nets, baseline):
 
 
 def learned(net, seeds):
-    """Whether a net ended at chance with none of these seeds."""
+    """Whether a net ended above chance with all these seeds."""
     return not any(at_chance(net.runs[seed]) for seed in seeds)
 
 
@@ -347,7 +347,7 @@ def find_interactions(nets, baselines, noise_of):
         alone, other, together = (noise.estimate((net, 1), (baseline, -1)) for net in (first, second, both))
         estimate = noise.estimate((both, 1), (first, -1), (second, -1), (baseline, 1))
         found.append(Interaction(both, (alone, other), together, estimate))
-    told = [each for each in found if not math.isnan(each.estimate.p)]
-    for each, p_holm in zip(told, holm([each.estimate.p for each in told]), strict=True):
+    tested = [each for each in found if not math.isnan(each.estimate.p)]
+    for each, p_holm in zip(tested, holm([each.estimate.p for each in tested]), strict=True):
         each.p_holm = float(p_holm)
     return found

@@ -203,7 +203,7 @@ FAMILY = "Holm's correction covers {judged} and becomes stricter with each metho
 DETECTABLE = f"*Detectable*: the true difference that would be found with a probability of {POWER:.0%} if the noise were exactly as estimated here, at Holm's strictest level, {ALPHA} / {{m}} (noncentral t). As the noise is estimated from few seeds, such a difference is found less often: see *detectable found* in the table of simulated reports."
 EQUAL_COST = f"""\
 Points of top-1 over the plain backbone at the same cost: mean ± 95% interval, not corrected for multiple comparisons. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost); the interval covers the noise of both. A straight line lies below a curve that flattens, which favours the methods; so a method between two widths whose costs differ by more than a factor of {NEAR:g} is compared only if it lies below the line or costs nearly the same as one of the two. Outside the trained widths there is no comparison. A width that ended at chance with any seed is left out of the curve. Training time is the measured time per training image, taken as exact. A width that takes at least {1 - FASTER:.0%} of a wider one's time is left out of the curve."""
-NO_CURVE = "There is no comparison: no second width of the backbone (`resnet.width`) learned with all of its seeds. `WIDTHS` of compare.sh adds some."
+NO_CURVE = "There is no comparison: no second width of the backbone (`resnet.width`) learned with all of the baseline's seeds. `WIDTHS` of compare.sh adds some."
 
 
 # ------------------------------------------------------------------------------------------ where the numbers come from

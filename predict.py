@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from augment import eval_batch_size
-from decode import UnfitImageError, image_files, left_out_in_words, read_image, told
+from decode import UnfitImageError, image_files, left_out_in_words, name_errors, read_image
 from flags import failures_reported, mistakes_refused
 from training import in_words, start_scoring
 
@@ -34,7 +34,7 @@ def files_of(path):
 
 def read(file, image_size):
     """An image as training sees it, but for the augmentation: uint8 (3, image_size, image_size). Raises UnfitImageError."""
-    pixels = np.array(told(file, read_image, file, image_size))
+    pixels = np.array(name_errors(file, read_image, file, image_size))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -80,8 +80,9 @@ def score_only(args, team, model, images, amp):
     """--eval-only: scores a trained network on the test set."""
     with mistakes_refused():
         if model.classes != images.classes:
-            dataset = f"{args.dataset}: give its --dataset or --data-dir"
-            raise ValueError(f"{args.eval_only} knows other classes than those of {dataset}")
+            raise ValueError(
+                f"{args.eval_only} has other classes than {args.dataset}: give its --dataset or --data-dir"
+            )
         if model.image_size != images.image_size:
             raise ValueError(f"{args.eval_only} is for images of {model.image_size} pixels: give that as --image-size")
     net = model.net.to(team.device, memory_format=torch.channels_last)

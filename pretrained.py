@@ -70,7 +70,7 @@ def load_backbone(arch, net, published):
     head = head_names(net)
     kept = {name: value for name, value in net.state_dict().items() if name in head}
     try:
-        hub.put(net, published.weights | kept)
+        hub.load_weights(net, published.weights | kept)
     except ValueError as error:
         raise ValueError(f"{arch}, published for images of {published.image_size} pixels: {error}") from None
 
@@ -91,10 +91,9 @@ def from_torchvision(name):
     mean, std = preprocess.mean, preprocess.std
     if getattr(net, "transform_input", False):  # which turns that into these; ours takes what was published as it is
         mean = std = [0.5] * 3
-    theirs = {
-        name: value for name, value in net.state_dict().items() if not name.startswith("AuxLogits.")
-    }  # ours has none
-    return Published(theirs, preprocess.crop_size[0], [255 * m for m in mean], [255 * s for s in std])
+    # without Inception's auxiliary classifier, which ours leaves out
+    body = {name: value for name, value in net.state_dict().items() if not name.startswith("AuxLogits.")}
+    return Published(body, preprocess.crop_size[0], [255 * m for m in mean], [255 * s for s in std])
 
 
 def refuse_unreachable(url):
@@ -136,7 +135,7 @@ def hub_file(repository, name):
     try:
         HfApi().model_info(repository, timeout=5)  # hf_hub_download by itself tries for 23 s
         return hf_hub_download(repository, name)
-    except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
+    except Exception as error:  # httpx or httpx2 errors, by the client's version, not OSErrors
         raise ValueError(f"cannot get {repository} from the hub ({one_line(error)}): leave out --pretrained") from None
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 import flags as train_flags
 import tuning
-from flags import LATER, PADDED_UP_TO, parse_args
+from flags import NEWER, PADDED_UP_TO, parse_args
 from tuning import START, as_text  # read_results() adds START to the settings
 
 IDENTITY = ("arch", "settings", "seed")
@@ -160,7 +160,7 @@ def chance_error(row):
 def recipe_of(row):
     """How a run was trained: the data, and every setting except arch, knobs, start, seed and fold."""
     own = (*IDENTITY, *START, *MEASURED, *NO_SETTINGS, "fold", "val_top1_of_folds")
-    recipe = {name: value for name, value in row.items() if name not in own and (name, value) not in LATER.items()}
+    recipe = {name: value for name, value in row.items() if name not in own and (name, value) not in NEWER.items()}
     n_images = {"n_train + n_val": row["n_train"] + row["n_val"]} if row.get("folds") else {"n_train": row["n_train"]}
     return recipe | {name: row[name] for name in SAME_DATA} | n_images | {"epochs in the curve": len(row["curve"])}
 

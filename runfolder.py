@@ -8,7 +8,7 @@ from pathlib import Path
 
 from checkpoints import UnreadableError, load_checkpoint
 from describe import shown
-from flags import LATER
+from flags import NEWER
 from tuning import START
 
 FINGERPRINTS = {"data": "fingerprint of the images", "content": "fingerprint of labels and pixels"}
@@ -59,7 +59,7 @@ def look_at_folder(folder, config, of_comparison=False):
         result = None
         if is_longer(config, there):
             there = there | {"epochs": config["epochs"]}  # the run as it would have begun with more epochs
-    there = LATER | there
+    there = NEWER | there
     others = [
         f"{FINGERPRINTS.get(name, name)} {there.get(name)} there, {value} here"
         for name, value in config.items()

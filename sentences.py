@@ -2,8 +2,6 @@
 
 import math
 
-import numpy as np
-
 from noise import POWER
 from notes import MODULES, dataset_of
 from rows import epochs_of, family_and_depth, in_list
@@ -161,7 +159,8 @@ def budget_sentence(results):
     sizes = detectables(results.by_word("no evidence"))
     if not sizes:
         return f"{budget.capitalize()}."
-    return f"Where there is no evidence, true differences of up to {max(sizes):.1f} points may well have gone unnoticed, and {budget}."
+    unseen = f"true differences of up to {max(sizes):.1f} points may well have gone unnoticed"
+    return f"Where there is no evidence, {unseen}, and {budget}."
 
 
 def why_unknown(comparisons):
@@ -193,8 +192,8 @@ def cost_sentence(results):
     if len(gaps) == 1:
         return f"{counts} {largest}"
     return (
-        f"{counts} Of the {len(gaps)} differences at equal cost, the largest clear gain is {largest} As the largest, it is likely "
-        "an overestimate."
+        f"{counts} Of the {len(gaps)} differences at equal cost, the largest clear gain is {largest} As the largest, it is "
+        "likely an overestimate."
     )
 
 
@@ -210,8 +209,7 @@ def power_sentence(comparisons):
         return f"With these seeds, {which} has an estimated {POWER:.0%} chance of finding a true difference of {smallest[0]:.1f} points."
     return (
         f"With these seeds, {' '.join(['the comparisons', quiet]).strip()} have an estimated {POWER:.0%} chance of finding true "
-        f"differences of {ends_of(smallest)} points (median {np.median(smallest):.1f}), depending on their noise. Smaller ones may have "
-        "gone unnoticed."
+        f"differences of {ends_of(smallest)} points, depending on their noise. Smaller ones may have gone unnoticed."
     )
 
 

@@ -18,7 +18,7 @@ from pptx.oxml.ns import qn
 from pptx.util import Inches, Pt
 
 from budgets import UNCHANGED, changes, what_differs
-from charts import chart_of, draw_ablations, draw_budgets, draw_cost, draw_differences, render, told_ablations
+from charts import chart_of, draw_ablations, draw_budgets, draw_cost, draw_differences, notable_ablations, render
 from drawings import (
     LINE_COLOUR,
     MODULE_COLOUR,
@@ -111,7 +111,7 @@ def write_slides(path, results, charts, team, conditions):
     if len(conditions) > 1:
         title = f"What the {what_differs(conditions)} changes"
         deck.chart(title, draw_budgets, conditions, notes=budget_notes(conditions))
-    if told_ablations(results):
+    if notable_ablations(results):
         deck.chart("Ablations", draw_ablations, results, notes=ablation_notes(results))
     if results.judged:
         deck.columns("What helped and what did not", word_columns(results), notes="\n".join(word_lines(results)))

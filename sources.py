@@ -54,28 +54,28 @@ class Found:
 
 def stamp_of(file, root):
     try:
-        there = os.stat(file)
-    except OSError:  # a link that leads nowhere, which will be told when it is read
+        info = os.stat(file)
+    except OSError:  # a dangling link, which is reported when it is read
         return file[len(root) :], None, None
-    return file[len(root) :], there.st_size, there.st_mtime_ns
+    return file[len(root) :], info.st_size, info.st_mtime_ns
 
 
 def find(name, data_dir, classes=None):
-    """The files of a local dataset, as Found. classes: of a trained network that is only to be tested on test/<class>/.
+    """The files of a local dataset, as Found. classes: those of a trained network, if only test/<class>/ is needed.
 
     Raises ValueError, saying what was found, for a missing folder or split.
     """
     root = os.path.realpath(os.path.expanduser(data_dir))  # one folder, however it is spelled
     if not os.path.isdir(root):
-        is_file = "is a file: unpack it, and give its folder" if os.path.exists(root) else "no such folder"
-        raise ValueError(f"--data-dir {data_dir}: {is_file}")
+        problem = "is a file: unpack it, and give its folder" if os.path.exists(root) else "no such folder"
+        raise ValueError(f"--data-dir {data_dir}: {problem}")
     found = find_folder(root, data_dir, classes) if name == "folder" else find_cifar(name, root)
     for split, files in found.files.items():
         if not files:
-            there = ", ".join(sorted(os.listdir(root))[:8]) or "nothing"
+            entries = ", ".join(sorted(os.listdir(root))[:8]) or "nothing"
             own = "" if name == "folder" else f" (for images of your own, {LAYOUTS['folder']})"
             raise ValueError(
-                f"--data-dir {data_dir}: no {split} images; expected {LAYOUTS[name]}{own}, found {there}{hint(root, name)}"
+                f"--data-dir {data_dir}: no {split} images; expected {LAYOUTS[name]}{own}, found {entries}{hint(root, name)}"
             )
     return found
 
@@ -122,7 +122,7 @@ def validation_in(root):
 def find_folder(root, data_dir, known=None):
     """An image folder: a class is a folder in train/ and may be called anything, but for names with a leading dot.
 
-    known: the classes, if there is to be no train/.
+    known: the classes, if train/ is not read.
     """
     splits = ["test"] if known else ["train", *["val"] * os.path.isdir(os.path.join(root, "val")), "test"]
     files, classes, left_out, notes = {}, known, Counter(), []
@@ -143,9 +143,9 @@ def find_folder(root, data_dir, known=None):
         classes = classes or names
         unknown = [name for name in names if name not in classes]
         if unknown:
-            of = "the network" if known else "train"
+            whose = "the network" if known else "train"
             raise ValueError(
-                f"--data-dir {data_dir}: {split} has classes that {of} does not have: {', '.join(unknown[:5])}"
+                f"--data-dir {data_dir}: {split} has classes that {whose} does not have: {', '.join(unknown[:5])}"
             )
         lacking = [name for name in classes if names and name not in names and not known]
         if lacking:
@@ -260,7 +260,7 @@ def open_tables(name, found, image_size):
 
     if not sys.stderr.isatty():
         disable_progress_bars()
-    files = found and {split: [glob.escape(file) for file in there] for split, there in found.files.items()}  # patterns
+    files = found and {split: [glob.escape(path) for path in paths] for split, paths in found.files.items()}  # patterns
     try:
         sets = load_dataset("parquet", data_files=files) if found else load_dataset(repository)
     except (ConnectionError, DatasetGenerationError, OSError, ValueError) as error:
@@ -272,10 +272,10 @@ def open_tables(name, found, image_size):
         table = sets[split]
         missing = {image_column, label_column} - set(table.column_names)
         if missing:
-            there = f"no column {min(missing)!r}, found {', '.join(table.column_names)}"
+            problem = f"no column {min(missing)!r}, found {', '.join(table.column_names)}"
             is_cifar10 = name == "cifar100" and {image_column, "label"} <= set(table.column_names)
-            way = "for CIFAR-10 give --dataset cifar10" if is_cifar10 else "only CIFAR is read from parquet"
-            raise ValueError(f"{split} split of {name}: {there}; {way}")
+            advice = "for CIFAR-10 give --dataset cifar10" if is_cifar10 else "only CIFAR is read from parquet"
+            raise ValueError(f"{split} split of {name}: {problem}; {advice}")
         images = table.select_columns([image_column]).cast_column(image_column, Image(decode=False))
         try:
             targets = np.array(table[label_column][:], dtype=np.int64)
@@ -288,12 +288,12 @@ def open_tables(name, found, image_size):
 
 
 def refuse_unreachable_hub(name, repository):
-    """Raises ValueError at once, not after the client's 23 s of retries, where neither hub nor its local copy is there."""
+    """Raises ValueError at once, not after the client's 23 s of retries, if neither the hub nor a local copy is found."""
     from huggingface_hub import HfApi, constants
 
     try:
         HfApi().dataset_info(repository, timeout=5)
-    except Exception as error:  # httpx and httpx2 errors, by the hub's version, are no OSErrors
+    except Exception as error:  # httpx or httpx2 errors, by the client's version, not OSErrors
         from datasets import config
 
         cached = (Path(config.HF_DATASETS_CACHE) / repository.replace("/", "___")).is_dir()

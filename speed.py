@@ -64,7 +64,7 @@ class Stepper:
         self.batches = TrainBatches(split, batch_size, drawn, [128.0] * 3, [64.0] * 3, num_classes, seed=0)
         self.batches.begin(0)
         model = torch.compile(self.net) if compiled else self.net
-        self.step = capture.Step(state, model, self.batches, clip_norm=5.0, accumulate=accumulate, captured=graph)
+        self.step = capture.Step(state, model, self.batches, clip_norm=5.0, accumulate=accumulate, use_graph=graph)
         # as many as training.py scores at a time on a GPU, where a few only time the launches of kernels
         n = eval_batch_size(device, image_size) if device.type == "cuda" else batch_size
         imgs = split.images[torch.arange(n, device=device) % batch_size]

@@ -10,7 +10,7 @@ import torch
 import machine
 from decode import Encoded, UnfitImageError, decoded
 
-MAX_THREADS = 8  # that decode for one process; 16 are slower, as they wait for the interpreter's lock
+MAX_THREADS = 8  # that decode for one process; 16 are slower, as they wait for the GIL
 FOLD_SEED = 0  # the folds of one K must be parts of one partition, whatever the run's seed
 
 
@@ -105,9 +105,8 @@ def hold_out(split, val_size, seed):
         )
     shuffled = np.random.default_rng(seed).permutation(len(split))
     label = split.labels[shuffled]
-    turn = np.empty(
-        len(split)
-    )  # where an image stands in its shuffled class, 0 to 1: the first of every class are held out
+    # where an image stands in its shuffled class, 0 to 1: the first of every class are held out
+    turn = np.empty(len(split))
     for c in np.unique(label):
         members = label == c
         turn[members] = (np.arange(members.sum()) + 0.5) / members.sum()

@@ -18,7 +18,7 @@ from argparse import Namespace
 from contextlib import ExitStack
 from functools import partial
 
-from flags import CROP_SCALE, HELD_CODE, PADDED_UP_TO, mistakes_refused, parse_args, refuse
+from flags import CROP_SCALE, HELD_CODE, PADDED_UP_TO, failures_reported, mistakes_refused, parse_args, refuse
 
 # torch, and all that imports it, is imported after the flags are read: a mistyped one is refused within a second
 
@@ -38,13 +38,14 @@ def train_all(runs, together):
     codes, others_go_on = [], (1, HELD_CODE)
     for i, group in enumerate([runs] if together else [[run] for run in runs]):
         if i:
-            group = [run for run in group if not run.look()]  # hours later: another process may have been there
+            group = [run for run in group if not run.look()]  # hours later: another process may have trained it
         with ExitStack() as stack:
             built = []
             for run in group:
                 stack.callback(run.close)
                 try:
-                    run.build()
+                    with failures_reported():
+                        run.build()
                     built.append(run)
                 except SystemExit as end:
                     if end.code not in others_go_on or (engine.is_parallel() and end.code == 1):
@@ -106,7 +107,7 @@ def main(args):
     room = team.first_decides(lambda: data.room(team.device))
     model = team.one_first(lambda: hub.load(args.eval_only)) if args.eval_only else None
     known = None
-    if model and args.dataset == "folder":  # of which only test/ is then needed
+    if model and args.dataset == "folder":  # which then needs test/ only
         known, args.image_size = model.classes, args.image_size or model.image_size
     load = partial(data.load, args.dataset, args.data_dir, args.image_size, args.cache_dir, room, known)
     images = team.one_first(load).to(team.device)
@@ -141,9 +142,9 @@ def main(args):
 
 if __name__ == "__main__":
     args = parse_args(description=__doc__)
-    if args.list:
-        sys.exit(main(args))  # without the imports below, which it does not need
     try:
+        if args.list:
+            sys.exit(main(args))  # without the imports below, which it does not need
         import torch.distributed as dist
         from torch.distributed.elastic.multiprocessing.errors import record
     except ModuleNotFoundError as error:

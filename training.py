@@ -60,7 +60,7 @@ class Run:
     # ------------------------------------------------------------------------------------------------- build
 
     def build(self):
-        """Network, data, optimizer, saved state, step: what train() needs. The order of these steps matters to the libraries."""
+        """Builds what train() needs: network, data, optimizer, saved state, step. The libraries depend on this order."""
         args, team = self.args, self.team
         if team.device.type == "cuda":
             self.stream = torch.cuda.Stream(team.device)
@@ -94,7 +94,7 @@ class Run:
             recipe = {"label_smoothing": args.label_smoothing, "clip_norm": args.clip_norm,
                       "accumulate": args.accumulate, "class_weights": class_weights}  # fmt: skip
             self.step = capture.Step(
-                self.state, model, self.batches, **recipe, captured=args.graph != "off", say=self.say
+                self.state, model, self.batches, **recipe, use_graph=args.graph != "off", say=self.say
             )
             if not args.check:
                 self.own_folder()
@@ -111,7 +111,7 @@ class Run:
 
     @contextmanager
     def turn(self):
-        """The context of every part of the run: on a GPU, its own stream. A run of bad numbers leaves a file `diverged`."""
+        """The context of every part of the run: on a GPU, its own stream. Numbers that are not finite leave a file `diverged`."""
         with torch.cuda.stream(self.stream) if self.stream else nullcontext():
             try:
                 yield
@@ -122,7 +122,7 @@ class Run:
                 raise
 
     def own_folder(self):
-        """Takes the lock of the folder, and removes what a run that was killed while it saved has left there."""
+        """Locks the folder, and removes what a run that was killed while saving has left there."""
 
         def take():
             try:
@@ -145,7 +145,7 @@ class Run:
             self.say(f"{self.folder}: {gone} is gone; this process goes on in its place")
 
     def start_weights(self, net):
-        """Puts the weights that training starts with into the net, and freezes what is to stay. Returns (mean, std) of the
+        """Loads the weights that training starts from, and freezes those that must not change. Returns (mean, std) of the
         pixels that these weights were trained on, or of the training set."""
         args, team, saved = self.args, self.team, self.saved
         statistics = self.images.mean, self.images.std
@@ -172,15 +172,15 @@ class Run:
         return (saved["model"]["mean"], saved["model"]["std"]) if saved else statistics
 
     def make_batches(self):
-        """The augmented batches to train on; the held-out part, and what is watched after each epoch, are set here, too."""
+        """The augmented batches to train on; also sets val, the held-out part, and watched, the split scored each epoch."""
         args, images = self.args, self.images
         with mistakes_refused():
             train, self.val = data.held_out(images, args.val_size, args.folds, args.fold, args.seed)
             self.watched = self.val or images.test
             parts = args.crop_padding, args.flip, args.cutout, args.mixup, args.cutmix, args.crop_scale or 0.0
             return augment.TrainBatches(
-                train, args.batch_size, augment.Augment(*parts), *self.statistics, n_classes=len(images.classes), seed=args.seed,
-                rank=self.team.rank, world_size=self.team.world_size, balanced=args.balanced_sampling,
+                train, args.batch_size, augment.Augment(*parts), *self.statistics, n_classes=len(images.classes),
+                seed=args.seed, rank=self.team.rank, world_size=self.team.world_size, balanced=args.balanced_sampling,
             )  # fmt: skip
 
     def refuse_unfit_parts(self, net):
@@ -217,11 +217,12 @@ class Run:
         held_out = f"{len(self.val):,} for validation" if self.val else "none for validation"
         counts = np.bincount(self.batches.targets, minlength=len(images.classes))
         ends = [f"{images.classes[i]} has {counts[i]:,}" for i in (counts.argmin(), counts.argmax())]
-        unequal = f", of which {' and '.join(ends)}" if counts.max() >= UNEQUAL * counts.min() else ""
+        unequal = f" ({' and '.join(ends)})" if counts.max() >= UNEQUAL * counts.min() else ""
+        where = "streamed" if train.is_streamed else "in memory"
         precision = "float32" if self.config["amp"] == "off" else self.config["amp"]
         self.say(
             f"{args.arch}: {self.params:,} parameters, {self.macs:,} MACs; {args.dataset}: {len(train):,} images to train "
-            f"on{unequal}, {held_out}, {len(images.test):,} to test, {'streamed' if train.is_streamed else 'in memory'}; {team.world_size} x "
+            f"on{unequal}, {held_out}, {len(images.test):,} to test, {where}; {team.world_size} x "
             f"{machine.device_name(team.device)}{machine.unused_gpu(team.device)}, {precision}; writing {self.folder}"
         )
         if team.rank == 0:
@@ -431,7 +432,7 @@ def in_turns(runs):
                     codes[i] = None
                 except SystemExit as end:
                     if engine.is_parallel() and not isinstance(end.__context__, FloatingPointError):
-                        raise  # this process may be alone in it, and torchrun then ends the others
+                        raise  # maybe only this process failed, and torchrun then ends the others
                     codes[i] = end.code  # the exception itself would keep the memory of what failed
     return [code for code in codes.values() if code is not None]
 

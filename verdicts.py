@@ -14,12 +14,12 @@ from noise import (
     Estimate,
     Gap,
     SeedNoise,
-    detectable_in_errors,
+    benjamini_hochberg,
+    detectable_effect,
     find_interactions,
     gap_to_curve,
     holm,
     learned,
-    likely_real,
     widening_curve,
 )
 from rows import (
@@ -84,7 +84,7 @@ class Comparison:
         """The sign of a difference that is significant after Holm's correction, else 0."""
         return int(np.sign(self.mean)) if self.p_holm < ALPHA else 0
 
-    def lost(self, net):
+    def seeds_at_chance(self, net):
         """The seeds with which `net`, one of the two, ended at chance."""
         return [seed for seed in self.seeds if at_chance(net.runs[seed])]
 
@@ -99,20 +99,23 @@ class Comparison:
         return any(self.has_two_outcomes(net) for net in (self.net, self.reference))
 
     def has_two_outcomes(self, net):
-        lost = self.lost(net)
-        learned = [seed for seed in self.seeds if seed not in lost]
-        if not (lost and learned):
+        lost = self.seeds_at_chance(net)
+        others = [seed for seed in self.seeds if seed not in lost]
+        if not (lost and others):
             return False
-        gap = net.values("top1", learned).min() - net.values("top1", lost).max()
+        gap = net.values("top1", others).min() - net.values("top1", lost).max()
         return gap > CLEARLY * chance_error(net.runs[lost[0]]) * math.sqrt(2)
 
     @property
-    def losses(self):
+    def chance_note(self):
         """'ended at chance with seed 1', after the reference's name if it was the reference; '' unless unstable."""
         if not self.unstable:
             return ""
-        lost = {"": self.lost(self.net), f"{self.reference.name} ": self.lost(self.reference)}
-        return "; ".join(f"{who}ended at chance with {numbered(seeds)}" for who, seeds in lost.items() if seeds)
+        lost = {
+            name: self.seeds_at_chance(net)
+            for name, net in (("", self.net), (f"{self.reference.name} ", self.reference))
+        }
+        return "; ".join(f"{name}ended at chance with {numbered(seeds)}" for name, seeds in lost.items() if seeds)
 
     def where(self, side):
         """The costs at which the net is 'above' or 'below' the widening curve."""
@@ -166,9 +169,9 @@ class Comparison:
             )
         if self.lacks:
             lacks = f"not judged: not trained with {numbered(self.lacks)} of {self.reference.name}"
-            return f"{self.losses}; {lacks}" if self.unstable else lacks
+            return f"{self.chance_note}; {lacks}" if self.unstable else lacks
         if self.unstable:
-            return self.losses
+            return self.chance_note
         if len(self.seeds) < 2:
             return "not judged: only one seed"
         return "; ".join([*self.notes_on_noise(), *self.notes_on_curve()])
@@ -186,7 +189,7 @@ class Comparison:
         if self.noisy:
             notes.append(f"differences by seed: {', '.join(f'{each:+.1f}' for each in self.differences)}")
         for net in (self.net, self.reference):
-            if lost := self.lost(net):
+            if lost := self.seeds_at_chance(net):
                 alone = "" if math.isnan(self.usual_noise) else ", so the difference is judged by its own noise"
                 notes.append(f"{net.name} ended at chance with {numbered(lost)}{alone}")
         if self.p < ALPHA <= self.p_holm:
@@ -228,17 +231,17 @@ def compare(pairs, noise_of):
         result.seeds = [seed for seed in seeds if seed in result.net.runs]
         result.lacks = [seed for seed in seeds if seed not in result.net.runs]
         if result.seeds:
-            net, reference = (of.values("top1", result.seeds) for of in (result.net, result.reference))
+            net, reference = (each.values("top1", result.seeds) for each in (result.net, result.reference))
             result.differences = net - reference
             noise = noise_of(result.seeds)
             result.estimate = noise.estimate((result.net, 1), (result.reference, -1))
-            result.noisy = {of.name: far for of in (result.net, result.reference) if (far := noise.deviation(of))}
+            result.noisy = {each.name: far for each in (result.net, result.reference) if (far := noise.deviation(each))}
             result.usual_noise = noise.usual
     family = [result for result in compared if len(result.seeds) > 1 and not (result.lacks or result.too_early)]
     for result in family:
         if not (math.isnan(result.estimate.error) or result.unstable):
-            in_errors = detectable_in_errors(result.estimate.df, ALPHA / len(family))
-            result.detectable = in_errors * result.estimate.error
+            effect = detectable_effect(result.estimate.df, ALPHA / len(family))
+            result.detectable = effect * result.estimate.error
     for result, p_holm in zip(family, holm([result.p for result in family]), strict=True):
         result.p_holm, result.family_size = float(p_holm), len(family)
     return compared
@@ -296,7 +299,13 @@ class Results:
 
     @property
     def has_curve(self):
-        return any(sum(learned(net, net.seeds) for net in curve) > 1 for curve in self.curves.values())
+        """Whether two widths of a backbone learned with the seeds that its whole curve has, which are the backbone's."""
+
+        def n_learned(curve):
+            seeds = min((net.seeds for net in curve), key=len)
+            return sum(learned(net, seeds) for net in curve)
+
+        return any(curve and n_learned(curve) > 1 for curve in self.curves.values())
 
     def by_word(self, word):
         return [result for result in self.judged if result.word == word]
@@ -382,7 +391,7 @@ class SuperclassMap:
 
 
 def superclass_map(results):
-    """Results -> SuperclassMap of the stable methods; None unless the rows are of all of CIFAR-100's classes, with two seeds or more."""
+    """Results -> SuperclassMap of the stable methods; None unless all CIFAR-100 classes were scored, with two seeds or more."""
     compared = [result for result in results.stable if len(result.seeds) > 1 and not result.too_early]
     is_whole = all(None not in run["per_class_top1"] for net in results.nets for run in net.runs.values())
     if results.row["dataset"] != "cifar100" or not compared or not is_whole:
@@ -393,4 +402,4 @@ def superclass_map(results):
         for r in compared
     ]
     differences, ps = (np.array([[getattr(e, name) for e in row] for row in estimates]) for name in ("mean", "p"))
-    return SuperclassMap([r.net.arch for r in compared], differences, likely_real(ps.ravel()).reshape(ps.shape))
+    return SuperclassMap([r.net.arch for r in compared], differences, benjamini_hochberg(ps.ravel()).reshape(ps.shape))

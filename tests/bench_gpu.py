@@ -61,7 +61,7 @@ def make_step(arch, seed, captured, compiled, device="cuda:0"):
     model = torch.compile(net) if compiled else net
     batches = TrainBatches(split, BATCH, Augment(), [120.0] * 3, [60.0] * 3, 100, seed)
     batches.begin(0)
-    return capture.Step(state, model.train(), batches, 0.0, 5.0, captured=captured)
+    return capture.Step(state, model.train(), batches, 0.0, 5.0, use_graph=captured)
 
 
 def prepare(arch, n, captured, compiled):

@@ -23,7 +23,7 @@ import argparse
 import numpy as np
 from scipy import special
 
-from noise import ALPHA, FEWEST_NETWORKS, detectable_in_errors, holm, inverse_trigamma, moderate, t_test
+from noise import ALPHA, FEWEST_NETWORKS, detectable_effect, holm, inverse_trigamma, moderate, t_test
 
 EFFECTS = (1.0, 2.0, 4.0)  # points
 MANY, FEW = 16, FEWEST_NETWORKS  # networks of a report, the baseline among them
@@ -130,7 +130,7 @@ def find_detectable(rule, noise, n_seeds, n_reports, n_networks=MANY, seed=2):
     """The share of reports that find a method which is better by the median detectable difference of an earlier report."""
     rng, level = np.random.default_rng(seed), ALPHA / (n_networks - 1)
     inverse_dfs = np.linspace(0, 1 / (n_seeds - 1), 50)[1:]  # a straight line between these is near enough
-    in_errors = [detectable_in_errors(1 / inverse, level) for inverse in inverse_dfs]
+    in_errors = [detectable_effect(1 / inverse, level) for inverse in inverse_dfs]
     found = 0
     for start in range(0, n_reports, CHUNK):
         deviations = noise(rng, (min(CHUNK, n_reports - start), n_networks))

@@ -94,7 +94,7 @@ def test_weights_are_the_inverse_of_the_shares_of_images(command, unequal):
 @pytest.mark.parametrize("how", [["--class-weights", "balanced"], ["--balanced-sampling"]])
 def test_run_on_unequal_classes(command, unequal, tmp_path, capsys, how):
     run(*command(*SMALL, *how, "--data-dir", str(unequal), "--val-size", "0"))
-    assert "of which class3 has 2 and class0 has 24" in capsys.readouterr().out
+    assert " (class3 has 2 and class0 has 24), " in capsys.readouterr().out
     result = result_of(tmp_path / "runs" / "run")
     assert result["class_names"] == [f"class{c}" for c in range(4)]
     assert sum(map(sum, result["confusion"])) == result["n_test"]

@@ -109,18 +109,18 @@ def comparison(tmp_path, monkeypatch):
 
 def test_speeds_are_of_images_of_the_data_sets_size(comparison):
     comparison.facts = {"image_size": 64, "steps": 1, "batch_size": 1}
-    comparison.speeds()
+    comparison.measure_speeds()
     (command,) = comparison.calls
     assert command[-2:] == ["--image-size", "64"]
 
 
 def test_speeds_that_cannot_be_measured_do_not_stop_the_training(comparison, capsys):
     comparison.answer.code = 1
-    comparison.speeds()
+    comparison.measure_speeds()
     assert "could not be measured: going on without them" in capsys.readouterr().out
     comparison.answer.code = 2
     with pytest.raises(SystemExit):
-        comparison.speeds()
+        comparison.measure_speeds()
 
 
 def write_file(comparison, seed, name, content="{}"):
@@ -193,7 +193,7 @@ def test_hours_are_of_several_runs_at_once_on_several_gpus_each(comparison, caps
     comparison.facts = {"steps": 36_000, "batch_size": 20, "image_size": 32}
     comparison.settings.nproc, comparison.settings.jobs = 2, 4
     assert comparison.hours() == {"resnet": 10.0}
-    comparison.speeds()
+    comparison.measure_speeds()
     assert "4 runs left, about 10.0 hours of training" in capsys.readouterr().out
     comparison.facts["image_size"] = 64
     assert comparison.hours() == {}
@@ -204,11 +204,11 @@ def test_speeds_of_a_cpu_do_not_stand_for_those_of_a_gpu(comparison, monkeypatch
     comparison.settings.out.mkdir()
     (comparison.settings.out / "cost.json").write_text(json.dumps({"rows": [row]}))
     comparison.facts = {"steps": 1, "batch_size": 1, "image_size": 32, "gpus": 0}
-    assert not comparison.speeds_are_there()  # each command measures anew, but for the tasks of an array
+    assert not comparison.speeds_are_known()  # each command measures anew, but for the tasks of an array
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
-    assert comparison.speeds_are_there()
+    assert comparison.speeds_are_known()
     comparison.facts["gpus"] = 1
-    assert not comparison.speeds_are_there()
+    assert not comparison.speeds_are_known()
 
 
 def test_seed_whose_folder_cannot_be_used_does_not_stop_the_others(comparison):

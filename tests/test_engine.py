@@ -117,7 +117,7 @@ class Confident(nn.Module):
 def test_scores_of_unequal_classes():
     """Class 0: 8 of 10 right; 1: 1 of 2; 2 has no image, and 1 is taken for it; 3 is nowhere."""
     confusion = torch.tensor([[8, 2, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
-    scores = engine.of_classes(confusion)
+    scores = engine.class_scores(confusion)
     assert scores["per_class_top1"] == [80.0, 50.0, None, None]
     assert scores["balanced_accuracy"] == 65.0
     f1 = [2 * 8 / (10 + 8), 2 * 1 / (2 + 3), 0.0]  # twice the hits, over images and predictions

@@ -127,7 +127,7 @@ def test_folders_that_are_not_there_are_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = finished_run(tmp_path / "run")
     line = refused(capsys, run, "--export", tmp_path / "nowhere" / "net.pt2")[0]
-    assert f"there is no folder {tmp_path}/nowhere, make it first" in line
+    assert f"no folder {tmp_path}/nowhere: make it first" in line
     assert "no such run" in refused(capsys, "nosuchrun", "--export", "net.pt2")[0]
 
 

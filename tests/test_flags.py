@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import optimizers
-from flags import OPTIMIZERS, SCHEDULES, parse_args
+import sources
+from flags import DATASETS, OPTIMIZERS, SCHEDULES, parse_args
 from tests import processes
 from tests.processes import ROOT
 from tests.runs import run
@@ -25,6 +26,7 @@ def test_every_flag_is_read():
 
 def test_choices_are_those_of_the_code():
     """train.py names them again, so that a mistyped flag is refused before torch is imported."""
+    assert set(DATASETS) == {*sources.HUB_SETS, "folder", "shapes100"}
     assert set(optimizers.OPTIMIZERS) == set(OPTIMIZERS)
     for name in SCHEDULES:
         assert max(optimizers.make_schedule(name, 0.1, 2, 10)) <= 0.1
@@ -82,14 +84,14 @@ def test_every_optimizer_has_its_own_defaults(optimizer, lr, weight_decay):
         (["--lr", "0.1", "0.2"], "unknown flag 0.2: train.py --help lists all"),
         (["--set", "eca.kernel_size", "5"], "--set takes KNOB=VALUE, such as eca.kernel_size=5, got 'eca.kernel_size'"),
         (["--data", "x"], "unknown flag --data: give --data-dir"),
-        (["--num_workers", "8"], "unknown flag --num_workers: there are none to set"),
+        (["--num_workers", "8"], "unknown flag --num_workers: leave it out"),
         (["--batch", "64"], "unknown flag --batch: did you mean --batch-size?"),
         ([""], "unknown flag : train.py --help lists all"),
         (["--wd", "1e-4"], "unknown flag --wd: train.py --help lists all"),
         (["--predict", "a.jpg", "b.jpg"], "--predict takes one image or one folder, got b.jpg, too"),
         (["--seed", "0,1"], "expected whole numbers with spaces between them, got '0,1'"),
-        (["--val-size", "1"], "--val-size is a fraction below 1, or a number of images from 2 on, got 1"),
-        (["--val-size", "1.5"], "--val-size is a fraction below 1, or a number of images from 2 on, got 1.5"),
+        (["--val-size", "1"], "--val-size is a fraction below 1, or a number of images above 1, got 1"),
+        (["--val-size", "1.5"], "--val-size is a fraction below 1, or a number of images above 1, got 1.5"),
         (["--crop-padding", "4", "--crop-scale", "0.5"], "--crop-padding 4 would have no effect"),
         (["--class-weights", "balanced", "--balanced-sampling"], "both balance the classes: give one of them"),
         (["--schedule", "inverse_sqrt", "--warmup-frac", "0"], "give --warmup-frac more than 0"),

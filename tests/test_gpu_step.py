@@ -36,7 +36,7 @@ def new_step(captured, arch="eca_resnet", optimizer="sgd", amp=torch.bfloat16, e
     state = engine.TrainState(net, optimizers.make_optimizer(optimizer, net, 1e-3, 0.9, 5e-4), rates, amp, ema_decay)
     batches = TrainBatches(split, 32, augment or Augment(), [120.0] * 3, [60.0] * 3, 10, seed)
     model = torch.compile(net) if compiled else net
-    return capture.Step(state, model.train(), batches, 0.1, 5.0, accumulate, captured=captured)
+    return capture.Step(state, model.train(), batches, 0.1, 5.0, accumulate, use_graph=captured)
 
 
 def trained(step, stream=None):
@@ -105,7 +105,7 @@ def test_dropped_paths_of_a_resumed_run_are_drawn_again():
 def test_optimizer_that_asks_the_host_is_not_captured():
     said = []
     step = new_step(True, optimizer="nadam")
-    step = capture.Step(step.state, step.model, step.batches, captured=True, say=said.append)
+    step = capture.Step(step.state, step.model, step.batches, use_graph=True, say=said.append)
     trained(step)
     assert step.graph is None
     assert said == ["the training step runs slower, without a CUDA graph: NAdam needs values on the host"]

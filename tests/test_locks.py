@@ -131,7 +131,7 @@ def test_holder_on_a_machine_of_the_same_name_is_known_by_its_heartbeat(path, mo
     """Its process is none of ours; outside containers process numbers are counted alike on all machines."""
     with locks.Lock(path), monkeypatch.context() as elsewhere:
         elsewhere.setattr(machine, "process_started", lambda pid: None)
-        elsewhere.setattr(locks, "pid_space", lambda: "pid:[4026531836]another boot")
+        elsewhere.setattr(locks, "pid_namespace", lambda: "pid:[4026531836]another boot")
         with pytest.raises(locks.HeldError):
             locks.Lock(path)
 

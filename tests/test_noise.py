@@ -9,13 +9,13 @@ from scipy import special, stats
 
 from noise import (
     SeedNoise,
+    benjamini_hochberg,
     curve_weights,
-    detectable_in_errors,
+    detectable_effect,
     find_interactions,
     fit_prior,
     holm,
     inverse_trigamma,
-    likely_real,
     moderate,
     t_interval,
     t_test,
@@ -49,16 +49,16 @@ def test_holm_takes_each_family_of_an_array_alone():
 
 def test_effects_to_show_by_hand():
     """Of five sorted p-values the i-th may be i · 0.01, and all before the last that is small enough are shown with it."""
-    assert likely_real([0.2, 0.001, 0.021, 0.029, 0.6]).tolist() == [False, True, True, True, False]
-    assert likely_real([0.2, 0.001, 0.021, 0.031, 0.6]).tolist() == [False, True, False, False, False]
-    assert likely_real([0.05]).tolist() == [True]
-    assert not likely_real([0.051, 0.9]).any()
+    assert benjamini_hochberg([0.2, 0.001, 0.021, 0.029, 0.6]).tolist() == [False, True, True, True, False]
+    assert benjamini_hochberg([0.2, 0.001, 0.021, 0.031, 0.6]).tolist() == [False, True, False, False, False]
+    assert benjamini_hochberg([0.05]).tolist() == [True]
+    assert not benjamini_hochberg([0.051, 0.9]).any()
 
 
 def test_detectable_difference_is_found_at_the_stated_power():
     """Draws differences whose true mean is the detectable one and counts how often the test finds it."""
     n, level = 4, 0.05 / 3
-    effect = detectable_in_errors(n - 1, level) / math.sqrt(n)
+    effect = detectable_effect(n - 1, level) / math.sqrt(n)
     draws = np.random.default_rng(0).normal(effect, 1, (20_000, n))
     test = stats.ttest_1samp(draws, 0, axis=1)
     assert np.mean((test.pvalue < level) & (test.statistic > 0)) == pytest.approx(0.8, abs=0.01)
@@ -66,7 +66,7 @@ def test_detectable_difference_is_found_at_the_stated_power():
 
 @pytest.mark.parametrize("df", [1, 2, 4, 19, 36.5])
 def test_detectable_difference_grows_with_the_family(df):
-    sizes = [detectable_in_errors(df, 0.05 / m) for m in (1, 2, 15, 100)]
+    sizes = [detectable_effect(df, 0.05 / m) for m in (1, 2, 15, 100)]
     assert np.isfinite(sizes).all() and (np.diff(sizes) > 0).all()
 
 

@@ -97,9 +97,8 @@ def test_stable_rate_decays_over_the_last_fifth():
 def test_schedules_differ():
     made = {name: tuple(optimizers.make_schedule(name, 0.1, 4, 40)) for name in SCHEDULES}
     assert len(set(made.values())) == len(made)
-    assert optimizers.make_schedule("polynomial", 0.4, 0, 100)[50] == pytest.approx(
-        0.1, rel=1e-3
-    )  # the square of a half
+    halfway = optimizers.make_schedule("polynomial", 0.4, 0, 100)[50]
+    assert halfway == pytest.approx(0.1, rel=1e-3)  # the square of a half
 
 
 @pytest.mark.parametrize(("name", "warmup_steps", "steps"), [("polynomial", 3, 3), ("inverse_sqrt", 0, 4)])

@@ -200,10 +200,7 @@ def test_one_noisy_method_does_not_speak_for_the_power_of_all(campaign):
     for result, detectable in zip(judged, (1.0, 2.0, 3.0, 57.0), strict=True):
         result.detectable = detectable
     told = power_sentence(judged)
-    assert (
-        "the comparisons have an estimated 80% chance of finding true differences of 1.0 to 57.0 points (median 2.5)"
-        in told
-    )
+    assert "the comparisons have an estimated 80% chance of finding true differences of 1.0 to 57.0 points" in told
 
 
 def test_one_seed_gives_numbers_and_no_verdict(campaign, tmp_path):

@@ -100,6 +100,20 @@ def test_failure_counts_for_more_than_a_run_that_is_held(codes, code):
     assert exit.value.code == code
 
 
+def test_a_run_that_does_not_fit_beside_the_others_does_not_stop_them(capsys):
+    trained = []
+
+    def full():
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    how = {"close": list, "turn": nullcontext}
+    runs = [SimpleNamespace(**how, build=build, train=lambda: iter(trained.append(1) or ())) for build in (full, list)]
+    with pytest.raises(SystemExit) as exit:
+        train_all(runs, together=True)
+    assert exit.value.code == 1 and trained == [1]
+    assert "CUDA out of memory: give fewer seeds at a time" in capsys.readouterr().err
+
+
 def test_what_failed_keeps_no_memory(command):
     """Its traceback would, and its captured graph, for which NCCL waits besides."""
     assert training.in_turns([SimpleNamespace(turn=nullcontext, train=lambda: ends(1))]) == [1]

@@ -8,7 +8,7 @@ import pptx
 import pytest
 
 from slides import CHARACTER, LARGEST, LINE, font_that_fits
-from tests.report_rows import JITTER, campaign_rows, rows_of, timed
+from tests.report_rows import JITTER, campaign_rows, rows_of, timed, widths
 from verdicts import analyse
 
 MOST_SLIDES, MOST_WORDS = 12, 40
@@ -50,6 +50,12 @@ def test_the_talk_is_in_order_and_the_appendix_last(made):
     ]  # fmt: skip
     assert n_talk + 2 <= MOST_SLIDES  # budgets and contributions
     assert all(title.startswith("Appendix: ") for title in titles[n_talk:])
+
+
+def test_without_methods_the_cost_charts_are_in_the_appendix(tmp_path):
+    make(widths(), tmp_path)
+    titles = [title for title, _ in slide_texts(tmp_path / "report" / "slides.pptx")]
+    assert {"Appendix: top-1 against parameters", "Appendix: top-1 against MACs"} <= set(titles)
 
 
 def test_what_the_talk_says(made):

@@ -100,7 +100,7 @@ def test_network_is_not_scored_on_other_classes(capsys):
     model, images = (SimpleNamespace(image_size=32, classes=classes) for classes in (["cat", "dog"], ["dog", "cat"]))
     with pytest.raises(SystemExit):
         score_only(args, None, model, images, None)
-    assert "runs/a knows other classes than those of folder" in capsys.readouterr().err
+    assert "runs/a has other classes than folder" in capsys.readouterr().err
 
 
 def test_summary_is_of_the_classes_there_are(photos, capsys):

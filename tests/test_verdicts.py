@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from noise import detectable_in_errors, t_interval
+from noise import detectable_effect, t_interval
 from notes import design_table, have_same_seeds, left_out_text, origins, short_commit, speed_text
 from rows import COSTS, SUPERCLASS_OF, key_of
 from sentences import cost_sentence, opening, others_sentence, power_sentence, verdict_lists
@@ -26,9 +26,7 @@ from verdicts import SuperclassMap, analyse
 
 def test_detectable_difference_is_that_of_the_strictest_test(campaign):
     result = comparison(campaign, "ghostnet_resnet")  # one of four methods judged
-    assert result.detectable == pytest.approx(
-        detectable_in_errors(result.estimate.df, 0.05 / 4) * result.estimate.error
-    )
+    assert result.detectable == pytest.approx(detectable_effect(result.estimate.df, 0.05 / 4) * result.estimate.error)
 
 
 def test_gap_at_equal_cost_varies_with_method_and_curve():
@@ -413,6 +411,13 @@ def test_a_width_that_ended_at_chance_leaves_the_curve(lost):
     assert left_out_text(results)[-1] == f"resnet resnet.width=8: {why}"
     (curve,) = [value for name, value in design_table(results) if name == "equal cost"]
     assert curve.startswith("resnet at widths 16 and 32, the widening curve")
+
+
+@pytest.mark.parametrize(("seed", "is_curve"), [(1, False), (9, True)])
+def test_a_curve_needs_two_widths_that_learned_with_the_baselines_seeds(seed, is_curve):
+    rows = rows_of("resnet", 60) + rows_of("eca_resnet", 63, jitter=-JITTER)
+    rows += [row("resnet", 64, s, {"resnet.width": 32}, params=200_000) for s in SEEDS if s != seed]
+    assert analyse([*rows, row("resnet", 10, seed, {"resnet.width": 32}, params=200_000)]).has_curve == is_curve
 
 
 def test_no_p_is_printed_where_nothing_was_tested():
