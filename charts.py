@@ -12,6 +12,7 @@ from noise import NEAR, learned, not_undercut
 from pictures import pair_charts
 from rows import COSTS, SUPERCLASSES
 from tables import pm
+from verdicts import baseline_in
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; each word has its own marker too, for print in grey
 LOOKS = {
@@ -151,12 +152,14 @@ def draw_cost(figure, results, cost):
     points, texts, line = [], [], []
     ax.set_xscale("log")
     for backbone, curve in results.curves.items():
-        drawn = [net for net in curve if not net.settings or learned(net, net.seeds)]
+        seeds = baseline_in(curve).seeds
+        drawn = [net for net in curve if not net.settings or learned(net, seeds)]
         curve = not_undercut([net for net in drawn if net.can_compare(cost)], cost)
         if not curve:
             continue
         x = np.array([net.costs[cost] * scale for net in curve])
-        y, half = np.transpose([(results.top1(net).mean, results.top1(net).half) for net in curve])
+        estimates = [results.noise_of(seeds).estimate((net, 1)) for net in curve]
+        y, half = np.transpose([(each.mean, each.half) for each in estimates])
         line += draw_band(ax, x, y, half)
         points += [(*point, "black") for point in zip(x, y, strict=True)]
         whose = f"{backbone}, " if len(results.curves) > 1 else ""

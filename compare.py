@@ -58,9 +58,8 @@ class Comparison:
         """Runs train.py --check on one run, before anything expensive: if possible on an existing one, whose recipe must match.
         Sets self.checked and self.facts."""
         unfinished, finished = self.board.overview()
-        saved = [
-            entry for entry in unfinished if is_zipfile(self.board.folder(*entry) / "last.pt")
-        ]  # nothing cut short
+        # nothing cut short
+        saved = [entry for entry in unfinished if is_zipfile(self.board.folder(*entry) / "last.pt")]
         new = [entry for entry in unfinished if not self.board.folder(*entry).exists()]
         run, seed = (finished or saved or new or unfinished)[0]
         save_every_s = parse_args(train_flags(self.settings, run, [seed])).save_every_s  # which refuses mistaken flags

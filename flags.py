@@ -18,7 +18,12 @@ VAL_SIZE = 0.1
 MOMENTUM, WARMUP, CROP_PADDING = 0.9, 0.1, 4
 CROP_SCALE = 0.08  # as Szegedy et al., "Going Deeper with Convolutions", 2015
 PADDED_UP_TO = 64  # pixels: larger images get resized crops by default, others padded ones
-DATASETS = ("cifar100", "cifar10", "folder", "shapes100")  # as in sources.py; the next two as in optimizers.py
+DATASETS = (
+    "cifar100",
+    "cifar10",
+    "folder",
+    "shapes100",
+)  # as in sources.py and data.py; the next two as in optimizers.py
 OPTIMIZERS = {  # peak learning rate and weight decay, unless --lr and --weight-decay say otherwise
     "sgd": (0.2, 5e-4),
     "adamw": (1e-3, 0.05),
@@ -298,7 +303,7 @@ def check_numbers(args):
     else:
         refuse_folds(args.folds, args.fold, args.val_size)
     if (args.val_size or 0) >= 1 and (args.val_size % 1 or args.val_size == 1):
-        refuse(f"--val-size is a fraction below 1, or a number of images above 1, got {args.val_size:g}")
+        refuse(f"--val-size is a fraction below 1, or a whole number of images from 2 on, got {args.val_size:g}")
     for seed in args.seeds:
         if not 0 <= seed < 2**32:
             refuse(f"--seed must be 0 or more, and less than 2**32, got {seed}")

@@ -144,7 +144,7 @@ def push(folder, repo_id, tag):
     api = HfApi()
     api.create_repo(repo_id, private=True, exist_ok=True)  # a new one is for its owner to publish
     commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"Run {tag}")
-    tag = re.sub(r"[^\w.,=+-]+", "-", tag)  # what git allows in a tag
+    tag = re.sub(r"[^\w.,=+-]+", "-", tag)  # only what git allows in a tag stays
     if tag in {ref.name for ref in api.list_repo_refs(repo_id).tags}:
         api.delete_tag(repo_id, tag=tag)
     api.create_tag(repo_id, tag=tag, revision=commit.oid)

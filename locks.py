@@ -96,7 +96,7 @@ class Lock:
         return token_of(read(self.path)) == self.token
 
     def rival(self):
-        """Who took over from us, in words, or None. We were suspended, or Slurm gave up our node."""
+        """Who took over from us (suspended, or on a node that Slurm gave up), in words, or None."""
         holder = read(self.path)
         if holder:
             return in_words(holder) if holder["token"] != self.token else None

@@ -9,7 +9,7 @@ import numpy as np
 from flags import parse_args
 from noise import ALPHA, FASTER, FEWEST_NETWORKS, FEWEST_SEEDS, NEAR, POWER, learned, not_undercut
 from rows import at_chance, epochs_of, family_and_depth, in_list, machine, recipe_of
-from verdicts import numbered
+from verdicts import baseline_in, numbered
 
 
 @dataclass(frozen=True)
@@ -229,11 +229,6 @@ def have_same_seeds(results):
     return len({tuple(sorted(net.seeds)) for net in compared or results.nets}) == 1
 
 
-def baseline_in(curve):
-    """The plain backbone among the widths of its curve."""
-    return next(net for net in curve if not net.settings)
-
-
 def design_table(results):
     """What was compared and how: one row per part of the design."""
     row, recipe = results.row, shared_recipe(results)
@@ -367,7 +362,7 @@ def left_out_text(results):
             why = f"it ended at chance with {numbered(lost)}"
         lines += [f"{net.name}: not in the widening curve, because {why}"] if why else []
     for curve in results.curves.values():
-        timed = [net for net in curve if net.can_compare("training time") and learned(net, net.seeds)]
+        timed = [net for net in curve if net.can_compare("training time") and learned(net, baseline_in(curve).seeds)]
         kept = not_undercut(timed, "training time")
         why = "not in the curve at equal training time, because a wider one takes less time, or hardly more"
         lines += [f"{net.name}: {why}" for net in timed if net not in kept]

@@ -18,7 +18,7 @@ from argparse import Namespace
 from contextlib import ExitStack
 from functools import partial
 
-from flags import CROP_SCALE, HELD_CODE, PADDED_UP_TO, failures_reported, mistakes_refused, parse_args, refuse
+from flags import CROP_SCALE, HELD_CODE, PADDED_UP_TO, mistakes_refused, parse_args, refuse
 
 # torch, and all that imports it, is imported after the flags are read: a mistyped one is refused within a second
 
@@ -44,12 +44,12 @@ def train_all(runs, together):
             for run in group:
                 stack.callback(run.close)
                 try:
-                    with failures_reported():
-                        run.build()
+                    run.build()
                     built.append(run)
                 except SystemExit as end:
                     if end.code not in others_go_on or (engine.is_parallel() and end.code == 1):
                         raise
+                    run.close()  # the others need its memory
                     codes.append(end.code)
             for run in built:
                 run.n_together = len(built)

@@ -64,7 +64,7 @@ class Run:
         args, team = self.args, self.team
         if team.device.type == "cuda":
             self.stream = torch.cuda.Stream(team.device)
-        with self.turn():
+        with failures_reported(), self.turn():
             set_seed(args.seed)
             with mistakes_refused():
                 net = build(args.arch, len(self.images.classes), args.settings, self.images.image_size)
@@ -137,8 +137,7 @@ class Run:
                 (self.folder / old).unlink(missing_ok=True)
             return self.lock.taken_over, None
 
-        with failures_reported():
-            gone, held = self.team.first_decides(take)
+        gone, held = self.team.first_decides(take)
         if held:
             refuse(held, code=HELD_CODE)
         if gone:
@@ -226,12 +225,11 @@ class Run:
             f"{machine.device_name(team.device)}{machine.unused_gpu(team.device)}, {precision}; writing {self.folder}"
         )
         if team.rank == 0:
-            with failures_reported():
-                costs = {"params": self.params, "macs": self.macs}
-                self.log = log.Log(self.folder, self.config | costs, state.step if self.saved else None)
-                if not self.saved:
-                    imgs, _ = next(self.batches.epoch(0))
-                    self.log.first_batch(imgs, self.batches.mean, self.batches.std)
+            costs = {"params": self.params, "macs": self.macs}
+            self.log = log.Log(self.folder, self.config | costs, state.step if self.saved else None)
+            if not self.saved:
+                imgs, _ = next(self.batches.epoch(0))
+                self.log.first_batch(imgs, self.batches.mean, self.batches.std)
         hidden = not sys.stderr.isatty() or len(args.seeds) > 1
         self.bar = tqdm(total=self.last_step * args.batch_size, initial=state.step * args.batch_size, unit="img",
                         unit_scale=True, leave=False, disable=hidden, main_process_only=True)  # fmt: skip

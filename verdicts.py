@@ -111,10 +111,7 @@ class Comparison:
         """'ended at chance with seed 1', after the reference's name if it was the reference; '' unless unstable."""
         if not self.unstable:
             return ""
-        lost = {
-            name: self.seeds_at_chance(net)
-            for name, net in (("", self.net), (f"{self.reference.name} ", self.reference))
-        }
+        lost = {"": self.seeds_at_chance(self.net), f"{self.reference.name} ": self.seeds_at_chance(self.reference)}
         return "; ".join(f"{name}ended at chance with {numbered(seeds)}" for name, seeds in lost.items() if seeds)
 
     def where(self, side):
@@ -240,11 +237,15 @@ def compare(pairs, noise_of):
     family = [result for result in compared if len(result.seeds) > 1 and not (result.lacks or result.too_early)]
     for result in family:
         if not (math.isnan(result.estimate.error) or result.unstable):
-            effect = detectable_effect(result.estimate.df, ALPHA / len(family))
-            result.detectable = effect * result.estimate.error
+            result.detectable = detectable_effect(result.estimate.df, ALPHA / len(family)) * result.estimate.error
     for result, p_holm in zip(family, holm([result.p for result in family]), strict=True):
         result.p_holm, result.family_size = float(p_holm), len(family)
     return compared
+
+
+def baseline_in(curve):
+    """The plain backbone among the widths of its curve."""
+    return next(net for net in curve if not net.settings)
 
 
 @dataclass
@@ -299,13 +300,8 @@ class Results:
 
     @property
     def has_curve(self):
-        """Whether two widths of a backbone learned with the seeds that its whole curve has, which are the backbone's."""
-
-        def n_learned(curve):
-            seeds = min((net.seeds for net in curve), key=len)
-            return sum(learned(net, seeds) for net in curve)
-
-        return any(curve and n_learned(curve) > 1 for curve in self.curves.values())
+        """Whether two widths of a backbone learned with all of its seeds."""
+        return any(sum(learned(net, baseline_in(curve).seeds) for net in curve) > 1 for curve in self.curves.values())
 
     def by_word(self, word):
         return [result for result in self.judged if result.word == word]

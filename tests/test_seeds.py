@@ -12,7 +12,7 @@ from torch.multiprocessing import ProcessExitedException
 import locks
 import training
 from checkpoints import TIME_IS_UP, StopSignals
-from flags import HELD_CODE, TIME_IS_UP_CODE
+from flags import HELD_CODE, TIME_IS_UP_CODE, failures_reported
 from tests import processes
 from tests.runs import SMALL, assert_same, built, logged, result_of, run, saved_state
 from tests.test_signals import start, wait_for_step
@@ -103,6 +103,7 @@ def test_failure_counts_for_more_than_a_run_that_is_held(codes, code):
 def test_a_run_that_does_not_fit_beside_the_others_does_not_stop_them(capsys):
     trained = []
 
+    @failures_reported()
     def full():
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
