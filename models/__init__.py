@@ -51,7 +51,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Backbone:
-    family: str  # what its knobs are called by: resnet56 has the knobs resnet.width, ...
+    family: str  # the prefix of its knobs: resnet56 has resnet.width, ...
     make: type
     fixed: dict = field(default_factory=dict)  # knobs that the name decides
     slots: tuple = ("conv", "attention", "block", "stage", "pool")
@@ -107,7 +107,7 @@ BACKBONES = {
 
 
 def find_backbone(name):
-    """The row of a backbone's name; that of torchvision:NAME or timm:NAME is made up."""
+    """The Backbone of a name; for torchvision:NAME or timm:NAME it is made here."""
     library, colon, network = name.partition(":")
     if colon:
         return Backbone(name, partial(libraries.make, library, network), slots=())
@@ -115,7 +115,7 @@ def find_backbone(name):
 
 
 def knobs(make, fixed=()):
-    """The settable arguments of a class: name -> inspect.Parameter. Raises TypeError for one without default or such a type."""
+    """The settable arguments of a class: name -> inspect.Parameter. Raises TypeError without a default or known type."""
     parameters = inspect.signature(make, eval_str=True).parameters.values()
     found = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in fixed}
     for name, knob in found.items():
@@ -136,7 +136,7 @@ def describe_type(kind):
 
 
 def convert(name, value, kind):
-    """A setting's value as type `kind`, from a string of the command line or from JSON. Raises ValueError."""
+    """A setting's value as type `kind`, from the command line or from JSON. Raises ValueError."""
     wrong = ValueError(f"--set {name} takes {describe_type(kind)}, got {value!r}")
     if get_origin(kind) is Literal:
         if value in get_args(kind):
@@ -168,33 +168,31 @@ def parse_arch(arch):
     *methods, backbone = arch.split("_")
     if backbone not in BACKBONES:
         raise ValueError(
-            f"unknown backbone {backbone!r} in --arch {arch}: {meant(arch)}an arch ends in one of {', '.join(BACKBONES)}, "
+            f"unknown backbone {backbone!r} in --arch {arch}: {did_you_mean(arch)}an arch ends in one of {', '.join(BACKBONES)}, "
             "or is torchvision:NAME or timm:NAME"
         )
     slots = {}
     for method in methods:
         if method not in METHODS:
             raise ValueError(
-                f"unknown method {method!r} in --arch {arch}: {meant(arch)}choose from {', '.join(METHODS)}"
+                f"unknown method {method!r} in --arch {arch}: {did_you_mean(arch)}choose from {', '.join(METHODS)}"
             )
         slot = METHODS[method].slot
         if slot in slots:
             twice = f"{method} twice" if slots[slot] == method else f"{slots[slot]} and {method} in the one {slot} slot"
             others = ", ".join(name for name, row in METHODS.items() if row.slot != slot)
             raise ValueError(f"--arch {arch} has {twice}: combine {slots[slot]} with one of {others}")
-        slots_there = BACKBONES[backbone].slots
-        if slot not in slots_there:
-            there = (
-                f"methods of the slots {', '.join(slots_there[:-1])} and {slots_there[-1]} only"
-                if slots_there
-                else "no method"
-            )
-            raise ValueError(f"--arch {arch}: {backbone} has no {slot} slot for {method}, it takes {there}")
+        open_slots = BACKBONES[backbone].slots
+        if slot not in open_slots:
+            takes = "no method"
+            if open_slots:
+                takes = f"methods of the slots {', '.join(open_slots[:-1])} and {open_slots[-1]} only"
+            raise ValueError(f"--arch {arch}: {backbone} has no {slot} slot for {method}, it takes {takes}")
         slots[slot] = method
     return sorted(methods), backbone
 
 
-def meant(arch):
+def did_you_mean(arch):
     """'did you mean eca_resnet? ' for eca, resnet_eca, eca-resnet or eca_resnet20; '' where nothing is near."""
     known = {name: name for name in (*METHODS, *BACKBONES)} | OTHER_NAMES
     arch = re.sub(r"(resnet|plain)[_-](\d+)$", r"\1\2", arch.lower())
@@ -239,7 +237,7 @@ def build(arch, num_classes=100, settings=None, image_size=32):
     """Makes a network: (B, 3, image_size, image_size) -> (B, num_classes) logits.
 
     settings: knob -> value, such as {'eca.kernel_size': 5}. Raises ValueError, in one line, for a name, knob or value
-    that does not exist, for a method of which no layer is in the network, and for images that a network is not for.
+    that does not exist, for a method that the network has no layer of, and for an image size that it does not take.
     """
     methods, backbone = parse_arch(arch)
     values = parse_settings(arch, settings or {})
@@ -273,7 +271,7 @@ def build(arch, num_classes=100, settings=None, image_size=32):
 
 
 def without_effect(arch, num_classes=100, settings=None, image_size=32):
-    """The settings that change nothing: [knob]. Without one of them, build() makes the same network with the same weights.
+    """Settings that change nothing: [knob]. If any one is left out, build() makes the same network with the same weights.
 
     The random state stays as it is.
     """
@@ -299,8 +297,8 @@ def alike(net, other):
     tensors = [[*each.named_parameters(), *each.named_buffers()] for each in (net, other)]
     try:
         return all(type(a) is type(b) and attributes(a) == attributes(b) for a, b in pairs) and all(
-            name == name_there and torch.equal(value, there)
-            for (name, value), (name_there, there) in zip(*tensors, strict=True)
+            name == other_name and torch.equal(value, other_value)
+            for (name, value), (other_name, other_value) in zip(*tensors, strict=True)
         )
     except (RuntimeError, ValueError):  # tensors among the attributes
         return False

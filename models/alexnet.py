@@ -1,16 +1,16 @@
-"""AlexNet, cut to small images.
+"""AlexNet for small images.
 
 Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep Convolutional Neural Networks", NeurIPS 2012,
 section 3, with the widths of Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014.
 
 Departures, those of bearpaw's pytorch-classification for 32x32 images: neither dropout nor normalization, wider padding in
 the first convolution, pools of 2x2, and one linear layer in place of 4096-4096-classes (torchvision's AlexNet leaves no
-pixel of a 32x32 image). The mean over the pixels that are left, one of a 32x32 image, makes it fit every size.
+pixel of a 32x32 image). Global average pooling of what is left (1x1 of a 32x32 image) makes it fit every size.
 """
 
 from torch import nn
 
-from models.ops.layout import mean_of_pixels
+from models.ops.layout import global_avg_pool
 
 
 class AlexNet(nn.Module):
@@ -28,4 +28,4 @@ class AlexNet(nn.Module):
         self.fc = nn.Linear(256, num_classes)
 
     def forward(self, x):
-        return self.fc(mean_of_pixels(self.features(x)))
+        return self.fc(global_avg_pool(self.features(x)))

@@ -22,7 +22,7 @@ from torch import nn
 from models.ops.batchnorm import NormGELU
 from models.ops.channels import Pointwise, channel_scale
 from models.ops.depthwise import Depthwise
-from models.ops.layout import mean_of_pixels
+from models.ops.layout import global_avg_pool
 from models.ops.tracing import of_size
 from models.prenorm import ChannelNorm, Downsample
 from models.resnet import BlockFamily, ConvBN, DropPath
@@ -44,14 +44,14 @@ def make_shortcut(in_ch, out_ch, stride, pool):
 
 
 class SqueezeExcite(nn.Module):
-    """Weights each channel by a small network of all channel means (Hu et al. 2018): (B, C, H, W) -> (B, C, H, W)."""
+    """Scales each channel by a small MLP of all channel means (Hu et al. 2018): (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, ch, squeezed):
         super().__init__()
         self.gate = nn.Sequential(nn.Conv2d(ch, squeezed, 1), nn.SiLU(), nn.Conv2d(squeezed, ch, 1), nn.Sigmoid())
 
     def forward(self, x):
-        return channel_scale(x, self.gate(mean_of_pixels(x)[:, :, None, None]))
+        return channel_scale(x, self.gate(global_avg_pool(x)[:, :, None, None]))
 
 
 class MBConv(nn.Module):
@@ -105,8 +105,8 @@ class RelativeAttention(nn.Module):
     def bias(self):
         """w_{i-j} of each head for tokens i and j, row by row: (heads, N, N), N = size**2.
 
-        windows[h, r, c, a, b] is table[h, r + a, c + b]. Flipped, a is size - 1 - r' for token j = (r', c'), and the entry
-        that of the offset r - r', c - c'.
+        windows[h, r, c, a, b] is table[h, r + a, c + b]. flip() puts a = size - 1 - r', b = size - 1 - c' at token
+        j = (r', c').
         """
         windows = self.bias_table.unfold(1, self.size, 1).unfold(2, self.size, 1)  # (heads, size, size, size, size)
         return windows.flip(3, 4).flatten(3, 4).flatten(1, 2)
@@ -119,7 +119,7 @@ class RelativeAttention(nn.Module):
         q, k, v = qkv.view(B, H * W, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, N, head_dim)
         if self.bias_table is None:
             out = F.scaled_dot_product_attention(q, k, v)
-        else:  # by hand, because PyTorch's fast kernels for CPUs take no bias that learns
+        else:  # by hand, because PyTorch's fast CPU kernels take no learned bias
             out = ((q * q.shape[-1] ** -0.5) @ k.mT + self.bias()).softmax(-1).to(v.dtype) @ v
         out = self.proj(out.transpose(1, 2).flatten(2))  # (B, N, out_ch)
         return out.transpose(1, 2).unflatten(2, (H, W))
@@ -155,16 +155,16 @@ class TransformerBlock(nn.Module):
 
 
 class CoAtNet(BlockFamily):
-    """MBConv blocks in the first stages and transformer blocks in the later ones, each stage downsampling in its first.
+    """MBConv blocks in the first stages, transformer blocks in the later ones; a stage's first block downsamples.
 
     layout: one letter for each stage, C for convolution before T for transformer; a net of three stages reads three.
     head_dim: channels of an attention head. relative_bias: whether attention knows where pixels are. expansion: of the
     MBConv and of the transformer's MLP. se_ratio: hidden width of squeeze-and-excitation in widths of the block, 0 for
     none. norm: of the MBConv. stride_place: what strides in a strided MBConv, the depthwise convolution or the first 1x1.
     pool: how strided shortcuts and attention pool. downsample: between stages, "native" is the paper's, "resnet" the
-    ResNet's strided block. Raises ValueError for a layout with T before C or too short for the net, heads that do not
-    divide the width, an expansion below 1, a negative ratio, and, where the layout or the downsampling would not read them,
-    relative_bias, norm, se_ratio, stride_place and pool.
+    ResNet's strided block. Raises ValueError for a layout with T before C or too short for the net, a head_dim that does
+    not divide the width, an expansion below 1, a negative ratio, and, where the layout or the downsampling would not read
+    them, relative_bias, norm, se_ratio, stride_place and pool.
     """
 
     narrow = True

@@ -4,7 +4,7 @@ Liu, Mao, Wu, Feichtenhofer, Darrell and Xie, "A ConvNet for the 2020s", CVPR 20
 Slot: block. Published with AdamW.
 
 Departures, for 32x32 images and SGD: the stem is a 3x3 convolution of stride 1 (the 4x4 patches of stride 4 would leave
-8x8 pixels, and serve large images); weights start at PyTorch's default rather than at a truncated normal of 0.02
+8x8 pixels; large images get them); weights start at PyTorch's default rather than at a truncated normal of 0.02
 (`init=trunc`, except for the classifier); and layer scale starts at 1 rather than at 1e-6 (`layer_scale=1e-6`). The
 gradients of a branch carry its scale as a factor: Adam divides by their size, SGD does not, and with a small scale the
 branch hardly learns.
@@ -46,7 +46,7 @@ class ConvNeXtBlock(nn.Module):
             ACTIVATIONS[act](),
             Pointwise(expansion * ch, ch),
         )
-        self.branch = initialized(branch, init)  # before the attention module, which keeps its own start
+        self.branch = initialized(branch, init)  # before the attention module, which keeps its own init
         self.branch.extend([attention(ch), LayerScale(ch, layer_scale), DropPath(drop_path)])
 
     def forward(self, x):

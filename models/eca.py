@@ -10,7 +10,7 @@ import math
 import torch
 from torch import nn
 
-from models.ops.layout import mean_of_pixels
+from models.ops.layout import global_avg_pool
 
 
 class ECA(nn.Module):
@@ -31,6 +31,6 @@ class ECA(nn.Module):
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def forward(self, x):
-        pooled = mean_of_pixels(x)  # (B, C)
+        pooled = global_avg_pool(x)  # (B, C)
         gate = torch.sigmoid(self.conv(pooled[:, None]))  # (B, 1, C): channels are the sequence
         return x * gate[:, 0, :, None, None]

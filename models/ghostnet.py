@@ -1,4 +1,4 @@
-"""GhostNet: some of the channels by a convolution, the others by cheap depthwise filters of those.
+"""GhostNet: some channels from a convolution, the others from cheap depthwise filters of those.
 
 Han, Wang, Tian, Guo, Xu and Xu, "GhostNet: More Features from Cheap Operations", CVPR 2020, equations 2 and 3, Figure 2.
 Slot: conv, both convolutions of the basic block, as in the paper's Ghost-ResNet-56. Published with SGD.
@@ -18,7 +18,7 @@ from models.resnet import ConvBN
 
 
 class GhostConv(nn.Module):
-    """Primary maps by a 3x3 convolution, which carries the stride, and ghosts of them by a depthwise one.
+    """Primary maps from a 3x3 convolution with the stride, and ghosts of them from a depthwise one.
 
     (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)).
 

@@ -24,7 +24,7 @@ class SpatialGatingUnit(nn.Module):
     """Gates a map by f(z) = W norm(z) + b, a linear layer along the pixels: (B, C, H, W) -> (B, C/2 or C, H, W).
 
     gate: "split" halves the channels into z1 and z2 and gives z1 * f(z2); "whole" is z * f(z), "additive" z + f(z) and
-    "linear" f(z), all C wide. W and b are one for all channels; W starts close to 0 and b at 1, so that a unit that
+    "linear" f(z), all C wide. All channels share W and b; W starts close to 0 and b at 1, so that a unit that
     multiplies begins as z1. size: H = W of the map; others raise ValueError.
     """
 
@@ -73,9 +73,9 @@ class GMLP(ReplacingFamily):
     stages: those with gMLP blocks, from 1. A map of the third has 64 pixels for a 32x32 image and, after the ImageNet stem,
     196 for a 224x224 image. first_block: index (from 0) of the first block replaced in a stage: 2 replaces only the last
     of three. Strided blocks are never replaced. ratio: hidden width in widths of the block (d_ffn / d in the paper). gate:
-    how the map is gated; "split" is the paper's, the others are its ablations. spatial_std, spatial_bias: initial deviation
-    of W, which nn.Linear by itself would start at 1 / sqrt(3 n) for n pixels, and initial b. Raises ValueError for stages
-    that are not distinct numbers from 1 to 4, a negative index or deviation, a ratio below 1 and an odd width to split.
+    how the map is gated; "split" is the paper's, the others are its ablations. spatial_std: initial standard deviation of W
+    (nn.Linear's own: 1 / sqrt(3 n) for n pixels). spatial_bias: initial value of b. Raises ValueError for stages that are
+    not distinct numbers from 1 to 4, a negative index or deviation, a ratio below 1 and an odd width to split.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ convolutions in place of a 5x5 (Szegedy et al., CVPR 2016), no auxiliary classif
 
 from torch import nn
 
-from models.ops.layout import concatenate, mean_of_pixels
+from models.ops.layout import concatenate, global_avg_pool
 
 # Rows of Table 1: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj. None is its 3x3 max pool of stride 2.
 INCEPTIONS = (
@@ -73,4 +73,4 @@ class GoogLeNet(nn.Module):
         self.fc = nn.Linear(in_ch, num_classes)
 
     def forward(self, x):
-        return self.fc(self.dropout(mean_of_pixels(self.features(x))))
+        return self.fc(self.dropout(global_avg_pool(self.features(x))))

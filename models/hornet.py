@@ -3,7 +3,7 @@
 Rao, Zhao, Tang, Zhou, Lim and Lu, "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions",
 NeurIPS 2022, section 3 and the authors' code. Slot: block. Published with AdamW.
 
-Departures, for 32x32 images and SGD: the stem is a 3x3 convolution of stride 1, as in ConvNeXt's slot (patches are for
+Departures, for 32x32 images and SGD: the stem is a 3x3 convolution of stride 1, as in convnext.py (patches are for
 large images); weights start at PyTorch's default rather than at a truncated normal of 0.02; layer scale starts at 1
 rather than at 1e-6; the classifier keeps PyTorch's start; and the gates are multiplied by 3 rather than by 1/3. gnConv
 of order n multiplies n + 1 maps, so small factors vanish: with the paper's start, order 4 leaves 1e-14 of a unit input.
@@ -49,7 +49,7 @@ class GlobalLocalFilter(nn.Module):
         self.size = size
         self.norm_in = ChannelNorm(ch)
         self.local = Depthwise(ch // 2, 3, bias=False)
-        # two tensors of three dimensions: one of four, (..., 2), would be torn apart by .to(memory_format=channels_last)
+        # two 3-D tensors: a 4-D one, (..., 2), would have its strides changed by .to(memory_format=channels_last)
         self.real = nn.Parameter(0.02 * torch.randn(ch // 2, size, size // 2 + 1))
         self.imag = nn.Parameter(0.02 * torch.randn(ch // 2, size, size // 2 + 1))
         self.norm_out = ChannelNorm(ch)
@@ -70,7 +70,7 @@ class GnConv(nn.Module):
     (`gate`). q_k and p_{k+1} have C / 2^(n - 1 - k) channels.
 
     order: n. gate(ch): makes that layer, depthwise 7x7 or a GlobalLocalFilter. scale: 1 / alpha in the paper, 1/3 in the
-    published models. Raises ValueError for an order that C cannot be halved for.
+    published models. Raises ValueError unless 2^(n - 1) divides C.
     """
 
     def __init__(self, ch, order, gate, scale):
@@ -124,7 +124,7 @@ class HorNetBlock(nn.Module):
 
 
 class HorNet(PreNormFamily):
-    """gnConv of an order for each stage, stem and downsampling as in ConvNeXt.
+    """gnConv with an order per stage; stem and downsampling as in ConvNeXt.
 
     orders: of stage 1, 2, ...; a net of three stages reads three. kernel_size: of the depthwise convolution, odd. scale:
     factor on the depthwise gates; the filters end in a norm and need none. gate: "dw" is the depthwise convolution, "gf"

@@ -1,6 +1,6 @@
-"""Networks of other libraries by name, to stand beside ours: torchvision:NAME, and timm:NAME where timm is installed.
+"""Networks of other libraries by name, to compare with ours: torchvision:NAME, and timm:NAME where timm is installed.
 
-They are what their library makes of NAME, with our number of classes and, where they are made for one image size, ours.
+Each is what its library builds for NAME, with our number of classes and, if it has a fixed image size, ours.
 They take no method and have no knobs. The libraries are imported when a name asks for them.
 """
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-# torchvision's, which give more than logits in training if one lets them
+# torchvision's, which by default return auxiliary logits in training
 WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
@@ -28,7 +28,7 @@ def import_timm():
 
 
 def check_name(library, name):
-    """Raises ValueError, with what is close to it, for a name that the library does not have."""
+    """Raises ValueError, with similar names, for a name that the library does not have."""
     if library == "torchvision":
         from torchvision import models
 
@@ -56,12 +56,12 @@ def make(library, name, num_classes, image_size):
     try:
         try:
             net = make_network(name, num_classes, image_size)
-        except NotImplementedError:  # torchvision's regnets compute their widths with tensors, which meta cannot
+        except NotImplementedError:  # torchvision's regnets compute widths with tensors, which need values
             with torch.device("cpu"):
                 net = make_network(name, num_classes, image_size)
             net = net.to(torch.get_default_device())
         out = try_forward(net, image_size)
-    except Exception as error:  # each network has its own way to say so
+    except Exception as error:  # each network fails in its own way
         raise ValueError(
             f"{library}:{name} cannot be made for images of {image_size} pixels ({first_line(error)})"
         ) from None

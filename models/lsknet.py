@@ -27,7 +27,7 @@ Gate = Literal["sigmoid", "softmax"]
 class LSK(nn.Module):
     """x * 1x1(sum of mask_i * part_i), part_i of a growing receptive field: (B, C, H, W) -> (B, C, H, W), C even.
 
-    Part i is the 1x1, C to C/2, of the i-th in a chain of depthwise convolutions.
+    Part i is a 1x1, C to C/2, of the output of the chain's i-th depthwise layer.
     kernel_sizes, dilations: of the chain of depthwise convolutions. selection: "spatial" is the paper's mask for each
     kernel and pixel, from a 7x7 convolution of the parts pooled over channels; "channel", for each kernel and channel, from
     a 1x1 convolution of the parts pooled over pixels (the paper compares with such a mask but gives no equation: this one
@@ -78,7 +78,7 @@ class LSK(nn.Module):
         self.mix = Pointwise(part_ch, ch)
 
     def masks(self, parts):
-        """(B, n C/2, H, W) -> (B, n, 1, H, W), or (B, n, C/2, 1, 1) of channel selection, in (0, 1)."""
+        """Masks in (0, 1): (B, n C/2, H, W) -> (B, n, 1, H, W), or for "channel" (B, n, C/2, 1, 1)."""
         # pooled over the channels of (B, n C/2, H, W), or over the pixels of (B, n C/2, H W, 1)
         parts, dim = (parts, 1) if self.selection == "spatial" else (parts.flatten(2)[..., None], 2)
         pooled = []

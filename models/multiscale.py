@@ -5,9 +5,9 @@ Szegedy, Liu, Jia and others, "Going Deeper with Convolutions", CVPR 2015, secti
 "Res2Net: A New Multi-scale Backbone Architecture", IEEE TPAMI 2021, equation 1. Slot: conv. Published with SGD,
 MixConv with RMSProp.
 
-Departures: of an Inception module only the kernels side by side are kept, here 3x3, 5x5 and 7x7 in MixConv's shares of the
-channels, not 1x1, 3x3 and 5x5, without reductions and pooling, and one norm follows their concatenation; MixConv's kernels
-get a 1x1 convolution after them. Res2Net's cascade is made for bottlenecks, whose 1x1 convolutions mix its groups, and keeps
+Departures: an Inception module keeps only its parallel kernels, here 3x3, 5x5 and 7x7 rather than 1x1, 3x3 and 5x5, in
+MixConv's shares of the channels, with one norm after their concatenation and no reductions or pooling; MixConv's kernels get
+a 1x1 convolution after them. Res2Net's cascade is made for bottlenecks, whose 1x1 convolutions mix its groups, and keeps
 the width. So in a basic block it takes the place of the first convolution, and the second mixes; a convolution that changes
 the width stays. As in the authors' code the last group is the one without a kernel, where the paper has the first. Their code
 leaves out the sums x_i + y_{i-1} and averages the last group in the first block of each stage; here only strided blocks do.
@@ -25,7 +25,7 @@ from models.resnet import ConvBN
 
 
 def shares(ch, n):
-    """Splits ch channels over n kernels as MixConv's exponential partition: each takes half of what is left, the last all of it."""
+    """MixConv's exponential partition of ch channels over n kernels: each takes half of the rest, the last all of it."""
     parts = []
     for _ in range(n - 1):
         parts.append((ch - sum(parts)) // 2)
@@ -35,7 +35,7 @@ def shares(ch, n):
 class Parallel(nn.Module):
     """Kernels of several sizes, each for a share of the output: (B, in_ch, H, W) -> (B, out_ch, H', W').
 
-    H' = ceil(H / stride). Raises ValueError for more kernels than out_ch has shares.
+    H' = ceil(H / stride). Raises ValueError if a kernel would get no channel.
     """
 
     def __init__(self, in_ch, out_ch, stride, kernel_sizes):
@@ -56,7 +56,7 @@ class Parallel(nn.Module):
 class MixedDepthwise(nn.Module):
     """Depthwise kernels of several sizes, each on a share of the input, then 1x1: (B, in_ch, H, W) -> (B, out_ch, H', W').
 
-    H' = ceil(H / stride). Raises ValueError for more kernels than in_ch has shares.
+    H' = ceil(H / stride). Raises ValueError if a kernel would get no channel.
     """
 
     def __init__(self, in_ch, out_ch, stride, kernel_sizes):
@@ -77,8 +77,8 @@ class MixedDepthwise(nn.Module):
 class Cascade(nn.Module):
     """y_1 = K_1(x_1), y_i = K_i(x_i + y_{i-1}), and the last of the groups as it is: (B, C, H, W) -> (B, C, H', W').
 
-    K_i is a 3x3 convolution with norm and ReLU. With a stride there is no y_{i-1} in the sum, whose maps are smaller, and
-    the last group is averaged over 3x3 pixels. Raises ValueError for scales that do not divide the channels.
+    K_i is a 3x3 convolution with norm and ReLU. With a stride y_{i-1}, smaller than x_i, is not added, and the
+    last group is average-pooled over 3x3 pixels. Raises ValueError for scales that do not divide the channels.
     """
 
     def __init__(self, ch, stride, scales):
@@ -92,8 +92,8 @@ class Cascade(nn.Module):
         groups = x.chunk(len(self.convs) + 1, dim=1)
         out = []  # y_1, y_2, ...
         for i, conv in enumerate(self.convs):
-            adds_last = i > 0 and self.stride == 1
-            group = groups[i] + out[-1] if adds_last else groups[i]
+            adds_prev = i > 0 and self.stride == 1
+            group = groups[i] + out[-1] if adds_prev else groups[i]
             out.append(conv(group))
         last = groups[len(self.convs)]
         if self.stride > 1:
@@ -105,7 +105,7 @@ class MultiScaleConv(nn.Sequential):
     """Kernels of several sizes, with norm and ReLU: (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)).
 
     form: "parallel" is dense kernels side by side, "depthwise" depthwise ones and a 1x1, "cascade" is Res2Net's.
-    kernel_sizes: of the first two, odd; the first gets half of the channels, the next half of the rest. scales: groups of
+    kernel_sizes: odd, not for cascade; the first gets half of the channels, the next half of the rest. scales: groups of
     the cascade. Raises ValueError for an even size, shares or groups that the channels do not allow, and a knob that the
     form does not read.
     """

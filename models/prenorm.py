@@ -19,7 +19,7 @@ Init = Literal["default", "trunc"]
 
 
 def initialized(module, init):
-    """The module, its convolutions drawn as the authors draw them, with biases of 0; "default" leaves PyTorch's start.
+    """Initializes a module's convolutions as the authors do, biases at 0, and returns it; "default" keeps PyTorch's.
 
     "trunc" has a standard deviation of 0.02 (ConvNeXt, HorNet), "normal" a variance of 2 / fan_out, the fan of one group
     (VAN, SegNeXt, LSKNet). They draw the classifier at 0.02, too; here it keeps PyTorch's start.
@@ -109,7 +109,7 @@ class ReplacingFamily(BlockFamily):
     """Puts a method's blocks in place of the ResNet's blocks that keep the shape, in `stages` (from 1).
 
     first_block: index (from 0) of the first block replaced in a stage. Raises ValueError for stages that are not distinct
-    numbers from 1 to 4; method: who asks, for that error.
+    numbers from 1 to 4; method: its name, for that error.
     """
 
     def __init__(self, method, stages, first_block):

@@ -14,7 +14,7 @@ from typing import Literal
 
 from torch import nn
 
-from models.ops.layout import mean_of_pixels
+from models.ops.layout import global_avg_pool
 from models.resnet import ConvBN
 
 Form = Literal["product", "square", "relu", "linear"]
@@ -45,4 +45,4 @@ class ProductPool(nn.Module):
             x = x * x
         elif self.form == "relu":
             x = x.relu()
-        return mean_of_pixels(x)
+        return global_avg_pool(x)

@@ -5,8 +5,8 @@ CVPR Workshops 2022, sections 3.1, 3.2 (the radix-major layout) and 4.1 (the ave
 Published with SGD.
 
 Departures: the paper's bottleneck has one 3x3 convolution, the basic block two. Split attention replaces the first one,
-which a ReLU follows. Its output, a weighted mean of rectified maps, is never negative: as the second one, the branch could
-only add to the shortcut (`position=conv2` tries that). Deep stem, pooled shortcut and the last norm's zero start are the
+which a ReLU follows. Its output, a weighted mean of rectified maps, is never negative: in the second's place it could only
+add to the shortcut (`position=conv2` tries that). Deep stem, pooled shortcut and the last norm's zero init are the
 recipe's, not the module's, and stay out.
 """
 
@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from models.ops.layout import mean_of_pixels
+from models.ops.layout import global_avg_pool
 from models.resnet import ConvBN
 
 
@@ -45,7 +45,7 @@ class SplitAttention(nn.Module):
         R, K = self.radix, self.cardinality
         B = x.shape[0]
         splits = self.splits(x).chunk(R, 1)  # R of (B, C, H, W); read by index, as torch.fx cannot loop over them
-        pooled = sum(mean_of_pixels(splits[r]) for r in range(R))  # (B, C)
+        pooled = sum(global_avg_pool(splits[r]) for r in range(R))  # (B, C)
         logits = self.gate(pooled[:, :, None, None]).view(B, K, R, -1)  # (B, K, R, C / K): the gate's groups come first
         weights = logits.softmax(2) if R > 1 else logits.sigmoid()  # on a GPU, autocast's softmax is in float32
         weights = weights.transpose(1, 2).reshape(B, R, -1, 1, 1).to(splits[0].dtype).unbind(1)  # R of (B, C, 1, 1)

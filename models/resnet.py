@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.ops.grouped import Grouped
-from models.ops.layout import every_nth, mean_of_pixels
+from models.ops.layout import every_nth, global_avg_pool
 from models.ops.tracing import leaf
 
 
@@ -57,7 +57,7 @@ class ConvBN(nn.Sequential):
 
 @leaf
 def drop_path(x, rate):
-    """Zero for each sample with probability `rate`, x / (1 - rate) for the others: keeps the shape."""
+    """Zeroes each sample with probability `rate`, divides the others by 1 - rate: keeps the shape."""
     keep = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(1 - rate)
     return x * keep.div_(1 - rate)
 
@@ -89,15 +89,15 @@ class PadShortcut(nn.Module):
         return F.pad(every_nth(x, self.stride), (0, 0, 0, 0, self.new_ch // 2, self.new_ch - self.new_ch // 2))
 
 
-class MeanOfPixels(nn.Module):
-    """The empty pool slot, global average pooling: (B, C, H, W) -> (B, C)."""
+class GlobalAvgPool(nn.Module):
+    """The default pool: global average pooling: (B, C, H, W) -> (B, C)."""
 
     def __init__(self, ch):
         super().__init__()
         self.out_ch = ch
 
     def forward(self, x):
-        return mean_of_pixels(x)
+        return global_avg_pool(x)
 
 
 AttentionPosition = Literal["before-conv1", "after-conv1", "before-add", "after-add"]
@@ -119,7 +119,7 @@ class ResidualBlock(nn.Module):
     """relu(shortcut(x) + branch(x)): (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)).
 
     An attention module stands before the add (the usual place), or where `attention_position` says; "after-add" is
-    after the last ReLU. A kind of block gives the branch's layers.
+    after the last ReLU. Subclasses define the branch's layers.
     """
 
     def __init__(self, in_ch, out_ch, stride, drop_path, conv, attention, shortcut, attention_position):
@@ -147,16 +147,16 @@ class ResidualBlock(nn.Module):
 
 
 class BasicBlock(ResidualBlock):
-    """Branch: two 3x3 convolutions, both of the conv slot."""
+    """Branch: two 3x3 convolutions from the conv slot."""
 
     def layers(self, in_ch, out_ch, stride, conv, attend):
         return [conv(in_ch, out_ch, stride, True), attend("after-conv1", out_ch), conv(out_ch, out_ch, 1, False)]
 
 
 class Bottleneck(ResidualBlock):
-    """Branch: 1x1 down to out_ch / 4, a 3x3 of the conv slot with the stride, 1x1 up again.
+    """Branch: 1x1 down to out_ch / 4, the conv slot's 3x3 with the stride, 1x1 up again.
 
-    Raises ValueError for channels that are no multiple of 4.
+    Raises ValueError if out_ch is not a multiple of 4.
     """
 
     def layers(self, in_ch, out_ch, stride, conv, attend):
@@ -198,9 +198,9 @@ class BlockFamily:
 
 
 class Chain(nn.Sequential):
-    """The empty stage slot: one block after the other, the first of them strided.
+    """The default stage: one block after another, the first with the stride.
 
-    block(in_ch, out_ch, stride, place, drop_path=rate) makes one. drop_paths: the rates, and so the number, of the blocks.
+    block(in_ch, out_ch, stride, place, drop_path=rate) makes one. drop_paths: one rate for each block.
     """
 
     def __init__(self, in_ch, out_ch, stride, place, block, drop_paths):
@@ -231,7 +231,7 @@ class StagedNet(nn.Module):
     knobs out of range, and for knobs that nothing in the network reads.
     """
 
-    usual_shortcut: Shortcut
+    default_shortcut: Shortcut
 
     def __init__(
         self,
@@ -245,7 +245,7 @@ class StagedNet(nn.Module):
         attention=None,
         block=None,
         stage=Chain,
-        pool=MeanOfPixels,
+        pool=GlobalAvgPool,
     ):
         super().__init__()
         if not 0 <= drop_path < 1:
@@ -287,13 +287,13 @@ class StagedNet(nn.Module):
             raise ValueError(
                 "resnet.attention_position is read by the ResNet's own blocks only, and this network has none"
             )
-        if shortcut != self.usual_shortcut and all(isinstance(module.shortcut, nn.Identity) for module in blocks):
+        if shortcut != self.default_shortcut and all(isinstance(module.shortcut, nn.Identity) for module in blocks):
             raise ValueError(
                 "resnet.shortcut is read by the ResNet's own blocks that change the shape, and this network has none"
             )
 
     def stage_maps(self, x):
-        """The maps that leave the stages, a list: (B, 3, H, W) -> (B, C_i, H_i, W_i) each, the largest first."""
+        """A list of the stages' outputs, largest first: (B, 3, H, W) -> (B, C_i, H_i, W_i) each."""
         maps = [self.stem(x)]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
@@ -308,7 +308,7 @@ class StagedNet(nn.Module):
 
 
 class ResNet(StagedNet):
-    """Slim, for CIFAR: three stages of width, 2 width, 4 width channels and (depth - 2) / 6 basic blocks each.
+    """Slim, for CIFAR: three stages of width times 1, 2 and 4 channels, (depth - 2) / 6 basic blocks each.
 
     depth: layers, 6k + 2. width: channels of the first stage. shortcut: A pads with zeros, B projects with a 1x1
     convolution, none makes a plain network. attention_position: where an attention module stands in a block; "after-add" is
@@ -316,7 +316,7 @@ class ResNet(StagedNet):
     depth that is not 6k + 2, and as StagedNet does, which takes the slots.
     """
 
-    usual_shortcut = "A"
+    default_shortcut = "A"
 
     def __init__(
         self,
@@ -344,7 +344,7 @@ DEPTHS = {  # layers: kind of block, blocks of the four stages (Table 1)
     101: (Bottleneck, (3, 4, 23, 3)),
     152: (Bottleneck, (3, 8, 36, 3)),
 }
-LARGE_IMAGE = 64  # pixels, above which the stem strides
+LARGE_IMAGE = 64  # pixels; above it the stem strides
 
 
 class ImageNetResNet(StagedNet):
@@ -357,7 +357,7 @@ class ImageNetResNet(StagedNet):
     from 0 at the first. Raises ValueError for another depth, and as StagedNet does, which takes the slots.
     """
 
-    usual_shortcut = "B"
+    default_shortcut = "B"
 
     def __init__(
         self,

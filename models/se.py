@@ -9,11 +9,11 @@ Departure: the linear layers have biases, which equation 3 leaves out.
 import torch
 from torch import nn
 
-from models.ops.layout import mean_of_pixels
+from models.ops.layout import global_avg_pool
 
 
 class SE(nn.Module):
-    """Weights each channel by a small network of all channel means: (B, C, H, W) -> (B, C, H, W).
+    """Scales each channel by a small MLP of all channel means: (B, C, H, W) -> (B, C, H, W).
 
     reduction: how many times narrower than C the hidden layer is (r in the paper); it keeps at least one unit. Raises
     ValueError for less than 1.
@@ -29,6 +29,6 @@ class SE(nn.Module):
         self.squeeze, self.excite = nn.Linear(ch, hidden), nn.Linear(hidden, ch)
 
     def forward(self, x):
-        z = mean_of_pixels(x)  # (B, C), equation 2
+        z = global_avg_pool(x)  # (B, C), equation 2
         s = torch.sigmoid(self.excite(torch.relu(self.squeeze(z))))  # (B, C), equation 3
         return x * s[:, :, None, None]  # equation 4

@@ -65,9 +65,9 @@ class VANBlock(nn.Module):
 
 
 class VANFamily(PreNormFamily):
-    """VAN's blocks around a gate, 3x3 convolutions with batch norm as stem and between stages.
+    """VAN's blocks around a gate; stem and downsampling are convolutions with batch norm.
 
-    method: who asks, for the error. Raises ValueError for an expansion below 1.
+    method: its name, for the error. Raises ValueError for an expansion below 1.
     """
 
     def __init__(self, method, gate, expansion, layer_scale, init: Init, downsample: Downsample):

@@ -4,14 +4,14 @@ Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image 
 D and E. Batch norm (Ioffe and Szegedy 2015) lets them train from random weights; the paper initializes the deep ones
 with the weights of a shallower network. Convolutions keep their biases, as in torchvision.
 
-Departures: the head takes the mean over the pixels that are left, one of a 32x32 image, and is a single layer by default.
+Departures: the head follows global average pooling (of 1x1 for a 32x32 image) and is a single layer by default.
 """
 
 from typing import Literal
 
 from torch import nn
 
-from models.ops.layout import mean_of_pixels
+from models.ops.layout import global_avg_pool
 
 WIDTHS = (64, 128, 256, 512, 512)  # of the five stages, each ended by a 2x2 max pool
 DEPTHS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # layers: convolutions of the stages
@@ -47,4 +47,4 @@ class VGG(nn.Module):
         self.fc = nn.Linear(4096 if hidden else 512, num_classes)
 
     def forward(self, x):
-        return self.fc(self.hidden(mean_of_pixels(self.features(x))))
+        return self.fc(self.hidden(global_avg_pool(self.features(x))))

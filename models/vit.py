@@ -4,8 +4,8 @@ Dosovitskiy, Beyer, Kolesnikov and others, "An Image is Worth 16x16 Words: Trans
 ICLR 2021, section 3.1, equations 1 to 4. The size is DeiT's tiny (Touvron et al., ICML 2021). Names and shapes of the
 weights are timm's, so that published ones fit.
 
-Departures: smaller patches for small images; and as in DeiT, stochastic depth in place of dropout, the start of the weights,
-and a linear classifier from the start, where the paper first trains one with a hidden layer.
+Departures: smaller patches for small images; and as in DeiT, stochastic depth in place of dropout, its weight init, and a
+linear classifier throughout, where the paper pre-trains one with a hidden layer.
 
 Shapes: B images, N patches and the class token, D = width.
 """
@@ -16,7 +16,7 @@ from torch import nn
 
 from models.resnet import DropPath
 
-SMALL_IMAGE = 64  # pixels, up to which a patch has 4 by default
+SMALL_IMAGE = 64  # pixels; up to here a patch is 4x4 by default
 
 
 class PatchEmbed(nn.Module):
@@ -31,7 +31,7 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention of several heads: (B, N + 1, D) -> (B, N + 1, D)."""
+    """Multi-head self-attention: (B, N + 1, D) -> (B, N + 1, D)."""
 
     def __init__(self, width, heads):
         super().__init__()
@@ -79,7 +79,7 @@ def default_patch(image_size):
 
 
 class ViT(nn.Module):
-    """Patches, positions, transformer blocks, a classifier of the class token: (B, 3, H, W) -> (B, num_classes), H = W.
+    """Patches, positions, transformer blocks, a classifier on the class token: (B, 3, H, W) -> (B, num_classes), H = W.
 
     patch: side in pixels; 0 takes 4 up to images of 64 pixels and 16 above. width: channels of a token. depth: blocks.
     heads: of each attention. drop_path: rate of the last block; it rises linearly from 0 at the first, so that a single

@@ -145,7 +145,7 @@ def plain_depthwise(self, x):
 def plainly_written():
     """The same equations in the first operations that come to mind: what this project's forms are measured against."""
     plain = {
-        "mean_of_pixels": lambda x: x.mean((2, 3)),
+        "global_avg_pool": lambda x: x.mean((2, 3)),
         "concatenate": lambda maps: torch.cat(maps, 1),
         "channels_last_gradient": lambda x: x,
     }

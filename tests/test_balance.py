@@ -28,7 +28,7 @@ def balanced(rank=0, world_size=1, seed=0):
 
 
 def test_each_class_comes_equally_often():
-    """24 images an epoch: 8 of each class, no image of the large one twice, each of the small one's three two or three times."""
+    """24 images an epoch: 8 per class, none of the large class twice, and each of the small class's 3 two or three times."""
     rows = balanced().draw(0)["row"].numpy()
     times = np.bincount(rows, minlength=24)
     assert times[:20].max() == 1 and times[:20].sum() == 8

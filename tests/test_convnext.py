@@ -17,7 +17,7 @@ from tests.checks import (
 
 
 class Tiny(StagedNet):
-    usual_shortcut = "B"
+    default_shortcut = "B"
 
 
 def block(ch, **knobs):

@@ -51,7 +51,7 @@ def test_network_is_the_cpus(arch, settings):
 
 @pytest.mark.parametrize("amp", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("arch", ALONE)
-def test_half_precision_goes_the_way_of_double(arch, amp):
+def test_half_precision_follows_double(arch, amp):
     torch.manual_seed(0)
     net = build(arch, 7)
     loss, gradients = loss_and_gradients(net, GPU, amp)

@@ -70,7 +70,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_captured_step_trains_as_the_called_one(way):
+def test_captured_step_trains_as_the_eager_one(way):
     """To the rounding of kernels that are chosen anew, at a learning rate at which it does not grow."""
     if WAYS[way].get("compiled") and not can_build():
         pytest.skip("Triton can build no kernels here")

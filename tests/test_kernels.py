@@ -59,7 +59,7 @@ def test_block_of_all_kernels_agrees_with_pytorch_in_double_precision(report):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Pretends that there is one: nothing below computes, and the gradients' engine needs a real one (test_gpu_kernels)."""
+    """Pretends that there is a GPU: nothing below computes, as autograd needs a real one (test_gpu_kernels)."""
     monkeypatch.setattr(kernels, "is_usable", lambda _: True)
 
 
@@ -111,7 +111,7 @@ def test_depthwise_is_the_kernel_on_a_gpu(gpu, options, dtype):
     ("options", "dtype"),
     [({"stride": 2}, torch.float32), ({"multiplier": 2}, torch.float32), ({}, torch.float64)],
 )
-def test_what_no_kernel_is_for_is_conv2d(gpu, options, dtype):
+def test_conv2d_where_no_kernel_fits(gpu, options, dtype):
     operators, _ = traced(Depthwise(16, 3, **options), dtype)
     assert "aten.convolution.default" in operators
     assert DEPTHWISE_KERNEL not in operators

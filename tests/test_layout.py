@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models import METHODS, build
-from models.ops.layout import channels_last_gradient, concatenate, every_nth, mean_of_pixels
+from models.ops.layout import channels_last_gradient, concatenate, every_nth, global_avg_pool
 from models.resnet import ConvBN
 from tests import processes
 from tests.nets import KNOBS, SMALL
@@ -39,13 +39,13 @@ def test_concatenated_maps_get_their_parts_of_the_gradient():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_mean_of_pixels(dtype):
+def test_global_avg_pool(dtype):
     x = (100 * channels_last(3, 8, 32, 32)).to(dtype) + 90  # their sum is more than float16 holds
     for part in (x, x[:, 2:5], x.contiguous()):
         exact = part.double().mean((2, 3))
-        torch.testing.assert_close(mean_of_pixels(part).double(), exact, rtol=2e-2, atol=0.5)
+        torch.testing.assert_close(global_avg_pool(part).double(), exact, rtol=2e-2, atol=0.5)
     x = channels_last(3, 8, 4, 4).requires_grad_()
-    (grad,) = torch.autograd.grad(mean_of_pixels(x).square().sum(), x)
+    (grad,) = torch.autograd.grad(global_avg_pool(x).square().sum(), x)
     assert is_channels_last(grad)
     torch.testing.assert_close(grad, (2 * x.mean((2, 3), keepdim=True) / 16).expand_as(x))
 

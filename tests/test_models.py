@@ -17,8 +17,8 @@ from models import (
     build,
     canonical,
     describe_type,
+    did_you_mean,
     knobs,
-    meant,
     parse_arch,
     parse_settings,
     settable,
@@ -436,6 +436,6 @@ def test_summary_says_what_a_paper_needed():
     ],
 )
 def test_an_arch_that_may_be_meant_is_named(arch, hint):
-    assert meant(arch) == hint
+    assert did_you_mean(arch) == hint
     with pytest.raises(ValueError, match=f": {re.escape(hint)}(an arch ends in|choose from)"):
         parse_arch(arch)

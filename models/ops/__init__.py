@@ -1,1 +1,1 @@
-"""How a device computes: layouts and kernels that are fast there, with the numbers of PyTorch's own."""
+"""Memory layouts and kernels that are fast on a device; results are PyTorch's, up to rounding."""

@@ -1,11 +1,11 @@
-"""Batch norm with a GELU after it, for training on CUDA, in Triton: of maps whose channels lie side by side.
+"""Batch norm with a GELU after it, for training on CUDA, in Triton: of channels-last maps.
 
 PyTorch reads or writes a map thirteen times: the norm three times, the GELU twice, and their gradients eight times. Here it is
 eight, three forward and five backward: a program that has pixels in its registers applies the GELU at once, and the backward
 pass computes norm and slope again from the map x, which is all that is saved.
 
 Numbers: all sums are float32, in a fixed order. The variance is of differences from the first pixel, so that a large mean
-does not cancel it. The normal distribution is that of Abramowitz and Stegun, "Handbook of Mathematical Functions", 7.1.26, to
+does not cancel it. The normal CDF is that of Abramowitz and Stegun, "Handbook of Mathematical Functions", 7.1.26, to
 1e-7, whose exponential the slope needs anyway: CUDA's erf alone would take longer than the memory.
 """
 
@@ -18,13 +18,13 @@ from models.ops.kernels import alignment, launcher, pixel_rows, sum_chunks
 
 
 class Blocks:
-    """Sizes of the programs, in a class of its own so that tests/bench_kernels.py can vary them."""
+    """Sizes of the programs, in a class so that tests/bench_kernels.py can vary them."""
 
     VECTOR = 16  # numbers of a thread
     SUMS_VECTOR = 8  # of a kernel that sums
     WARPS = 4
     MAX_CHANNELS = 64  # of a program
-    PROGRAMS = 2048  # about so many of those that sum; each leaves a partial sum
+    PROGRAMS = 2048  # about this many sum; each leaves a partial sum
     CHUNKS, CHANNELS = 128, 8  # of a tile of moments_kernel
 
 
@@ -233,8 +233,8 @@ def map_gradient_kernel(
 
 
 def arguments(shape, vector, rows):
-    """How programs with `vector` numbers a thread share maps (B, C, H, W) whose rows have these lengths: the grid of tiles,
-    integer arguments, and constants."""
+    """Launch arguments for maps (B, C, H, W) with rows of these lengths and `vector` numbers a thread: the grid of tiles,
+    integers and constants."""
     N, C, H, W = shape
     align = alignment(C, *rows)
     channels = min(triton.next_power_of_2(C), Blocks.MAX_CHANNELS)
@@ -245,13 +245,13 @@ def arguments(shape, vector, rows):
 
 
 def launch(kernel, shape, rows, *tensors):
-    """A kernel whose programs take one tile."""
+    """Launches a kernel, a tile per program."""
     grid, integers, constants = arguments(shape, Blocks.VECTOR, rows)
     launcher(kernel)[grid](*tensors, *integers, **constants)
 
 
 def partial_sums(kernel, shape, rows, *tensors):
-    """A kernel whose programs sum two numbers a channel over a chunk of tiles -> (chunks, 2, C), float32."""
+    """Launches a kernel that sums two values per channel over chunks of tiles: (chunks, 2, C), float32."""
     (tiles, columns), integers, constants = arguments(shape, Blocks.SUMS_VECTOR, rows)
     n_tiles = triton.cdiv(tiles, max(1, Blocks.PROGRAMS // columns))
     n_chunks = triton.cdiv(tiles, n_tiles)
@@ -266,7 +266,7 @@ def batch_statistics(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and reciprocal deviation of each channel of (B, C, H, W), both (C,), float32; the running ones move towards them.
 
-    running_mean, running_var: (C,), float32, the variance without bias, as nn.BatchNorm2d keeps it.
+    running_mean, running_var: (C,), float32, the unbiased variance, as nn.BatchNorm2d keeps it.
     """
     x = pixel_rows(x)
     N, C, H, W = x.shape

@@ -48,7 +48,7 @@ def pointwise(x, weight, bias):
 def channel_scale(x, factor):
     """x * factor: (B, C, H, W), (C, 1, 1) or, for each image, (B, C, 1, 1) -> (B, C, H, W)."""
     # the kernel of its gradient would sum for each image into numbers that all images share
-    is_one_for_all = factor.dim() == 4 and factor.shape[0] == 1
-    if kernels is None or not kernels.takes(x) or factor.dtype not in kernels.DTYPES or is_one_for_all:
+    is_shared = factor.dim() == 4 and factor.shape[0] == 1
+    if kernels is None or not kernels.takes(x) or factor.dtype not in kernels.DTYPES or is_shared:
         return x * factor
     return sums_cuda.ChannelScale.apply(x, factor)

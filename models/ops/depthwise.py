@@ -5,7 +5,7 @@ Triton is installed. On a CPU oneDNN 3.13 has weak spots; times are of 128 maps 
 channels-last, on one core:
 
 - the gradient of a 7x7 kernel takes 74 ms, that of a dense convolution of 16 channels 9 ms: so channels are taken in
-  groups of 16, and of the dense kernel's gradient only the diagonal is kept;
+  groups of 16, and only the diagonal of the dense gradient is kept;
 - the gradient of the map takes 7.3 ms, the forward pass 2.1 ms: so it is computed as a forward pass with the flipped kernel;
   with a stride (265 ms for 3x3 and 128 channels), over the gradient spread out with zeros;
 - with dilation 3 the forward pass of 7x7 takes 68 ms, and the gradient of a dilated kernel is wrong (often nan): so the
@@ -30,7 +30,7 @@ if importlib.util.find_spec("triton"):
 else:
     kernels = None
 
-WIDE = 15  # pixels, from which on oneDNN has no kernel of its own
+WIDE = 15  # taps; from this on oneDNN has no kernel of its own
 GROUP = 16  # channels of a dense group, one AVX-512 register in float32
 
 
@@ -51,16 +51,16 @@ class FastGradients(torch.autograd.Function):
         C, _, kh, kw = weight.shape
         grad_x, s = None, ctx.stride
         if ctx.needs_input_grad[0]:
-            every_pixel = spread(grad, x.shape, s) if s > 1 else grad
-            grad_x = F.conv2d(every_pixel, weight.flip(2, 3), None, 1, ctx.padding, groups=C)
+            spread_grad = spread(grad, x.shape, s) if s > 1 else grad
+            grad_x = F.conv2d(spread_grad, weight.flip(2, 3), None, 1, ctx.padding, groups=C)
         n = math.gcd(C, GROUP) if max(kh, kw) > 3 and kw < WIDE else 1
         dense = weight.new_empty(C, n, kh, kw)  # only its shape is read
         _, grad_dense, grad_bias = torch.ops.aten.convolution_backward(
             grad, x, dense, [C], (s, s), ctx.padding, (1, 1), False, (0, 0), C // n, (False, True, ctx.has_bias)
         )
-        own = grad_dense.view(C // n, n, n, kh, kw).diagonal(dim1=1, dim2=2)  # (C / n, kh, kw, n)
+        diagonal = grad_dense.view(C // n, n, n, kh, kw).diagonal(dim1=1, dim2=2)  # (C / n, kh, kw, n)
         grad_weight = torch.empty_like(weight)  # in its strides, which DistributedDataParallel's buckets have, too
-        grad_weight.copy_(own.permute(0, 3, 1, 2).reshape(weight.shape))
+        grad_weight.copy_(diagonal.permute(0, 3, 1, 2).reshape(weight.shape))
         return grad_x, grad_weight, grad_bias, None
 
 
@@ -84,7 +84,7 @@ def upright(x):
 
 
 class Depthwise(nn.Conv2d):
-    """Kernels of its own for each channel: (B, C, H, W) -> (B, multiplier C, ceil(H / stride), ceil(W / stride)).
+    """Convolves each channel on its own: (B, C, H, W) -> (B, multiplier C, ceil(H / stride), ceil(W / stride)).
 
     kernel_size: odd, or a pair of odd numbers. The fast forms are for multiplier 1, and dilations for stride 1.
     """

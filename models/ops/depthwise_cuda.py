@@ -22,7 +22,7 @@ from models.ops.kernels import alignment, launcher, pixel_rows, sum_chunks
 
 
 class Blocks:
-    """Sizes of the programs, in a class of its own so that tests/bench_kernels.py can vary them.
+    """Sizes of the programs, in a class so that tests/bench_kernels.py can vary them.
 
     A thread holds VECTOR * REUSE sums, VECTOR * TAPS weights and a pixel: more than 255 numbers do not fit its registers.
     """
@@ -224,7 +224,7 @@ def tile(C, most_channels, vector, warps):
 
 
 def convolve(x, weight, bias, dilation, flip):
-    """The convolution, or with the kernel flipped its gradient: (B, C, H, W) -> (B, C, H, W), channels-last."""
+    """The convolution, or its input gradient (flip): (B, C, H, W) -> (B, C, H, W), channels-last."""
     x = pixel_rows(x)
     N, C, H, W = x.shape
     R, sizes, (KA, KB), (A_tap, B_tap), at_a_time = axes(x, weight, dilation, Blocks.REUSE)
@@ -266,7 +266,7 @@ def kernel_gradient(x, grad, weight, dilation, has_bias):
     pixels, channels = tile(C, Blocks.KERNEL_MAX_CHANNELS, Blocks.KERNEL_VECTOR, Blocks.KERNEL_WARPS)
     columns, rows = triton.cdiv(C, channels), KB * triton.cdiv(KA, at_a_time)
     tiles = triton.cdiv(sizes[0], pixels)
-    # as many programs as fill the GPU, but partial sums must not become more to write than the map is to read
+    # enough programs to fill the GPU, but no more bytes of partial sums than a half-precision map has
     n_chunks = min(Blocks.KERNEL_PROGRAMS // (columns * rows), N * H * W // (2 * KA * KB))
     n_tiles = triton.cdiv(tiles, max(1, n_chunks))
     n_chunks = triton.cdiv(tiles, n_tiles)

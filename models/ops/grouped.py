@@ -29,7 +29,7 @@ def grouped(x, weight, stride, padding, groups):
 
 
 def dense(weight, groups):
-    """The weights of groups (out_ch, in_ch / groups, kh, kw) among zeros: (out_ch, in_ch, kh, kw)."""
+    """Grouped weights (out_ch, in_ch / groups, kh, kw) made block-diagonal: (out_ch, in_ch, kh, kw)."""
     n = weight.shape[1]
     parts = [F.pad(part, (0, 0, 0, 0, i * n, (groups - 1 - i) * n)) for i, part in enumerate(weight.chunk(groups))]
     return torch.cat(parts)

@@ -27,7 +27,7 @@ SUM_TILE, SUM_WARPS = 1024, 4  # chunks times numbers of a tile
 
 @functools.cache
 def can_build(device_index):
-    """Whether Triton can build kernels for this GPU: compute capability 7.0, and a C compiler and Python's headers for launchers."""
+    """Whether Triton can build kernels here: compute capability 7.0, a C compiler and Python's headers (for launchers)."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")  # as Triton looks for it
     scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # where Triton looks for them
     headers = os.path.join(sysconfig.get_paths(scheme)["include"], "Python.h")
@@ -56,14 +56,14 @@ def last_offset(x):
 
 
 def launcher(kernel):
-    """The kernel, to be launched by [grid](...) where torch.compile and make_fx see it; as it is in Triton's interpreter."""
+    """The kernel, wrapped so that torch.compile and make_fx see its launch; as it is in Triton's interpreter."""
     return wrap_triton(kernel) if isinstance(kernel, JITFunction) else kernel
 
 
 def pixel_rows(x):
     """The map (B, C, H, W) laid out as rows of pixels, each with its channels side by side; copied if it is not.
 
-    A slice of the channels of such a map stays as it is: its rows are longer than C, by x.stride(3) elements.
+    A slice of the channels of such a map stays as it is: its rows are x.stride(3) > C elements apart.
     """
     B, C, H, W = x.shape
     B_stride, C_stride, H_stride, W_stride = x.stride()
@@ -109,7 +109,7 @@ def sum_chunks_kernel(
 
 
 def sum_chunks(partial, out, bias):
-    """Sums partial (chunks, T or T + 1, C), float32, into out (C, T) and, of the last row, into bias (C,) unless None."""
+    """Sums partial (chunks, T or T + 1, C), float32, into out (C, T) and its last row into bias (C,) unless None."""
     n_chunks, n_rows, C = partial.shape
     chunks = FEW_CHUNKS if n_chunks <= FEW_CHUNKS else MANY_CHUNKS
     grid = (triton.cdiv(n_rows * C, SUM_TILE // chunks),)

@@ -1,4 +1,4 @@
-"""Layer norm over the channels of each pixel on CUDA, in Triton: for few channels, of maps whose channels lie side by side.
+"""Layer norm over the channels of each pixel on CUDA, in Triton: for few channels, of channels-last maps.
 
 PyTorch's kernels give each pixel a block of threads, most of which have nothing to do for 16 to 64 channels. Here a program
 takes many pixels, each of which stays in the registers of a few threads. The backward pass computes mean and deviation
@@ -18,7 +18,7 @@ MAX_CHANNELS = 1024  # a pixel has to fit into the registers of a program
 
 
 class Blocks:
-    """Sizes of the programs, in a class of its own so that tests/bench_kernels.py can vary them."""
+    """Sizes of the programs, in a class so that tests/bench_kernels.py can vary them."""
 
     VECTOR = 8  # channels of a thread
     WARPS = 4

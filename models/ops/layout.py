@@ -57,7 +57,7 @@ def every_nth(x, n):
     return _EveryNth.apply(x, n)
 
 
-class _MeanOfPixels(torch.autograd.Function):
+class _GlobalAvgPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
         ctx.shape = x.shape
@@ -70,14 +70,14 @@ class _MeanOfPixels(torch.autograd.Function):
 
 
 @leaf
-def mean_of_pixels(x):
+def global_avg_pool(x):
     """(B, C, H, W) -> (B, C), x.mean((2, 3)).
 
     On a CPU it is a matrix product, ten times as fast on channels-last maps. Elsewhere the gradient is a broadcast view of
     one number per channel; PyTorch's own writes a whole map.
     """
     if x.device.type != "cpu" or x.dtype == torch.float16:  # sums of float16 overflow
-        return _MeanOfPixels.apply(x)
+        return _GlobalAvgPool.apply(x)
     pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H W, C)
     with torch.autocast("cpu", enabled=False):
         return torch.bmm(x.new_ones(x.shape[0], 1, pixels.shape[1]), pixels)[:, 0] / pixels.shape[1]

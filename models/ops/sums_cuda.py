@@ -1,4 +1,4 @@
-"""Sums over all pixels of maps whose channels lie side by side, on CUDA, in Triton: gradients of biases and of factors.
+"""Sums over all pixels of channels-last maps, on CUDA, in Triton: gradients of biases and of factors.
 
 PyTorch's reduction of a map to a few channels leaves most of the GPU idle. Sums are float32, in a fixed order.
 """
@@ -12,18 +12,18 @@ from models.ops.kernels import alignment, launcher, pixel_rows, sum_chunks
 
 
 class Blocks:
-    """Sizes of the programs, in a class of its own so that tests/bench_kernels.py can vary them."""
+    """Sizes of the programs, in a class so that tests/bench_kernels.py can vary them."""
 
     VECTOR = 8  # channels of a thread
     WARPS = 4
     MAX_CHANNELS = 64  # of a program
-    PROGRAMS = 1024  # about so many; each leaves a partial sum
+    PROGRAMS = 1024  # roughly; each leaves a partial sum
 
 
 @triton.jit(do_not_specialize=["n_pixels", "C", "g_row", "x_row", "n_tiles"])
 def channel_sums_kernel(
     Grad,  # rows of g_row * ALIGN numbers, a pixel each
-    X,  # rows of x_row * ALIGN numbers; like Factor and GradX only of use if HAS_FACTOR
+    X,  # rows of x_row * ALIGN numbers; like Factor and GradX used only if HAS_FACTOR
     Factor,  # (groups, C * ALIGN)
     GradX,  # rows of C * ALIGN numbers
     Partial,  # (chunks, groups, C * ALIGN), float32
@@ -62,7 +62,7 @@ def channel_sums_kernel(
 
 
 def launch(grad, x, factor, grad_x, out, n_groups=1):
-    """Sums of grad, or of grad * x with a factor, into out (n_groups, C); then grad_x becomes grad * factor, too.
+    """Sums grad into out (n_groups, C); or, with a factor, sums grad * x and fills grad_x with grad * factor.
 
     Each group of images has its own sums and its own factors (n_groups, C).
     """
@@ -109,7 +109,7 @@ def channel_sums(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def channel_scale_gradient(
     x: torch.Tensor, grad: torch.Tensor, factor: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of x (B, C, H, W), channels-last, and of factor (C, 1, 1) or (B, C, 1, 1), of their product."""
+    """Gradients of x * factor: of x (B, C, H, W), channels-last, and of factor (C, 1, 1) or (B, C, 1, 1)."""
     x, grad = pixel_rows(x), pixel_rows(grad)
     N, C, H, W = x.shape
     n_groups = N if factor.dim() == 4 else 1
@@ -120,7 +120,7 @@ def channel_scale_gradient(
 
 
 class BiasGradient(torch.autograd.Function):
-    """A map (B, C, H, W) to which a bias (C,) has been added without its gradient: returns it, and finds the gradient."""
+    """Returns a map (B, C, H, W) to which a detached bias (C,) was added, and gives the bias its gradient."""
 
     @staticmethod
     def forward(ctx, x, bias):
