@@ -21,7 +21,7 @@ class Augment:
     crop_padding: pixels by which the crop may move, borders reflected. flip: mirrors each image with probability 1/2. cutout:
     side of the square that is set to the mean (DeVries and Taylor 2017). mixup, cutmix: the alpha of their Beta(alpha, alpha)
     (Zhang et al. 2018; Yun et al. 2019); with both, each batch takes one of them. The middle image of an odd batch stays as it
-    is. crop_scale: the least share of the image's area that a crop is resized from (Szegedy et al. 2015, with 0.08), in place
+    is. crop_scale: the smallest share of the image's area that a crop covers (Szegedy et al. 2015, with 0.08), in place
     of the padded crop. Departures there: the crop is taken from the square that was decoded, and its shape is drawn from those
     that fit its area.
     """
@@ -40,8 +40,8 @@ class TrainBatches:
     begin() puts an epoch's draws into buffers on the device that stay where they are; batch(at) computes the batch of step
     `at`, a number on the device, from these buffers alone, so that a CUDA graph can replay it. batch_size is global: every
     process takes an equal slice of each batch, and what does not fill a batch is left out of the epoch. balanced: each class
-    comes equally often in an epoch, images of small ones again and again. Raises ValueError if the processes do not divide
-    the batch, the split does not fill one, or a class that is to come has no image.
+    comes equally often in an epoch, with images of small ones repeated. Raises ValueError if the processes do not divide
+    the batch, the split does not fill one, or, if balanced, a class has no image.
     """
 
     def __init__(self, split, batch_size, augment, mean, std, n_classes, seed, rank=0, world_size=1, balanced=False):
@@ -66,7 +66,7 @@ class TrainBatches:
         self.axis = torch.arange(split.image_size, device=self.device)  # rows and columns of a square
         self.draws = {}  # name -> (steps, images of a batch), on the device
         self.prepared = None  # (epoch, its draws on the host), made while the device trains on the one before
-        self.decoded = None  # images of the step at hand, where the split is streamed
+        self.decoded = None  # images of the current step, if the split is streamed
 
     def prepare(self, epoch):
         """Draws an epoch on the host, in page-locked memory if a GPU is to copy it."""
@@ -174,11 +174,11 @@ class TrainBatches:
         return {side: rng.integers(-padding, padding, n, endpoint=True) for side in ("top", "left")}
 
     def draw_resized_crops(self, rng, n):
-        """Boxes in parts of the image: area from crop_scale to 1, width to height from 3/4 to 4/3 as far as it fits."""
+        """Boxes in fractions of the image: area from crop_scale to 1, aspect ratio from 3/4 to 4/3 as far as it fits."""
         area = rng.uniform(self.augment.crop_scale, 1, n)
-        widest = np.minimum(np.log(4 / 3), -np.log(area))
-        shape = np.exp(rng.uniform(-1, 1, n) * widest)
-        height, width = np.sqrt(area / shape), np.sqrt(area * shape)
+        max_log_aspect = np.minimum(np.log(4 / 3), -np.log(area))
+        aspect = np.exp(rng.uniform(-1, 1, n) * max_log_aspect)
+        height, width = np.sqrt(area / aspect), np.sqrt(area * aspect)
         top, left = rng.random(n) * (1 - height), rng.random(n) * (1 - width)
         box = {"top": top, "left": left, "height": height, "width": width}
         return {name: values.astype(np.float32) for name, values in box.items()}

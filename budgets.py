@@ -74,7 +74,7 @@ def read_conditions(folders):
 
 
 def what_differs(conditions):
-    """'budget', 'recipe' or both, and 'lr' and other settings of a shared recipe: in what the conditions differ."""
+    """What differs between conditions: 'budget', 'recipe' or both, and settings of a shared recipe such as 'lr'."""
     differs = [name for name in ("budget", "recipe") if len({getattr(each, name) for each in conditions}) > 1]
     own = {name for each in conditions for name in each.results.own_recipes}
     shared = [{name: value for name, value in recipe_of(each.results.row).items() if name not in (*SHARED, *own)}
@@ -89,13 +89,13 @@ def shared_methods(conditions):
 
 
 def changes(conditions):
-    """[(method, what changes)] for each method whose word changes between conditions, or its sign beyond its interval."""
+    """[(method, what changes)] for methods whose word, or whose sign beyond its interval, changes between conditions."""
     found = []
     for name in shared_methods(conditions):
         results = [each.methods[name] for each in conditions if name in each.methods]
         words = [word for word, _ in groupby(result.word for result in results if result.word)]
         clear = [result for result in results if not (result.unstable or abs(result.mean) <= result.half)]
-        signs = {np.sign(result.mean) for result in clear}  # with one seed, which has no interval, of every mean
+        signs = {np.sign(result.mean) for result in clear}  # one seed has no interval: every mean counts
         what = ["from " + " to ".join(words)] if len(words) > 1 else []
         what += ["its mean changes sign"] if len(signs) > 1 else []
         if what:

@@ -1,4 +1,4 @@
-"""State on the disk that survives a crash at any moment, and signals that stop a run after the step at hand."""
+"""State on the disk that survives a crash at any moment, and signals that stop a run after the current step."""
 
 import io
 import math
@@ -20,8 +20,8 @@ REPEAT_S = 2.0  # seconds within which a signal may arrive twice
 def write_atomically(path, content, keep=None):
     """Writes bytes so that, whenever the machine stops, the file is the old one or the new one.
 
-    keep: a name under which the old file stays; for a moment it is there under that name only. If the disk is full, OSError is
-    raised and the old file is in its place.
+    keep: a name to keep the old file under; for a moment it exists under that name only. On a full disk this raises OSError
+    and leaves the old file in place.
     """
     path = Path(path)
     pending = path.with_name(path.name + ".tmp")
@@ -59,7 +59,7 @@ def load_checkpoint(path):
         if damaged:
             raise zipfile.BadZipFile(f"{damaged} has a wrong checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError) as error:  # which says nothing of the file
+    except (OSError, MemoryError) as error:  # says nothing about the file
         raise UnreadableError(f"{path} cannot be read: {error or type(error).__name__}") from None
     except Exception as error:  # every kind of damage has its own exception
         reason = one_line(error)
@@ -74,8 +74,8 @@ def load_checkpoint(path):
 class StopSignals:
     """Notes the signals that stop a run, so that training can stop after a step; a second one ends the program at once.
 
-    A scheduler may signal all processes, and torchrun then hands its own signal on: the same one again within REPEAT_S is
-    not a second one. received: the signal's number, or TIME_IS_UP after max_s seconds, or 0.
+    A scheduler may signal all processes, and torchrun then passes its own on: a repeat within REPEAT_S does not count as a
+    second one. received: the signal's number, or TIME_IS_UP after max_s seconds, or 0.
     """
 
     def __init__(self, max_s=math.inf):

@@ -15,10 +15,10 @@ SIGNAL_S = 1.0  # to wait, after a signal ended a child, for the same signal to 
 
 
 class Children:
-    """The programs at hand. Each is a process group of its own, to which a signal that stops us is passed on."""
+    """The running programs, each in its own process group, to which a signal that stops us is passed on."""
 
     def __init__(self):
-        self.running, self.told = set(), threading.Event()
+        self.running, self.signalled = set(), threading.Event()
         self.stopped_by, self.stopped_at = 0, 0.0
         for number in STOP_SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
@@ -29,7 +29,7 @@ class Children:
         if self.stopped_by and now - self.stopped_at < REPEAT_S:
             return  # a scheduler signals all processes, some of them twice
         self.stopped_by, self.stopped_at = self.stopped_by or number, now
-        self.told.set()
+        self.signalled.set()
         for child in list(self.running):
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGTERM)
@@ -52,6 +52,6 @@ class Children:
             os.killpg(child.pid, signal.SIGTERM)
             output, _ = child.communicate()
         self.running.discard(child)
-        if child.returncode < 0 or child.returncode > 128:  # by a signal, which may be just on its way to us, too
-            self.told.wait(SIGNAL_S)
+        if child.returncode < 0 or child.returncode > 128:  # by a signal, which may be about to reach us, too
+            self.signalled.wait(SIGNAL_S)
         return child.returncode, output

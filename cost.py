@@ -17,7 +17,7 @@ def n_params(net):
 
 @contextmanager
 def counted_attention():
-    """Turns off the fused nn.MultiheadAttention of eval mode, which some networks of torchvision use, for it counts as 0."""
+    """Turns off eval mode's fused nn.MultiheadAttention, used by some torchvision networks: it would count as 0 MACs."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -29,7 +29,7 @@ def counted_attention():
 def layer_table(arch, num_classes, settings, image_size, depth=3):
     """Rows (name, class, output shape, parameters, MACs) for one image; the first row is the whole network.
 
-    depth: parts that a layer's name has at most; 0 for the network alone. MACs count convolutions and matrix products, as
+    depth: the most parts of a layer's name; 0 for the network alone. MACs count convolutions and matrix products, as
     papers do; norms, activations, pooling, Fourier transforms and element-wise products are left out.
     """
     with torch.device("meta"):

@@ -23,7 +23,7 @@ from sources import find, open_tables
 from splits import Split, hold_out, hold_out_fold
 
 CACHE_DIR = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnet-grafts"
-FORMAT = 4  # of the decoded cache: to be raised with every change of what is decoded, resized, drawn or measured
+CACHE_FORMAT = 4  # raise it with every change to what is decoded, resized, drawn or measured
 
 
 @dataclass
@@ -31,8 +31,8 @@ class ImageSet:
     """Splits and their classes. mean and std: of the training pixels, three channels each, on the scale 0 to 255.
 
     content_fingerprint: 16 characters that differ if a label or an image of any split does, as far as cache.measure() looks.
-    val: the images of a folder val/, if there is one. train is None where a trained network is only to be tested. notes: what
-    a user should know of how the set was read, a line each.
+    val: the images of a folder val/, if there is one. train is None where a trained network is only to be tested. notes: lines
+    on how the set was read, for the user.
     """
 
     train: Split
@@ -70,11 +70,11 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, kn
     """
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}: choose from {', '.join(DATASETS)}")
-    refuse_no_folder(name, data_dir)
+    require_folder(name, data_dir)
     if name == "shapes100" and (data_dir or image_size):
         raise ValueError("--dataset shapes100 is drawn at 32x32: leave out --data-dir and --image-size")
     found = find(name, data_dir, known_classes) if data_dir else None
-    key = hashlib.sha256(json.dumps([FORMAT, name, image_size, found and found.stamp]).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([CACHE_FORMAT, name, image_size, found and found.stamp]).encode()).hexdigest()[:12]
     folder = Path(cache_dir or CACHE_DIR) / f"{name}-{key}"
     splits, meta = read_or_decode(name, found, image_size, folder, math.inf if name == "shapes100" else room)
     return ImageSet(**{"train": None} | splits | meta, notes=found.notes if found else ())
@@ -90,10 +90,10 @@ def read_or_decode(name, found, image_size, folder, room):
         cache.remove_leftovers(folder)
         return fitting
     streamed = folder.with_name(f"{folder.name}-streamed")
-    is_known = is_decoded or (streamed / "meta.json").exists()
-    if not is_known and not os.access(next(p for p in folder.parents if p.exists()), os.W_OK):
+    is_cached = is_decoded or (streamed / "meta.json").exists()
+    if not is_cached and not os.access(next(p for p in folder.parents if p.exists()), os.W_OK):
         raise ValueError(f"cannot write decoded images to {folder.parent}: give another --cache-dir")
-    with nullcontext() if is_known else cache.one_at_a_time(folder):
+    with nullcontext() if is_cached else cache.one_at_a_time(folder):
         # another process may have decoded it while this one waited
         if (folder / "meta.json").exists() and (fitting := read_fitting(folder, room)):
             return fitting
@@ -104,21 +104,21 @@ def read_or_decode(name, found, image_size, folder, room):
         splits, classes = (found.open if found else open_tables)(name, found, image_size)
         check_splits(splits, classes)
         try:
-            return decode_or_stream(splits, classes, folder, streamed, room, is_known)
+            return decode_or_stream(splits, classes, folder, streamed, room, is_cached)
         except UnfitImageError as error:
             raise error.listed_in(folder.with_name(f"{folder.name}-unfit.txt")) from None
 
 
-def decode_or_stream(splits, classes, folder, streamed, room, is_known):
+def decode_or_stream(splits, classes, folder, streamed, room, is_cached):
     """Decodes splits {name: Encoded} into folder; streams those that do not fit into `room`. Returns what cache.read() does.
 
-    is_known: it was there, decoded or streamed, so the caller holds no lock.
+    is_cached: decoded or known as streamed, so the caller holds no lock.
     """
     n_bytes = sum(len(images) * 3 * images.size**2 for images in splits.values())
-    is_others = is_known and not os.access(folder.parent, os.W_OK)  # another user's cache: streamed, as before
-    if n_bytes > room or is_others:
+    is_read_only = is_cached and not os.access(folder.parent, os.W_OK)  # another user's cache: streamed, as before
+    if n_bytes > room or is_read_only:
         return cache.stream(streamed, classes, splits)
-    with cache.one_at_a_time(folder) if is_known else nullcontext():  # known only as streamed: no lock is held
+    with cache.one_at_a_time(folder) if is_cached else nullcontext():  # known only as streamed: no lock is held
         if not (folder / "meta.json").exists():
             cache.refuse_full_disk(folder, n_bytes)
             cache.write(folder, classes, cache.decode_all(splits))
@@ -131,16 +131,16 @@ def read_fitting(folder, room):
     return (splits, meta) if sum(split.images.nbytes for split in splits.values()) <= room else None
 
 
-def refuse_no_folder(name, data_dir):
+def require_folder(name, data_dir):
     if name == "folder" and not data_dir:
         raise ValueError("--dataset folder needs --data-dir, a folder with train/<class>/ and test/<class>/ in it")
 
 
 def n_classes(name, data_dir=None):
-    """The number of classes of a dataset, of which no image is read. Raises ValueError for a folder that is not given or found."""
+    """A dataset's number of classes, found without reading an image. Raises ValueError for a missing folder."""
     if name != "folder":
         return 10 if name == "cifar10" else 100
-    refuse_no_folder(name, data_dir)
+    require_folder(name, data_dir)
     return len(find(name, data_dir).classes)
 
 
@@ -151,7 +151,7 @@ def room(device):
 
 
 def check_splits(splits, classes):
-    """Raises ValueError for what can be seen without decoding all images: labels, and the sizes that they begin with."""
+    """Raises ValueError for bad labels, and for splits whose first images differ in size: without decoding all images."""
     for split, images in splits.items():
         outside = images.targets[(images.targets < 0) | (images.targets >= len(classes))]
         if len(outside):

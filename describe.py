@@ -22,14 +22,14 @@ def listing():
         for name, method in METHODS.items():
             if method.slot == slot:
                 lines += [f"{name}  [{slot}]  {method.paper}; published with {method.published_with}"]
-                lines += said_of(name, method.make)
+                lines += class_lines(name, method.make)
     lines += ["", "Backbones, and whole networks"]
     shown_before = set()
     for name, backbone in BACKBONES.items():
         fixed = "".join(f", {knob} {value}" for knob, value in backbone.fixed.items())
         lines += [f"{name}  [takes {', '.join(backbone.slots) or 'no method'}]  {backbone.family}.*{fixed}"]
         if backbone.make not in shown_before:
-            lines += said_of(backbone.family, backbone.make, backbone.fixed)
+            lines += class_lines(backbone.family, backbone.make, backbone.fixed)
         shown_before.add(backbone.make)
     lines += [
         "torchvision:NAME  [takes no method]  any classification network of torchvision, such as torchvision:resnet18"
@@ -38,25 +38,25 @@ def listing():
     return "\n".join(lines)
 
 
-def said_of(group, make, fixed=()):
+def class_lines(group, make, fixed=()):
     """The first line of a class's docstring, and a line for each knob: how it is set, its type and default, and its meaning."""
     doc = make.__doc__ or ""
-    said = meanings(doc)
+    meaning = meanings(doc)
     return [f"    {line}" for line in doc.splitlines()[:1]] + [
         f"    --set {group}.{name}={shown(knob.default)}  ({describe_type(knob.annotation)})"
-        + (f"  {said[name]}" if name in said else "")
+        + (f"  {meaning[name]}" if name in meaning else "")
         for name, knob in knobs(make, fixed).items()
     ]
 
 
 def meanings(docstring):
-    """What a docstring says of arguments, in sentences such as "kernel_size: of the filter, odd.": name -> text."""
-    said = {}
+    """What a docstring says about arguments, in sentences such as "kernel_size: of the filter, odd.": name -> text."""
+    by_name = {}
     for sentence in re.split(r"(?<=\.)\s+", docstring):
         if found := MEANING.fullmatch(sentence.strip()):
             text = " ".join(found[2].split())
-            said |= {name: text for name in re.split(r",\s", found[1]) if name not in said}
-    return said
+            by_name |= {name: text for name in re.split(r",\s", found[1]) if name not in by_name}
+    return by_name
 
 
 def shown(value):

@@ -52,8 +52,8 @@ from team import title_of
 def report_text(results, charts, folders, team, conditions, pair):
     """report.md: question, answer, design, methods, results, cost, ablations, limits, and how to repeat every number.
 
-    charts: {file's name: title} of the charts that were drawn. folders: those of the conditions, named in the
-    text, the results' last. conditions: see budgets.py. pair: two networks, see pictures.py.
+    charts: {file's name: title} of the charts that were drawn. folders: the conditions', as the text names
+    them; the results' comes last. conditions: see budgets.py. pair: two networks, see pictures.py.
     """
 
     def chart(name):
@@ -307,7 +307,7 @@ def contributions_text(team):
 
 
 def write_csv(path, results):
-    """results.csv: one line per run (with folds: their mean) with what was measured, and by the cost pass if there is one."""
+    """results.csv: what each run (with folds: their mean) measured, one per line, and what the cost pass did, if any."""
     names = [n for n in MEASURED if n not in ("per_class_top1", "curve", "started", "status")]
     of_cost_pass = ["train_imgs_per_s", "eval_imgs_per_s"]
     of_cost_pass += [name for _, *fields in latencies_in(results.cost_pass) for name in fields]
@@ -382,19 +382,19 @@ TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 def page(text, folder):
     """report.md's text -> one self-contained HTML page that opens offline, with the pictures from `folder` inside."""
     body = to_html(text, extensions=["tables", "fenced_code"], output_format="html")
-    body = re.sub(r'src="(.+?)"', lambda found: f'src="{as_data(folder / found[1])}"', body)
+    body = re.sub(r'src="(.+?)"', lambda found: f'src="{data_uri(folder / found[1])}"', body)
     body = re.sub(r"<table>.*?</table>", framed, body, flags=re.DOTALL)
     return PAGE.format(title=escape(text.splitlines()[0].removeprefix("# ")), style=STYLE.strip(), body=body)
 
 
-def framed(table):
+def framed(match):
     """A table that can be scrolled, and is set smaller if it has many columns."""
-    n_columns = len(re.findall("<th[ >]", table[0]))
+    n_columns = len(re.findall("<th[ >]", match[0]))
     looks = " ".join(["many"] * (n_columns >= MANY_COLUMNS) + ["upright"] * (n_columns >= TOO_MANY))
     tag = f'<table class="{looks}">' if looks else "<table>"
-    return '<div class="wide">' + table[0].replace("<table>", tag, 1) + "</div>"
+    return '<div class="wide">' + match[0].replace("<table>", tag, 1) + "</div>"
 
 
-def as_data(path):
-    """A picture's file as an address that holds it."""
+def data_uri(path):
+    """A picture file as a data URI."""
     return f"data:{TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -52,7 +52,7 @@ def residual_block(conv="3x3 conv", second="", attention=""):
 def stages(text, first=1):
     """The network as three stages of blocks. What the module replaces has its colour: stages from `first` on.
 
-    first: 1, with the stem, 3, or 4 for the pooling after the stages.
+    first: 1 (stem included), 3, or 4 (only the pooling after the stages).
     """
     shapes, x = [Box(4, 40, 44, 36, "stem", "module" if first == 1 else "plain")], 58
     for stage in range(3):

@@ -19,8 +19,8 @@ from torch.export import Dim
 from shapes import draw_shapes
 
 SUFFIXES = (".onnx", ".pt2")
-CHECKED = (1, 2, 7, 45, 45)  # images of the batches that compare the file with the network, 100 in all
-ROUNDING = 1e-4  # of the largest logit: two classes this close may change places
+CHECKED = (1, 2, 7, 45, 45)  # batch sizes on which file and network are compared, 100 images in all
+ROUNDING = 1e-4  # relative to the largest logit: classes this close may swap
 METADATA = "metadata.json"
 
 
@@ -43,7 +43,7 @@ def check_packages(path):
 
 
 def write(model, scores, path):
-    """Exports a Classifier and compares: returns (the largest difference of a logit, the largest logit).
+    """Exports a Classifier and checks the file: returns (largest difference of a logit, largest logit).
 
     scores: name -> value, for the metadata. The file appears only if it agrees. Raises ValueError, in one line, for a
     network that cannot be traced and for a file that gives an image another class.
@@ -57,7 +57,7 @@ def write(model, scores, path):
     }
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         pending = Path(folder) / path.name
-        with obstacles_named(model.arch):
+        with one_line_errors(model.arch):
             run = (write_onnx if path.suffix == ".onnx" else write_pt2)(trace(model), metadata, pending)
             found = torch.cat([run(imgs) for imgs in batches])
         if len(os.listdir(folder)) > 1:
@@ -68,8 +68,8 @@ def write(model, scores, path):
 
 
 @contextmanager
-def obstacles_named(arch):
-    """Raises ValueError, in one line, for whatever keeps a network from being written and run; but OSError as it is."""
+def one_line_errors(arch):
+    """Turns whatever keeps a network from being exported or run into a one-line ValueError; OSError stays."""
     try:
         with quiet(), torch.no_grad():
             yield
@@ -77,7 +77,7 @@ def obstacles_named(arch):
         raise
     except Exception as error:  # each obstacle has an exception of its own
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(f"{arch} cannot be exported with an open batch ({first})") from None
+        raise ValueError(f"{arch} cannot be exported with a dynamic batch ({first})") from None
 
 
 def quiet():
@@ -88,13 +88,13 @@ def quiet():
 
 
 def trace(model):
-    """The exported program of a Classifier, its batch left open."""
+    """The exported program of a Classifier, for any batch size."""
     imgs = torch.zeros(2, 3, model.image_size, model.image_size, dtype=torch.uint8)
     return torch.export.export(model, (imgs,), dynamic_shapes=({0: Dim("batch")},), strict=False)
 
 
 def write_onnx(program, metadata, path):
-    """Returns what the file computes, through ONNX Runtime on as many threads as PyTorch's: images -> logits."""
+    """Writes the file and returns it as a function, images -> logits: ONNX Runtime on PyTorch's number of threads."""
     import onnxruntime
 
     names = {"input_names": ["images"], "output_names": ["logits"]}
@@ -108,7 +108,7 @@ def write_onnx(program, metadata, path):
 
 
 def write_pt2(program, metadata, path):
-    """Returns what the file computes, loaded again: images -> logits."""
+    """Writes the file, loads it and returns it as a function: images -> logits."""
     torch.export.save(program, path, extra_files={METADATA: json.dumps(metadata)})
     return torch.export.load(path).module()
 
@@ -120,10 +120,10 @@ def compare(model, batches, found):
     difference = (found - expected).abs().max().item()
     chosen = expected.gather(1, found.argmax(1, keepdim=True))[:, 0]
     margin = expected.amax(1) - chosen  # by which the network prefers its class to the file's
-    n_other = (margin > ROUNDING * expected.abs().max()).sum().item()
-    if n_other or not math.isfinite(difference):
+    n_changed = (margin > ROUNDING * expected.abs().max()).sum().item()
+    if n_changed or not math.isfinite(difference):
         raise ValueError(
-            f"the exported {model.arch} gives {n_other} of {len(found)} images another class than the network (the "
+            f"the exported {model.arch} gives {n_changed} of {len(found)} images another class than the network (the "
             f"largest difference of a logit is {difference:.2g}): nothing is written"
         )
     return difference, expected.abs().max().item()

@@ -4,7 +4,7 @@ from tuning import as_text
 
 
 def network_of(arch, knobs):
-    """What tells a network from others: ghostnet_eca_resnet is eca_ghostnet_resnet, and a knob of 1e-6 is one of 1e-06."""
+    """A network's identity: ghostnet_eca_resnet is eca_ghostnet_resnet, and a knob of 1e-6 is one of 1e-06."""
 
     def plain(value):  # typed or parsed
         text = as_text(value)
@@ -21,6 +21,6 @@ def hours_of(networks, rows, n_images):
 
     networks: {run: (arch, {knob: value as typed})}. Returns {run: hours}.
     """
-    speed = {network_of(row["arch"], row["settings"]): row["train_imgs_per_s"] for row in rows}
-    asked = {run: speed.get(network_of(*of)) for run, of in networks.items()}
-    return {run: n_images / of / 3600 for run, of in asked.items()} if all(asked.values()) else {}
+    measured = {network_of(row["arch"], row["settings"]): row["train_imgs_per_s"] for row in rows}
+    speeds = {run: measured.get(network_of(*network)) for run, network in networks.items()}
+    return {run: n_images / speed / 3600 for run, speed in speeds.items()} if all(speeds.values()) else {}

@@ -17,7 +17,7 @@ import export
 import hub
 import machine
 
-ROUNDS, CALLS = 20, 10  # that are timed, of each network: 200 calls, so that ten are above the 95th percentile
+ROUNDS, CALLS = 20, 10  # timed for each network: 200 calls, so that ten are above the 95th percentile
 TURN_S = 0.25  # seconds after which a turn ends with fewer calls
 
 
@@ -69,14 +69,14 @@ def as_trained(net, image_size, amp, device):
 def as_exported(model):
     """A call that runs a Classifier's exported file on one image. Raises ValueError for what cannot be exported."""
     img = torch.randint(256, (1, 3, model.image_size, model.image_size), dtype=torch.uint8)
-    with tempfile.TemporaryDirectory() as folder, export.obstacles_named(model.arch):
+    with tempfile.TemporaryDirectory() as folder, export.one_line_errors(model.arch):
         run = export.write_onnx(export.trace(model), {}, Path(folder) / "net.onnx")
         run(img)
     return lambda: run(img)
 
 
 def measure(runs, num_classes, image_size, amp, device):
-    """Latencies of runs (arch, settings): a row of each, {latency_ms, latency_p95_ms}, and both again after "exported_".
+    """Latencies of runs (arch, settings): a row for each, {latency_ms, latency_p95_ms}, and both prefixed with "exported_".
 
     A row has no exported latency if the packages are missing or the network cannot be exported, which a line says.
     """

@@ -8,7 +8,7 @@ from torch.utils.tensorboard.summary import hparams
 # HPARAMS' columns, in this order: what tells runs apart
 SHOWN = ("arch", "settings", "seed", "epochs", "optimizer", "lr", "weight_decay", "batch_size", "params", "macs")
 METRICS = ("top1", "top5", "loss", "ece")
-MOST_COUNTED = 2000  # classes of a confusion matrix that is kept; it grows with their square
+MOST_CLASSES = 2000  # of a confusion matrix that is kept; it grows with their square
 
 
 def hparams_summaries(config):
@@ -23,7 +23,7 @@ def hparams_summaries(config):
 def confusion_image(confusion):
     """Confusion counts (target, prediction) -> a grey image uint8 (3, H, W), rows scaled to their sum.
 
-    A cell has four pixels a side, and one where there are more than 500 classes.
+    A cell is 4x4 pixels, or one pixel with more than 500 classes.
     """
     share = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     side = 4 if len(confusion) <= 500 else 1
@@ -38,7 +38,7 @@ class Log:
         if resumed_at is None:  # a run that ended before its first checkpoint may have had other flags
             for file in folder.glob("events.out.tfevents.*"):
                 file.unlink()
-        # what an interrupted run logged after its checkpoint is hidden, for it will be logged again
+        # what an interrupted run logged after its checkpoint is hidden, because it will be logged again
         self.writer = SummaryWriter(folder, purge_step=None if resumed_at is None else resumed_at + 1)
         experiment, session, self.session_end = hparams_summaries(config)
         self.writer.file_writer.add_summary(experiment)
@@ -59,7 +59,7 @@ class Log:
 
     def finish(self, result, confusion, step):
         self.scalars({f"test/{name}": result[name] for name in METRICS}, step)
-        if len(confusion) <= MOST_COUNTED:
+        if len(confusion) <= MOST_CLASSES:
             self.writer.add_image("test/confusion", confusion_image(confusion), step)
         self.writer.file_writer.add_summary(self.session_end)
         self.writer.close()

@@ -1,4 +1,4 @@
-"""What this machine is and has. Whatever only some systems have is wrapped here, with the fallback for the others.
+"""What this machine is and has. What only some systems have is wrapped here, with a fallback for the others.
 
 Linux has it all. Windows has no SIGUSR1, no file handles of folders and no module `resource`; neither Windows nor a Mac has
 control groups, /proc or glibc.
@@ -42,7 +42,7 @@ def device_name(device):
 
 
 def unused_gpu(device):
-    """What the first line of a run adds on a Mac, whose GPU computes wrong numbers in silence in places."""
+    """What a run's first line adds on a Mac, whose GPU silently computes some numbers wrong."""
     import torch
 
     return (
@@ -51,7 +51,7 @@ def unused_gpu(device):
 
 
 def cpu_name(cpuinfo):
-    """The first processor in the text of /proc/cpuinfo: its name, family and model, as far as they are there, or "CPU".
+    """The first processor in the text of /proc/cpuinfo: its name, family and model, as far as known, or "CPU".
 
     The name alone is not enough: virtual machines call several generations "AMD EPYC".
     """
@@ -66,15 +66,15 @@ def cpu_name(cpuinfo):
 
 
 def keep_freed_memory():
-    """Makes glibc keep large freed blocks, which each step would otherwise have to be given anew, page by page.
+    """Makes glibc keep large freed blocks, which the kernel would otherwise map anew, page by page, in each step.
 
-    Training steps on a CPU are 10 to 30 % faster for it. Other C libraries are left as they are.
+    This makes training steps on a CPU 10 to 30 % faster. Other C libraries are left as they are.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (AttributeError, OSError):
         return
-    # glibc up to 2.34 takes at most 32 MiB; with none taken, the last call would leave blocks of 128 kB or more out of the heap
+    # glibc up to 2.34 takes at most 32 MiB; with no value set, M_TRIM_THRESHOLD would fix this one at 128 kB
     if not mallopt(M_MMAP_THRESHOLD, 2**31 - 1):
         mallopt(M_MMAP_THRESHOLD, 2**25)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
@@ -87,14 +87,14 @@ def peak_memory_mb(device):
 
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = re.search(r"^VmHWM:\s*(\d+) kB$", text_of(PROC / "self" / "status"), re.MULTILINE)  # gVisor has none
-    if peak:  # ru_maxrss begins, in a child process, with what its parent had
+    if peak:  # a child's ru_maxrss starts at its parent's
         return int(peak[1]) / 2**10
     if resource:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     import psutil  # which comes with accelerate
 
-    there = psutil.Process().memory_info()
-    return getattr(there, "peak_wset", there.rss) / 2**20  # peak_wset: on Windows
+    memory = psutil.Process().memory_info()
+    return getattr(memory, "peak_wset", memory.rss) / 2**20  # peak_wset: on Windows
 
 
 def free_memory():
@@ -138,7 +138,7 @@ def keep_to_cores():
 
 
 def process_started(pid):
-    """When a process of this machine began, in seconds since some time in the past, or None if none of this number runs."""
+    """When a process started, in seconds since some fixed time; None if no process has this pid."""
     if PROC.exists():
         fields = text_of(PROC / str(pid) / "stat").rpartition(")")[2].split()  # after the name: state, parent, ...
         is_gone = not fields or fields[0] in ("Z", "X")
@@ -184,7 +184,7 @@ def number_in(file):
 
 
 def sync_folder(folder):
-    """Sees that new names in a folder are on the disk. Windows opens no folders, and keeps names by itself."""
+    """Flushes new names in a folder to the disk. Windows cannot open folders, and flushes names by itself."""
     try:
         directory = os.open(folder, os.O_RDONLY)
     except PermissionError:

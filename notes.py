@@ -19,11 +19,11 @@ class Module:
     paper: str
     idea: str
     place: str
-    here: str  # how the module here differs from the paper's
+    departure: str  # how the module differs from the paper's
 
     @property
     def lines(self):
-        return self.idea, self.place, self.here
+        return self.idea, self.place, self.departure
 
 
 BEFORE_ADD = "Scales the channels of the residual branch, after its last norm and before the add."
@@ -193,10 +193,10 @@ def simulation_text(results):
     n_seeds = str(max(len(net.seeds) for net in results.nets))
     header, line, *rows = SIMULATED.splitlines()
     shown = [row for row in rows if row.split("|")[3].strip() == n_seeds] or rows
-    told = f" The table shows reports with {n_seeds} seeds." * (len(shown) < len(rows))
+    remark = f" The table shows reports with {n_seeds} seeds." * (len(shown) < len(rows))
     if results.judged and not any(results.noise_of(result.seeds).moderated for result in results.judged):
-        told += " The verdicts of this report come from paired t-tests, so only those rows apply to it."
-    return "\n".join([f"{SIMULATION}{told}\n", header, line, *shown])
+        remark += " The verdicts of this report come from paired t-tests, so only those rows apply to it."
+    return "\n".join([f"{SIMULATION}{remark}\n", header, line, *shown])
 
 
 FAMILY = "Holm's correction covers {judged} and becomes stricter with each method that is added."
@@ -240,12 +240,12 @@ def design_table(results):
                  f"{row['n_test']:,} test images"],
         ["budget", epochs_of(row) + f", {row['batch_size']} images per step" * ("batch_size" in recipe)],
     ]  # fmt: skip
-    told = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "warmup_frac", "label_smoothing", "amp")
-    of_data = ("dataset", "image_size", "val_size", "folds", "epochs", "max_steps", "batch_size")
+    always = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "warmup_frac", "label_smoothing", "amp")
+    elsewhere = ("dataset", "image_size", "val_size", "folds", "epochs", "max_steps", "batch_size")
     defaults = vars(parse_args([]))
-    others = [name for name in defaults if name in recipe and name not in (*told, *of_data)]
+    others = [name for name in defaults if name in recipe and name not in (*always, *elsewhere)]
     unusual = [name for name in others if (recipe[name] or None) != (defaults[name] or None)]
-    table.append(["recipe", in_words({name: recipe[name] for name in (*told, *unusual) if name in recipe})])
+    table.append(["recipe", in_words({name: recipe[name] for name in (*always, *unusual) if name in recipe})])
     if results.own_recipes:
         table[-1][1] += f"; each architecture has its own {in_list(results.own_recipes)}"
     held_out = ", the part held out," * bool(row.get("val_size") and not row.get("folds"))
@@ -271,20 +271,20 @@ def design_table(results):
 
 
 def conditions_of(cost_pass):
-    """Under what cost.json's or costs.json's speeds were measured, in words."""
+    """The conditions under which cost.json or costs.json was measured, in words."""
     return in_words({name: value for name, value in cost_pass.items() if name not in ("rows", "latency")})
 
 
 def speed_text(results):
     """Where the speeds come from, and which cannot be compared."""
     timed = [net for net in results.networks if net.cost_pass]
-    of_trainings = [net.name for net in results.networks if not net.cost_pass]
+    untimed = [net.name for net in results.networks if not net.cost_pass]
     if not timed:
         return ("Speeds were measured during training and are medians over the seeds. Other work on the machine may have slowed a "
                 "run, so they are not compared. A cost pass (cost.json, see compare.sh) measures all networks side by side.")  # fmt: skip
     text = f"Speeds are medians over rounds in which the networks take turns, the cost pass ({conditions_of(results.cost_pass)})"
-    if of_trainings:
-        text += f", which has not timed {in_list(of_trainings)}"
+    if untimed:
+        text += f", which has not timed {in_list(untimed)}"
     shared = [
         name
         for name in ("amp", "compile", "batch_size", "device", "torch")
@@ -382,7 +382,7 @@ def short_commit(commit):
 
 
 def origins(rows):
-    """On what and with what the rows were measured: [[what, each value with its number of runs]]."""
+    """The rows' machines, torch versions and commits: [[what, each value with its number of runs]]."""
 
     def counted(values):
         return "; ".join(f"{value} ({n} run{'s' * (n > 1)})" for value, n in sorted(Counter(map(str, values)).items()))

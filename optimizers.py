@@ -34,7 +34,7 @@ CAPTURABLE = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.o
 
 
 def make_optimizer(name, net, lr, momentum, weight_decay):
-    """One of OPTIMIZERS over what is not frozen in the net. Only weights of convolutions and linear layers decay: norms,
+    """One of OPTIMIZERS over the net's trainable parameters. Only weights of convolutions and linear layers decay: norms,
     biases, layer scales, position tables and the like do not."""
     decayed = {id(module.weight) for module in net.modules() if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))}
     decayed |= {id(module.in_proj_weight) for module in net.modules() if isinstance(module, nn.MultiheadAttention)}
@@ -52,17 +52,19 @@ def make_optimizer(name, net, lr, momentum, weight_decay):
 
 def make_schedule(name, lr, warmup_steps, total_steps):
     """The learning rate of each step, by transformers' schedule of that name: a list of total_steps + 1 numbers, the last of
-    which belongs to no step. A warm-up begins at 0. Raises ValueError for a schedule that these steps do not suit."""
+    which belongs to no step. A warm-up begins at 0. Raises ValueError for a schedule that does not suit these steps."""
     from transformers.optimization import get_scheduler
 
-    falling = total_steps // 5 if name == "warmup_stable_decay" else 0
-    extra = {"warmup_stable_decay": {"num_decay_steps": falling}, "polynomial": {"power": 2.0}}.get(name, {})
+    decay_steps = total_steps // 5 if name == "warmup_stable_decay" else 0
+    extra = {"warmup_stable_decay": {"num_decay_steps": decay_steps}, "polynomial": {"power": 2.0}}.get(name, {})
     if (name == "polynomial" and warmup_steps == total_steps) or (name == "inverse_sqrt" and not warmup_steps):
         raise ValueError(
             f"--schedule {name} does not suit {total_steps} steps with {warmup_steps} of warm-up: change --warmup-frac"
         )
-    if falling + warmup_steps > total_steps:
-        raise ValueError(f"--schedule {name} falls over the last fifth of the steps: --warmup-frac must be 0.8 at most")
+    if decay_steps + warmup_steps > total_steps:
+        raise ValueError(
+            f"--schedule {name} decays over the last fifth of the steps: --warmup-frac must be 0.8 at most"
+        )
     stand_in = torch.optim.SGD([torch.zeros(1)], lr)
     scheduler = get_scheduler(name, stand_in, warmup_steps, total_steps, scheduler_specific_kwargs=extra)
     (factor,) = scheduler.lr_lambdas

@@ -70,7 +70,7 @@ def score(runs, data_dir=None, cache_dir=None):
     test = images.test
     for run, model, row in zip(runs, models, rows, strict=True):
         if row["n_test"] != len(test):
-            raise ValueError(f"{run} was scored on {row['n_test']} test images, here are {len(test)}")
+            raise ValueError(f"{run} was scored on {row['n_test']} test images, but there are {len(test)} here")
         if other := set(model.classes) ^ set(images.classes):
             raise ValueError(
                 f"the classes of {run} are not those of these data: only one of them has {sorted(other)[0]}"
@@ -81,8 +81,8 @@ def score(runs, data_dir=None, cache_dir=None):
         raise ValueError(f"{rows[0]['dataset']} is too large to be held in memory, and pair.py reads no streams")
     pixels, targets = test.images[test.index], test.targets[test.index].numpy()
     both = np.stack([probabilities(model, pixels) for model in models])
-    true = both[:, np.arange(len(targets)), targets]
-    shown = np.argsort(-np.abs(true[0] - true[1]), kind="stable")[:N_SHOWN]
+    p_true = both[:, np.arange(len(targets)), targets]
+    shown = np.argsort(-np.abs(p_true[0] - p_true[1]), kind="stable")[:N_SHOWN]
     return {
         "archs": np.array([row["arch"] for row in rows]), "seeds": np.array([row["seed"] for row in rows]),
         "settings": np.array([json.dumps(settings_of(row), sort_keys=True) for row in rows]),

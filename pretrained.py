@@ -23,7 +23,7 @@ VIT_HEADS = 3
 
 
 class Published(NamedTuple):
-    """Weights, of which the classifier's are not used, and what they were trained on: pixels on the scale 0 to 255."""
+    """Weights (the classifier's go unused), and the images they were trained on: mean and std on the scale 0 to 255."""
 
     weights: dict
     image_size: int
@@ -34,7 +34,7 @@ class Published(NamedTuple):
 def head_names(net):
     """The names of the classifier's entries in the network's state_dict.
 
-    It is what timm says it is, and in other networks their last linear layer or convolution (SqueezeNet's is one).
+    timm names it; in other networks it is the last linear layer or convolution (as in SqueezeNet).
     """
     if hasattr(net, "get_classifier"):
         heads = net.get_classifier()
@@ -86,10 +86,10 @@ def from_torchvision(name):
     refuse_unreachable(weights.url)
     try:
         net = models.get_model(name, weights=weights, progress=False)
-    except Exception as error:  # of the download or its checksum, or a damaged local copy, each in its own way
+    except Exception as error:  # download, checksum and damaged local copy each raise their own
         raise ValueError(f"cannot load the weights of torchvision:{name}: {libraries.first_line(error)}") from None
     mean, std = preprocess.mean, preprocess.std
-    if getattr(net, "transform_input", False):  # which turns that into these; ours takes what was published as it is
+    if getattr(net, "transform_input", False):  # its net turns ImageNet's into these; ours takes these
         mean = std = [0.5] * 3
     # without Inception's auxiliary classifier, which ours leaves out
     body = {name: value for name, value in net.state_dict().items() if not name.startswith("AuxLogits.")}
@@ -148,7 +148,7 @@ def for_vit(net):
     from safetensors.torch import load_file
 
     heads = net.blocks[0].attn.heads
-    if heads != VIT_HEADS:  # of which no shape tells
+    if heads != VIT_HEADS:  # no shape shows it
         raise ValueError(f"the published weights of vit have {VIT_HEADS} heads, got vit.heads={heads}")
     file = hub_file(VIT_REPOSITORY, "model.safetensors")
     try:
@@ -177,8 +177,8 @@ def resize_patches(weight, patch):
     """Kernels (D, 3, old, old) -> (D, 3, patch, patch) that give a resized patch the token of the patch itself.
 
     FlexiViT's pseudo-inverse (Beyer et al., CVPR 2023, section 3.4): with B the matrix that resizes a patch x, it solves
-    <B x, new> = <x, weight> for all x, exactly if the patch grows and by least squares if it shrinks. To resize the kernels
-    as if they were images would change the size of the tokens with the number of pixels that are summed.
+    <B x, new> = <x, weight> for all x, exactly if the patch grows and by least squares if it shrinks. Resizing the
+    kernels like images would scale the tokens with the number of pixels summed.
     """
     old = weight.shape[-1]
     if old == patch:

@@ -13,9 +13,9 @@ from accelerate.utils import broadcast_object_list, gather_object
 from flags import refuse
 
 BY_TORCHRUN = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# In which accelerate looks for other processes.
+# where accelerate looks for the number of processes
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-POLL_S = 1.0  # in which processes ask each other whether one has decoded the images
+POLL_S = 1.0  # between asking each other whether one has decoded the images
 
 
 class Processes:
@@ -52,7 +52,7 @@ class Processes:
             try:
                 ended["value"] = call()
             except (OSError, ValueError) as error:
-                # said after the others have been told, or they would wait
+                # refused only once the others know, or they would wait
                 ended["problem"] = str(error) or type(error).__name__
             except BaseException as error:
                 ended["failure"] = error
@@ -62,12 +62,12 @@ class Processes:
             if turn:
                 thread.start()
                 thread.join(POLL_S)
-            while (asked := self.largest(int(thread.is_alive()), int("problem" in ended)))[0]:
+            while (status := self.largest(int(thread.is_alive()), int("problem" in ended)))[0]:
                 if turn:
                     thread.join(POLL_S)
             if "failure" in ended:
                 raise ended["failure"]
-            if asked[1]:  # the others would meet the same
+            if status[1]:  # the others would meet the same
                 break
         problems = [problem for problem in gather_object([ended.get("problem")]) if problem]
         if problems:  # on whichever machine
@@ -89,7 +89,7 @@ class Processes:
         return answer
 
     def largest(self, *numbers):
-        """The largest of each number over the processes, which all ask at the same step."""
+        """The maximum of each number over the processes, which must all call this at the same step."""
 
         if self.world_size == 1:
             return numbers
@@ -99,7 +99,7 @@ class Processes:
 
 
 def refuse_without_torchrun():
-    """Ends the program if the environment speaks of several processes and does not say how they find each other."""
+    """Ends the program if the environment announces several processes but not how they find each other."""
     if all(name in os.environ for name in BY_TORCHRUN):
         return
     sizes = {name: os.environ[name] for name in SIZES if os.environ.get(name, "1") != "1"}

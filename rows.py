@@ -22,7 +22,7 @@ IDENTITY = ("arch", "settings", "seed")
 POSITIVE = ("classes", "n_train", "n_test", "world_size", "params", "macs", "train_imgs_per_s", "eval_imgs_per_s", "train_s",
             "peak_memory_mb")  # fmt: skip
 PERCENT = ("top1", "top5", "ece")
-# a run watches either a validation part or the test set, and leaves the field of the other null
+# a run watches the validation split or the test set; the other's field is null
 MAY_BE_NULL = ("val_top1", "best_on_test_minus_last")
 MEASURED = (*POSITIVE, *PERCENT, *MAY_BE_NULL, "n_val", "loss", "device", "torch", "commit", "started", "per_class_top1",
             "curve", "status")  # fmt: skip
@@ -31,12 +31,12 @@ SAME_DATA = ("n_test", "classes")
 SHARED = ("dataset", "data", "folds", "image_size", "val_size", "epochs", "max_steps", "n_train", "n_train + n_val",
           *SAME_DATA, "epochs in the curve")  # fmt: skip
 # how a run was computed, and what only newer rows record
-NO_SETTINGS = ("machine", "graph", "side_by_side", "content", "class_names", "confusion", "balanced_accuracy",
+NOT_SETTINGS = ("machine", "graph", "side_by_side", "content", "class_names", "confusion", "balanced_accuracy",
                "macro_f1")  # fmt: skip
-MEAN_OF_EPOCH = ("top1", "train_loss")
+CURVE_FIELDS = ("top1", "train_loss")
 MEAN_OVER_FOLDS = ("train_imgs_per_s", "eval_imgs_per_s", "train_s", *PERCENT, "val_top1", "loss")
-READ_OF_RECIPE = ("dataset", "epochs", "batch_size")
-# of one image, which newer cost passes measure: the table's header, and the fields of the median and the 95th percentile
+REQUIRED_SETTINGS = ("dataset", "epochs", "batch_size")
+# of one image, in newer cost passes: the table's header, and the fields of the median and the 95th percentile
 LATENCIES = {
     "trained": ("latency, ms: median / p95", "latency_ms", "latency_p95_ms"),
     "exported": ("exported, ms: median / p95", "exported_latency_ms", "exported_latency_p95_ms"),
@@ -66,11 +66,11 @@ SUPERCLASS_OF = (
 def read_json(path):
     """The JSON object in a file; refuses a file that is not JSON, is not an object, or holds NaN or infinity."""
 
-    def no_number(constant):
+    def reject(constant):
         raise ValueError(f"{constant} is not a measurement")
 
     try:
-        content = json.loads(path.read_text(), parse_constant=no_number)
+        content = json.loads(path.read_text(), parse_constant=reject)
         if not isinstance(content, dict):
             raise ValueError("it is not a JSON object")
     except (OSError, ValueError) as error:
@@ -89,7 +89,7 @@ def is_number(value, low=-math.inf, high=math.inf):
 
 def problem_of(row):
     """What makes a row of result.json unusable, as a phrase; None if nothing does."""
-    missing = [name for name in (*IDENTITY, *MEASURED, *READ_OF_RECIPE) if name not in row]
+    missing = [name for name in (*IDENTITY, *MEASURED, *REQUIRED_SETTINGS) if name not in row]
     if missing:
         return f"it has no {', '.join(missing)}"
     if row["status"] != "finished":
@@ -159,8 +159,8 @@ def chance_error(row):
 
 def recipe_of(row):
     """How a run was trained: the data, and every setting except arch, knobs, start, seed and fold."""
-    own = (*IDENTITY, *START, *MEASURED, *NO_SETTINGS, "fold", "val_top1_of_folds")
-    recipe = {name: value for name, value in row.items() if name not in own and (name, value) not in NEWER.items()}
+    left_out = (*IDENTITY, *START, *MEASURED, *NOT_SETTINGS, "fold", "val_top1_of_folds")
+    recipe = {name: value for name, value in row.items() if name not in left_out and (name, value) not in NEWER.items()}
     n_images = {"n_train + n_val": row["n_train"] + row["n_val"]} if row.get("folds") else {"n_train": row["n_train"]}
     return recipe | {name: row[name] for name in SAME_DATA} | n_images | {"epochs in the curve": len(row["curve"])}
 
@@ -206,14 +206,14 @@ def read_rows(folder):
 
 
 def refuse_difference(what, runs, names=None):
-    """Refuses (path, row) of `runs` whose recipe differs from the first one's in one of `names` (None: in anything)."""
+    """Refuses runs (path, row) whose recipe differs from the first one's in any of `names` (None: in anything)."""
     (first_path, first_row), *others = runs
-    theirs = recipe_of(first_row)
+    first = recipe_of(first_row)
     for path, row in others:
-        ours = recipe_of(row)
-        for name in sorted(ours.keys() | theirs.keys()) if names is None else names:
-            if ours.get(name) != theirs.get(name):
-                refuse(f"{what}: {name} is {theirs.get(name)!r} in {first_path} and {ours.get(name)!r} in {path}; "
+        recipe = recipe_of(row)
+        for name in sorted(recipe.keys() | first.keys()) if names is None else names:
+            if recipe.get(name) != first.get(name):
+                refuse(f"{what}: {name} is {first.get(name)!r} in {first_path} and {recipe.get(name)!r} in {path}; "
                        f"report them separately{', or compare them with --recipes' * (names is None)}")  # fmt: skip
 
 
@@ -246,12 +246,12 @@ def mean_row(rows):
     mean = {name: float(np.mean([row[name] for row in rows])) for name in MEAN_OVER_FOLDS}
     named = {name: in_list(sorted({str(row[name]) for row in rows})) for name in ("device", "torch", "commit")}
     curve = [
-        {"epoch": epoch} | {name: float(np.mean([row["curve"][epoch][name] for row in rows])) for name in MEAN_OF_EPOCH}
+        {"epoch": epoch} | {name: float(np.mean([row["curve"][epoch][name] for row in rows])) for name in CURVE_FIELDS}
         for epoch in range(len(rows[0]["curve"]))
     ]
     per_class = list(zip(*(row["per_class_top1"] for row in rows), strict=True))
     return rows[0] | mean | named | {
-        "per_class_top1": [None if None in of else float(np.mean(of)) for of in per_class], "curve": curve,
+        "per_class_top1": [None if None in each else float(np.mean(each)) for each in per_class], "curve": curve,
         "peak_memory_mb": max(row["peak_memory_mb"] for row in rows),
         "val_top1_of_folds": [row["val_top1"] for row in rows],
     }  # fmt: skip
@@ -416,14 +416,16 @@ def flags_of(net):
     defaults, recipe = vars(parse_args([])), net.recipe | {name: net.settings.get(name) for name in START}
     recipe["amp"] = {"bfloat16": "bf16", "float16": "fp16"}.get(recipe.get("amp"), recipe.get("amp"))
     recipe["fold"] = 0 if recipe.get("folds") else None
-    told = [name for name, value in recipe.items() if name in defaults and value not in (None, defaults[name])]
+    changed = [name for name, value in recipe.items() if name in defaults and value not in (None, defaults[name])]
     may_be_large = (
         recipe["dataset"] == "folder" if recipe.get("image_size") is None else recipe["image_size"] > PADDED_UP_TO
     )
-    if may_be_large and "crop_scale" in recipe and recipe["crop_scale"] is None:  # padded crops, not the default there
-        told.append("crop_scale")
+    if (
+        may_be_large and "crop_scale" in recipe and recipe["crop_scale"] is None
+    ):  # padded crops, not large images' default
+        changed.append("crop_scale")
     always = [name for name in ("epochs", "val_size", "lr", "weight_decay") if recipe.get(name) is not None]
     knobs = {name: value for name, value in sorted(net.settings.items()) if name not in START}
     flags = [f"--set {name}={shlex.quote(as_text(value))}" for name, value in knobs.items()]
-    flags += [shlex.join(tuning.flags_of(name, recipe)) for name in dict.fromkeys([*always, *told])]
+    flags += [shlex.join(tuning.flags_of(name, recipe)) for name in dict.fromkeys([*always, *changed])]
     return " ".join(["", *flags])

@@ -12,7 +12,7 @@ from flags import NEWER
 from tuning import START
 
 FINGERPRINTS = {"data": "fingerprint of the images", "content": "fingerprint of labels and pixels"}
-NOT_THE_RUN = (  # flags that do not change what a run computes
+NOT_IN_CONFIG = (  # flags that do not change what a run computes
     "list", "summary", "check", "eval_only", "predict", "json", "push_to_hub", "data_dir", "cache_dir", "out", "name",
     "log_every", "save_every", "save_every_s", "max_minutes", "graph", "seeds", "timeout_s",
 )  # fmt: skip
@@ -23,9 +23,9 @@ NOT_THE_RUN = (  # flags that do not change what a run computes
 def run_config(args, amp, images):
     """What makes a run this run and no other: a folder that holds other values belongs to another run.
 
-    data and content are fingerprints of the dataset, because its path may change, and what is there may change, too.
+    data and content are fingerprints of the dataset, because its path and its files may change.
     """
-    config = {name: value for name, value in vars(args).items() if name not in NOT_THE_RUN}
+    config = {name: value for name, value in vars(args).items() if name not in NOT_IN_CONFIG}
     config |= {"amp": str(amp or "off").removeprefix("torch.")}
     config |= {"data": images.fingerprint, "content": images.content_fingerprint}
     return json.loads(json.dumps(config))  # as result.json will hold it
@@ -44,7 +44,7 @@ def look_at_folder(folder, config, of_comparison=False):
 
     Raises ValueError if the folder belongs to another run, or if it has checkpoints and none can be read. With a constant
     schedule, more epochs than before are the same run: its learning rates do not depend on them, so it goes on.
-    of_comparison: compare.sh asks, whose user cannot give another name.
+    of_comparison: compare.sh asks; its user cannot give another --name.
     """
     result = None
     if (folder / "result.json").exists():
@@ -53,42 +53,42 @@ def look_at_folder(folder, config, of_comparison=False):
         except ValueError:
             raise ValueError(f"{folder}/result.json is damaged: delete it, and start the same command again") from None
     saved = None if result else last_checkpoint(folder)
-    there = result or (saved and saved["run"]) or config
-    if is_longer(config, there) and (saved := saved or last_checkpoint(folder)):
-        there = saved["run"]  # which may have been asked for more than that result
+    recorded = result or (saved and saved["run"]) or config
+    if is_longer(config, recorded) and (saved := saved or last_checkpoint(folder)):
+        recorded = saved["run"]  # it may have been asked for more epochs
         result = None
-        if is_longer(config, there):
-            there = there | {"epochs": config["epochs"]}  # the run as it would have begun with more epochs
-    there = NEWER | there
+        if is_longer(config, recorded):
+            recorded = recorded | {"epochs": config["epochs"]}  # the run as it would have begun with more epochs
+    recorded = NEWER | recorded
     others = [
-        f"{FINGERPRINTS.get(name, name)} {there.get(name)} there, {value} here"
+        f"{FINGERPRINTS.get(name, name)} {recorded.get(name)} there, {value} here"
         for name, value in config.items()
-        if (there.get(name) or None) != (value or None)  # a flag that is younger than that run was off in it
-        and (name in there or name != "content")  # which older runs did not note
+        if (recorded.get(name) or None) != (value or None)  # a flag newer than that run was off in it
+        and (name in recorded or name != "content")  # older runs lack it
     ]
     if others:
-        way = (
+        remedy = (
             "correct the settings, or choose another OUT"
             if of_comparison
             else "give another --name, or delete that folder"
         )
-        if result and not of_comparison and len(others) == 1 and config["epochs"] > there.get("epochs", 0):
-            way = f"to train further from it, give --init-from {folder} --name NEW"
-        raise ValueError(f"{folder} holds another run ({'; '.join(others[:3])}): {way}")
+        if result and not of_comparison and len(others) == 1 and config["epochs"] > recorded.get("epochs", 0):
+            remedy = f"to train further from it, give --init-from {folder} --name NEW"
+        raise ValueError(f"{folder} holds another run ({'; '.join(others[:3])}): {remedy}")
     return result, saved
 
 
-def is_longer(config, there):
+def is_longer(config, recorded):
     """Whether the config asks for more epochs, with a constant schedule, so that the earlier epochs stay the same."""
     constant = config["schedule"] == "constant" and not config["max_steps"]
-    return constant and config["epochs"] > there.get("epochs", config["epochs"])
+    return constant and config["epochs"] > recorded.get("epochs", config["epochs"])
 
 
 def stamp(folder):
     """The modification times of last.pt and result.json, which show whether another process has written since."""
     times = []
     for name in ("last.pt", "result.json"):
-        with suppress(FileNotFoundError):  # also where its owner replaces it at this moment
+        with suppress(FileNotFoundError):  # missing, or just being replaced by its owner
             times.append((folder / name).stat().st_mtime_ns)
     return times
 
@@ -102,7 +102,7 @@ def last_checkpoint(folder):
         try:
             saved = load_checkpoint(path)
         except ValueError as error:
-            if stamp(folder) != before:  # its owner saves at this moment
+            if stamp(folder) != before:  # its owner has saved since
                 return last_checkpoint(folder)
             if isinstance(error, UnreadableError):
                 raise

@@ -10,7 +10,7 @@ from verdicts import WORDS
 
 MOST_NAMES = 3  # in a sentence; a list has the others
 UNKNOWN_NOISE = "How much of this is chance is unknown: two runs of the same network also differ, and only more seeds show by how much."
-PHRASES = {  # what is said of one method, and of several
+PHRASES = {  # verdict -> its phrase for one method, and for several
     "no better than widening": (
         "is not clearly ahead of a wider ResNet",
         "are not clearly ahead of a wider ResNet",
@@ -36,7 +36,7 @@ def readable(net):
     return names + f" ({net.backbone})" * (net.backbone != "resnet")
 
 
-def members(comparisons):
+def best_methods(comparisons):
     """The best MOST_NAMES methods with their differences, and how many more there are."""
     return first_few([f"{readable(result.net)} {interval(result.estimate, '+')}" for result in comparisons])
 
@@ -51,8 +51,8 @@ def opening(results):
     """The answer in at most four sentences."""
     early = [too_early_sentence(results)] if any(result.too_early for result in results.methods) else []
     if results.judged:
-        told = helps_sentence(results), others_sentence(results), budget_sentence(results), *early
-        return [text for text in told if text]
+        sentences = helps_sentence(results), others_sentence(results), budget_sentence(results), *early
+        return [text for text in sentences if text]
     if early:
         return early
     if seen := [result for result in results.methods if result.seeds]:
@@ -64,8 +64,8 @@ def opening(results):
             "There is no verdict on methods: none was run with its defaults together with its baseline.",
             power_sentence(ablated),
         ]
-    if depth_table(results) and (told := depth_sentences(results)):
-        return told
+    if depth_table(results) and (sentences := depth_sentences(results)):
+        return sentences
     why = "no method was run with a seed of its baseline"
     if missing := sorted({result.net.backbone for result in results.methods if result.reference is None}):
         why = f"no method was run together with its baseline, {in_list(missing)}"
@@ -74,7 +74,7 @@ def opening(results):
 
 
 def unjudged_sentences(results, seen):
-    """Why none of the methods `seen` beside their baseline has a verdict, and their differences all the same."""
+    """Why none of the methods `seen` beside their baseline has a verdict, and their differences nonetheless."""
     if all(result.lacks for result in seen):
         why = "no method was run with all of its baseline's seeds"
     elif any(result.lacks for result in seen):
@@ -110,12 +110,12 @@ def helps_sentence(results):
         return f"{after}, {which} shown to help."
     verb = "helps" if len(helps) == 1 else "help"
     which = f"{len(helps)} of {n_methods} methods" if n_methods > 1 else "the method"
-    return f"{after}, {which} {verb} (points of top-1 over the baseline): {members(helps)}."
+    return f"{after}, {which} {verb} (points of top-1 over the baseline): {best_methods(helps)}."
 
 
 def others_sentence(results):
     """How many methods got each of the other words; empty if all help."""
-    phrases = counted(results)
+    phrases = verdict_counts(results)
     if not phrases:
         return ""
     if results.by_word("helps"):
@@ -133,7 +133,7 @@ def all_of_one_word(phrase, n):
     return f"{'All ' * (n > 1)}{phrase}."
 
 
-def counted(results):
+def verdict_counts(results):
     """['1 hurts', '3 show no evidence either way']: the methods of each word but "helps"."""
     found = [(len(results.by_word(word)), phrases) for word, phrases in PHRASES.items()]
     return [f"{n} {one if n == 1 else many}" for n, (one, many) in found if n]
@@ -234,10 +234,12 @@ def with_reason(result):
 
 def ablation_sentence(arch, comparisons):
     """What the knobs of one architecture did, in a sentence."""
-    told = [result for result in comparisons if result.change]
-    if not told:
+    judged = [result for result in comparisons if result.change]
+    if not judged:
         return f"No setting of {arch} can be judged."
-    by_change = {word: [r for r in told if r.change == word] for word in ("better", "worse", "no evidence", "unstable")}
+    by_change = {
+        word: [r for r in judged if r.change == word] for word in ("better", "worse", "no evidence", "unstable")
+    }
     phrases = []
     for word in ("better", "worse"):
         found = sorted(by_change[word], key=lambda result: -abs(result.mean))
@@ -249,7 +251,7 @@ def ablation_sentence(arch, comparisons):
         ("unstable", "not judged, because the setting or the default failed to learn with some seed"),
     ):
         meaning = meaning if phrases else meaning.capitalize()
-        phrases += [f"{meaning}: {len(by_change[word])} of {len(told)} settings"] if by_change[word] else []
+        phrases += [f"{meaning}: {len(by_change[word])} of {len(judged)} settings"] if by_change[word] else []
     return f"{'; '.join(phrases)}."
 
 

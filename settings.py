@@ -1,4 +1,4 @@
-"""What compare.sh and ablations.sh ask for, by the environment and flags; and the call of train.py for each run.
+"""What compare.sh and ablations.sh are asked to do, by environment and flags; and the train.py command of each run.
 
 Whatever makes no sense is refused in one line that names the setting, with exit code 2.
 """
@@ -14,7 +14,7 @@ from hours import network_of
 from tuning import Recipe, recipes_of
 
 HERE = Path(__file__).parent
-OWN_FLAGS = {  # of train.py, and the setting that stands for each
+RESERVED = {  # flags of train.py that compare.sh gives itself: the setting to use instead
     "--seed": 'SEEDS, such as SEEDS="0 1"',
     "--out": "OUT",
     "--name": "OUT, the folder of all runs",
@@ -24,7 +24,7 @@ OWN_FLAGS = {  # of train.py, and the setting that stands for each
     "--max-minutes": "MINUTES",
     "--set": 'RUNS of compare.sh, such as RUNS="eca_resnet:eca.kernel_size=5"',
 }
-NOT_FOR_MANY = ("--check", "--list", "--summary", "--eval-only", "--predict", "--push-to-hub")
+ONE_RUN_ONLY = ("--check", "--list", "--summary", "--eval-only", "--predict", "--push-to-hub")
 
 
 def refuse(message, code=2):
@@ -34,7 +34,7 @@ def refuse(message, code=2):
 
 @dataclass
 class Settings:
-    """What the environment asks for; see the head of compare.sh. recipe, user_flags: of train.py, the preset's and the user's."""
+    """What the environment asks for; see the head of compare.sh. recipe, user_flags: train.py flags of preset and user."""
 
     runs: list
     seeds: list
@@ -46,7 +46,7 @@ class Settings:
     minutes: float
     best: int
     recipe: list
-    recipes: dict  # of each architecture, by TUNED
+    recipes: dict  # {arch: Recipe}, from TUNED
     user_flags: list
 
 
@@ -56,9 +56,9 @@ def read_settings(environ, user_flags):
     own = [flag for run in runs for flag in parts_of(run)[2]]
     for flag in [*recipe, *own, *user_flags]:
         name = flag.split("=")[0]
-        if name in OWN_FLAGS:
-            refuse(f"{name} cannot be given here: set {OWN_FLAGS[name]}")
-        if name in NOT_FOR_MANY:
+        if name in RESERVED:
+            refuse(f"{name} cannot be given here: set {RESERVED[name]}")
+        if name in ONE_RUN_ONLY:
             refuse(f"{name} is for one run: give it to train.py")
     if not runs:
         refuse('RUNS is empty: name one or more, such as RUNS="resnet eca_resnet"')
@@ -83,13 +83,13 @@ def read_settings(environ, user_flags):
     except ValueError as error:
         refuse(error)
     return Settings(
-        once_each(runs, recipes), seeds, environ["EPOCHS"], dataset, Path(environ["OUT"]).expanduser(), nproc, jobs, minutes,
+        without_repeats(runs, recipes), seeds, environ["EPOCHS"], dataset, Path(environ["OUT"]).expanduser(), nproc, jobs, minutes,
         best, recipe, recipes, user_flags,
     )  # fmt: skip
 
 
-def once_each(runs, recipes):
-    """The runs, without any that an earlier one equals but for its spelling, or equals because of TUNED."""
+def without_repeats(runs, recipes):
+    """The runs without repeats: runs that differ only in spelling, or that TUNED makes equal."""
     distinct = {}
     for run in runs:
         arch, knobs, flags = tuned_parts_of(run, recipes)
@@ -112,12 +112,12 @@ def parts_of(run):
     arch, *parts = run.split(":")
     flags = [part for part in parts if part.startswith("--")]
     knobs = dict(part.split("=", 1) for part in parts if "=" in part and part not in flags)
-    foreign = [part for part in parts if "=" not in part and part not in flags]  # torchvision:NAME
-    return ":".join([arch, *foreign]), knobs, flags
+    library_names = [part for part in parts if "=" not in part and part not in flags]  # torchvision:NAME
+    return ":".join([arch, *library_names]), knobs, flags
 
 
 def tuned_parts_of(run, recipes):
-    """parts_of() a run, after what TUNED found for its architecture: of two values the run's own counts."""
+    """parts_of() a run, on top of what TUNED found for its architecture: the run's own values win."""
     arch, knobs, flags = parts_of(run)
     tuned = recipes.get(arch, Recipe([], {}))
     return arch, tuned.knobs | knobs, tuned.flags + flags
@@ -128,13 +128,13 @@ def arch_of(run):
 
 
 def name_of(run):
-    """The name of a run's folder, but for the seed: eca_resnet-eca.kernel_size=5, vit-pretrained."""
+    """The name of a run's folder, without the seed: eca_resnet-eca.kernel_size=5, vit-pretrained."""
     return run.replace(":--", "-").replace(":", "-").replace("/", "-")
 
 
 def train_flags(settings, run, seeds):
-    """The flags of train.py for a run and some of its seeds. Of two of one name the later counts: the preset's recipe comes
-    first, then what TUNED found, the run's own flags, and the user's."""
+    """The flags of train.py for a run and some of its seeds. A later flag overrides an earlier one: first the preset's
+    recipe, then what TUNED found, the run's own flags, and the user's."""
     arch, knobs, flags = tuned_parts_of(run, settings.recipes)
     knobs = [flag for knob, value in knobs.items() for flag in ("--set", f"{knob}={value}")]
     seed = seeds[0] if len(seeds) == 1 else "{seed}"
@@ -145,7 +145,7 @@ def train_flags(settings, run, seeds):
 
 
 def train_command(settings, run, seeds):
-    """The call of train.py for a run and some of its seeds."""
+    """The train.py command for a run and some of its seeds."""
     nproc = settings.nproc
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(nproc)] if nproc > 1 else []
     return [sys.executable, *launch, str(HERE / "train.py"), *train_flags(settings, run, seeds)]

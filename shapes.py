@@ -52,7 +52,7 @@ def draw_shapes(targets, size, generator):
         depth[rows] = outline(OUTLINES[k], u[rows], v[rows])
         rows = targets % 10 == k
         paint[rows] = texture(TEXTURES[k], u[rows], v[rows], speckle[rows])
-    inside = (depth * scale / pixel + 0.5).clamp(0, 1)[:, None]  # edges are one pixel soft
+    inside = (depth * scale / pixel + 0.5).clamp(0, 1)[:, None]  # edges are one pixel wide
     imgs = torch.lerp(imgs, torch.lerp(colours[:, 1], colours[:, 2], paint[:, None]), inside)
     imgs = imgs + 0.06 * torch.randn(imgs.shape, generator=generator)
     return (imgs.clamp(0, 1) * 255).round().to(torch.uint8)

@@ -46,15 +46,15 @@ from rows import COSTS, epochs_of, family_and_depth, in_list
 from sentences import (
     ablation_sentence,
     all_of_one_word,
+    best_methods,
     cost_sentence,
-    counted,
     detectables,
     ends_of,
     first_few,
-    members,
     opening,
     power_sentence,
     readable,
+    verdict_counts,
     verdict_lists,
 )
 from tables import (
@@ -76,8 +76,8 @@ SLIDE, MARGIN, TOP = (13.333, 7.5), 0.5, 1.4  # inches
 BOX = (SLIDE[0] - 2 * MARGIN, SLIDE[1] - TOP - 0.4)
 LARGEST, CHART_FONT = 30, 18  # points: of text, and in charts, so that the last row can read them
 ROWS_PER_SLIDE = 15
-CHARACTER = 0.6  # width of a character, on the wide side because fonts differ between programs, and
-LINE = 1.25  # height of a line, both as fractions of the font's size
+CHARACTER = 0.6  # width of a character per font size; generous, as fonts differ between programs
+LINE = 1.25  # height of a line per font size
 SLOTS = {  # slot -> (what a module of it replaces or adds, drawing)
     "conv": ("Convolution", residual_block("module", "module")),
     "attention": ("Attention before the add", residual_block(attention="module")),
@@ -85,7 +85,7 @@ SLOTS = {  # slot -> (what a module of it replaces or adds, drawing)
     "stage": ("Whole stage", around_a_stage("part of the channels")),
     "pool": ("Pooling before the classifier", stages("module", first=4)),
 }
-MOST_LETTERS = 60  # of a cell that lists networks
+MOST_CHARACTERS = 60  # in a cell that lists networks
 NAMES_PER_WORD = 4  # methods listed under a word; the notes have the rest
 
 
@@ -123,14 +123,14 @@ def write_slides(path, results, charts, team, conditions):
 
 
 def save(presentation, path):
-    """Writes the slides without the time of day that an archive holds, so that the same rows give the same file."""
+    """Writes the slides without the archive's timestamps, so that the same rows give the same file."""
     made = BytesIO()
     presentation.save(made)
     unfinished = path.with_suffix(".tmp")
     with ZipFile(made) as parts, ZipFile(unfinished, "w") as file:
         for part in parts.infolist():
             file.writestr(ZipInfo(part.filename), parts.read(part), ZIP_DEFLATED)
-    os.replace(unfinished, path)  # board.py takes a report with slides for a whole one
+    os.replace(unfinished, path)  # board.py takes a report with slides as complete
 
 
 def answer_lines(results):
@@ -138,10 +138,10 @@ def answer_lines(results):
     if not results.judged:
         return opening(results)[:1]
     helps, n_judged = results.by_word("helps"), len(results.judged)
-    counts = [phrase.split(" (")[0].removesuffix(" either way") for phrase in counted(results)]
+    counts = [phrase.split(" (")[0].removesuffix(" either way") for phrase in verdict_counts(results)]
     rest = [f"{', '.join(counts)}."] if counts else []
     if len(helps) == 1:
-        helped = f"1 of {n_judged} helps: {members(helps)}."
+        helped = f"1 of {n_judged} helps: {best_methods(helps)}."
     elif helps:
         helped = f"{len(helps)} of {n_judged} help: {first_few([readable(result.net) for result in helps])}."
     else:
@@ -227,7 +227,7 @@ def fair_notes(results):
 
 
 def best_cost(results, charts):
-    """The cost at which most methods can be compared with the curve; of equals, the first in COSTS. None without methods or
+    """The cost at which most methods can be compared with the curve; on ties, the first in COSTS. None without methods or
     charts."""
     drawn = [cost for cost in COSTS if results.methods and chart_of(cost) in charts]
 
@@ -298,7 +298,7 @@ def appendix(deck, results, charts, folder):
 def with_short_cells(table):
     """The table with each long list of networks replaced by their number; None stays None."""
     return table and [
-        [f"{cell.count(', ') + 1} networks" if len(cell) > MOST_LETTERS else cell for cell in line] for line in table
+        [f"{cell.count(', ') + 1} networks" if len(cell) > MOST_CHARACTERS else cell for cell in line] for line in table
     ]
 
 

@@ -1,4 +1,4 @@
-"""What Slurm says of the job that this process is part of, and what is asked of it."""
+"""What Slurm reports about this process's job, and what we ask of it."""
 
 import math
 import os
@@ -13,7 +13,7 @@ MOST_TASKS = 256  # in a proposed array
 
 
 def job():
-    """Name of this job, or of its element of an array, as scontrol takes it; None outside of Slurm."""
+    """ID of this job, or of its array task, as scontrol takes it; None outside Slurm."""
     if array():
         return f"{array()}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ.get("SLURM_JOB_ID")
@@ -42,18 +42,17 @@ def seconds(text):
 
 
 def running_tasks():
-    """(name, node, seconds since its start) of each task of this array that runs; none if squeue cannot be asked."""
+    """(task, node, seconds since its start) of each task of this array that runs; none if squeue cannot be asked."""
     shown = ask("squeue", "-h", "-j", array(), "-t", "running", "-o", "%i %N %M")
     tasks = [line.split() for line in (shown or "").splitlines()]
-    return [(name, node, seconds(run) or 0) for name, node, run in tasks]
+    return [(task, node, seconds(run) or 0) for task, node, run in tasks]
 
 
 def is_out_of_time(shown):
     """Whether the text of `scontrol show job` says that the time limit ends the job, not a person or another job.
 
-    Before the limit, when --signal=B: comes, it is RUNNING with little time left; scancel makes it COMPLETING, and later
-    CANCELLED. One that is to start again, because it was preempted or its node failed, is COMPLETING with no time that it ran.
-    Of several records the first counts.
+    When --signal=B: arrives, before the limit, the job is RUNNING with little time left; scancel makes it COMPLETING, then
+    CANCELLED. A job to be restarted after preemption or a node failure is COMPLETING with RunTime 0. The first record counts.
     """
     fields = dict(re.findall(r"(\S+?)=(\S*)", (shown or "").split("\n\n")[0]))
     state = fields.get("JobState")
@@ -63,22 +62,22 @@ def is_out_of_time(shown):
 
 
 def requeue_if_out_of_time(progressed):
-    """Asks for another turn of this job, of its own element of an array alone, if its time limit ended it."""
-    name = job()
-    shown = ask("scontrol", "show", "job", name)  # one task of an array has the id of the whole, which shows all
+    """Requeues this job, or only its own array task, if the time limit ended it."""
+    job_id = job()
+    shown = ask("scontrol", "show", "job", job_id)  # one task of an array has the id of the whole, which shows all
     if shown is None:
         print(
-            f"scontrol cannot be asked about job {name}: if its time limit ended it, submit the same line again",
+            f"scontrol cannot be asked about job {job_id}: if its time limit ended it, submit the same line again",
             flush=True,
         )
     if not is_out_of_time(shown):
         return
     if not progressed:
-        print(f"the time limit of job {name} is too short: no run made progress in it; raise --time", flush=True)
-    elif ask("scontrol", "requeue", name) is None:
-        print(f"job {name} cannot be requeued: submit it with --requeue, or submit the same line again", flush=True)
+        print(f"the time limit of job {job_id} is too short: no run made progress in it; raise --time", flush=True)
+    elif ask("scontrol", "requeue", job_id) is None:
+        print(f"job {job_id} cannot be requeued: submit it with --requeue, or submit the same line again", flush=True)
     else:
-        print(f"the time limit of job {name} is over, with work left: requeued", flush=True)
+        print(f"the time limit of job {job_id} is over, with work left: requeued", flush=True)
 
 
 def sbatch_line(given, script, tasks, hours, n_gpus):

@@ -150,8 +150,8 @@ def report_recipes(rows, out, without_result):
     differ = differing(recipes)
     top1 = {}  # arch -> (knobs, recipe) -> seed -> value
     for row, recipe in zip(rows, recipes, strict=True):
-        how = Net(row["arch"], row["settings"]).knobs or DEFAULT, *(str(recipe.get(name)) for name in differ)
-        of_seed = top1.setdefault(row["arch"], {}).setdefault(how, {})
+        key = Net(row["arch"], row["settings"]).knobs or DEFAULT, *(str(recipe.get(name)) for name in differ)
+        of_seed = top1.setdefault(row["arch"], {}).setdefault(key, {})
         if row["seed"] in of_seed:
             refuse(f"{row['arch']} has seed {row['seed']} twice under one recipe: remove one of the two runs")
         of_seed[row["seed"]] = row["val_top1"]

@@ -7,7 +7,7 @@ Speeds of --out are medians over rounds of all networks. Each is divided by the 
 machine cancels out. If a network is new, those that the file has for this size are measured again beside it; rows of other
 sizes are dropped.
 
---costs measures each network in a process of its own, whose peak of memory is then the network's. Rows that are in the
+--costs measures each network in a process of its own, whose peak memory is then the network's. Rows that are in the
 file already, measured under the same conditions, stay. All other flags are those of train.py, of which --batch-size,
 --accumulate, --image-size, --amp and --compile matter here, and on a GPU --graph and --optimizer, which may leave steps without
 a CUDA graph. Both files also hold the latency of one image (latency.py).
@@ -60,8 +60,8 @@ class Stepper:
         state = engine.TrainState(self.net, optimizer, [0.01, 0.01], amp)
         images = torch.randint(256, (batch_size, image_size, image_size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
         split = Split(images, torch.randint(num_classes, (batch_size,)), torch.arange(batch_size)).to(device)
-        drawn = Augment(crop_padding=min(4, image_size - 1))
-        self.batches = TrainBatches(split, batch_size, drawn, [128.0] * 3, [64.0] * 3, num_classes, seed=0)
+        augment = Augment(crop_padding=min(4, image_size - 1))
+        self.batches = TrainBatches(split, batch_size, augment, [128.0] * 3, [64.0] * 3, num_classes, seed=0)
         self.batches.begin(0)
         model = torch.compile(self.net) if compiled else self.net
         self.step = capture.Step(state, model, self.batches, clip_norm=5.0, accumulate=accumulate, use_graph=graph)
@@ -130,7 +130,7 @@ def typical(speeds):
 
 def measure(runs, num_classes, image_size, batch_size, amp, compiled, accumulate=1, graph=True, rounds=10, n_calls=3):
     """Typical speeds of runs (arch, settings): rows {arch, settings, image_size, train_imgs_per_s, eval_imgs_per_s}."""
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, False  # as train.py has them, and:
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, False  # as train.py sets them
     machine.keep_freed_memory()
     device = the_device()
     amp = engine.amp_dtype(amp, device)
@@ -142,7 +142,7 @@ def measure(runs, num_classes, image_size, batch_size, amp, compiled, accumulate
         return trained, imgs_per_s(one.evaluate, len(one.imgs), n_calls, device)
 
     speeds = [[speeds_of(one) for one in steppers] for _ in range(rounds + 1)]
-    train_speeds, eval_speeds = (typical(of) for of in np.moveaxis(speeds[1:], 2, 0))  # the first round warms up
+    train_speeds, eval_speeds = map(typical, np.moveaxis(speeds[1:], 2, 0))  # the first round warms up
     return [
         {
             "arch": arch,
@@ -156,7 +156,7 @@ def measure(runs, num_classes, image_size, batch_size, amp, compiled, accumulate
 
 
 def measure_alone(run, *how):
-    """The row of one run by measure(), with the most memory that this process has taken."""
+    """The row of one run by measure(), with this process's peak memory."""
     machine.keep_to_cores()
     (row,) = measure([run], *how)
     return row | {"peak_memory_mb": machine.peak_memory_mb(the_device())}
@@ -215,14 +215,14 @@ def write_speeds(file, runs, image_size, how):
 
 
 def write_costs(file, runs, image_sizes, how):
-    """Measures each run by itself at each size, unless the file has that; saved one by one, for they take long."""
+    """Measures each run by itself at each size, unless the file has that; saves after each, as each takes long."""
     about = conditions(*how)
     rows = read(file, about)
     if file.exists() and not rows:
         kept = file.with_name(f"{file.stem}-{int(file.stat().st_mtime)}{file.suffix}")
         print(f"{file} was measured under other conditions, so it was renamed to {kept.name}", flush=True)
         file.rename(kept)
-    if rows:  # then it may say where latencies were measured, too
+    if rows:  # keeps where latencies were measured
         about = {name: value for name, value in json.loads(file.read_text()).items() if name != "rows"}
     for image_size in image_sizes:
         for run in runs:
@@ -258,7 +258,7 @@ def main():
     )
     parser.add_argument("runs", nargs="*", help="architectures, with settings after colons")
     file = parser.add_mutually_exclusive_group(required=True)
-    file.add_argument("--out", type=Path, help="measure the runs and write them here, unless they are there")
+    file.add_argument("--out", type=Path, help="measure the runs' speeds into this file, unless it has them all")
     file.add_argument("--costs", type=Path, help="measure each run by itself at each of --image-sizes, and write here")
     parser.add_argument("--image-sizes", type=int, nargs="+", default=[32], help="heights of the images of --costs")
     parser.error = partial(refuse, program="speed.py")

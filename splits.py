@@ -10,7 +10,7 @@ import torch
 import machine
 from decode import Encoded, UnfitImageError, decoded
 
-MAX_THREADS = 8  # that decode for one process; 16 are slower, as they wait for the GIL
+MAX_THREADS = 8  # decoding for one process; 16 are slower, as they wait for the GIL
 FOLD_SEED = 0  # the folds of one K must be parts of one partition, whatever the run's seed
 
 
@@ -33,7 +33,7 @@ class Split:
 
     @property
     def labels(self):
-        """The targets of the split's own rows, as numpy has them: (n,)."""
+        """The targets of the split's own rows, as a NumPy array (n,)."""
         return self.targets.cpu().numpy()[self.index.cpu().numpy()]
 
     def to(self, device):
@@ -106,19 +106,19 @@ def hold_out(split, val_size, seed):
     shuffled = np.random.default_rng(seed).permutation(len(split))
     label = split.labels[shuffled]
     # where an image stands in its shuffled class, 0 to 1: the first of every class are held out
-    turn = np.empty(len(split))
+    place = np.empty(len(split))
     for c in np.unique(label):
         members = label == c
-        turn[members] = (np.arange(members.sum()) + 0.5) / members.sum()
+        place[members] = (np.arange(members.sum()) + 0.5) / members.sum()
     held = np.zeros(len(split), dtype=bool)
-    held[shuffled[np.argsort(turn, kind="stable")[:n_held]]] = True
+    held[shuffled[np.argsort(place, kind="stable")[:n_held]]] = True
     return divide(split, held)
 
 
 def hold_out_fold(split, folds, fold):
     """Splits off one of `folds` stratified parts, numbered from 0: (the rest, the part).
 
-    The parts are disjoint and cover the split, their sizes and their shares of each class differ by one image at the most.
+    The parts are disjoint and cover the split; their sizes, and their counts of a class, differ by at most one image.
     Raises ValueError where there are fewer images than parts.
     """
     if len(split) < folds:

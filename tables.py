@@ -23,7 +23,7 @@ def interval(estimate, sign=""):
 
 
 def difference(result):
-    """A comparison's difference with its interval; of an unstable one, whose mean says nothing, that of each seed."""
+    """A comparison's difference with its interval; if unstable, when the mean says nothing, each seed's."""
     if result.unstable:
         return f"{', '.join(f'{each:+.1f}' for each in result.differences)} (by seed)"
     return interval(result.estimate, "+")
@@ -34,7 +34,7 @@ def p_value(p):
 
 
 def p_values(result):
-    """p and Holm's p of a comparison; '-' where all seeds differ alike, so that nothing was tested."""
+    """p and Holm's p of a comparison; '-' where all seeds have the same difference, so nothing was tested."""
     tested = not math.isnan(result.estimate.error)
     return [p_value(p if tested else math.nan) for p in (result.p, result.p_holm)]
 
@@ -60,7 +60,7 @@ def ms(time_ms):
 
 
 def with_latencies(table, cost_pass, rows):
-    """The table with the latencies of a cost pass after its speeds; rows: of the cost pass, one for each line, or None."""
+    """The table with the latencies of a cost pass after its speeds; rows: each line's row of the cost pass, or None."""
     at = table[0].index("eval img/s") + 1
     columns = [
         [header, *(f"{ms(row[median])} / {ms(row[p95])}" if row and median in row else "-" for row in rows)]
@@ -84,9 +84,9 @@ def relative_costs(result):
     if not result.reference:
         return "-"
     net, baseline = result.net, result.reference
-    both = [net.can_compare(cost) and baseline.can_compare(cost) for cost in COSTS]
+    comparable = [net.can_compare(cost) and baseline.can_compare(cost) for cost in COSTS]
     parts = [f"{net.costs[cost] / baseline.costs[cost]:.2f}" for cost in COSTS]
-    return " / ".join(part if told else "-" for part, told in zip(parts, both, strict=True))
+    return " / ".join(part if ok else "-" for part, ok in zip(parts, comparable, strict=True))
 
 
 def equal_cost_table(results):
@@ -103,11 +103,11 @@ def folds_table(results):
         return None
     rows = [["arch", "top-1 on the folds", "spread over folds", "lowest fold", "highest fold", "n seeds"]]
     for net in results.nets:
-        of_folds = np.array([net.runs[seed]["val_top1_of_folds"] for seed in net.seeds])  # (seeds, folds)
-        of_fold = of_folds.mean(0)
+        top1 = np.array([net.runs[seed]["val_top1_of_folds"] for seed in net.seeds])  # (seeds, folds)
+        by_fold = top1.mean(0)
         rows.append([
-            net.name, pm(*t_interval(of_folds.mean(1))), f"{of_fold.std(ddof=1):.2f}", f"{of_fold.min():.2f}",
-            f"{of_fold.max():.2f}", str(len(net.seeds)),
+            net.name, pm(*t_interval(top1.mean(1))), f"{by_fold.std(ddof=1):.2f}", f"{by_fold.min():.2f}",
+            f"{by_fold.max():.2f}", str(len(net.seeds)),
         ])  # fmt: skip
     return rows
 
@@ -133,8 +133,8 @@ def depth_table(results):
 
 
 def by_depth(results):
-    """Plain networks and ResNets with their defaults: {(family, layers): net}, sorted. If there are wide ones, as for ImageNet,
-    beside those of CIFAR's width, only the kind with more networks."""
+    """Plain networks and ResNets with their defaults: {(family, layers): net}, sorted. If there are ImageNet's wide
+    ones beside CIFAR's narrow ones, only the kind with more networks."""
     nets = [net for net in results.nets if net.on_curve and not net.settings and family_and_depth(net.arch)]
     n_wide = sum(default_width(net.arch) == 64 for net in nets)
     width = 64 if n_wide > len(nets) / 2 else 16

@@ -14,7 +14,7 @@ import slurm
 
 LOOK_AFTER_S = 240.0  # by then, tasks that began with this one have left their marks, and a shared disk shows them
 LOOK_AGAIN_S = 60.0  # Slurm lists a task for a while that has just ended
-NAMED = 3  # tasks that the line names, at most
+MOST_NAMED = 3  # tasks in the message
 
 
 class Task:
@@ -43,26 +43,26 @@ class Task:
         return self.claims / f"task-{name}"
 
     def look_for_others(self):
-        """Once, for those that began before this one: whoever begins later looks for this one."""
+        """Looks once for tasks that began earlier; those that begin later look for this one."""
         time.sleep(LOOK_AFTER_S)
         if first := self.missing():
             time.sleep(LOOK_AGAIN_S)
-            if both := {name: node for name, node in self.missing().items() if name in first}:
-                listed = [f"{name} on {node}" for name, node in sorted(both.items())]
-                more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
+            if still := {name: node for name, node in self.missing().items() if name in first}:
+                listed = [f"{name} on {node}" for name, node in sorted(still.items())]
+                more = f" and {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else ""
                 self.complaint = (
-                    f"Slurm runs {', '.join(listed[:NAMED])}{more}, which left no mark in {self.claims.parent}: if OUT is "
+                    f"Slurm runs {', '.join(listed[:MOST_NAMED])}{more}, which left no mark in {self.claims.parent}: if OUT is "
                     "another folder there, they train the same runs again; choose an OUT that all nodes share"
                 )
                 self.complain()
 
     def missing(self):
         """{task: node} of tasks that Slurm has listed as running for a while and that left no mark."""
-        there = {path.name for path in self.claims.glob("task-*")}
+        marks = {path.name for path in self.claims.glob("task-*")}
         return {
             name: node
             for name, node, seconds in slurm.running_tasks()
-            if seconds >= LOOK_AFTER_S / 2 and self.mark(name).name not in there
+            if seconds >= LOOK_AFTER_S / 2 and self.mark(name).name not in marks
         }
 
     def complain(self):

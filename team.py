@@ -49,10 +49,10 @@ def read_team(path):
     for member in members:
         check_fields(path, member, MEMBER_FIELDS, required=MEMBER_FIELDS)
     named = {name: content[name] for name in ("title", "course", "date") if name in content}
-    for where in (named, *members):
-        for name, value in where.items():
+    for table in (named, *members):
+        for name, value in table.items():
             if isinstance(value, date) and name == "date":
-                where[name] = value.isoformat()
+                table[name] = value.isoformat()
             elif not (isinstance(value, str) and value.strip()):
                 refuse(f"{path} cannot be used: {name} must be text, got {value!r}")
     return Team(tuple((member["name"], member["did"]) for member in members), **named)

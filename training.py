@@ -374,7 +374,7 @@ class Run:
         """Writes result.json, the last events and model/, and uploads that if asked to."""
         args, state, team, val = self.args, self.state, self.team, self.val
         watched_top1 = [row["top1"] for row in state.curve]
-        confusion = scores["confusion"].tolist() if len(self.images.classes) <= log.MOST_COUNTED else None
+        confusion = scores["confusion"].tolist() if len(self.images.classes) <= log.MOST_CLASSES else None
         result = self.config | {
             "classes": len(self.images.classes), "n_train": len(self.batches.split), "n_val": len(val) if val else 0,
             "n_test": len(self.images.test), "world_size": team.world_size, "device": machine.device_name(team.device),

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from flags import parse_args
 
-RECIPE = ("optimizer", "lr", "weight_decay")  # what PRESET=tuning varies, beside knobs; what else a search may vary:
+RECIPE = ("optimizer", "lr", "weight_decay")  # what PRESET=tuning varies, besides knobs
+# what else a search may vary
 OTHERS = ("batch_size", "momentum", "schedule", "warmup_frac", "label_smoothing", "clip_norm", "ema_decay", "mixup", "cutmix",
           "cutout", "crop_padding", "crop_scale", "flip", "class_weights", "balanced_sampling")  # fmt: skip
 ALIKE = ("dataset", "data", "image_size", "val_size", "epochs", "max_steps")  # in all rows of a search
-# which weights a run starts from and which it trains, in all rows of an architecture: the runs themselves name it
+# initial and trained weights: alike in all rows of an architecture, because the runs themselves set them
 START = ("pretrained", "init_from", "freeze")
 
 
@@ -37,9 +38,9 @@ def recipes_of(folder, archs):
     for arch in sorted(archs):
         of_arch = [row for row in rows if row["arch"] == arch]
         if not of_arch:
-            there = " ".join(sorted({row["arch"] for row in rows}))
+            tuned = " ".join(sorted({row["arch"] for row in rows}))
             raise ValueError(
-                f"TUNED: no rows of {arch} in {folder}, only of {there}: tune it with PRESET=tuning OUT={folder} ARCHS={arch}"
+                f"TUNED: no rows of {arch} in {folder}, only of {tuned}: tune it with PRESET=tuning OUT={folder} ARCHS={arch}"
             )
         refuse_different(of_arch, START, folder)
         found[arch] = best_recipe(of_arch, [*RECIPE, *varied])
@@ -54,7 +55,8 @@ def best_recipe(rows, names):
         candidates.setdefault(how, {})[row["seed"]] = row
     runs = [list(by_seed.values()) for by_seed in candidates.values()]
     most = max(map(len, runs))
-    row = max((of for of in runs if len(of) == most), key=lambda of: sum(row["val_top1"] for row in of) / most)[0]
+    most_seeds = [by_seed for by_seed in runs if len(by_seed) == most]
+    row = max(most_seeds, key=lambda by_seed: sum(row["val_top1"] for row in by_seed) / most)[0]
     flags = [part for name in names if name in row for part in flags_of(name, row)]
     return Recipe(flags, {knob: as_text(value) for knob, value in row["settings"].items()})
 

@@ -190,7 +190,7 @@ class Constant(nn.Module):
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (Untraceable(), "resnet cannot be exported with an open batch ("),
+        (Untraceable(), "resnet cannot be exported with a dynamic batch ("),
         (ForgetsTheRest(), "the exported resnet gives 100 of 100 images another class than the network"),
     ],
 )

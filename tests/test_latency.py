@@ -97,7 +97,7 @@ def test_network_that_cannot_be_exported_is_timed_as_trained(few_calls, capsys, 
     monkeypatch.setattr(export, "trace", trace)
     (row,) = latency.measure([TINY], 5, 16, None, CPU)
     assert row.keys() == TRAINED
-    line = "resnet cannot be exported with an open batch (no such operator): not timed as exported\n"
+    line = "resnet cannot be exported with a dynamic batch (no such operator): not timed as exported\n"
     assert capsys.readouterr().out == line
 
 

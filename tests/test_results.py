@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 
 from flags import NEWER, parse_args
-from runfolder import NOT_THE_RUN, look_at_folder
+from runfolder import NOT_IN_CONFIG, look_at_folder
 from tests.processes import ROOT
 from tests.reports import blank_charts, report  # or skips as it does
 
@@ -34,7 +34,7 @@ def test_a_table_can_be_continued(folder):
     defaults = vars(parse_args([]))
     for path in folder.glob("*/result.json"):
         row = json.loads(path.read_text())
-        config = {name: (defaults | NEWER | row).get(name) for name in {*defaults, "data"} - {*NOT_THE_RUN}}
+        config = {name: (defaults | NEWER | row).get(name) for name in {*defaults, "data"} - {*NOT_IN_CONFIG}}
         assert look_at_folder(path.parent, config)[0] == row
 
 

@@ -15,7 +15,7 @@ import pytest
 
 import report
 from models import BACKBONES, knobs
-from rows import NO_SETTINGS, default_width, mean_row, natural, problem_of, read_rows
+from rows import NOT_SETTINGS, default_width, mean_row, natural, problem_of, read_rows
 from tables import folds_table, train_loss
 from tests.report_rows import JITTER, of_folds, row, rows_of, write
 from verdicts import analyse
@@ -217,7 +217,7 @@ def test_a_setting_that_came_later_is_no_other_recipe_where_it_changes_nothing(t
     assert "two recipes for resnet: accumulate is None in" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", NO_SETTINGS)
+@pytest.mark.parametrize("name", NOT_SETTINGS)
 def test_how_a_run_was_computed_is_no_part_of_its_recipe(name, tmp_path):
     rows = [content | {name: seed} for seed, content in enumerate(rows_of("resnet", 60))]
     assert len(read_rows(write(tmp_path, rows))) == 4

@@ -64,7 +64,7 @@ def test_a_run_leaves_everything(command, tmp_path, capsys):
     folder = tmp_path / "runs" / "run"
     result = result_of(folder)
     assert problem_of(result) is None
-    assert set(vars(parse_args([]))) - {*runfolder.NOT_THE_RUN} <= set(result)
+    assert set(vars(parse_args([]))) - {*runfolder.NOT_IN_CONFIG} <= set(result)
     assert (result["arch"], result["settings"]) == ("eca_resnet", {"eca.kernel_size": 5})
     assert (result["n_train"], result["n_val"], result["n_test"], result["classes"]) == (86, 10, 20, 4)
     assert len(result["per_class_top1"]) == 4
@@ -195,7 +195,7 @@ def test_watching_the_test_set_reports_its_bias(command, tmp_path, monkeypatch):
 
 
 def test_confusion_of_many_classes_is_not_kept(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(log, "MOST_COUNTED", 3)
+    monkeypatch.setattr(log, "MOST_CLASSES", 3)
     run(*command(*SMALL, "--max-steps", "1"))
     assert result_of(tmp_path / "runs" / "run")["confusion"] is None
 
