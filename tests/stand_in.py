@@ -85,7 +85,7 @@ def train(args):
     if step < steps:
         (folder / "status").write_text(f"interrupted by SIGTERM at step {step}\n")
     else:
-        lr, optimizer = value(args, "--lr") if "--lr" in args else "0.2", "sgd"
+        lr, optimizer = value(args, "--lr") if "--lr" in args else "0.4", "sgd"
         for arg in args:
             lr = arg.removeprefix("--lr=") if arg.startswith("--lr=") else lr
             optimizer = arg.removeprefix("--optimizer=") if arg.startswith("--optimizer=") else optimizer

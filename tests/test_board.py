@@ -239,7 +239,7 @@ def test_finished_runs_of_another_recipe_are_refused(compare):
         ended(running)
     for settings, flags, other in (
         ({"EPOCHS": "6"}, [], "epochs 5 there, 6"),
-        ({}, ["--lr", "1"], "lr 0.2 there, 1.0"),
+        ({}, ["--lr", "1"], "lr 0.4 there, 1.0"),
         ({}, ["--val-size", "0"], "val_size 0.1 there, 0.0"),
     ):
         with compare(*flags, **{"EPOCHS": "5", "SEEDS": "0"} | settings) as running:
