@@ -35,7 +35,7 @@ def test_choices_are_those_of_the_code():
 @pytest.mark.parametrize(
     ("optimizer", "lr", "weight_decay"),
     [
-        ("sgd", 0.2, 5e-4),
+        ("sgd", 0.4, 5e-4),
         ("adamw", 1e-3, 0.05),
         ("adam", 1e-3, 0),
         ("nadam", 1e-3, 0),
