@@ -89,7 +89,7 @@ def from_torchvision(name):
     except Exception as error:  # download, checksum and damaged local copy each raise their own
         raise ValueError(f"cannot load the weights of torchvision:{name}: {libraries.first_line(error)}") from None
     mean, std = preprocess.mean, preprocess.std
-    if getattr(net, "transform_input", False):  # its net turns ImageNet's into these; ours takes these
+    if getattr(net, "transform_input", False):  # it maps ImageNet's normalization to 0.5, which ours uses directly
         mean = std = [0.5] * 3
     # without Inception's auxiliary classifier, which ours leaves out
     body = {name: value for name, value in net.state_dict().items() if not name.startswith("AuxLogits.")}

@@ -420,9 +420,8 @@ def flags_of(net):
     may_be_large = (
         recipe["dataset"] == "folder" if recipe.get("image_size") is None else recipe["image_size"] > PADDED_UP_TO
     )
-    if (
-        may_be_large and "crop_scale" in recipe and recipe["crop_scale"] is None
-    ):  # padded crops, not large images' default
+    # padded crops, which are not the default for large images
+    if may_be_large and "crop_scale" in recipe and recipe["crop_scale"] is None:
         changed.append("crop_scale")
     always = [name for name in ("epochs", "val_size", "lr", "weight_decay") if recipe.get(name) is not None]
     knobs = {name: value for name, value in sorted(net.settings.items()) if name not in START}

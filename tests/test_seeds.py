@@ -101,18 +101,33 @@ def test_failure_counts_for_more_than_a_run_that_is_held(codes, code):
 
 
 def test_a_run_that_does_not_fit_beside_the_others_does_not_stop_them(capsys):
-    trained = []
+    """And it has let go of its memory before they train."""
+    did = []
 
     @failures_reported()
     def full():
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    how = {"close": list, "turn": nullcontext}
-    runs = [SimpleNamespace(**how, build=build, train=lambda: iter(trained.append(1) or ())) for build in (full, list)]
+    def fake(name, build):
+        return SimpleNamespace(turn=nullcontext, build=build, close=lambda: did.append(f"close {name}"),
+                               train=lambda: iter(did.append(f"train {name}") or ()))  # fmt: skip
+
     with pytest.raises(SystemExit) as exit:
-        train_all(runs, together=True)
-    assert exit.value.code == 1 and trained == [1]
+        train_all([fake("large", full), fake("small", list)], together=True)
+    assert exit.value.code == 1 and did[:2] == ["close large", "train small"]
     assert "CUDA out of memory: give fewer seeds at a time" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [[], ["--check"]])
+def test_a_gpu_that_is_full_before_the_training_is_one_line(flags, command, capsys, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("engine.TrainState", full)
+    with pytest.raises(SystemExit) as exit:
+        run(*command(*SMALL, *flags))
+    assert exit.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("train.py: CUDA out of memory: give fewer seeds")
 
 
 def test_what_failed_keeps_no_memory(command):
