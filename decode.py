@@ -19,6 +19,7 @@ from flags import one_line
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".avif", ".tif", ".tiff",
             ".ppm", ".pgm", ".pbm", ".pnm", ".jp2"}  # fmt: skip
 PHOTOMETRIC, WHITE_IS_ZERO = 0x0106, 0  # a TIFF's tag, and its value for negatives
+BITS_PER_SAMPLE = 0x0102  # another, with a value for each channel
 ORIENTATION = 0x0112  # the EXIF tag, and for each of its values how to turn the image upright
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -169,6 +170,9 @@ def to_rgb(image):
     out black or wrapped.
     """
     stored = str(getattr(image, "tile", ""))  # until pixels are loaded, names the form in which the file holds them
+    is_colour_tiff = image.format == "TIFF" and image.mode in ("RGB", "RGBA", "CMYK")
+    if is_colour_tiff and ";16" not in stored and max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) > 8:
+        raise UnfitImageError(f"16-bit colours stored plane by plane, which Pillow misreads: {EIGHT_BITS}")
     image.load()
     # Pillow turns the negatives of a TIFF by itself up to 8 bits
     negative = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO

@@ -201,7 +201,7 @@ def add_network(add):
     add("--arch", "resnet", "<method>_..._<backbone>, such as eca_ghostnet_resnet; see --list")
     add("--set", None, "a knob of the arch, such as eca.kernel_size=5; may be repeated", action="append", metavar="K=V")
     add("--pretrained", False, "start with weights published for the arch, and a new head (classifier)", **STORE)
-    init = "start with a run's weights: its folder, model/ or last.pt, or a hub id; the head only if the classes are the same"
+    init = "start with a run's weights: its folder, model/ or last.pt, or a hub id; a new head if the classes differ"
     add("--init-from", None, init, metavar="RUN")
     add("--freeze", None, "train the head only; with --pretrained or --init-from", choices=["backbone"])
 
@@ -248,7 +248,7 @@ def add_recipe(add):
     add("--label-smoothing", 0.0, "share of the target spread over all classes")
     average = "evaluate and save a moving average of the weights with this decay per step, lower at first; 0 for none"
     add("--ema-decay", 0.0, average)
-    clip = "largest gradient norm; 0 for no limit (HorNet can diverge at the default --lr even with 5)"
+    clip = "largest gradient norm; 0 for no limit (HorNet can diverge even with 5, at --lr 0.2)"
     add("--clip-norm", 5.0, clip)
     seeds = "seed of weights, split, sample order and augmentation; several train one run each, side by side on a GPU"
     weights = "weight each class in the loss by the inverse of its share of the training images"
@@ -280,7 +280,7 @@ def add_run(add):
     add("--max-minutes", 0.0, "stop and save after this many minutes, as on SIGTERM, with exit code 75; 0 for no limit")
     graph = "auto: a GPU replays the training step as one CUDA graph where it can; off: kernel by kernel"
     add("--graph", None, f"{graph} (default auto)", choices=["auto", "off"])
-    add("--timeout-s", 600, "seconds to wait for a silent process; decoding may take longer")
+    add("--timeout-s", 600, "seconds to wait for a silent process; does not limit decoding")
 
 
 def add_other(add):
@@ -362,11 +362,11 @@ def dataset_in(data_dir):
         names = set(os.listdir(data_dir)) if os.path.isdir(data_dir or "") else set()
     except OSError as error:
         refuse(f"--data-dir {data_dir}: {error.strerror}")
+    if any(os.path.isdir(os.path.join(data_dir, name)) for name in names & {"train", "test"}):
+        return "folder"
     of_100 = names & {"cifar-100-python", "cifar-100-python.tar.gz"}
-    if not of_100 and names & {"cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1"}:
-        return "cifar10"
-    folders = [name for name in names & {"train", "test"} if os.path.isdir(os.path.join(data_dir, name))]
-    return "folder" if folders else "cifar100"
+    of_10 = names & {"cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1"}
+    return "cifar10" if of_10 and not of_100 else "cifar100"
 
 
 def refuse_folds(folds, fold, val_size):

@@ -273,8 +273,13 @@ def open_tables(name, found, image_size):
         missing = {image_column, label_column} - set(table.column_names)
         if missing:
             problem = f"no column {min(missing)!r}, found {', '.join(table.column_names)}"
-            is_cifar10 = name == "cifar100" and {image_column, "label"} <= set(table.column_names)
-            advice = "for CIFAR-10 give --dataset cifar10" if is_cifar10 else "only CIFAR is read from parquet"
+            (other,) = HUB_SETS.keys() - {name}
+            is_other = set(HUB_SETS[other][1:]) <= set(table.column_names)
+            advice = (
+                f"these are the columns of {other}: give --dataset {other}"
+                if is_other
+                else "only CIFAR is read from parquet"
+            )
             raise ValueError(f"{split} split of {name}: {problem}; {advice}")
         images = table.select_columns([image_column]).cast_column(image_column, Image(decode=False))
         try:

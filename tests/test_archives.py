@@ -8,6 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
 import data
@@ -73,8 +74,6 @@ def test_cifar100_is_read_from_its_archive(write, where, tmp_path, monkeypatch):
 
 
 def test_cifar10_is_the_same_from_its_archive_and_from_a_table(write, tmp_path):
-    from PIL import Image
-
     write(CIFAR10, CIFAR10_TRAIN, "test_batch", "labels")
     train = [Image.fromarray(image) for seed in range(5) for image in images(seed)]
     labels = [c % 10 for seed in range(5) for c in range(seed, seed + N)]
@@ -86,6 +85,20 @@ def test_cifar10_is_the_same_from_its_archive_and_from_a_table(write, tmp_path):
     assert torch.equal(one.train.images, other.train.images)
     assert torch.equal(one.train.targets, other.train.targets)
     assert one.content_fingerprint == other.content_fingerprint
+
+
+def test_the_hubs_misspelt_class_is_the_archives(write, tmp_path):
+    """Also in a copy that was decoded before."""
+    names = [f"class {c:02}" for c in range(100)]
+    found = []
+    for spelling in ("cra", "crab", "cra"):
+        folder, names[26] = tmp_path / spelling, spelling
+        for split in ("train", "test"):
+            if not (folder / f"{split}-00000-of-00001.parquet").exists():
+                write_parquet(folder, split, [Image.fromarray(images(0)[0])], [26], names)
+        found.append(data.load("cifar100", folder, None, tmp_path / "cache"))
+    assert [one.classes[26] for one in found] == ["crab"] * 3
+    assert found[0].fingerprint == found[1].fingerprint
 
 
 class Payload:

@@ -102,11 +102,14 @@ def test_all_damaged_images_are_told_at_once_by_their_paths(tmp_path, room):
     assert [line.split(": ")[0] for line in error.value.problems] == list(map(str, bad))
 
 
-def test_many_damaged_images_are_listed_in_a_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("classes", [["ant"], ["ant", "bee"]])
+def test_many_damaged_images_are_listed_in_a_file(classes, tmp_path, monkeypatch):
+    """Of one class, and of all."""
     root = small_folder(tmp_path / "set", n=20)
-    truncate(*(root / "train" / "ant").glob("*.png"))
+    truncate(*(file for name in classes for file in (root / "train" / name).glob("*.png")))
+    n = 20 * len(classes)
     with pytest.raises(
-        ValueError, match=r"^20 images cannot be used: .*; and 10 more, all of them in (.*-unfit\.txt)$"
+        ValueError, match=rf"^{n} images cannot be used: .*; and {n - 10} more, all of them in (.*-unfit\.txt)$"
     ) as error:
         loaded(root)
     (file,) = (tmp_path / "cache").glob("*-unfit.txt")

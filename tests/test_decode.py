@@ -163,6 +163,33 @@ def test_sixteen_bit_colours():
             read_image(png_of_16_bit_colours(pixels * scale))
 
 
+@pytest.mark.parametrize("planar", [1, 2])
+def test_sixteen_bit_planes_of_a_tiff_are_refused(planar):
+    """Pillow takes each of their bytes for a pixel; channel by channel in each pixel (planar 1) it reads them."""
+    pixels = grey(RAMP).astype("<u2") * 257
+    planes = pixels.tobytes() if planar == 1 else pixels.transpose(2, 0, 1).tobytes()
+    n = 1 if planar == 1 else 3  # strips
+    entries = [(256, 3, 1, 16), (257, 3, 1, 16), (258, 3, 3, 0), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, n, 8),
+               (277, 3, 1, 3), (278, 3, 1, 16), (279, 4, n, len(planes) // n), (284, 3, 1, planar)]  # fmt: skip
+    end = 8 + len(planes)
+    tables = end + 2 + 12 * len(entries) + 4
+    values = {258: struct.pack("<3H", 16, 16, 16)}
+    if n == 3:
+        values[273] = struct.pack("<3I", *(8 + i * len(planes) // 3 for i in range(3)))
+        values[279] = struct.pack("<3I", *[len(planes) // 3] * 3)
+    directory, after = struct.pack("<H", len(entries)), b""
+    for tag, kind, count, value in entries:
+        if tag in values:
+            value, after = tables + len(after), after + values[tag]
+        directory += struct.pack("<HHII", tag, kind, count, value)
+    file = struct.pack("<2sHI", b"II", 42, end) + planes + directory + bytes(4) + after
+    if planar == 1:
+        assert np.array_equal(read(file), grey(RAMP))
+    else:
+        with pytest.raises(UnfitImageError, match=r"^16-bit colours stored plane by plane"):
+            read_image(file)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
 def test_modes_of_eight_bits_are_converted(mode):
     black_and_white = np.where(RAMP < 128, 0, 255)

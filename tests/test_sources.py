@@ -96,9 +96,14 @@ def test_cifar10_in_parquet_is_told_from_cifar100(tmp_path):
     for split in ("train", "test"):
         write_parquet(tmp_path, split, [picture()], [0], label="label")
     with pytest.raises(
-        ValueError, match="no column 'fine_label', found img, label; for CIFAR-10 give --dataset cifar10"
+        ValueError,
+        match="no column 'fine_label', found img, label; these are the columns of cifar10: give --dataset cifar10",
     ):
         data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache")
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "fine", split, [picture()], [0])
+    with pytest.raises(ValueError, match="these are the columns of cifar100: give --dataset cifar100"):
+        data.load("cifar10", tmp_path / "fine", cache_dir=tmp_path / "cache")
 
 
 def test_parquet_of_another_set_is_not_read(tmp_path):
