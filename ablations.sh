@@ -17,7 +17,7 @@ if [ ! -e "$here/compare.py" ]; then
 fi
 
 case "${1-}" in -h | --help) awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$here/ablations.sh" && exit ;; esac
-for name in ARCHS WIDTHS RUNS PRESET; do
+for name in ARCHS WIDTHS RUNS PRESET BEST; do
     if [ -n "${!name+x}" ]; then
         echo "ablations.sh: $name is read by compare.sh: give METHODS, such as METHODS=eca" >&2
         exit 2

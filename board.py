@@ -141,6 +141,11 @@ class Board:
         for seed in seeds:
             self.failed_file(run, seed).write_text(slurm.array() or "")
 
+    def forget_failure(self, run, seeds):
+        """Removes what note_failure() wrote, perhaps during an earlier command: somebody trains these runs now."""
+        for seed in seeds:
+            self.failed_file(run, seed).unlink(missing_ok=True)
+
     def has_failed(self, run, seed):
         """Whether a run failed in this array of tasks, or in this process: the next command tries it again."""
         try:

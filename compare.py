@@ -32,8 +32,7 @@ from tuning import as_text
 
 SPEEDS = "cost.json"
 BUDGET = ("dataset", "epochs", "max_steps", "val_size", "folds")
-# Flags that a row has in another form.
-RESOLVED = ("amp", "arch", "crop_scale", "graph", "seed", "settings")
+RESOLVED = ("amp", "arch", "crop_scale", "graph", "seed", "settings")  # flags that a row has in another form
 
 
 # ------------------------------------------------------------------------------------------------------------ work
@@ -44,6 +43,8 @@ class BrokenMachineError(Exception):
 
 
 class Comparison:
+    """The runs of one OUT, which this process checks, times, trains and reports on, maybe together with other processes."""
+
     def __init__(self, settings):
         self.settings, self.children = settings, Children()
         self.board = Board(settings.out, settings.runs, settings.seeds, settings.best)
@@ -55,10 +56,9 @@ class Comparison:
         self.steps_before = {}  # {folder: step} when each run was taken
 
     def check(self):
-        """Runs train.py --check on one run, before anything expensive: if possible on an existing one, whose recipe must match.
-        Sets self.checked and self.facts."""
+        """Sets checked and facts, by train.py --check on one run: if possible on an existing one, whose recipe must match."""
         unfinished, finished = self.board.overview()
-        # nothing cut short
+        # not a last.pt that was cut short: it would end --check, and with it the comparison
         saved = [entry for entry in unfinished if is_zipfile(self.board.folder(*entry) / "last.pt")]
         new = [entry for entry in unfinished if not self.board.folder(*entry).exists()]
         run, seed = (finished or saved or new or unfinished)[0]
@@ -142,8 +142,9 @@ class Comparison:
         """Whether to measure now: only failed runs are left, the report reads speeds, one is unknown, and there is time."""
         unfinished, _ = self.board.overview()
         reads_none = "--recipes" in os.environ["REPORT"]  # the report of a search
-        is_late = self.has_measured or time.monotonic() > self.deadline
-        if reads_none or is_late or not all(self.board.has_failed(*entry) for entry in unfinished):
+        is_late = time.monotonic() > self.deadline
+        only_failed = all(self.board.has_failed(*entry) for entry in unfinished)
+        if reads_none or self.has_measured or is_late or not only_failed:
             return False
         file = self.settings.out / SPEEDS
         return not (file.exists() and hours_of(self.networks(), json.loads(file.read_text())["rows"], 1))
@@ -240,11 +241,11 @@ class Comparison:
                     self.train(Taken(taken.run, [seed]), left, environ)
             return
         failed = [seed for seed in taken.seeds if not self.board.is_finished(taken.run, seed)]
+        self.time_is_up |= code == TIME_IS_UP_CODE
         if code == HELD_CODE:
             print(f"{taken.run}: another process writes its folder; going on with the next run", flush=True)
+            self.board.forget_failure(taken.run, failed)
             failed = []
-        elif code == TIME_IS_UP_CODE:
-            self.time_is_up = True
         if code in (1, TIME_IS_UP_CODE):  # others hold some seeds, and those that were stopped in time have a status
             failed = [seed for seed in failed if self.ended_badly(self.board.folder(taken.run, seed), stopped_before)]
         if failed and not self.children.stopped_by:
@@ -282,20 +283,20 @@ class Comparison:
     def leave_if_stopped(self):
         """Ends the program if a signal has come; asks Slurm to requeue the job if its time limit sent that signal."""
         if self.children.stopped_by:
-            if slurm.job():
+            by_slurm = self.children.stopped_by in (signal.SIGTERM, signal.SIGUSR1)  # and not by Ctrl-C
+            if by_slurm and slurm.job():
                 unfinished, finished = self.board.overview()
                 if unfinished or (finished and not self.board.is_reported()):
                     slurm.requeue_if_out_of_time(self.progressed())
             raise SystemExit(128 + self.children.stopped_by)
 
     def finish(self):
-        """Writes the report, unless others still train; prints what failed and how many runs are left."""
+        """Writes the report, unless others still train; prints how many runs are left."""
         self.leave_if_stopped()
         unfinished, finished = self.board.overview()
         if finished:
             self.report()
         if self.failures:
-            print(f"failed: {'; '.join(self.failures)}", file=sys.stderr)
             raise SystemExit(1)
         if self.time_is_up and unfinished:
             minutes, total = f"MINUTES={self.settings.minutes:g}", len(unfinished) + len(finished)
@@ -305,9 +306,9 @@ class Comparison:
             else:
                 print(f"{minutes} is over: {len(unfinished)} of {total} runs are left; the same command continues")
         elif unfinished:
-            failed = sum(self.board.has_failed(*entry) for entry in unfinished)
-            why = [f"{failed} failed in other tasks"] if failed else []
-            why += [f"{len(unfinished) - failed} held by other processes"]
+            failed = [f"{run} with seed {seed}" for run, seed in unfinished if self.board.has_failed(run, seed)]
+            why = [f"{len(failed)} failed in this array ({'; '.join(failed)})"] if failed else []
+            why += [f"{len(unfinished) - len(failed)} held by other processes"]
             print(f"{len(unfinished)} runs are left: {', '.join(why)}")
 
     def report(self):
@@ -345,17 +346,21 @@ def costs(environ, flags):
         print("\n".join([f"costs at {' '.join(sizes)} pixels, in {environ['OUT']}", *runs]))
         return
     measure = [sys.executable, str(HERE / "speed.py"), *runs, "--costs", file, "--image-sizes", *sizes, *flags]
-    for command in (measure, [sys.executable, str(HERE / "report.py"), file]):
-        code = subprocess.run(command).returncode
-        if code:
-            raise SystemExit(code if code > 0 else 128 - code)
+    children = Children()
+    try:
+        with locks.Lock(f"{file}.lock"):
+            for command in (measure, [sys.executable, str(HERE / "report.py"), file]):
+                code, _ = children.run(command)
+                if code:
+                    raise SystemExit(code if code > 0 else 128 - code)
+    except locks.HeldError:
+        refuse(f"another process is writing {file}: wait for it, or choose another OUT", code=1)
 
 
 def plan(comparison, unfinished):
     """PLAN=1: what would be trained, and how to hand it to Slurm."""
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that `| head` ends it without a traceback
-    refuse_unknown(comparison.settings, dict.fromkeys(run for run, _ in unfinished))
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that `| head` ends it without a traceback
+    refuse_unknown(dict.fromkeys(run for run, _ in unfinished))
     for run, seed in unfinished:
         print(run, seed)
     if more := comparison.board.n_to_come():
@@ -382,10 +387,8 @@ def plan(comparison, unfinished):
     print(slurm.sbatch_line(given, script, tasks, comparison.hours(), n_gpus))
 
 
-def refuse_unknown(settings, runs):
-    """Ends the program for flags, architectures and knobs that do not exist; without torch, for flags alone."""
-    for run in runs:
-        parse_args(train_flags(settings, run, ["0"]))
+def refuse_unknown(runs):
+    """Ends the program for architectures and knobs that do not exist; without torch, for none."""
     try:
         from models import canonical, parse_settings
     except ImportError:
@@ -401,19 +404,19 @@ def main(flags):
     if os.environ["PRESET"] == "cost":
         return costs(os.environ, flags)
     settings = read_settings(os.environ, flags)
-    if settings.minutes:  # then no measurement of speeds before the runs finds a mistake
-        refuse_unknown(settings, settings.runs)
+    for run in settings.runs:
+        parse_args(train_flags(settings, run, ["0"]))  # which refuses mistaken flags
+    if settings.minutes:  # otherwise the measurement of speeds finds unknown networks
+        refuse_unknown(settings.runs)
     comparison = Comparison(settings)
     unfinished, finished = comparison.board.overview()
     total, epochs = len(unfinished) + len(finished), f"{settings.epochs} epoch{'s' * (settings.epochs != '1')}"
-    print(
-        f"{total} run{'s' * (total != 1)} in {settings.out}, {len(finished)} of them finished; {settings.dataset}, {epochs}",
-        flush=True,
-    )
+    runs = f"{total} run{'s' * (total != 1)} in {settings.out}"
+    print(f"{runs}, {len(finished)} of them finished; {settings.dataset}, {epochs}", flush=True)
     for run, seed in dict(finished).items():  # one seed of each run: the report compares the others with it
         comparison.refuse_other_recipe(run, seed)
-    for run, seed in unfinished[:1]:
-        comparison.refuse_other_budget(run, seed)
+    if unfinished:
+        comparison.refuse_other_budget(*unfinished[0])
     if os.environ["PLAN"] not in ("", "0"):
         return plan(comparison, unfinished)
     if unfinished and any(find_spec(name) is None for name in ("matplotlib", "pptx", "scipy")):
@@ -434,9 +437,12 @@ def main(flags):
                 print("nothing is left to train, so the data are not looked at", flush=True)
             comparison.finish()
     except BrokenMachineError as error:
-        refuse("; ".join([str(error), *(f"failed: {run}" for run in comparison.failures)]), code=1)
+        refuse(error, code=1)
     except OSError as error:  # such as a disk that this node lacks
         refuse(f"OUT={settings.out} cannot be used here: {error}", code=1)
+    finally:
+        if comparison.failures:
+            print(f"failed: {'; '.join(comparison.failures)}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

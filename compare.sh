@@ -71,12 +71,16 @@ for name in ARCHS WIDTHS; do
             ;;
     esac
 done
-for name in RECIPE TUNED MINUTES; do
+for name in RECIPE TUNED MINUTES BEST; do
     if [ "$PRESET" = cost ] && [ -n "${!name+x}" ]; then
         echo "compare.sh: $name is not read with PRESET=cost" >&2
         exit 2
     fi
 done
+case "${RUNS+x}:$PRESET" in
+    x:* | :tuning | :recipe) ;;
+    *) if [ -n "${BEST+x}" ]; then echo "compare.sh: BEST is not read with PRESET=$PRESET: leave it out" >&2 && exit 2; fi ;;
+esac
 recipe="" # flags for train.py
 report="" # flag for report.py
 ALL_METHODS="productpool eca gmlp mixer cspnet ghostnet resnest convnext coatnet hornet lsknet segnext" # the cheapest first

@@ -53,6 +53,7 @@ class Settings:
 def read_settings(environ, user_flags):
     """Refuses what makes no sense, in one line that names the setting."""
     runs, seeds, recipe = (environ[name].split() for name in ("RUNS", "SEEDS", "RECIPE"))
+    runs = [in_order(run) for run in runs]
     own = [flag for run in runs for flag in parts_of(run)[2]]
     for flag in [*recipe, *own, *user_flags]:
         name = flag.split("=")[0]
@@ -86,6 +87,13 @@ def read_settings(environ, user_flags):
         without_repeats(runs, recipes), seeds, environ["EPOCHS"], dataset, Path(environ["OUT"]).expanduser(), nproc, jobs, minutes,
         best, recipe, recipes, user_flags,
     )  # fmt: skip
+
+
+def in_order(run):
+    """The run with its methods sorted, as models.canonical() names it: ghostnet_eca_resnet:a.b=1 -> eca_ghostnet_resnet:a.b=1."""
+    arch, *parts = run.split(":")
+    *methods, backbone = arch.split("_")
+    return ":".join(["_".join([*sorted(methods), backbone]), *parts])
 
 
 def without_repeats(runs, recipes):

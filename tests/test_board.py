@@ -147,6 +147,11 @@ def test_a_report_that_was_stopped_is_work_that_is_left(tmp_path, monkeypatch):
         with pytest.raises(SystemExit, match="143"):
             made.leave_if_stopped()
         assert asked == [False]  # no progress; and once all is there, Slurm is not asked again
+    made.board.is_reported = lambda: False
+    made.children.stopped_by = signal.SIGINT  # a person's, in a job such as a notebook's
+    with pytest.raises(SystemExit, match="130"):
+        made.leave_if_stopped()
+    assert asked == [False]
 
 
 def test_a_finished_comparison_is_reported_where_its_speeds_cannot_be_measured(compare, tmp_path):
@@ -305,9 +310,9 @@ def test_tuning_and_its_winners(compare, tmp_path):
     assert f"hornet_resnet:{starts}:--optimizer=adamw:--lr=1e-3" in runs
     few = [f"{arch}:--lr={lr}" for arch in ("resnet", "eca_resnet") for lr in ("0.05", "0.1", "0.2", "0.4")]
     settings.pop("ARCHS")
-    settings |= {"RUNS": " ".join([*few, "resnet:--lr=lost"]), "JOBS": "2"}
+    settings |= {"RUNS": " ".join([*few, "resnet:--cache-dir=lost"]), "JOBS": "2"}
     with compare(**settings) as running:
-        assert "failed: resnet:--lr=lost with seed 0" in ended(running, code=1)
+        assert "failed: resnet:--cache-dir=lost with seed 0" in ended(running, code=1)
     done = {path.parent.name for path in out.glob("*/result.json")}
     assert len(done) == 8 + 2 * 2 * 2
     assert {name for name in done if name.endswith("seed2")} == {

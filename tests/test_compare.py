@@ -44,6 +44,39 @@ def test_parts_of_a_run_become_flags():
     )
 
 
+def test_the_order_of_methods_in_a_name_makes_no_other_run(tmp_path):
+    (tmp_path / "search" / "a").mkdir(parents=True)
+    row = {"arch": "eca_ghostnet_resnet", "settings": {}, "seed": 0, "val_top1": 50.0, "optimizer": "sgd", "lr": 0.4}
+    (tmp_path / "search" / "a" / "result.json").write_text(json.dumps(row))
+    runs = "ghostnet_eca_resnet:ghostnet.ratio=4 torchvision:vgg11_bn"
+    assert read_settings(SETTINGS | {"RUNS": runs}, []).runs == [
+        "eca_ghostnet_resnet:ghostnet.ratio=4",
+        "torchvision:vgg11_bn",
+    ]
+    settings = read_settings(SETTINGS | {"RUNS": "ghostnet_eca_resnet", "TUNED": str(tmp_path / "search")}, [])
+    assert "--lr 0.4" in " ".join(train_flags(settings, settings.runs[0], ["0"]))
+
+
+@pytest.mark.parametrize("by_signal", [False, True])
+def test_failed_runs_are_named_however_the_command_ends(by_signal, tmp_path, monkeypatch, capsys):
+    def work(self):
+        self.failures.append("resnet with seed 0")
+        self.children.stopped_by = signal.SIGTERM if by_signal else 0
+
+    settings = SETTINGS | {"PRESET": "methods", "OUT": str(tmp_path / "out"), "PLAN": "", "REPORT": ""}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    for name in ("check", "measure_speeds"):
+        monkeypatch.setattr(compare.Comparison, name, lambda _: None)
+    monkeypatch.setattr(compare.Comparison, "work", work)
+    monkeypatch.setattr(compare.Comparison, "lacks_speeds", lambda _: False)
+    monkeypatch.setattr(compare, "Children", lambda: SimpleNamespace(stopped_by=0))
+    with pytest.raises(SystemExit) as exit:
+        compare.main([])
+    assert exit.value.code == (143 if by_signal else 1)
+    assert capsys.readouterr().err.endswith("failed: resnet with seed 0\n")
+
+
 def test_a_program_may_be_given_a_limit():
     began = time.monotonic()
     code, _ = children.Children().run([sys.executable, "-c", "import time; time.sleep(60)"], limit_s=0.5)
@@ -158,11 +191,13 @@ def test_only_seeds_that_failed_are_told_as_failed(comparison, code, failed):
     for seed, file in (("1", "lock"), ("2", "last.pt"), ("3", "result.json")):
         write_file(comparison, seed, file)
     comparison.board.claims.mkdir()
+    comparison.board.note_failure("resnet", ["0"])  # by an earlier command
     comparison.answer.code = code
     comparison.answer.during = lambda: write_file(comparison, "0", "status")
     comparison.train(Taken("resnet", ["0", "1", "2", "3"]), 60.0, {})
     assert comparison.failures == [f"resnet with seed {seed}" for seed in failed]
     assert comparison.time_is_up == (code == compare.TIME_IS_UP_CODE)
+    assert comparison.board.failed_file("resnet", "0").exists() == (code != compare.HELD_CODE)
 
 
 @pytest.mark.parametrize(

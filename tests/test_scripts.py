@@ -15,6 +15,7 @@ import torch
 
 import checkpoints
 import compare
+from locks import Lock
 from models import METHODS, build, knobs
 from settings import HERE
 from speed import parse_run
@@ -212,6 +213,21 @@ def test_scripts_tell_how_they_are_used(script, first):
     assert (alone.returncode, alone.stderr) == (2, "compare.sh: compare.py is started by compare.sh: bash compare.sh\n")
 
 
+@pytest.mark.parametrize(
+    ("script", "preset"), [("compare.sh", "methods"), ("compare.sh", "cost"), ("ablations.sh", None)]
+)
+def test_best_belongs_to_a_search(script, preset):
+    """With others it would take seeds away from the baselines, which are of one architecture with their widths."""
+    settings = {"BEST": "1", "PLAN": "1", "OUT": "nowhere"} | ({"PRESET": preset} if preset else {})
+    done = run_script(script, check=False, **settings)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "BEST is" in done.stderr
+
+
+def test_a_mistaken_flag_of_any_run_is_refused_before_the_first():
+    done = run_script("compare.sh", check=False, RUNS="resnet eca_resnet:--weigth-decay=1e-4", OUT="nowhere")
+    assert done.returncode == 2 and "--weigth-decay" in done.stderr and not done.stdout
+
+
 def test_empty_settings_are_given():
     assert [run for run, _ in planned("compare.sh", ARCHS="", WIDTHS="", SEEDS="0", OUT="nowhere")] == ["resnet"]
     refused = run_script("compare.sh", check=False, RUNS="", OUT="nowhere")
@@ -267,18 +283,29 @@ def test_copy_of_a_script_finds_the_repository(script, tmp_path):
     assert done.stderr.startswith(f"{script}: {tmp_path} is not the repository") and done.stderr.count("\n") == 1
 
 
-def test_cost_preset_trains_nothing(tmp_path, monkeypatch):
+def test_cost_preset_trains_nothing(tmp_path, monkeypatch, capsys):
     settings = {"PRESET": "cost", "RUNS": "resnet eca_resnet", "SIZES": "16 32", "OUT": "out"}
     plan = run_script("compare.sh", PLAN="1", **settings).stdout.splitlines()
     assert plan == ["costs at 16 32 pixels, in out", "resnet", "eca_resnet"]
-    calls = []
-    monkeypatch.setattr(subprocess, "run", lambda command: calls.append(command[1:]) or SimpleNamespace(returncode=0))
+    monkeypatch.chdir(tmp_path)
+    calls, code = [], 0
+    programs = SimpleNamespace(run=lambda command: (calls.append(command[1:]), (code, ""))[1])
+    monkeypatch.setattr(compare, "Children", lambda: programs)
     compare.costs(settings | {"PLAN": ""}, ["--batch-size", "2"])
     here = HERE
     assert [" ".join(call) for call in calls] == [
         f"{here}/speed.py resnet eca_resnet --costs out/costs.json --image-sizes 16 32 --batch-size 2",
         f"{here}/report.py out/costs.json",
     ]
+    lock = Lock(tmp_path / "out" / "costs.json.lock")
+    with pytest.raises(SystemExit) as exit:
+        compare.costs(settings | {"PLAN": ""}, [])
+    lock.release()
+    assert exit.value.code == 1 and "another process is writing out/costs.json" in capsys.readouterr().err
+    code = 143
+    with pytest.raises(SystemExit, match="143"):
+        compare.costs(settings | {"PLAN": ""}, [])
+    assert len(calls) == 3 and not list((tmp_path / "out").iterdir())
 
 
 # ------------------------------------------------------------------------------------------------- from start to end
