@@ -31,7 +31,7 @@ from notes import (
     timed_on,
     trained_where,
 )
-from rows import MEASURED, epochs_of, flags_of, latencies_in
+from rows import MEASURED, epochs_of, flags_of, has_bottlenecks, latencies_in
 from sentences import ablation_sentence, cost_sentence, opening, power_sentence, readable, verdict_lists
 from tables import (
     ablation_table,
@@ -121,6 +121,10 @@ def methods_text(results):
         "The slim ResNet is a chain of basic blocks. Each has two 3x3 convolutions, and their result is added to the block's "
         "input. Drawings and texts show each module inside this ResNet; the coloured parts belong to the module."
     )
+    if any(has_bottlenecks(net.arch) for net in results.networks):
+        intro += (
+            " The blocks of ResNet-50, 101 and 152 are bottlenecks: a conv module replaces their one 3x3 convolution."
+        )
     table = [
         ["where it goes", "what it is"],
         [

@@ -52,14 +52,15 @@ def residual_block(conv="3x3 conv", second="", attention=""):
 def stages(text, first=1):
     """The network as three stages of blocks. What the module replaces has its colour: stages from `first` on.
 
-    first: 1 (stem included), 3, or 4 (only the pooling after the stages).
+    first: 1 (stem included), 3 (but for the block that strides), or 4 (only the pooling after the stages).
     """
     shapes, x = [Box(4, 40, 44, 36, "stem", "module" if first == 1 else "plain")], 58
     for stage in range(3):
         replaced = first <= stage + 1
         shapes.append(Box(x, 30, 98, 56, look="around"))
         for block in range(3):
-            shapes.append(Box(x + 6 + 30 * block, 42, 26, 32, "", "module" if replaced else "plain"))
+            strides = first == 3 and block == 0
+            shapes.append(Box(x + 6 + 30 * block, 42, 26, 32, "", "module" if replaced and not strides else "plain"))
         shapes.append(Box(x, 6, 98, 20, text if replaced else "basic blocks", "words"))
         x += 104
     head = Box(x + 2, 40, 40, 36, "pool", "module") if first == 4 else Box(x + 2, 40, 40, 36, "head")

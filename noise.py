@@ -298,8 +298,9 @@ def gap_to_curve(net, curve, cost, noise):
         return Gap(why=OUTSIDE)
     distance = noise.estimate((net, 1), *zip(points, -weights, strict=True))
     gap = Gap(distance.mean, distance.half, distance.p)
-    neighbours = [point.costs[cost] for point, weight in zip(points, weights, strict=True) if weight > AT_A_WIDTH]
-    return Gap(why="no width near it") if max(neighbours) > NEAR * min(neighbours) and not gap.below else gap
+    around = [point.costs[cost] for point, weight in zip(points, weights, strict=True) if weight > AT_A_WIDTH]
+    is_far = max(around) > NEAR * min(around)
+    return Gap(why="no width near it") if is_far and not gap.below else gap
 
 
 # --------------------------------------------------------------------------------------------------------- interactions
@@ -344,9 +345,9 @@ def find_interactions(nets, baselines, noise_of):
         if not all(learned(net, baseline.seeds) for net in four):
             continue
         noise = noise_of(baseline.seeds)
-        alone, other, together = (noise.estimate((net, 1), (baseline, -1)) for net in (first, second, both))
+        *alone, together = (noise.estimate((net, 1), (baseline, -1)) for net in (first, second, both))
         estimate = noise.estimate((both, 1), (first, -1), (second, -1), (baseline, 1))
-        found.append(Interaction(both, (alone, other), together, estimate))
+        found.append(Interaction(both, tuple(alone), together, estimate))
     tested = [each for each in found if not math.isnan(each.estimate.p)]
     for each, p_holm in zip(tested, holm([each.estimate.p for each in tested]), strict=True):
         each.p_holm = float(p_holm)

@@ -28,7 +28,7 @@ class Module:
 
 BEFORE_ADD = "Scales the channels of the residual branch, after its last norm and before the add."
 GATE_ALONE = "Here the gate is used alone, without the paper's 1x1 convolutions and inner shortcut."
-THIRD_STAGE = "Replaces the basic blocks of the third stage, where the maps are smallest."
+THIRD_STAGE = "Replaces the last two of the three basic blocks of the third stage, where the maps are smallest."
 EVERY_BLOCK = "Replaces every basic block and brings its own stem, downsampling and norms."
 BOTH_CONVS = "Replaces both 3x3 convolutions of every basic block."
 
@@ -189,8 +189,8 @@ The test was chosen by simulation. Each simulated report compares 15 or 7 method
 
 
 def simulation_text(results):
-    """SIMULATION and, of its table, the rows with as many seeds as this report's networks have, or all."""
-    n_seeds = str(max(len(net.seeds) for net in results.nets))
+    """SIMULATION and, of its table, the rows with as many seeds as this report compares, or all."""
+    n_seeds = str(max(len(each.seeds) for each in results.judged or results.nets))
     header, line, *rows = SIMULATED.splitlines()
     shown = [row for row in rows if row.split("|")[3].strip() == n_seeds] or rows
     remark = f" The table shows reports with {n_seeds} seeds." * (len(shown) < len(rows))
@@ -211,7 +211,8 @@ NO_CURVE = "There is no comparison: no second width of the backbone (`resnet.wid
 
 def dataset_of(row):
     """The dataset's name as its authors write it."""
-    return {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}.get(row["dataset"], row["dataset"])
+    names = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "folder": "an image folder"}
+    return names.get(row["dataset"], row["dataset"])
 
 
 def in_words(recipe):

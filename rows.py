@@ -263,6 +263,12 @@ def family_and_depth(arch):
     return found and (found[1], int(found[2] or 20))
 
 
+def has_bottlenecks(arch):
+    """Whether a network's blocks are bottlenecks, as in ResNet-50, instead of basic blocks."""
+    family = family_and_depth(arch)
+    return bool(family) and family[1] in (50, 101, 152)
+
+
 def default_width(arch):
     """The default of resnet.width: 64 at the depths used for ImageNet, 16 at those used for CIFAR."""
     family = family_and_depth(arch)
@@ -299,7 +305,7 @@ class Net:
     settings: dict
     runs: dict = field(default_factory=dict)  # seed -> row
     cost_pass: dict | None = None
-    only_form: bool = False  # has knobs set, and its architecture was trained in no other form
+    only_form: bool = False  # a method that was trained in no other form, with its defaults or other knobs of its own
 
     @property
     def backbone(self):

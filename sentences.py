@@ -29,11 +29,12 @@ PHRASES = {  # verdict -> its phrase for one method, and for several
 
 
 def readable(net):
-    """A network's name for readers who have not seen the code: 'gMLP', 'ECA + GhostNet', 'ECA (resnet56)'."""
+    """A network's name for readers who have not seen the code: 'gMLP', 'ECA + GhostNet', 'ECA (resnet56)', with its knobs."""
     if not net.is_method:
         return net.name
     names = " + ".join(MODULES[method].name if method in MODULES else method for method in net.arch.split("_")[:-1])
-    return names + f" ({net.backbone})" * (net.backbone != "resnet")
+    details = [net.backbone] * (net.backbone != "resnet") + [net.knobs] * bool(net.settings)
+    return names + f" ({', '.join(details)})" * bool(details)
 
 
 def best_methods(comparisons):
@@ -69,6 +70,8 @@ def opening(results):
     why = "no method was run with a seed of its baseline"
     if missing := sorted({result.net.backbone for result in results.methods if result.reference is None}):
         why = f"no method was run together with its baseline, {in_list(missing)}"
+    elif results.ablations:
+        why = f"{in_list(results.ablations)} ran with several settings, but not with the default that they are compared with"
     n_nets = len(results.nets)
     return [f"There is no verdict: {why}.", f"{n_nets} network{'s were' if n_nets > 1 else ' was'} run."]
 
@@ -126,11 +129,11 @@ def others_sentence(results):
 
 
 def all_of_one_word(phrase, n):
-    """'All 3 hurt.'; 'None of the 3 is ahead.', where "all are not" could mean that some are."""
+    """'All 3 hurt.', 'It hurts.'; 'None of the 3 is ahead.', where "all are not" could mean that some are."""
     negated = phrase.removeprefix(f"{n} are not ")
     if negated != phrase:
         return f"None of the {n} is {negated}."
-    return f"{'All ' * (n > 1)}{phrase}."
+    return f"All {phrase}." if n > 1 else f"It {phrase.removeprefix('1 ')}."
 
 
 def verdict_counts(results):
@@ -159,7 +162,9 @@ def budget_sentence(results):
     sizes = detectables(results.by_word("no evidence"))
     if not sizes:
         return f"{budget.capitalize()}."
-    unseen = f"true differences of up to {max(sizes):.1f} points may well have gone unnoticed"
+    noisier = [result for result in results.by_word("no evidence") if result.detectable > max(sizes)]
+    more = f" ({first_few([f'{readable(r.net)}: {r.detectable:.1f}' for r in noisier])})" if noisier else ""
+    unseen = f"true differences of up to {max(sizes):.1f} points{more} may well have gone unnoticed"
     return f"Where there is no evidence, {unseen}, and {budget}."
 
 

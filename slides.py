@@ -42,7 +42,7 @@ from notes import (
     shared_recipe,
     speed_text,
 )
-from rows import COSTS, epochs_of, family_and_depth, in_list
+from rows import COSTS, epochs_of, family_and_depth, has_bottlenecks, in_list
 from sentences import (
     ablation_sentence,
     all_of_one_word,
@@ -172,27 +172,28 @@ def resnet_slide(deck, results):
     baselines = [net for net in results.nets if net.on_curve and not net.settings]
     if not baselines:
         return
-    net = baselines[0]
-    family = family_and_depth(net.arch)
-    layers = f"{family[1]} layers, " if family else ""
+    used = [result.reference for result in results.methods if result.reference] or baselines
+    net = next((each for each in used if each.arch == "resnet"), used[0])
+    kind, depth = family_and_depth(net.arch) or ("", 0)
+    layers = f"{depth} layers, " if depth else ""
     size = f"{layers}{net.costs['parameters']:,} parameters, {net.costs['MACs'] / 1e6:.1f} million MACs"
-    title = "The ResNet" if family and family[0] == "resnet" else f"The baseline: {net.arch}"
-    notes = [f"{each.arch}: top-1 {interval(results.top1(each))} %" for each in baselines]
-    shortcut = "A block adds what it computes to its input."
-    if family and family[0] == "resnet":
-        deck.drawings(title, [(residual_block(), shortcut, size)], notes="\n".join(notes))
+    title = "The ResNet" if kind == "resnet" else f"The baseline: {net.arch}"
+    notes = "\n".join(f"{each.arch}: top-1 {interval(results.top1(each))} %" for each in baselines)
+    if kind == "resnet" and not has_bottlenecks(net.arch):
+        deck.drawings(title, [(residual_block(), "A block adds what it computes to its input.", size)], notes=notes)
     else:
-        deck.text(title, [size], notes="\n".join(notes))
+        deck.text(title, [size], notes=notes)
 
 
 def methods_slide(deck, results):
-    """Where each method goes: one drawing per slot, with the names of its methods."""
+    """Where each method goes: a drawing per slot, two for blocks of all stages and of the third, with their methods' names."""
     modules = modules_of(results.networks)
     parts = []
     for slot, (heading, shapes) in SLOTS.items():
         names = {m: module.name.removesuffix(" attention") for m, module in modules.items() if module.slot == slot}
-        if slot == "block" and names.keys() <= set(THIRD_STAGE_ONLY):
-            shapes = stages("module", first=3)
+        late = [names.pop(method) for method in THIRD_STAGE_ONLY if method in names]
+        if late:
+            parts.append((stages("module", first=3), "Blocks of the third stage", ", ".join(late)))
         if names:
             parts.append((shapes, heading, ", ".join(names.values())))
     if parts:
@@ -208,7 +209,7 @@ def fair_lines(results, seeds):
     lines = [f"Same data, same {epochs_of(results.row)}, {recipe}", f"{for_all}: {in_list(seeds)}"]
     if results.has_curve:
         lines.append("Against the ResNet, and against ResNets of equal cost")
-    if results.judged:
+    if len(results.judged) > 1:
         lines.append(f"Corrected for {len(results.judged)} comparisons")
     return lines
 

@@ -108,9 +108,7 @@ class Comparison:
 
     @property
     def chance_note(self):
-        """'ended at chance with seed 1', after the reference's name if it was the reference; '' unless unstable."""
-        if not self.unstable:
-            return ""
+        """Of an unstable comparison: 'ended at chance with seed 1', after the reference's name if it was the reference."""
         lost = {"": self.seeds_at_chance(self.net), f"{self.reference.name} ": self.seeds_at_chance(self.reference)}
         return "; ".join(f"{name}ended at chance with {numbered(seeds)}" for name, seeds in lost.items() if seeds)
 
@@ -320,7 +318,7 @@ def analyse(rows, cost_pass=None):
     def noise_of(seeds):
         return of_seeds(tuple(seeds))
 
-    mark_only_forms(nets, baselines)
+    mark_only_forms(nets)
     as_they_are = [net for net in nets if net.is_method and not net.is_ablation]
     methods = compare([(net, baselines.get(net.backbone)) for net in as_they_are], noise_of)
     for result in methods:
@@ -344,16 +342,15 @@ def gaps_of(result, curve, noise):
     return {cost: Gap(why=why) if why else gap_to_curve(result.net, curve, cost, noise) for cost in COSTS}
 
 
-def mark_only_forms(nets, baselines):
-    """Marks a method trained with a single set of knobs and another recipe than its baseline: it is no ablation.
+def mark_only_forms(nets):
+    """Marks each method that was trained with one set of its own knobs, and not with its defaults: it is judged as it is.
 
-    A method's own recipe may include its paper's initial values, which are knobs such as convnext.layer_scale=1e-6.
+    Such knobs are a person's choice, or the initial values of a recipe of its own, such as convnext.layer_scale=1e-6.
     """
     n_forms = Counter(net.arch for net in nets)
     for net in nets:
-        baseline = baselines.get(net.backbone)
-        own = baseline is not None and differing([net.recipe, baseline.recipe])
-        net.only_form = bool(net.is_method and net.settings and own and n_forms[net.arch] == 1)
+        knobs_of = {knob.split(".")[0] for knob in net.settings}
+        net.only_form = n_forms[net.arch] == 1 and net.is_method and knobs_of <= set(net.arch.split("_")[:-1])
 
 
 # --------------------------------------------------------------------------------------------------------- superclasses

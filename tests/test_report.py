@@ -69,13 +69,22 @@ def test_the_answer_is_computed(campaign, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mean", "told"), [(57, "1 hurts"), (59, "1 saves cost and loses less than a narrower ResNet")]
+    ("mean", "told"), [(57, "It hurts"), (59, "It saves cost and loses less than a narrower ResNet")]
 )
 def test_the_answer_tells_a_loss_from_a_saving(mean, told):
     rows = widths() + rows_of("ghostnet_resnet", mean, jitter=-JITTER, params=60_000, macs=6_000_000, speed=1600.0)
     results = analyse(rows, timed(rows))
     assert opening(results)[1] == f"{told}."
     assert ("the largest clear gain" in cost_sentence(results)) == (mean == 59)
+
+
+def test_the_answer_for_one_method_on_a_folder(tmp_path):
+    other = {"dataset": "folder"}
+    rows = rows_of("resnet18", 60, **other) + rows_of("eca_resnet18", 57, jitter=-JITTER, **other)
+    rows.append(row("eca_resnet18", 57, seed=4, **other))  # of no other network
+    text = make(rows, tmp_path)
+    assert "After 10 epochs on an image folder with 4 seeds, the method is not shown to help. It hurts." in text
+    assert "The table shows reports with" not in text  # none has four seeds
 
 
 def test_seeds_that_are_compared_are_not_called_unknown_noise():

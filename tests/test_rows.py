@@ -16,6 +16,7 @@ import pytest
 import report
 from models import BACKBONES, knobs
 from rows import NOT_SETTINGS, default_width, mean_row, natural, problem_of, read_rows
+from sentences import opening
 from tables import folds_table, train_loss
 from tests.report_rows import JITTER, of_folds, row, rows_of, write
 from verdicts import analyse
@@ -203,10 +204,21 @@ def test_each_architecture_may_have_a_recipe_of_its_own(tmp_path):
     assert "### Recipes" not in make(rows[:8], tmp_path / "one")
 
 
-def test_knobs_under_the_shared_recipe_are_an_ablation():
-    rows = rows_of("resnet", 60) + rows_of("convnext_resnet", 63, {"convnext.layer_scale": 1e-6})
-    results = analyse(rows)
-    assert not results.methods and list(results.ablations) == ["convnext_resnet"]
+def test_a_method_trained_in_one_form_is_judged_in_it():
+    """Not if it has other forms, or if the backbone's width was changed as well."""
+    rows = rows_of("resnet", 60) + rows_of("convnext_resnet", 63, {"convnext.layer_scale": 1e-6}, jitter=-JITTER)
+    assert opening(analyse(rows))[0].endswith(
+        "helps (points of top-1 over the baseline): ConvNeXt (convnext.layer_scale=1e-06) +3.00 ± 0.29."
+    )
+    for settings in ({"convnext.layer_scale": 0.1}, {"convnext.layer_scale": 1e-6, "resnet.width": 24}):
+        others = rows + rows_of("convnext_resnet", 62, settings, jitter=-JITTER)
+        results = analyse(others)
+        assert not results.methods and list(results.ablations) == ["convnext_resnet"]
+        assert opening(results)[0] == (
+            "There is no verdict: convnext_resnet ran with several settings, but not with the default that they are compared with."
+        )
+    (wide,) = analyse(rows_of("resnet", 60) + rows_of("eca_resnet", 63, {"resnet.width": 24})).ablations.values()
+    assert wide[0].reference is None
 
 
 def test_a_setting_that_came_later_is_no_other_recipe_where_it_changes_nothing(tmp_path, capsys):

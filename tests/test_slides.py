@@ -161,6 +161,24 @@ def test_font_shrinks_until_the_text_fits():
     assert 2000 / (72 * 12 / (CHARACTER * small)) * LINE * small <= 72 * 5
 
 
+@pytest.mark.parametrize(
+    ("archs", "title", "is_drawn"),
+    [
+        (("alexnet", "resnet18", "multiscale_resnet18"), "The ResNet", True),
+        (("plain20", "eca_plain20", "resnet", "eca_resnet"), "The ResNet", True),
+        (("resnet50", "eca_resnet50"), "The ResNet", False),  # its blocks are bottlenecks
+        (("plain20", "eca_plain20"), "The baseline: plain20", False),
+    ],
+)
+def test_the_baseline_is_one_that_was_compared_with(archs, title, is_drawn, tmp_path):
+    text = make([content for arch in archs for content in rows_of(arch, 60)], tmp_path, drawn=True)
+    titles = [slide.shapes[0].text_frame.text for slide in deck_of(tmp_path).slides]
+    (slide,) = [slide for slide in deck_of(tmp_path).slides if slide.shapes[0].text_frame.text == title]
+    assert any(hasattr(shape, "shapes") for shape in slide.shapes) == is_drawn
+    assert sum(each.startswith(("The ResNet", "The baseline")) for each in titles) == 1
+    assert ("are bottlenecks" in text) == ("resnet50" in archs)
+
+
 def test_a_method_in_each_slot_fits_its_slide(tmp_path):
     methods = ("productpool", "eca", "cspnet", "ghostnet", "gmlp")
     archs = ("resnet", *(f"{method}_resnet" for method in methods))
@@ -172,10 +190,12 @@ def test_a_method_in_each_slot_fits_its_slide(tmp_path):
         assert shape.left + shape.width <= deck.slide_width and shape.top + shape.height <= deck.slide_height
 
 
-@pytest.mark.parametrize(("archs", "stages"), [(("gmlp_resnet",), 1), (("gmlp_resnet", "convnext_resnet"), 3)])
+@pytest.mark.parametrize(("archs", "stages"), [(("gmlp_resnet",), 1), (("gmlp_resnet", "convnext_resnet"), 4)])
 def test_methods_of_the_third_stage_are_drawn_there(archs, stages, tmp_path):
     make([content for arch in ("resnet", *archs) for content in rows_of(arch, 60)], tmp_path, drawn=True)
     (slide,) = [s for s in deck_of(tmp_path).slides if s.shapes[0].text_frame.text == "Where each method goes"]
     drawings = [shape.shapes for shape in slide.shapes if hasattr(shape, "shapes")]
     texts = [shape.text_frame.text for shapes in drawings for shape in shapes if shape.has_text_frame]
-    assert texts.count("module") == stages and texts.count("basic blocks") == 3 - stages
+    assert texts.count("module") == stages and texts.count("basic blocks") == 2
+    lines = [shape.text_frame.text for shape in slide.shapes if shape.has_text_frame]
+    assert lines[lines.index("Blocks of the third stage") + 1] == "gMLP"

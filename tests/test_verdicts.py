@@ -147,6 +147,11 @@ def test_a_noisy_method_is_named_and_keeps_its_noise(campaign):
         "segnext_resnet is far noisier than the other networks (standard deviation over seeds: 8.8 points; theirs: 0."
     )
     assert not comparison(campaign + noisy, "gmlp_resnet").noisy
+    assert result.word == "no evidence"
+    assert (
+        f" points (SegNeXt attention: {result.detectable:.1f}) may well have gone unnoticed"
+        in opening(analyse(campaign + noisy))[-1]
+    )
 
 
 def test_where_the_baseline_ended_at_chance_no_word_is_given(campaign, tmp_path):
@@ -235,7 +240,7 @@ def test_a_baseline_that_failed_once_is_told_as_the_reason():
     rows = rows_of("resnet", 60) + rows_of("eca_resnet", 63, jitter=-JITTER)
     rows[1]["top1"] = 10.0
     told = " ".join(opening(analyse(rows)))
-    assert "1 is unstable (it or its baseline failed to learn with some seeds)" in told
+    assert "It is unstable (it or its baseline failed to learn with some seeds)" in told
     assert "No comparison is stable, so the noise is unknown" in told
 
 
