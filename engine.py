@@ -81,6 +81,7 @@ class TrainState:
         self.share_rate()
 
     def share_rate(self):
+        """Gives the optimizer the tensor that train_step() fills. The others need a number, which capture.Step sets."""
         if self.reads_rate_on_device:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate
@@ -100,7 +101,7 @@ class TrainState:
         how = [{name: group.get(name) for name in ("capturable", "fused")} for group in self.optimizer.param_groups]
         for name in self.parts:
             getattr(self, name).load_state_dict(saved[name])
-        # The run may have been on another device.
+        # The run may have been on another device: keep how steps are computed on this one.
         for group, here in zip(self.optimizer.param_groups, how, strict=True):
             group.update({name: value for name, value in here.items() if name in group})
         self.share_rate()

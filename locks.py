@@ -52,10 +52,11 @@ class Lock:
             "token": self.token,
         }
         self.content = json.dumps(own).encode()
-        waits, watched = watched is None, {} if watched is None else watched
+        waits = watched is None
+        watched = {} if waits else watched
         while not create(self.path, self.content):
             holder, alive = look(self.path, watched)
-            problem = self.held(holder, alive)
+            problem = self.held_error(holder, alive)
             if alive is False:
                 try:
                     self.take_over(holder, watched)
@@ -68,7 +69,7 @@ class Lock:
         self.stopped = threading.Event()
         threading.Thread(target=self.beat, daemon=True).start()
 
-    def held(self, holder, alive=True):
+    def held_error(self, holder, alive=True):
         return HeldError(
             f"{self.path.parent} is held by {in_words(holder)}: wait for it, or give another --name", alive
         )
@@ -79,17 +80,17 @@ class Lock:
         if not create(claim, self.content):
             rival, alive = look(claim, watched)
             if alive is not False:
-                raise self.held(rival, alive)
+                raise self.held_error(rival, alive)
             claim.unlink(missing_ok=True)  # the rival died before its os.replace
             if not create(claim, self.content):
-                raise self.held(read(claim))
+                raise self.held_error(read(claim))
         if token_of(read(self.path)) != token_of(old):
             claim.unlink(missing_ok=True)
-            raise self.held(read(self.path))
+            raise self.held_error(read(self.path))
         with suppress(FileNotFoundError):  # a rival took our claim for a dead process's
             os.replace(claim, self.path)
         if not self.is_ours():
-            raise self.held(read(self.path))
+            raise self.held_error(read(self.path))
         self.taken_over = in_words(old)
 
     def is_ours(self):
@@ -190,7 +191,7 @@ def look(path, watched):
     if before != now and holder:
         watched[key] = now, time.monotonic()
         return holder, True
-    return holder, False if time.monotonic() - since >= WATCH_S else None
+    return holder, (False if time.monotonic() - since >= WATCH_S else None)
 
 
 def look_at_all(paths, watched):

@@ -10,6 +10,7 @@ holds both networks' probabilities for every test image, and the few images on w
 
 import argparse
 import json
+import os
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import data
 import flags
 import hub
 import machine
-from rows import Net, settings_of
+from rows import Net, read_json, settings_of
 
 N_SHOWN = 10  # images on which the two differ most
 BATCH = 256  # images
@@ -35,7 +36,7 @@ def best_and_baseline(folder):
     """
     kept = {}
     for path in sorted(folder.rglob("result.json")):
-        row = json.loads(path.read_text())
+        row = read_json(path)
         if (path.parent / "model").is_dir() and row.get("status") == "finished" and not settings_of(row):
             kept.setdefault(row["arch"], {})[row["seed"]] = (row["top1"], path.parent)
     gains = {}  # (method, baseline, first seed of both) -> mean difference in top-1
@@ -108,12 +109,14 @@ def main(argv=None):
     out = args.out or (args.runs[0] if len(args.runs) == 1 else args.runs[0].parent) / "pair.npz"
     if out.suffix != ".npz" or not out.parent.is_dir():
         refuse(f"--out takes a file that ends in .npz, in a folder that exists, got {out}")
+    if not os.access(out.parent, os.W_OK):
+        refuse(f"cannot write to {out.parent}: give another --out")
     machine.keep_to_cores()
     try:
         arrays = score(runs, args.data_dir, args.cache_dir)
-    except ValueError as error:
+        np.savez_compressed(out, **arrays)
+    except (OSError, ValueError) as error:
         refuse(error)
-    np.savez_compressed(out, **arrays)
     print(f"written: {out}; {runs[0].name} and {runs[1].name} on {len(arrays['targets'])} test images")
 
 

@@ -117,7 +117,7 @@ def from_timm(name, image_size):
         raise ValueError(
             f"timm has no weights of {name} on the hub as safetensors: timm.list_pretrained() lists what it has"
         )
-    overlay = {"file": hub_file(config.hf_hub_id, file)}
+    overlay = {"file": hub_file(config.hf_hub_id, file), "custom_load": False}  # True is for the authors' .npz files
     try:
         net = libraries.make_timm(name, config.num_classes, image_size, pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception as error:  # a damaged file, or tables that timm cannot resize, each in its own way

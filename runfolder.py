@@ -72,6 +72,10 @@ def look_at_folder(folder, config, of_comparison=False):
             if of_comparison
             else "give another --name, or delete that folder"
         )
+        only = others[0].split()[0] if len(others) == 1 and not of_comparison else ""
+        if only == "amp":  # --amp auto, on another kind of machine
+            amp = {"bfloat16": "bf16", "float16": "fp16"}.get(recorded["amp"], "off")
+            remedy = f"give --amp {amp} to go on with it"
         if result and not of_comparison and len(others) == 1 and config["epochs"] > recorded.get("epochs", 0):
             remedy = f"to train further from it, give --init-from {folder} --name NEW"
         raise ValueError(f"{folder} holds another run ({'; '.join(others[:3])}): {remedy}")

@@ -33,7 +33,11 @@ UNEQUAL = 10  # if the largest class has this many times the images of the small
 
 
 class Run:
-    """One network trained with one seed. args: the flags, with its seed; images: the dataset on the device."""
+    """One network trained with one seed: build(), then train() as in_turns() does, then close().
+
+    args: the flags, with its seed; images: the dataset on the device. look() sets result, that of a finished run, and saved,
+    the last checkpoint of an unfinished one; otherwise they are None.
+    """
 
     def __init__(self, args, team, images, amp, stop):
         self.args, self.team, self.images, self.amp, self.stop = args, team, images, amp, stop
@@ -72,7 +76,10 @@ class Run:
                 for name in without_effect(args.arch, len(self.images.classes), args.settings, self.images.image_size):
                     team.say(f"--set {name} changes nothing: without it the network is the same")
             self.statistics = self.start_weights(net)
-            self.batches = self.make_batches()
+            with mistakes_refused():
+                train, self.val = data.held_out(self.images, args.val_size, args.folds, args.fold, args.seed)
+            self.watched = self.val or self.images.test  # the split that is scored after every epoch
+            self.batches = self.make_batches(train)
             self.refuse_unfit_parts(net)
             if args.sync_bn:
                 net = libraries.synchronized(net, args.arch)
@@ -84,7 +91,7 @@ class Run:
                 rates = optimizers.make_schedule(args.schedule, args.lr, warmup_steps, self.last_step)
             self.state = engine.TrainState(net, optimizer, rates, self.amp, args.ema_decay, team.rank, team.world_size)
             if self.saved:
-                self.resume()
+                self.state.load_state_dict(self.saved["state"])
             model = torch.compile(net) if args.compile else net
             if team.world_size > 1:
                 on = [team.device.index] if team.device.type == "cuda" else None
@@ -98,6 +105,8 @@ class Run:
             )
             if not args.check:
                 self.own_folder()
+                if self.saved:
+                    self.say_resumed()
                 self.describe()
                 self.begin_log()
 
@@ -170,12 +179,10 @@ class Run:
                     parameter.requires_grad_(name in head)
         return (saved["model"]["mean"], saved["model"]["std"]) if saved else statistics
 
-    def make_batches(self):
-        """The augmented batches to train on; also sets val, the held-out part, and watched, the split scored each epoch."""
+    def make_batches(self, train):
+        """The augmented batches of the split `train`."""
         args, images = self.args, self.images
         with mistakes_refused():
-            train, self.val = data.held_out(images, args.val_size, args.folds, args.fold, args.seed)
-            self.watched = self.val or images.test
             parts = args.crop_padding, args.flip, args.cutout, args.mixup, args.cutmix, args.crop_scale or 0.0
             return augment.TrainBatches(
                 train, args.batch_size, augment.Augment(*parts), *self.statistics, n_classes=len(images.classes),
@@ -194,12 +201,10 @@ class Run:
                 refuse(f"{args.arch} cannot be trained on one image at a time, as batch norm needs more than one value: "
                        "raise --batch-size, or lower --accumulate")  # fmt: skip
 
-    def resume(self):
-        self.state.load_state_dict(self.saved["state"])
+    def say_resumed(self):
         before, now = self.saved["world_size"], self.team.world_size
         change = "" if before == now else f", with {now} processes instead of {before}"
-        if not self.args.check:
-            self.say(f"resuming {self.folder} at step {self.state.step} of {self.last_step}{change}")
+        self.say(f"resuming {self.folder} at step {self.state.step} of {self.last_step}{change}")
 
     def describe(self):
         """Sets what result.json, checkpoints and model/ say of the run: its costs, its start, how its network is built."""
@@ -252,6 +257,7 @@ class Run:
                 if at_point:
                     self.queue_point()
                     yield
+                    # on a GPU the newest point is not computed yet: waiting for it would leave the device idle
                     self.read_points(leave=1 if self.stream else 0)
                 self.stop_or_save(at_point)
             scores = yield from self.end_epoch(epoch)

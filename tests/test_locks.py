@@ -323,8 +323,9 @@ def test_same_command_twice_at_once(command, tmp_path, capsys):
         with pytest.raises(SystemExit) as exit:
             run(*flags)
         assert exit.value.code == 3
-        err = capsys.readouterr().err
+        out, err = capsys.readouterr()
         assert f"{folder} is held by process {running.pid} on " in err and err.count("\n") == 1
+        assert "resuming" not in out
         assert running.poll() is None
         processes.signal_session(running.pid, signal.SIGKILL)
         running.wait()

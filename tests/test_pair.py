@@ -5,6 +5,7 @@ from tests.reports import report  # skips this file where report.py's packages a
 # isort: split
 import json
 import shutil
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -143,6 +144,20 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_scoring(out, traine
     with pytest.raises(SystemExit):
         pair.main([str(runs / "eca_resnet"), str(runs / "resnet"), *data_flags, "--out", str(tmp_path / out)])
     assert "--out takes a file that ends in .npz, in a folder that exists, got" in capsys.readouterr().err
+
+
+def test_a_full_or_foreign_disk_is_one_line(trained, tmp_path, monkeypatch, capsys):
+    runs, data_flags = trained
+    command = [str(runs / "eca_resnet"), str(runs / "resnet"), *data_flags, "--out", str(tmp_path / "pair.npz")]
+    monkeypatch.setattr(pair, "score", lambda *_: {"targets": []})
+    monkeypatch.setattr(pair.np, "savez_compressed", Mock(side_effect=OSError("No space left on device")))
+    with pytest.raises(SystemExit):
+        pair.main(command)
+    assert capsys.readouterr().err == "pair.py: No space left on device\n"
+    monkeypatch.setattr(pair.os, "access", lambda *_: False)
+    with pytest.raises(SystemExit):
+        pair.main(command)
+    assert capsys.readouterr().err == f"pair.py: cannot write to {tmp_path}: give another --out\n"
 
 
 def test_a_pair_of_runs_is_scored_as_the_runs_were(trained, tmp_path, monkeypatch):

@@ -227,6 +227,7 @@ def test_weights_for_another_size_of_images_are_refused(monkeypatch, tmp_path):
 def test_timms_weights(tmp_path):
     timm = pytest.importorskip("timm")
     name = "vit_tiny_patch16_224"
+    assert timm.models.get_pretrained_cfg(name).custom_load  # its authors' file is read by a function of its own
     theirs = randomize(timm.create_model(name))
     put_on_hub(tmp_path, VIT_REPOSITORY, theirs.state_dict())
     net = build(f"timm:{name}", 7, image_size=224)

@@ -143,6 +143,16 @@ def test_constant_schedule_goes_on_for_more_epochs(command, tmp_path, capsys):
     assert "holds another run (epochs 4 there, 3 here)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("there", "here", "flag"), [("bfloat16", "off", "bf16"), ("off", "bfloat16", "off")])
+def test_a_run_of_another_kind_of_machine_is_told_how_to_go_on(there, here, flag, tmp_path):
+    """As --amp auto depends on the machine."""
+    config = {"schedule": "cosine", "max_steps": 0, "epochs": 10}
+    (tmp_path / "result.json").write_text(json.dumps(config | {"amp": there}))
+    message = rf"holds another run \(amp {there} there, {here} here\): give --amp {flag} to go on with it$"
+    with pytest.raises(ValueError, match=message):
+        runfolder.look_at_folder(tmp_path, config | {"amp": here})
+
+
 def test_run_that_was_asked_for_more_epochs_is_not_taken_for_one_of_fewer(tmp_path):
     """Ten epochs finished, thirty begun: twenty would keep weights that have seen more."""
     config = {"schedule": "constant", "max_steps": 0}
