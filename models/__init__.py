@@ -180,7 +180,10 @@ def parse_arch(arch):
         slot = METHODS[method].slot
         if slot in slots:
             twice = f"{method} twice" if slots[slot] == method else f"{slots[slot]} and {method} in the one {slot} slot"
-            others = ", ".join(name for name, row in METHODS.items() if row.slot != slot)
+            taken = {"block", "conv"} if slot in ("block", "conv") else {slot}  # most blocks have no conv slot
+            others = ", ".join(
+                name for name, row in METHODS.items() if row.slot in BACKBONES[backbone].slots and row.slot not in taken
+            )
             raise ValueError(f"--arch {arch} has {twice}: combine {slots[slot]} with one of {others}")
         open_slots = BACKBONES[backbone].slots
         if slot not in open_slots:
@@ -258,11 +261,11 @@ def build(arch, num_classes=100, settings=None, image_size=32):
         fillers[method.slot] = make() if method.slot == "block" else make  # a block family is an object, see resnet.py
     net = row.make(num_classes, image_size, **fillers, **row.fixed, **given(row.family))
 
-    # the files that the network's layers come from; is_plain: a knob made this layer an ordinary convolution
+    # by file, for the blocks of a family are of other classes; is_plain: a knob made this layer an ordinary convolution
     sources = {type(module).__module__ for module in net.modules() if not getattr(module, "is_plain", False)}
     for name in methods:
-        if METHODS[name].make.__module__ not in sources:
-            file = METHODS[name].make.__module__
+        file = METHODS[name].make.__module__
+        if file not in sources:
             raise ValueError(
                 f"--arch {arch}: nothing in this network uses {name} (no layer is of a class of {file}): leave it out or "
                 "change its settings"
@@ -277,17 +280,17 @@ def without_effect(arch, num_classes=100, settings=None, image_size=32):
     """
     values, allowed = parse_settings(arch, settings or {}), settable(arch)
 
-    def net_without(name):
+    def net_without(*left_out):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             try:
-                rest = {other: value for other, value in values.items() if other != name}
+                rest = {name: value for name, value in values.items() if name not in left_out}
                 return build(arch, num_classes, rest, image_size)
             except ValueError:  # the others need it
                 return None
 
     changed = [name for name, value in values.items() if value != allowed[name].default]
-    net = net_without(None) if changed else None  # None: with all of them
+    net = net_without() if changed else None
     return [name for name in changed if (other := net_without(name)) and alike(net, other)]
 
 

@@ -4,8 +4,8 @@ Wang, Liao, Wu, Chen, Hsieh and Yeh, "CSPNet: A New Backbone that can Enhance Le
 2020, Figures 2 and 3. Slot: stage, around any block. Published with SGD.
 
 Departures: ReLU, as in the rest of the network, where the authors' configurations have leaky ReLU, or none after some
-splits of CSPResNeXt-50. The paper slices the channels; the authors' configurations make the two parts by 1x1
-convolutions, which is the default here (`split`). Each part has its share of the channels, as in CSPResNeXt and
+splits of CSPResNet-50 and CSPResNeXt-50. The paper slices the channels; the authors' configurations make the two parts
+by 1x1 convolutions, which is the default here (`split`). Each part has its share of the channels, as in CSPResNeXt and
 CSPDarknet (in CSPResNet-50 both are as wide as the stage).
 """
 

@@ -8,11 +8,10 @@ large images); weights start at PyTorch's default rather than at a truncated nor
 rather than at 1e-6; the classifier keeps PyTorch's start; and the gates are multiplied by 3 rather than by 1/3. gnConv
 of order n multiplies n + 1 maps, so small factors vanish: with the paper's start, order 4 leaves 1e-14 of a unit input.
 Adam divides gradients by their size and still learns; SGD does not. With PyTorch's start each layer scales its input by
-1 / sqrt(3). A gate comes after two such layers, so a factor of 3 gives it unit size. At train.py's learning rate and
---clip-norm, SGD can diverge from this start: one of three seeds did (results/README.md). (`init=trunc`,
-`layer_scale=1e-6` and `scale=0.3333` give the paper's start, except for the classifier.) With `gate=gf` the gates end
-in a norm and are not scaled, and the filter has no weight decay; the authors scale those gates by 1/3, too, and decay
-the filter.
+1 / sqrt(3). A gate comes after two such layers, so a factor of 3 gives it unit size. SGD can diverge from this start: at
+a learning rate of 0.2, half of train.py's, one of three seeds did (results/README.md). (`init=trunc`, `layer_scale=1e-6`
+and `scale=0.3333` give the paper's start, except for the classifier.) With `gate=gf` the gates end in a norm and are not
+scaled, and the filter has no weight decay; the authors scale those gates by 1/3, too, and decay the filter.
 """
 
 from functools import partial

@@ -59,7 +59,7 @@ class LSK(nn.Module):
                 f"{method}.kernel_sizes and {method}.dilations must pair up, got {kernel_sizes} and {dilations}"
             )
         if ch % 2:
-            raise ValueError(f"{method} halves its channels, got {ch}: choose an even resnet.width")
+            raise ValueError(f"{method} halves its channels, got {ch}: choose another resnet.width")
         n_kernels, part_ch = len(kernel_sizes), ch // 2
         if gate == "softmax" and n_kernels == 1:
             raise ValueError(f"{method}.gate=softmax needs two {method}.kernel_sizes or more, got {kernel_sizes}")
