@@ -70,6 +70,9 @@ def test_without_pythons_headers_no_kernel_is_built(monkeypatch, tmp_path):
     for folder, can_build in ((tmp_path, True), (tmp_path / "missing", False)):
         monkeypatch.setattr(kernels.sysconfig, "get_paths", lambda _, folder=folder: {"include": str(folder)})
         assert kernels.can_build.__wrapped__(0) == can_build
+    monkeypatch.setattr(kernels, "can_build", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert kernels.is_usable(0) and not kernels.is_usable(1)
 
 
 def forked(function, *args):

@@ -36,8 +36,8 @@ def can_build(device_index):
 
 @torch.compiler.assume_constant_result
 def is_usable(device_index):
-    """can_build, as a constant for torch.compile."""
-    return can_build(device_index)
+    """Whether kernels can be built, and launched there: Triton launches on the current GPU. A constant for torch.compile."""
+    return can_build(device_index) and device_index == torch.cuda.current_device()
 
 
 def takes(x):
