@@ -278,6 +278,9 @@ def train_epoch(step, epoch, last_step):
         yield
     if state.step < last_step:
         batches.prepare(epoch + 1)  # while the device works on what is queued
+    waited = time.perf_counter() - started  # since the last step: for its point of the curve, or for other runs
+    state.train_s += waited
+    state.epoch_s += waited
 
 
 # ------------------------------------------------------------------------------------------------------ evaluate

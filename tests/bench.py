@@ -106,6 +106,7 @@ class Training:
         self.state.assert_finite()
 
     def batches_only(self, epochs):
+        self.batches.prepared = None  # drawing counts, too
         for _ in self.batches.epoch(next(epochs)):
             pass
 
@@ -417,7 +418,7 @@ def table(rows, columns):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", default=ARCHS)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="in the speeds of the first table only")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write all rows here")
     args = parser.parse_args()

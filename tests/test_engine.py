@@ -218,16 +218,17 @@ def test_epoch_can_be_left_after_a_step_and_taken_up_again():
 
 
 def test_seconds_of_training_are_those_of_its_steps(monkeypatch):
-    """On a clock that moves on by a second whenever it is read; the second epoch ends in another process."""
+    """And of the wait after an epoch's last one. On a clock that moves on by a second whenever it is read; the second epoch ends
+    in another process."""
     clock = itertools.count()
     monkeypatch.setattr(engine.time, "perf_counter", lambda: next(clock))
     stopped, resumed, made = new_state(), new_state(), new_batches()
     train(stopped, made)
     next(engine.train_epoch(capture.Step(stopped, stopped.net, made), 1, 20))
-    assert (stopped.train_s, stopped.epoch_s) == (6, 1)
+    assert (stopped.train_s, stopped.epoch_s) == (7, 1)
     resumed.load_state_dict(stopped.state_dict())
     train(resumed, made, 1)
-    assert (resumed.train_s, resumed.epoch_s) == (10, 5)
+    assert (resumed.train_s, resumed.epoch_s) == (12, 6)
 
 
 @pytest.mark.parametrize("name", ["nadam", "adagrad", "adafactor"])
@@ -304,6 +305,18 @@ def test_dropped_paths_differ_from_process_to_process():
         state.net.insert(3, DropPath(0.5))
         state.net[3].register_forward_hook(lambda module, args, out: kept.append(out.flatten(1).any(1)))
         made.begin(0)
+        capture.Step(state, state.net, made)()
+    assert not torch.equal(*kept)
+
+
+def test_dropped_paths_differ_from_seed_to_seed():
+    kept = []
+    for seed in (0, 1):
+        state, made = new_state(), new_batches()
+        state.net.insert(3, DropPath(0.5))
+        state.net[3].register_forward_hook(lambda module, args, out: kept.append(out.flatten(1).any(1)))
+        made.begin(0)
+        made.seed = seed
         capture.Step(state, state.net, made)()
     assert not torch.equal(*kept)
 

@@ -65,7 +65,7 @@ def test_latencies_have_columns_and_a_caption(tmp_path):
     assert "| 1,500 | 4,500 | 4.25 / 12.3 | 0.988 / 1.50 | 0.72 |" in text
     assert "| 1,000 | 3,000 | 5.25 / 1,234 | - |" in text
     assert f"(as trained: {places['trained']}; as exported: {places['exported']})." in text
-    assert "torch 2.15, each network in its own process" in text
+    assert "torch 2.15, each network with 100 classes and in its own process" in text
     table = list(csv.DictReader((tmp_path / "report" / "costs.csv").open()))
     assert [r["exported_latency_p95_ms"] for r in table[:3]] == ["", "1.5", ""]
     assert (table[4]["latency_ms"], table[5]["latency_ms"]) == ("7.25", "")
