@@ -17,7 +17,8 @@ if [ ! -e "$here/compare.py" ]; then
 fi
 
 case "${1-}" in -h | --help) awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$here/ablations.sh" && exit ;; esac
-for name in ARCHS WIDTHS RUNS PRESET BEST; do
+if [ -n "${BEST+x}" ]; then echo "ablations.sh: BEST is not read: leave it out" >&2 && exit 2; fi
+for name in ARCHS WIDTHS RUNS PRESET; do
     if [ -n "${!name+x}" ]; then
         echo "ablations.sh: $name is read by compare.sh: give METHODS, such as METHODS=eca" >&2
         exit 2
@@ -128,7 +129,7 @@ runs_of() { # the settings that a method's paper compares, each against the defa
             values "$arch" productpool.features 64 128 512
             ;;
         *)
-            echo "METHODS: no ablations of '$1'; choose from $KNOWN" >&2
+            echo "METHODS: no ablations of '$1'; choose from $KNOWN, or add its knobs to runs_of in ablations.sh" >&2
             return 2
             ;;
     esac

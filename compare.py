@@ -8,14 +8,12 @@ holds (board.py). Exit codes: 0 if nothing is left to take or MINUTES are over, 
 
 import json
 import os
-import shlex
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from contextlib import suppress
 from importlib.util import find_spec
 from zipfile import is_zipfile
@@ -24,13 +22,22 @@ import locks
 import slurm
 from board import Board, Taken, step_of, when_stopped
 from children import Children
-from flags import HELD_CODE, PADDED_UP_TO, TIME_IS_UP_CODE, mistakes_refused, parse_args
-from hours import hours_of, network_of
-from settings import HERE, parts_of, read_settings, refuse, train_command, train_flags, tuned_parts_of
+from flags import HELD_CODE, PADDED_UP_TO, TIME_IS_UP_CODE, parse_args
+from hours import SPEEDS, hours_of, network_of
+from plan import show_plan
+from settings import (
+    HERE,
+    parts_of,
+    read_settings,
+    refuse,
+    refuse_unknown_networks,
+    train_command,
+    train_flags,
+    tuned_parts_of,
+)
 from tasks import Task
 from tuning import as_text
 
-SPEEDS = "cost.json"
 BUDGET = ("dataset", "epochs", "max_steps", "val_size", "folds")
 RESOLVED = ("amp", "arch", "crop_scale", "graph", "seed", "settings")  # flags that a row has in another form
 
@@ -55,15 +62,18 @@ class Comparison:
         self.needed_s = 0.0  # seconds that must be left to start a run
         self.steps_before = {}  # {folder: step} when each run was taken
 
-    def check(self):
-        """Sets checked and facts, by train.py --check on one run: if possible on an existing one, whose recipe must match."""
+    def check(self, elsewhere=()):
+        """Sets checked and facts, by train.py --check on one run: if possible on an existing one, whose recipe must match.
+
+        elsewhere: flags that name another folder, in which there is none.
+        """
         unfinished, finished = self.board.overview()
         # not a last.pt that was cut short: it would end --check, and with it the comparison
         saved = [entry for entry in unfinished if is_zipfile(self.board.folder(*entry) / "last.pt")]
         new = [entry for entry in unfinished if not self.board.folder(*entry).exists()]
         run, seed = (finished or saved or new or unfinished)[0]
         save_every_s = parse_args(train_flags(self.settings, run, [seed])).save_every_s  # which refuses mistaken flags
-        command = [*train_command(self.settings, run, [seed]), "--check"]
+        command = [*train_command(self.settings, run, [seed]), "--check", *elsewhere]
         began = time.monotonic()
         code, output = self.children.run(command, stdout=subprocess.PIPE)
         self.leave_if_stopped()
@@ -135,7 +145,8 @@ class Comparison:
         hours = self.hours()
         left = [hours[run] for run, _ in self.board.overview()[0]] if hours else []
         if left:
-            total = sum(left) / s.jobs
+            own_gpus = self.facts.get("gpus", 0) // s.nproc  # jobs that share a device are no faster together
+            total = sum(left) / min(s.jobs, max(1, own_gpus))
             print(f"{len(left)} runs left, about {total:.1f} hours of training at the measured speeds", flush=True)
 
     def lacks_speeds(self):
@@ -146,8 +157,7 @@ class Comparison:
         only_failed = all(self.board.has_failed(*entry) for entry in unfinished)
         if reads_none or self.has_measured or is_late or not only_failed:
             return False
-        file = self.settings.out / SPEEDS
-        return not (file.exists() and hours_of(self.networks(), json.loads(file.read_text())["rows"], 1))
+        return not hours_of(self.networks(), self.speed_rows(), 1)
 
     def try_speeds(self):
         """Measures the speeds after the training. Data or a machine lost by then must not hold the report up."""
@@ -172,14 +182,16 @@ class Comparison:
 
     def hours(self):
         """{run: hours} at the speeds in OUT; empty if they are not known."""
-        file = self.settings.out / SPEEDS
-        if not file.exists() or not self.facts:
+        if not self.facts:
             return {}
-        n_images = self.facts["steps"] * self.facts["batch_size"] / self.settings.nproc
-        rows = json.loads(file.read_text())["rows"]
-        return hours_of(
-            self.networks(), [row for row in rows if row["image_size"] == self.facts["image_size"]], n_images
-        )
+        n_devices = self.settings.nproc if self.facts.get("gpus") else 1  # a CPU was measured with all its cores
+        return hours_of(self.networks(), self.speed_rows(), self.facts["steps"] * self.facts["batch_size"] / n_devices)
+
+    def speed_rows(self):
+        """The rows of cost.json in OUT; once check() has told the size of the images, those of that size."""
+        file, size = self.settings.out / SPEEDS, self.facts.get("image_size")
+        rows = json.loads(file.read_text())["rows"] if file.exists() else []
+        return [row for row in rows if size is None or row["image_size"] == size]
 
     def work(self):
         """JOBS workers, until there is nothing to take."""
@@ -351,51 +363,13 @@ def costs(environ, flags):
         with locks.Lock(f"{file}.lock"):
             for command in (measure, [sys.executable, str(HERE / "report.py"), file]):
                 code, _ = children.run(command)
+                code = 128 + children.stopped_by if children.stopped_by else code
                 if code:
                     raise SystemExit(code if code > 0 else 128 - code)
     except locks.HeldError:
         refuse(f"another process is writing {file}: wait for it, or choose another OUT", code=1)
-
-
-def plan(comparison, unfinished):
-    """PLAN=1: what would be trained, and how to hand it to Slurm."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that `| head` ends it without a traceback
-    refuse_unknown(dict.fromkeys(run for run, _ in unfinished))
-    for run, seed in unfinished:
-        print(run, seed)
-    if more := comparison.board.n_to_come():
-        print(f"and {more} more: the best {comparison.settings.best} of each architecture with the other seeds")
-    if not unfinished:
-        return
-    if (comparison.settings.out / SPEEDS).exists():
-        try:
-            comparison.check()
-        except SystemExit:
-            if comparison.children.stopped_by:
-                raise
-            print("the hours are not known, because one run could not be prepared here", file=sys.stderr)
-    given = [
-        f"{name}={shlex.quote(os.environ[name])}"
-        for name in os.environ["GIVEN"].split()
-        if name not in ("PLAN", "JOBS")  # a task takes one run after the other
-    ]
-    script, n_gpus = [os.environ["SCRIPT"], *comparison.settings.user_flags], comparison.settings.nproc
-    size = parse_args(train_flags(comparison.settings, unfinished[0][0], ["0"])).image_size
-    size = size or comparison.facts.get("image_size", 0)
-    together = n_gpus == 1 and size <= PADDED_UP_TO  # see check(): a task then takes all seeds of a network
-    tasks = list(Counter(run for run, _ in unfinished).items()) if together else [(run, 1) for run, _ in unfinished]
-    print(slurm.sbatch_line(given, script, tasks, comparison.hours(), n_gpus))
-
-
-def refuse_unknown(runs):
-    """Ends the program for architectures and knobs that do not exist; without torch, for none."""
-    try:
-        from models import canonical, parse_settings
-    except ImportError:
-        return
-    with mistakes_refused():
-        for arch, knobs, _ in map(parts_of, runs):
-            parse_settings(canonical(arch), knobs)
+    except OSError as error:
+        refuse(f"OUT={environ['OUT']} cannot be used here: {error}", code=1)
 
 
 def main(flags):
@@ -404,10 +378,8 @@ def main(flags):
     if os.environ["PRESET"] == "cost":
         return costs(os.environ, flags)
     settings = read_settings(os.environ, flags)
-    for run in settings.runs:
-        parse_args(train_flags(settings, run, ["0"]))  # which refuses mistaken flags
-    if settings.minutes:  # otherwise the measurement of speeds finds unknown networks
-        refuse_unknown(settings.runs)
+    if settings.minutes:  # otherwise the measurement of speeds finds them
+        refuse_unknown_networks(settings.runs)
     comparison = Comparison(settings)
     unfinished, finished = comparison.board.overview()
     total, epochs = len(unfinished) + len(finished), f"{settings.epochs} epoch{'s' * (settings.epochs != '1')}"
@@ -418,7 +390,7 @@ def main(flags):
     if unfinished:
         comparison.refuse_other_budget(*unfinished[0])
     if os.environ["PLAN"] not in ("", "0"):
-        return plan(comparison, unfinished)
+        return show_plan(comparison, unfinished)
     if unfinished and any(find_spec(name) is None for name in ("matplotlib", "pptx", "scipy")):
         print(
             "the report needs more packages (pip install -r requirements-report.txt); training starts without them",

@@ -37,6 +37,10 @@ SCHEDULES = (
 )  # fmt: skip
 # Flags newer than some runs in results/, with the values that those runs used.
 NEWER = {"accumulate": 1, "class_weights": None, "balanced_sampling": False}
+NOT_IN_CONFIG = (  # flags that do not change what a run computes
+    "list", "summary", "check", "eval_only", "predict", "json", "push_to_hub", "data_dir", "cache_dir", "out", "name",
+    "log_every", "save_every", "save_every_s", "max_minutes", "graph", "seeds", "timeout_s",
+)  # fmt: skip
 HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"  # USER/NAME
 ELSEWHERE = {  # flags of other programs, and what to use here instead
     "--model": "give --arch",

@@ -2,6 +2,8 @@
 
 from tuning import as_text
 
+SPEEDS = "cost.json"  # the file in OUT
+
 
 def network_of(arch, knobs):
     """A network's identity: ghostnet_eca_resnet is eca_ghostnet_resnet, and a knob of 1e-6 is one of 1e-06."""

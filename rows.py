@@ -63,7 +63,7 @@ SUPERCLASS_OF = (
 )  # fmt: skip
 
 
-def read_json(path):
+def read_json(path, refuse=refuse):
     """The JSON object in a file; refuses a file that is not JSON, is not an object, or holds NaN or infinity."""
 
     def reject(constant):
@@ -304,8 +304,8 @@ class Net:
     arch: str
     settings: dict
     runs: dict = field(default_factory=dict)  # seed -> row
-    cost_pass: dict | None = None
-    only_form: bool = False  # a method that was trained in no other form, with its defaults or other knobs of its own
+    cost_row: dict | None = None
+    only_form: bool = False  # a method trained in no other form, with its defaults or with knobs of its own
 
     @property
     def backbone(self):
@@ -351,7 +351,7 @@ class Net:
 
     def imgs_per_s(self, name):
         """train_imgs_per_s or eval_imgs_per_s: from the cost pass if it timed this network, else the median over the runs."""
-        return self.cost_pass[name] if self.cost_pass else float(np.median(self.values(name)))
+        return self.cost_row[name] if self.cost_row else float(np.median(self.values(name)))
 
     @property
     def costs(self):
@@ -361,7 +361,7 @@ class Net:
 
     def can_compare(self, cost):
         """Training times can be compared only if the cost pass measured them, side by side; other costs always can."""
-        return cost != "training time" or self.cost_pass is not None
+        return cost != "training time" or self.cost_row is not None
 
 
 def latencies_in(cost_pass):
@@ -387,7 +387,9 @@ def machine(row):
 
 def group(rows, cost_pass=None):
     """Rows -> {key: Net}; refuses a network that has a seed twice, or whose seeds differ in size."""
-    speeds = {key_of(row["arch"], row["settings"]): row for row in (cost_pass or {"rows": []})["rows"]}
+    size = rows[0].get("image_size")  # None: the dataset's own
+    timed_rows = [row for row in (cost_pass or {"rows": []})["rows"] if size in (None, row.get("image_size", size))]
+    speeds = {key_of(row["arch"], row["settings"]): row for row in timed_rows}
     nets = {}
     for row in rows:
         key = key_of(row["arch"], row["settings"])

@@ -8,14 +8,10 @@ from pathlib import Path
 
 from checkpoints import UnreadableError, load_checkpoint
 from describe import shown
-from flags import NEWER
+from flags import NEWER, NOT_IN_CONFIG
 from tuning import START
 
 FINGERPRINTS = {"data": "fingerprint of the images", "content": "fingerprint of labels and pixels"}
-NOT_IN_CONFIG = (  # flags that do not change what a run computes
-    "list", "summary", "check", "eval_only", "predict", "json", "push_to_hub", "data_dir", "cache_dir", "out", "name",
-    "log_every", "save_every", "save_every_s", "max_minutes", "graph", "seeds", "timeout_s",
-)  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------- name and content
 
@@ -125,9 +121,11 @@ def last_checkpoint(folder):
 
 def commit():
     """The commit of this code, with -dirty if it was changed; None outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True)
+        commit = subprocess.run([*git, "rev-parse", "--verify", "HEAD"], capture_output=True, text=True).stdout.strip()
+        # what a comparison writes into results/ is no code
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":!results"], capture_output=True)
     except OSError:
         return None
-    return done.stdout.strip() or None
+    return commit + "-dirty" * (changed.returncode == 1) if commit else None

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import flags
-from flags import parse_args
+from flags import NOT_IN_CONFIG, mistakes_refused, parse_args
 from hours import network_of
-from tuning import Recipe, recipes_of
+from tuning import START, Recipe, recipes_of
 
 HERE = Path(__file__).parent
 RESERVED = {  # flags of train.py that compare.sh gives itself: the setting to use instead
@@ -83,10 +83,38 @@ def read_settings(environ, user_flags):
         recipes = recipes_of(folder, {arch_of(run) for run in runs}) if folder else {}
     except ValueError as error:
         refuse(error)
-    return Settings(
+    settings = Settings(
         without_repeats(runs, recipes), seeds, environ["EPOCHS"], dataset, Path(environ["OUT"]).expanduser(), nproc, jobs, minutes,
         best, recipe, recipes, user_flags,
     )  # fmt: skip
+    refuse_mistaken_flags(settings, compares_recipes="--recipes" in environ.get("REPORT", ""))
+    return settings
+
+
+def refuse_mistaken_flags(settings, compares_recipes):
+    """Ends the program for flags that train.py refuses, and for two recipes of one architecture, which a report refuses."""
+    recipes = {}
+    for run in settings.runs:
+        asked = vars(parse_args(train_flags(settings, run, ["0"])))
+        recipe = {
+            name: value for name, value in asked.items() if name not in (*NOT_IN_CONFIG, *START, "settings", "fold")
+        }
+        first, of_first = recipes.setdefault(recipe["arch"], (run, recipe))
+        differ = [name for name, value in recipe.items() if value != of_first[name]]
+        if differ and not compares_recipes:
+            refuse(f"{first} and {run} differ in {', '.join(differ)}, but a report takes one recipe for each architecture: give "
+                   "both the same flags, or another OUT to one of them")  # fmt: skip
+
+
+def refuse_unknown_networks(runs):
+    """Ends the program for architectures and knobs that do not exist; without torch, for none."""
+    try:
+        from models import canonical, parse_settings
+    except ImportError:
+        return
+    with mistakes_refused():
+        for arch, knobs, _ in map(parts_of, runs):
+            parse_settings(canonical(arch), knobs)
 
 
 def in_order(run):

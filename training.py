@@ -211,7 +211,9 @@ class Run:
         args, images = self.args, self.images
         self.params, self.macs = cost(args.arch, len(images.classes), args.settings, images.image_size)
         self.started = self.saved["started"] if self.saved else datetime.now(UTC).isoformat(timespec="seconds")
-        self.published = {"arch": args.arch, "classes": images.classes, "settings": args.settings,
+        # all knobs, so that what was published stays as it is when a default changes
+        knobs = hub.with_defaults(args.arch, args.settings, images.image_size)
+        self.published = {"arch": args.arch, "classes": images.classes, "settings": knobs,
                           "image_size": images.image_size, "mean": self.statistics[0], "std": self.statistics[1]}  # fmt: skip
 
     def begin_log(self):

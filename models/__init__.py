@@ -131,7 +131,9 @@ def knobs(make, fixed=()):
 def describe_type(kind):
     """A knob's type as a person reads it: 'int', 'A|B', 'int,...' for a tuple."""
     if get_origin(kind) is Literal:
-        return "|".join(get_args(kind))
+        return "|".join(map(str, get_args(kind)))
+    if kind is bool:
+        return "true|false"
     return f"{get_args(kind)[0].__name__},..." if get_origin(kind) is tuple else kind.__name__
 
 
@@ -139,8 +141,9 @@ def convert(name, value, kind):
     """A setting's value as type `kind`, from the command line or from JSON. Raises ValueError."""
     wrong = ValueError(f"--set {name} takes {describe_type(kind)}, got {value!r}")
     if get_origin(kind) is Literal:
-        if value in get_args(kind):
-            return value
+        for choice in get_args(kind):
+            if str(value) == str(choice):  # typed, or from JSON
+                return choice
     elif get_origin(kind) is tuple:
         items = value.split(",") if isinstance(value, str) else value
         if isinstance(items, (list, tuple)) and items:

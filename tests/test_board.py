@@ -15,6 +15,7 @@ import pytest
 
 import compare as compare_py
 import locks
+import plan
 from board import Board, Taken
 from settings import read_settings
 from tests import processes, stand_in
@@ -165,7 +166,7 @@ def test_a_finished_comparison_is_reported_where_its_speeds_cannot_be_measured(c
     assert report.exists()
 
 
-def test_speeds_are_measured_beside_a_run_that_failed(tmp_path, monkeypatch):
+def test_speeds_are_measured_beside_a_run_that_failed(tmp_path, monkeypatch, capsys):
     made = comparison_of(tmp_path, monkeypatch)
     made.board.claims.mkdir(parents=True)
     assert not made.lacks_speeds()
@@ -176,11 +177,32 @@ def test_speeds_are_measured_beside_a_run_that_failed(tmp_path, monkeypatch):
     made.board.note_failure(lost[0], [lost[1]])
     made.board.passed.add(lost)
     assert made.lacks_speeds()
+    made.report = lambda: None
+    made.finish()
+    assert f"1 runs are left: 1 failed in this array ({lost[0]} with seed {lost[1]}), 0 held" in capsys.readouterr().out
     rows = [{"arch": arch, "settings": {}, "train_imgs_per_s": 1.0} for arch in ("resnet", "eca_resnet")]
     (made.settings.out / "cost.json").write_text(json.dumps({"rows": rows[:1]}))
     assert made.lacks_speeds()
     (made.settings.out / "cost.json").write_text(json.dumps({"rows": rows}))
     assert not made.lacks_speeds()
+
+
+def test_a_plan_knows_the_hours_on_another_kind_of_machine(tmp_path, monkeypatch, capsys):
+    """It would compute in another precision than the runs in OUT, so none of these is checked."""
+    made = comparison_of(tmp_path, monkeypatch)
+    facts, checked = {"steps": 100, "batch_size": 10, "gpus": 0, "image_size": 32}, []
+    made.children.run = lambda command, **_: (checked.extend(command), (0, json.dumps(facts)))[1]
+    made.settings.out.mkdir()
+    rows = [
+        {"arch": arch, "settings": {}, "image_size": 32, "train_imgs_per_s": 1.0} for arch in ("resnet", "eca_resnet")
+    ]
+    (made.settings.out / "cost.json").write_text(json.dumps({"rows": rows}))
+    for name, value in (("GIVEN", ""), ("SCRIPT", "compare.sh")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(plan.signal, "signal", lambda *_: None)
+    plan.show_plan(made, made.board.overview()[0])
+    assert checked[-2:] == ["--out", str(made.board.claims / "plan")]
+    assert " --time=" in capsys.readouterr().out
 
 
 def test_half_a_report_is_none(tmp_path):
@@ -401,3 +423,26 @@ if __name__ == "__main__":  # the cost of taking a run: python -m tests.test_boa
             print(
                 f"{n_runs} runs: {taken} taken by 64 processes in {wall:.1f} s, {1000 * seconds / taken:.2f} ms of a core each"
             )
+
+
+def test_a_failure_on_a_machine_without_gpus_does_not_break_it(tmp_path, monkeypatch):
+    made = comparison_of(tmp_path, monkeypatch)
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    made.board.claims.mkdir(parents=True)
+    made.checked, made.facts = ["check"], {"gpus": 0}
+    made.children.run = lambda command, *_, **__: (0, '{"gpus": 0}') if command == ["check"] else (1, "")
+    made.train(Taken("resnet", ["0"]), 60.0, {})
+    assert made.board.has_failed("resnet", "0")
+
+
+def test_run_of_a_machine_that_died_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "WATCH_S", 0.2)
+    board = Board(tmp_path, ["resnet"], ["0"])
+    lock = locks.Lock(board.claim_file("resnet", "0"))
+    lock.stopped.set()
+    lock.path.write_text(json.dumps(json.loads(lock.path.read_text()) | {"host": "elsewhere"}))
+    assert board.take() == []
+    time.sleep(0.3)
+    taken = board.take()
+    board.give_back(taken)
+    assert taken.seeds == ["0"]

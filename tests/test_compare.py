@@ -225,11 +225,14 @@ def test_hours_are_of_several_runs_at_once_on_several_gpus_each(comparison, caps
     speeds = {"rows": [{"arch": "resnet", "settings": {}, "train_imgs_per_s": 10.0, "image_size": 32}]}
     comparison.settings.out.mkdir()
     (comparison.settings.out / "cost.json").write_text(json.dumps(speeds))
-    comparison.facts = {"steps": 36_000, "batch_size": 20, "image_size": 32}
+    comparison.facts = {"steps": 36_000, "batch_size": 20, "image_size": 32, "gpus": 8}
     comparison.settings.nproc, comparison.settings.jobs = 2, 4
     assert comparison.hours() == {"resnet": 10.0}
     comparison.measure_speeds()
     assert "4 runs left, about 10.0 hours of training" in capsys.readouterr().out
+    comparison.facts["gpus"] = 0  # all share the cores that one process had when it was measured
+    comparison.measure_speeds()
+    assert "4 runs left, about 80.0 hours of training" in capsys.readouterr().out
     comparison.facts["image_size"] = 64
     assert comparison.hours() == {}
 
@@ -298,6 +301,11 @@ def test_several_processes_are_started_by_torchrun(nproc):
         ({"BEST": "2"}, ["--val-size", "0"], "--val-size 0 leaves nothing to choose a recipe on: leave it out"),
         ({"REPORT": "--recipes"}, ["--val-size=0"], "--val-size 0 leaves nothing to choose a recipe on: leave it out"),
         ({"SEEDS": "1 01"}, [], "SEEDS has a number twice: 1 01"),
+        (
+            {"RUNS": "resnet vit resnet:--lr=0.1"},
+            [],
+            "resnet and resnet:--lr=0.1 differ in lr, but a report takes one recipe",
+        ),
     ],
 )
 def test_mistaken_setting_is_one_line(settings, flags, message, capsys):
@@ -306,3 +314,46 @@ def test_mistaken_setting_is_one_line(settings, flags, message, capsys):
     assert exit.value.code == 2
     err = capsys.readouterr().err
     assert err.startswith(f"compare.sh: {message}") and err.count("\n") == 1
+
+
+def test_a_search_compares_recipes_of_one_architecture():
+    runs = ["resnet", "resnet:--lr=0.1"]
+    assert read_settings(SETTINGS | {"RUNS": " ".join(runs), "REPORT": "--recipes"}, []).runs == runs
+    starts = ["vit", "vit:--pretrained", "vit:--pretrained:--freeze=backbone", "vit:vit.depth=6:--save-every=9"]
+    assert read_settings(SETTINGS | {"RUNS": " ".join(starts)}, []).runs == starts
+
+
+def test_a_run_that_a_signal_stopped_has_not_failed(comparison, monkeypatch):
+    """Or the same job, requeued, would pass it over."""
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    comparison.board.claims.mkdir(parents=True)
+    comparison.answer.code = 143
+    comparison.answer.during = lambda: setattr(comparison.children, "stopped_by", signal.SIGTERM)
+    comparison.train(Taken("resnet", ["0"]), 60.0, {})
+    assert not comparison.failures and not comparison.board.has_failed("resnet", "0")
+
+
+@pytest.mark.parametrize("resolved", [{"graph": True}, {"crop_scale": 0.08}, {"amp": "bfloat16"}])
+def test_what_the_machine_and_the_images_decide_makes_no_other_recipe(comparison, resolved):
+    comparison.board.result = lambda *_: {"settings": {}} | resolved
+    comparison.refuse_other_recipe("resnet", "0")
+
+
+def test_what_ends_a_worker_ends_the_program(comparison):
+    def broken():
+        raise OSError(5, "Input/output error")
+
+    comparison.board.take = broken
+    with pytest.raises(OSError, match="Input/output error"):
+        comparison.work()
+
+
+@pytest.mark.parametrize(
+    ("nproc", "gpus", "size", "together"), [(1, 1, 64, True), (1, 1, 65, False), (1, 0, 64, False), (2, 2, 64, False)]
+)
+def test_seeds_of_small_images_train_together_on_a_gpu(comparison, nproc, gpus, size, together):
+    facts = {"steps": 1, "batch_size": 1, "gpus": gpus, "image_size": size}
+    comparison.settings.nproc = nproc
+    comparison.children.run = lambda *_, **__: (0, json.dumps(facts))
+    comparison.check()
+    assert comparison.board.together == together

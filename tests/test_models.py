@@ -4,6 +4,7 @@ import itertools
 import re
 import subprocess
 import sys
+from typing import Literal
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from models import (
     METHODS,
     build,
     canonical,
+    convert,
     describe_type,
     did_you_mean,
     knobs,
@@ -184,6 +186,14 @@ def test_odd_image_sizes():
 # ------------------------------------------------------------------------------------------------------------- names
 
 
+def test_knobs_of_few_values_are_told_and_taken_as_typed():
+    assert (convert("a.b", "2", Literal[1, 2]), convert("a.b", 2, Literal[1, 2])) == (2, 2)
+    with pytest.raises(ValueError, match=r"^--set a\.b takes 1\|2, got '3'$"):
+        convert("a.b", "3", Literal[1, 2])
+    with pytest.raises(ValueError, match=r"^--set a\.b takes true\|false, got 'False'$"):
+        convert("a.b", "False", bool)
+
+
 def test_order_of_methods_does_not_matter():
     assert canonical("ghostnet_eca_resnet") == canonical("eca_ghostnet_resnet") == "eca_ghostnet_resnet"
 
@@ -203,7 +213,14 @@ def test_order_of_methods_does_not_matter():
             "eca_lsknet_resnet",
             "has eca and lsknet in the one attention slot: combine eca with one of coatnet, convnext",
         ),
-        ("convnext_hornet_resnet", "convnext and hornet in the one block slot"),
+        (
+            "convnext_hornet_resnet",
+            "convnext and hornet in the one block slot: combine convnext with one of cspnet, eca, lsknet",
+        ),
+        (
+            "eca_se_plain20",
+            "eca and se in the one attention slot: combine eca with one of ghostnet, multiscale, productpool, resnest$",
+        ),
         ("convnext_ghostnet_resnet", "nothing in this network uses ghostnet"),
         ("ghostnet_hornet_resnet50", "nothing in this network uses ghostnet"),
         ("eca_vit", "vit has no attention slot for eca, it takes no method$"),

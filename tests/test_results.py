@@ -6,8 +6,8 @@ from contextlib import nullcontext
 
 import pytest
 
-from flags import NEWER, parse_args
-from runfolder import NOT_IN_CONFIG, look_at_folder
+from flags import NEWER, NOT_IN_CONFIG, parse_args
+from runfolder import look_at_folder
 from tests.processes import ROOT
 from tests.reports import blank_charts, report  # or skips as it does
 

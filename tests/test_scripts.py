@@ -220,7 +220,7 @@ def test_best_belongs_to_a_search(script, preset):
     """With others it would take seeds away from the baselines, which are of one architecture with their widths."""
     settings = {"BEST": "1", "PLAN": "1", "OUT": "nowhere"} | ({"PRESET": preset} if preset else {})
     done = run_script(script, check=False, **settings)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "BEST is" in done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and done.stderr.endswith(": leave it out\n")
 
 
 def test_a_mistaken_flag_of_any_run_is_refused_before_the_first():
@@ -288,8 +288,8 @@ def test_cost_preset_trains_nothing(tmp_path, monkeypatch, capsys):
     plan = run_script("compare.sh", PLAN="1", **settings).stdout.splitlines()
     assert plan == ["costs at 16 32 pixels, in out", "resnet", "eca_resnet"]
     monkeypatch.chdir(tmp_path)
-    calls, code = [], 0
-    programs = SimpleNamespace(run=lambda command: (calls.append(command[1:]), (code, ""))[1])
+    calls, programs = [], SimpleNamespace(code=0, stopped_by=0)
+    programs.run = lambda command: (calls.append(command[1:]), (programs.code, ""))[1]
     monkeypatch.setattr(compare, "Children", lambda: programs)
     compare.costs(settings | {"PLAN": ""}, ["--batch-size", "2"])
     here = HERE
@@ -302,10 +302,14 @@ def test_cost_preset_trains_nothing(tmp_path, monkeypatch, capsys):
         compare.costs(settings | {"PLAN": ""}, [])
     lock.release()
     assert exit.value.code == 1 and "another process is writing out/costs.json" in capsys.readouterr().err
-    code = 143
-    with pytest.raises(SystemExit, match="143"):
-        compare.costs(settings | {"PLAN": ""}, [])
-    assert len(calls) == 3 and not list((tmp_path / "out").iterdir())
+    for programs.code, programs.stopped_by, ends_with in ((5, 0, "5"), (-15, signal.SIGINT, "130")):
+        with pytest.raises(SystemExit, match=ends_with):
+            compare.costs(settings | {"PLAN": ""}, [])
+    assert len(calls) == 4 and not list((tmp_path / "out").iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit):
+        compare.costs(settings | {"PLAN": "", "OUT": "file"}, [])
+    assert "OUT=file cannot be used here" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------- from start to end

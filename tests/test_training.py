@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +22,9 @@ import log
 import runfolder
 import training
 from augment import Augment
-from flags import parse_args
+from cost import cost
+from flags import NOT_IN_CONFIG, parse_args
+from models import settable
 from optimizers import make_schedule
 from rows import problem_of
 from tests import processes
@@ -64,8 +67,11 @@ def test_a_run_leaves_everything(command, tmp_path, capsys):
     folder = tmp_path / "runs" / "run"
     result = result_of(folder)
     assert problem_of(result) is None
-    assert set(vars(parse_args([]))) - {*runfolder.NOT_IN_CONFIG} <= set(result)
+    assert set(vars(parse_args([]))) - {*NOT_IN_CONFIG} <= set(result)
     assert (result["arch"], result["settings"]) == ("eca_resnet", {"eca.kernel_size": 5})
+    assert (result["params"], result["macs"]) == cost("eca_resnet", 4, {"eca.kernel_size": 5}, 16)
+    published = json.loads((folder / "model" / "config.json").read_text())["settings"]
+    assert published.keys() == settable("eca_resnet").keys() and published["eca.kernel_size"] == 5
     assert (result["n_train"], result["n_val"], result["n_test"], result["classes"]) == (86, 10, 20, 4)
     assert len(result["per_class_top1"]) == 4
     assert result["top1"] == pytest.approx(sum(result["per_class_top1"]) / 4)
@@ -141,6 +147,41 @@ def test_constant_schedule_goes_on_for_more_epochs(command, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(*flags, "--epochs", "3")
     assert "holds another run (epochs 4 there, 3 here)" in capsys.readouterr().err
+
+
+def test_older_runs_lack_a_fingerprint_and_had_no_newer_flag(tmp_path):
+    row = {"schedule": "cosine", "max_steps": 0, "epochs": 10}
+    (tmp_path / "result.json").write_text(json.dumps(row))
+    assert runfolder.look_at_folder(tmp_path, row | {"content": "0123456789abcdef"})[0] == row
+    with pytest.raises(ValueError, match="freeze None there, backbone here"):
+        runfolder.look_at_folder(tmp_path, row | {"freeze": "backbone"})
+
+
+def test_knobs_of_several_numbers_are_those_of_the_row(tmp_path):
+    images = SimpleNamespace(fingerprint="a", content_fingerprint="b")
+    args = parse_args(["--arch", "hornet_resnet"])
+    args.settings = {"hornet.orders": (1, 2, 3)}
+    config = runfolder.run_config(args, None, images)
+    (tmp_path / "result.json").write_text(json.dumps(config))
+    assert runfolder.look_at_folder(tmp_path, config)[0] == config
+
+
+def test_only_changed_code_is_dirty(tmp_path, monkeypatch):
+    def git(*command):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path), *command], check=True)
+
+    monkeypatch.setattr(runfolder, "__file__", str(tmp_path / "runfolder.py"))
+    assert runfolder.commit() is None
+    git("init", "-q")
+    for file in ("train.py", "results/a/cost.json"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("1")
+    git("add", ".")
+    git("commit", "-q", "-m", "all")
+    (tmp_path / "results/a/cost.json").write_text("2")
+    assert re.fullmatch("[0-9a-f]{40}", runfolder.commit())
+    (tmp_path / "train.py").write_text("2")
+    assert re.fullmatch("[0-9a-f]{40}-dirty", runfolder.commit())
 
 
 @pytest.mark.parametrize(("there", "here", "flag"), [("bfloat16", "off", "bf16"), ("off", "bfloat16", "off")])
