@@ -44,8 +44,9 @@ class Condition:
 
     @property
     def methods(self):
-        """The methods that can be compared with their baseline, by architecture."""
-        return {result.net.arch: result for result in self.results.methods if result.seeds}
+        """The methods that can be compared with their baseline, by name; where each has its own recipe, knobs are part of that."""
+        compared = [result for result in self.results.methods if result.seeds]
+        return {result.net.arch if self.results.own_recipes else result.net.name: result for result in compared}
 
 
 def read_conditions(folders):

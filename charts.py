@@ -38,8 +38,8 @@ STYLE = {
 
 
 def short(net):
-    """A method's name on a chart: without the usual backbone."""
-    return net.arch.removesuffix("_resnet")
+    """A method's name on a chart: without the usual backbone, with its knobs on a second line."""
+    return f"{net.arch.removesuffix('_resnet')}\n{net.knobs}".strip()
 
 
 def draw_differences(figure, results):

@@ -165,7 +165,8 @@ def upright(stored, image):
 def to_rgb(image):
     """A PIL image of any mode in RGB, on the scale 0 to 255.
 
-    Takes 8 bits; 16 bits with a maximum of at least 2**12, or of any maximum in PGM and JPEG 2000, which Pillow scales;
+    Takes 8 bits; 16 bits with a maximum of at least 2**12, or of any maximum in PGM and JPEG 2000, which Pillow scales, but not
+    in a TIFF's uncompressed planes;
     TIFF's 12 bits; and floats from 0 to 1. Negative TIFFs are inverted. Raises UnfitImageError for all others, which would come
     out black or wrapped.
     """

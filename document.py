@@ -72,7 +72,7 @@ def report_text(results, charts, folders, team, conditions, pair):
         "## Results",
         "### Verdicts",
         markdown(verdict_table(results)),
-        bullets(results.methods, lambda net: net.arch),
+        bullets(results.methods, lambda net: net.name),
         differences_text(results),
         budgets_text(conditions, chart("budgets")),
         interactions_text(results),
@@ -319,7 +319,7 @@ def write_csv(path, results):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["arch", "settings", "seed", *names, *(f"cost_pass_{name}" for name in of_cost_pass)])
         for net in results.nets:
-            timed = [(net.cost_pass or {}).get(name, "") for name in of_cost_pass]
+            timed = [(net.cost_row or {}).get(name, "") for name in of_cost_pass]
             for seed in net.seeds:
                 writer.writerow([net.arch, net.knobs, seed, *(net.runs[seed][name] for name in names), *timed])
 

@@ -36,7 +36,7 @@ def best_and_baseline(folder):
     """
     kept = {}
     for path in sorted(folder.rglob("result.json")):
-        row = read_json(path)
+        row = read_json(path, refuse)
         if (path.parent / "model").is_dir() and row.get("status") == "finished" and not settings_of(row):
             kept.setdefault(row["arch"], {})[row["seed"]] = (row["top1"], path.parent)
     gains = {}  # (method, baseline, first seed of both) -> mean difference in top-1

@@ -11,8 +11,9 @@ side, see compare.sh. Every number printed comes from these files. An architectu
 
     baseline         a plain backbone: resnet, resnet56
     widening curve   a backbone at several widths (only resnet.width is set), including the baseline
-    method           anything grafted onto a backbone, with its defaults: eca_resnet, eca_ghostnet_resnet
-    ablation         an architecture with other knobs set, or started from other weights; it is compared with the same
+    method           anything grafted onto a backbone: eca_resnet, eca_ghostnet_resnet. With knobs of its own, if it was trained
+                     in this form only
+    ablation         an architecture with any other knobs set, or started from other weights; it is compared with the same
                      architecture with its defaults, trained from scratch
 
 All accuracies are percentages on the test set, and all differences are percentage points of top-1. Runs of cross-validation

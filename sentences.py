@@ -70,8 +70,10 @@ def opening(results):
     why = "no method was run with a seed of its baseline"
     if missing := sorted({result.net.backbone for result in results.methods if result.reference is None}):
         why = f"no method was run together with its baseline, {in_list(missing)}"
-    elif results.ablations:
-        why = f"{in_list(results.ablations)} ran with several settings, but not with the default that they are compared with"
+    elif lacking := [
+        arch for arch, found in results.ablations.items() if all(each.reference is None for each in found)
+    ]:
+        why = f"the default of {in_list(lacking)}, which other settings are compared with, was not trained"
     n_nets = len(results.nets)
     return [f"There is no verdict: {why}.", f"{n_nets} network{'s were' if n_nets > 1 else ' was'} run."]
 

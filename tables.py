@@ -42,16 +42,16 @@ def p_values(result):
 def main_table(results):
     header = "arch|parameters|MACs, M|train img/s|eval img/s|memory, MB|top-1|top-5|ECE|train loss|seeds"
     rows = [header.split("|")]
-    one_source = not any(net.cost_pass for net in results.networks)
+    one_source = not any(net.cost_row for net in results.networks)
     for net in results.networks:
         speeds = (net.imgs_per_s(name) for name in ("train_imgs_per_s", "eval_imgs_per_s"))
         rows.append([
             net.name, f"{net.costs['parameters']:,}", f"{net.costs['MACs'] / 1e6:.1f}",
-            *(f"{speed:,.0f}" if one_source or net.cost_pass else "-" for speed in speeds),
+            *(f"{speed:,.0f}" if one_source or net.cost_row else "-" for speed in speeds),
             f"{net.values('peak_memory_mb').max():,.0f}", interval(results.top1(net)), f"{net.values('top5').mean():.2f}",
             f"{net.values('ece').mean():.2f}", f"{train_loss(net):.2f}", str(len(net.seeds)),
         ])  # fmt: skip
-    return with_latencies(rows, results.cost_pass, [net.cost_pass for net in results.networks])
+    return with_latencies(rows, results.cost_pass, [net.cost_row for net in results.networks])
 
 
 def ms(time_ms):
@@ -73,7 +73,7 @@ def verdict_table(results):
     rows = [["method", "difference", "p", "Holm p", "detectable", "parameters / MACs / time", "verdict"]]
     for result in results.methods:
         rows.append([
-            result.net.arch, difference(result), *p_values(result),
+            result.net.name, difference(result), *p_values(result),
             pm(result.detectable, math.nan), relative_costs(result), result.word or "-",
         ])  # fmt: skip
     return rows
@@ -93,7 +93,7 @@ def equal_cost_table(results):
     rows = [["method", *(f"at equal {cost}" for cost in COSTS)]]
     for result in results.methods:
         gaps = result.gaps.values() or [Gap(why="-")] * len(COSTS)
-        rows.append([result.net.arch, *(gap.why or pm(gap.mean, gap.half, "+") for gap in gaps)])
+        rows.append([result.net.name, *(gap.why or pm(gap.mean, gap.half, "+") for gap in gaps)])
     return rows
 
 

@@ -157,7 +157,7 @@ class Comparison:
     def remark(self):
         """What a reader must know besides the word."""
         if self.reference is None:
-            return f"not compared: {self.net.arch if self.net.settings else self.net.backbone} itself was not run"
+            return f"not compared: {self.net.arch if self.net.is_ablation else self.net.backbone} itself was not run"
         if self.too_early:
             return (
                 f"not judged: {self.reference.name} itself ended at chance, so this budget is too short for a verdict"
@@ -343,9 +343,9 @@ def gaps_of(result, curve, noise):
 
 
 def mark_only_forms(nets):
-    """Marks each method that was trained with one set of its own knobs, and not with its defaults: it is judged as it is.
+    """Marks each method that was trained in one form only, with its defaults or with knobs of its own: it is judged as it is.
 
-    Such knobs are a person's choice, or the initial values of a recipe of its own, such as convnext.layer_scale=1e-6.
+    Such knobs are a person's choice, or initial values that belong to a recipe, such as convnext.layer_scale=1e-6.
     """
     n_forms = Counter(net.arch for net in nets)
     for net in nets:

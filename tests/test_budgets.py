@@ -33,6 +33,20 @@ def test_a_budget_that_turns_a_method_is_told(tmp_path):
     assert changes(conditions) == [("eca_resnet", "from helps to hurts; its mean changes sign")]
 
 
+def test_a_budget_is_the_images_seen_not_the_steps(tmp_path):
+    few, large = folder_of(tmp_path / "a", 10, eca=61), folder_of(tmp_path / "b", 20, eca=61)
+    change_rows(large, batch_size=512)
+    assert [each.label for each in read_conditions([large, few])] == ["10 epochs", "20 epochs"]
+
+
+def test_a_method_with_other_knobs_is_another_one(tmp_path):
+    rows = rows_of("resnet", 60, epochs=50) + rows_of(
+        "eca_resnet", 61, {"eca.kernel_size": 9}, jitter=-JITTER, epochs=50
+    )
+    long = write(tmp_path / "b", rows + rows_of("ghostnet_resnet", 60, jitter=-JITTER, epochs=50))
+    assert shared_methods(read_conditions([folder_of(tmp_path / "a", 5, eca=61), long])) == ["ghostnet_resnet"]
+
+
 def test_noise_changes_no_sign(tmp_path):
     """A quarter of a point either way, within its interval; but with one seed, which has none, any change is told."""
     short, long = folder_of(tmp_path / "a", 5, eca=60.25), folder_of(tmp_path / "b", 50, eca=59.75)

@@ -13,6 +13,7 @@ from budgets import read_conditions
 from charts import (
     CHART_SIZE,
     CHARTS,
+    LOOKS,
     STYLE,
     draw_ablations,
     draw_budgets,
@@ -24,7 +25,7 @@ from charts import (
 from models import METHODS
 from rows import SUPERCLASSES
 from tables import superclass_table
-from tests.report_rows import rows_of, timed, widths
+from tests.report_rows import JITTER, rows_of, timed, widths
 from tests.test_budgets import folder_of
 from verdicts import SuperclassMap, analyse
 
@@ -180,6 +181,19 @@ def test_charts_leave_room_to_the_stable_methods(campaign):
     plt.close(figure)
     header = superclass_table(results.superclasses)[0]
     assert "gmlp" in header and "segnext" not in header
+
+
+def test_learning_curves_are_each_networks_own():
+    rows = rows_of("resnet", 60) + rows_of("eca_resnet", 63, jitter=-JITTER)
+    for content in rows[4:]:
+        content["curve"] = [epoch | {"top1": epoch["top1"] + 3} for epoch in content["curve"]]
+    ax = drawn(draw_learning, analyse(rows))
+    found = [(line.get_color(), list(line.get_ydata())) for line in ax.lines]
+    assert found == [("black", [40, 60]), (LOOKS["helps"][0], [43, 63])]
+    assert ax.get_title() == "eca 63.0" and ax.figure.get_supylabel() == "top-1 on held-out images, %"
+    tested = {"n_val": 0, "val_top1": None, "best_on_test_minus_last": 0.0}
+    watched = drawn(draw_learning, analyse([content | tested for content in rows]))
+    assert watched.figure.get_supylabel() == "top-1 on test, %"
 
 
 def test_charts_are_written_and_old_ones_removed(campaign, tmp_path):

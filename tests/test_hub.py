@@ -105,6 +105,11 @@ def test_card_holds_the_metrics_for_people_and_for_the_hub(tmp_path):
     assert "| 75.00 |" in (tmp_path / "model" / "README.md").read_text()
 
 
+def test_card_gives_no_license_to_weights_of_others():
+    for start, license in (("ada/nets", None), (None, "mit")):
+        assert ModelCard(hub.card(classifier(), {"init_from": start}, RESULT)).data.license == license
+
+
 def change_config(folder, **changes):
     config = json.loads((folder / "config.json").read_text()) | changes
     (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))

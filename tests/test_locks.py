@@ -408,3 +408,13 @@ def test_more_epochs_of_a_finished_run(command, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(*command(*SMALL, "--epochs", "2", "--lr", "1"))
     assert "give another --name, or delete that folder" in capsys.readouterr().err
+
+
+def test_a_disk_that_fails_for_a_moment_is_no_rival(path, monkeypatch):
+    def failing(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    with locks.Lock(path) as lock, monkeypatch.context() as patch:
+        patch.setattr(locks, "read", lambda _: None)
+        patch.setattr(type(path), "stat", failing)
+        assert lock.rival() is None

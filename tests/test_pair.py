@@ -9,9 +9,11 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
+from PIL import Image
 
 import pair
-from pictures import FIELDS, N_BINS, confusion, reliability
+from pictures import FIELDS, N_BINS, Pair, confusion, draw_disagreements, draw_reliability, reliability
 from rows import settings_of
 from tests.report_rows import row, write
 from tests.runs import result_of, run
@@ -62,6 +64,27 @@ def test_a_pair_with_published_weights_is_of_its_rows(tmp_path):
     np.savez(runs / "pair.npz", **arrays(archs=np.array(["vit", "vit"]), settings=settings))
     report.main([str(runs), "--out", str(tmp_path / "out")])
     assert "vit (seed 0) and vit pretrained=true (seed 0) agree on" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_pictures_say_what_the_probabilities_do():
+    content = arrays(shown=np.array([5, 2]), images=np.zeros((2, 8, 8, 3), np.uint8))
+    both, targets = content["probabilities"].astype(np.float32), content["targets"]
+    names = [str(name) for name in content["classes"]]
+    two = Pair(("one", "two"), "shapes100", names, targets, both, content["shown"], content["images"])
+    figure, titles = plt.figure(), []
+    draw_reliability(figure, two)
+    for name, p in zip(two.names, both, strict=True):
+        top, right = p.max(-1), p.argmax(-1) == targets
+        bins = np.minimum((top * N_BINS).astype(int), N_BINS - 1)
+        off = sum(abs(top[bins == b].sum() - right[bins == b].sum()) for b in range(N_BINS))
+        titles.append(f"{name}: ECE {100 * off / len(targets):.1f} %")
+    assert [ax.get_title() for ax in figure.axes] == titles
+    figure.clear()
+    draw_disagreements(figure, two)
+    for ax, i in zip(figure.axes, (5, 2), strict=True):
+        told = [f"{k}: {names[p[i].argmax()]} {p[i].max():.0%}" for k, p in zip("12", both, strict=True)]
+        assert ax.get_title(loc="left") == "\n".join([f"true: {names[targets[i]]}", *told])
+    plt.close(figure)
 
 
 def test_confusion_counts_by_group():
@@ -160,7 +183,7 @@ def test_a_full_or_foreign_disk_is_one_line(trained, tmp_path, monkeypatch, caps
     assert capsys.readouterr().err == f"pair.py: cannot write to {tmp_path}: give another --out\n"
 
 
-def test_a_pair_of_runs_is_scored_as_the_runs_were(trained, tmp_path, monkeypatch):
+def test_a_pair_of_runs_is_scored_as_the_runs_were(trained, photos, tmp_path, monkeypatch):
     runs, data_flags = trained
     kept = []
     monkeypatch.setattr(pair.machine, "keep_to_cores", lambda: kept.append(True))
@@ -169,6 +192,9 @@ def test_a_pair_of_runs_is_scored_as_the_runs_were(trained, tmp_path, monkeypatc
         top1 = 100 * (found["probabilities"].argmax(-1) == found["targets"]).mean(-1)
         assert list(found["archs"]) == ["eca_resnet", "resnet"]
         assert found["images"].shape[1:] == (16, 16, 3) and found["images"].dtype == np.uint8
+        class_of = {np.array(Image.open(path)).tobytes(): path.parent.name for path in (photos / "test").rglob("*.png")}
+        true_classes = found["classes"][found["targets"][found["shown"]]]
+        assert [class_of[image.tobytes()] for image in found["images"]] == list(true_classes)
         true = found["probabilities"].astype(float)[:, np.arange(len(found["targets"])), found["targets"]]
         gap = np.abs(true[0] - true[1])
         assert gap[found["shown"]].min() >= np.delete(gap, found["shown"]).max() - 1e-3

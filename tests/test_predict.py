@@ -57,6 +57,15 @@ def test_prediction_is_that_of_the_network_on_the_pixels_of_training(model, imag
         assert entry["probability"] == pytest.approx(expected[CLASSES.index(entry["class"])].item(), abs=1e-5)
 
 
+def test_lines_say_in_percent_what_json_says(model, images, tmp_path, capsys):
+    file = images / "small.png"
+    assert predicted(tmp_path, file, "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert predicted(tmp_path, file) == 0
+    top = ", ".join(f"{entry['class']} {100 * entry['probability']:.1f} %" for entry in row["top"])
+    assert capsys.readouterr().out == f"{file}: {top}\n"
+
+
 def test_unreadable_image_costs_a_line_and_not_the_others(model, images, tmp_path, capsys):
     assert predicted(tmp_path, images) == 1
     out, err = capsys.readouterr()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from notes import MODULES, NOISE, RULE, SIMULATED, machines_text, noise_text
-from sentences import cost_sentence, opening, power_sentence
+from notes import MODULES, NOISE, RULE, SIMULATED, machines_text, noise_text, speed_text
+from sentences import UNKNOWN_NOISE, cost_sentence, opening, power_sentence
 from tables import depth_table, interval
 from tests.report_rows import JITTER, SEEDS, row, rows_of, timed, widths
 from verdicts import WORDS, analyse
@@ -85,6 +85,25 @@ def test_the_answer_for_one_method_on_a_folder(tmp_path):
     text = make(rows, tmp_path)
     assert "After 10 epochs on an image folder with 4 seeds, the method is not shown to help. It hurts." in text
     assert "The table shows reports with" not in text  # none has four seeds
+
+
+def test_speeds_of_images_of_another_size_are_not_the_runs():
+    rows = [content | {"image_size": 64} for content in widths()]
+    for size, is_timed in ((32, False), (64, True)):
+        results = analyse(rows, {"rows": [content | {"image_size": size} for content in timed(rows)["rows"]]})
+        assert [bool(net.cost_row) for net in results.nets] == [is_timed] * 3
+    assert "its start (on a GPU, the capture of the step) included" in speed_text(analyse(rows))
+
+
+def test_one_seed_tells_the_range_and_that_chance_is_unknown():
+    means = {"resnet": 60, "eca_resnet": 63, "gmlp_resnet": 55}
+    assert opening(
+        analyse([content for arch, mean in means.items() for content in rows_of(arch, mean, seeds=(0,))])
+    ) == [
+        "There is no verdict: only one seed was run.",
+        "Differences from the baseline range from -5.00 points (gMLP) to +3.00 points (ECA).",
+        UNKNOWN_NOISE,
+    ]
 
 
 def test_seeds_that_are_compared_are_not_called_unknown_noise():

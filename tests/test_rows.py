@@ -15,7 +15,7 @@ import pytest
 
 import report
 from models import BACKBONES, knobs
-from rows import NOT_SETTINGS, default_width, mean_row, natural, problem_of, read_rows
+from rows import NOT_SETTINGS, default_width, mean_row, natural, problem_of, read_rows, without_result
 from sentences import opening
 from tables import folds_table, train_loss
 from tests.report_rows import JITTER, of_folds, row, rows_of, write
@@ -169,6 +169,12 @@ def test_what_is_no_json_object_is_refused(content, tmp_path, capsys):
     refused(tmp_path, capsys, "result.json cannot be used")
 
 
+def test_a_finished_run_is_not_told_as_unfinished(tmp_path):
+    write(tmp_path, [row()])
+    (tmp_path / "run0" / "last.pt").touch()
+    assert without_result(tmp_path) == []
+
+
 def test_no_runs_are_refused(tmp_path, capsys):
     refused(tmp_path, capsys, "no result.json below")
 
@@ -195,7 +201,7 @@ def test_each_architecture_may_have_a_recipe_of_its_own(tmp_path):
     assert recipes["networks"] == ["optimizer", "lr"]
     assert recipes["resnet, eca_resnet"] == ["sgd", "0.2"]
     assert recipes["convnext_resnet convnext.layer_scale=1e-06"] == ["adamw", "0.002"]
-    assert table_after(text, "### Verdicts")["convnext_resnet"][-1] == "helps"
+    assert table_after(text, "### Verdicts")["convnext_resnet convnext.layer_scale=1e-06"][-1] == "helps"
     assert (
         "## Ablations" not in text
         and "| recipe | amp off" in text
@@ -215,10 +221,14 @@ def test_a_method_trained_in_one_form_is_judged_in_it():
         results = analyse(others)
         assert not results.methods and list(results.ablations) == ["convnext_resnet"]
         assert opening(results)[0] == (
-            "There is no verdict: convnext_resnet ran with several settings, but not with the default that they are compared with."
+            "There is no verdict: the default of convnext_resnet, which other settings are compared with, was not trained."
         )
     (wide,) = analyse(rows_of("resnet", 60) + rows_of("eca_resnet", 63, {"resnet.width": 24})).ablations.values()
     assert wide[0].reference is None
+    (alone,) = analyse(rows[4:]).methods
+    assert alone.remark == "not compared: resnet itself was not run"
+    vit = [row("vit", 60), row("vit", 61, 0, {"vit.depth": 6}), row("resnet", 60)]
+    assert "default" not in opening(analyse(vit))[0]
 
 
 def test_a_setting_that_came_later_is_no_other_recipe_where_it_changes_nothing(tmp_path, capsys):

@@ -274,3 +274,20 @@ def test_check_of_a_run_that_another_process_trains_speaks_of_no_resuming(comman
         capsys.readouterr()
         run(*command(*SMALL, "--check"))
     assert "resuming" not in capsys.readouterr().out
+
+
+def test_parts_divide_the_images_of_each_process(capsys):
+    args = SimpleNamespace(accumulate=4, batch_size=20, arch="resnet")
+    run = SimpleNamespace(args=args, batches=SimpleNamespace(n_local=10))
+    with pytest.raises(SystemExit):
+        training.Run.refuse_unfit_parts(run, None)
+    assert "--accumulate 4 does not divide the 10 images of each process" in capsys.readouterr().err
+
+
+def test_a_seed_that_diverged_does_not_end_the_others_under_torchrun(monkeypatch):
+    def train():
+        yield
+        raise FloatingPointError("loss is not finite")
+
+    monkeypatch.setattr(training.engine, "is_parallel", lambda: True)
+    assert training.in_turns([SimpleNamespace(train=train, turn=nullcontext)]) == [1]

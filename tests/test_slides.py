@@ -7,8 +7,8 @@ import numpy as np
 import pptx
 import pytest
 
-from slides import CHARACTER, LARGEST, LINE, font_that_fits
-from tests.report_rows import JITTER, campaign_rows, rows_of, timed, widths
+from slides import CHARACTER, LARGEST, LINE, Deck, answer_lines, fair_lines, font_that_fits
+from tests.report_rows import JITTER, SEEDS, campaign_rows, rows_of, timed, widths
 from verdicts import analyse
 
 MOST_SLIDES, MOST_WORDS = 12, 40
@@ -177,6 +177,37 @@ def test_the_baseline_is_one_that_was_compared_with(archs, title, is_drawn, tmp_
     assert any(hasattr(shape, "shapes") for shape in slide.shapes) == is_drawn
     assert sum(each.startswith(("The ResNet", "The baseline")) for each in titles) == 1
     assert ("are bottlenecks" in text) == ("resnet50" in archs)
+
+
+def test_the_talk_counts_what_helps():
+    means = [("eca_resnet", 63), ("se_resnet", 62)], [("eca_resnet", 57), ("gmlp_resnet", 56)]
+    both, none = (
+        answer_lines(
+            analyse(
+                rows_of("resnet", 60)
+                + [content for arch, mean in nets for content in rows_of(arch, mean, jitter=-JITTER)]
+            )
+        )
+        for nets in means
+    )
+    assert both[0] == "2 of 2 help: ECA and SE."
+    assert none[:2] == ["None of the 2 methods is shown to help.", "All 2 hurt."]
+
+
+def test_the_talk_says_whose_seeds_are_the_same():
+    rows = rows_of("resnet", 60) + rows_of("eca_resnet", 63, jitter=-JITTER)
+    same = ["Same data, same 10 epochs, one recipe", "Same seeds for everything compared: 0, 1, 2 and 3"]
+    assert fair_lines(analyse(rows), SEEDS) == same
+    rows += rows_of("se_resnet", 61, seeds=(0,))
+    assert fair_lines(analyse(rows), SEEDS)[1] == "Seeds, not all of them for every network: 0, 1, 2 and 3"
+
+
+def test_a_long_table_goes_on_on_the_next_slide():
+    deck = Deck()
+    deck.table("All", [["name"], *([str(i)] for i in range(20))])
+    tables = [shape.table for slide in deck.file.slides for shape in slide.shapes if shape.has_table]
+    found = [[row.cells[0].text for row in table.rows] for table in tables]
+    assert found == [["name", *map(str, range(10))], ["name", *map(str, range(10, 20))]]
 
 
 def test_a_method_in_each_slot_fits_its_slide(tmp_path):

@@ -285,3 +285,8 @@ def test_own_element_is_requeued_unless_it_got_no_further(progressed, answer, as
     slurm.requeue_if_out_of_time(progressed)
     assert (("scontrol", "requeue", "7_3") in calls) == asked
     assert line in capsys.readouterr().out
+
+
+def test_slurm_that_does_not_answer_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(slurm, "ASK_S", 0.1)
+    assert slurm.ask("sleep", "5") is None

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from models.convnext import ConvNeXt
 from models.ghostnet import GhostConv
 from models.googlenet import conv
+from models.hornet import HorNet
 from models.lsknet import LSKBlocks
 from models.multiscale import MultiScaleConv
 from models.resnet import ConvBN
@@ -45,3 +47,12 @@ def test_variance_is_two_by_the_fan(make, fan):
     assert layer.weight.numel() > 10_000  # enough for a few per cent
     assert layer.weight.std().item() == pytest.approx((2 / fan) ** 0.5, rel=0.05)
     assert layer.weight.mean().item() == pytest.approx(0, abs=0.05 * (2 / fan) ** 0.5)
+
+
+@pytest.mark.parametrize("family", [ConvNeXt, HorNet])
+def test_trunc_draws_stem_and_downsampling_too(family):
+    torch.manual_seed(0)
+    net = family(init="trunc")
+    for layer in (net.stem(3, 64, 1)[0], net.stem(3, 64, 4)[0], net.downsample(32, 64, 2)[1]):
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.1)
+        assert not layer.bias.any()
