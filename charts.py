@@ -38,8 +38,8 @@ STYLE = {
 
 
 def short(net):
-    """A method's name on a chart: without the usual backbone, with its knobs on a second line."""
-    return f"{net.arch.removesuffix('_resnet')}\n{net.knobs}".strip()
+    """A method's name on a chart: without the usual backbone, and without knobs, which the tables name."""
+    return net.arch.removesuffix("_resnet")
 
 
 def draw_differences(figure, results):
@@ -277,7 +277,7 @@ def draw_budgets(figure, conditions):
             fmt="osD^v"[i % 5], color=shade, markersize=7, linewidth=1.8, capsize=3, label=condition.label,
         )  # fmt: skip
     ax.axvline(0, color="black", linewidth=1)
-    ax.set_yticks(range(len(names)), [name.removesuffix("_resnet") for name in names])
+    ax.set_yticks(range(len(names)), [name.split()[0].removesuffix("_resnet") for name in names])
     ax.set_ylim(-0.6, len(names) - 0.4)
     ax.set_xlabel(f"points of top-1 over the baseline with the same {what_differs(conditions)}, 95% interval")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(conditions), frameon=False)

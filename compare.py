@@ -177,14 +177,18 @@ class Comparison:
         """Whether another task of this array has measured, and on a GPU if this machine has one."""
         if not slurm.array() or not self.hours():
             return False
-        of_gpu = "eval_batch_size" in json.loads((self.settings.out / SPEEDS).read_text())
-        return of_gpu or not self.facts["gpus"]
+        return self.speeds_are_of_gpu() or not self.facts["gpus"]
+
+    def speeds_are_of_gpu(self):
+        """Whether the speeds in OUT were measured on a GPU."""
+        file = self.settings.out / SPEEDS
+        return file.exists() and "eval_batch_size" in json.loads(file.read_text())
 
     def hours(self):
         """{run: hours} at the speeds in OUT; empty if they are not known."""
         if not self.facts:
             return {}
-        n_devices = self.settings.nproc if self.facts.get("gpus") else 1  # a CPU was measured with all its cores
+        n_devices = self.settings.nproc if self.speeds_are_of_gpu() else 1  # a CPU was measured with all its cores
         return hours_of(self.networks(), self.speed_rows(), self.facts["steps"] * self.facts["batch_size"] / n_devices)
 
     def speed_rows(self):

@@ -103,7 +103,7 @@ def refuse_mistaken_flags(settings, compares_recipes):
         differ = [name for name, value in recipe.items() if value != of_first[name]]
         if differ and not compares_recipes:
             refuse(f"{first} and {run} differ in {', '.join(differ)}, but a report takes one recipe for each architecture: give "
-                   "both the same flags, or another OUT to one of them")  # fmt: skip
+                   "both the same flags, or PRESET=recipe to compare them")  # fmt: skip
 
 
 def refuse_unknown_networks(runs):

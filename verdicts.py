@@ -333,7 +333,8 @@ def analyse(rows, cost_pass=None):
         arch: compare([(net, by_key.get(key_of(arch, {}))) for net in other_knobs if net.arch == arch], noise_of)
         for arch in dict.fromkeys(net.arch for net in other_knobs)
     }
-    return Results(nets, methods, ablations, curves, cost_pass, find_interactions(nets, baselines, noise_of), noise_of)
+    used = cost_pass if any(net.cost_row for net in nets) else None  # not one of images of another size
+    return Results(nets, methods, ablations, curves, used, find_interactions(nets, baselines, noise_of), noise_of)
 
 
 def gaps_of(result, curve, noise):

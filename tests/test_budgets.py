@@ -6,9 +6,11 @@ from tests.reports import blank_charts, refused_folders  # skips this file where
 import json
 
 import pytest
+from matplotlib import pyplot as plt
 
 import report
 from budgets import changes, read_conditions, shared_methods, what_differs
+from charts import draw_budgets
 from tables import budget_table
 from tests.report_rows import JITTER, rows_of, write
 
@@ -44,7 +46,13 @@ def test_a_method_with_other_knobs_is_another_one(tmp_path):
         "eca_resnet", 61, {"eca.kernel_size": 9}, jitter=-JITTER, epochs=50
     )
     long = write(tmp_path / "b", rows + rows_of("ghostnet_resnet", 60, jitter=-JITTER, epochs=50))
-    assert shared_methods(read_conditions([folder_of(tmp_path / "a", 5, eca=61), long])) == ["ghostnet_resnet"]
+    conditions = read_conditions([folder_of(tmp_path / "a", 5, eca=61), long])
+    assert shared_methods(conditions) == ["ghostnet_resnet"]
+    short = write(tmp_path / "c", [content | {"epochs": 5} for content in rows])
+    figure = plt.figure()
+    draw_budgets(figure, read_conditions([short, long]))
+    assert "eca" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    plt.close(figure)
 
 
 def test_noise_changes_no_sign(tmp_path):

@@ -222,7 +222,10 @@ def test_each_of_several_runs_has_gpus_of_its_own(comparison, monkeypatch):
 
 
 def test_hours_are_of_several_runs_at_once_on_several_gpus_each(comparison, capsys):
-    speeds = {"rows": [{"arch": "resnet", "settings": {}, "train_imgs_per_s": 10.0, "image_size": 32}]}
+    speeds = {
+        "rows": [{"arch": "resnet", "settings": {}, "train_imgs_per_s": 10.0, "image_size": 32}],
+        "eval_batch_size": 2048,
+    }
     comparison.settings.out.mkdir()
     (comparison.settings.out / "cost.json").write_text(json.dumps(speeds))
     comparison.facts = {"steps": 36_000, "batch_size": 20, "image_size": 32, "gpus": 8}
@@ -230,7 +233,10 @@ def test_hours_are_of_several_runs_at_once_on_several_gpus_each(comparison, caps
     assert comparison.hours() == {"resnet": 10.0}
     comparison.measure_speeds()
     assert "4 runs left, about 10.0 hours of training" in capsys.readouterr().out
-    comparison.facts["gpus"] = 0  # all share the cores that one process had when it was measured
+    comparison.facts["gpus"] = 0
+    assert comparison.hours() == {"resnet": 10.0}  # as on a login node
+    del speeds["eval_batch_size"]  # measured on a CPU: all share the cores that one process had
+    (comparison.settings.out / "cost.json").write_text(json.dumps(speeds))
     comparison.measure_speeds()
     assert "4 runs left, about 80.0 hours of training" in capsys.readouterr().out
     comparison.facts["image_size"] = 64
@@ -304,7 +310,7 @@ def test_several_processes_are_started_by_torchrun(nproc):
         (
             {"RUNS": "resnet vit resnet:--lr=0.1"},
             [],
-            "resnet and resnet:--lr=0.1 differ in lr, but a report takes one recipe",
+            "resnet and resnet:--lr=0.1 differ in lr, but a report takes one recipe for each architecture: give both the same flags, or PRESET=recipe to compare them",
         ),
     ],
 )

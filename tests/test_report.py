@@ -91,7 +91,7 @@ def test_speeds_of_images_of_another_size_are_not_the_runs():
     rows = [content | {"image_size": 64} for content in widths()]
     for size, is_timed in ((32, False), (64, True)):
         results = analyse(rows, {"rows": [content | {"image_size": size} for content in timed(rows)["rows"]]})
-        assert [bool(net.cost_row) for net in results.nets] == [is_timed] * 3
+        assert [bool(net.cost_row) for net in results.nets] == [is_timed] * 3 and bool(results.cost_pass) == is_timed
     assert "its start (on a GPU, the capture of the step) included" in speed_text(analyse(rows))
 
 
