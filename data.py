@@ -22,7 +22,7 @@ from shapes import draw_shapes100
 from sources import find, open_tables
 from splits import Split, hold_out, hold_out_fold
 
-CACHE_DIR = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnet-grafts"
+CACHE_DIR = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "resnet-grafts"
 CACHE_FORMAT = 4  # raise it with every change to what is decoded, resized, drawn or measured
 
 

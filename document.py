@@ -315,7 +315,7 @@ def write_csv(path, results):
     names = [n for n in MEASURED if n not in ("per_class_top1", "curve", "started", "status")]
     of_cost_pass = ["train_imgs_per_s", "eval_imgs_per_s"]
     of_cost_pass += [name for _, *fields in latencies_in(results.cost_pass) for name in fields]
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["arch", "settings", "seed", *names, *(f"cost_pass_{name}" for name in of_cost_pass)])
         for net in results.nets:

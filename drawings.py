@@ -129,7 +129,7 @@ def write_drawings(modules, out):
     """Writes block_<method>.svg for each method, and block_resnet.svg; removes those of an earlier report."""
     for old in out.glob("block_*.svg"):
         old.unlink()
-    (out / "block_resnet.svg").write_text(svg(drawing("", None), "The ResNet's basic block"))
+    (out / "block_resnet.svg").write_text(svg(drawing("", None), "The ResNet's basic block"), encoding="utf-8")
     for method, module in modules.items():
         text = svg(drawing(method, module), f"{module.name} in the ResNet: slot {module.slot}")
-        (out / f"block_{method}.svg").write_text(text)
+        (out / f"block_{method}.svg").write_text(text, encoding="utf-8")

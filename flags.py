@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 if sys.version_info < (3, 11):  # noqa: UP036 -- said before an import fails
     sys.exit("Python 3.11 or newer is needed: make the virtual environment with it")
@@ -70,6 +71,11 @@ def refuse(message, code=2, program="train.py"):
     else:
         print(f"{program}: {one_line(message)}", file=sys.stderr)
     raise SystemExit(code)
+
+
+def path_of(text):
+    """A path as it is typed: shells leave the ~ of --out=~/runs as it is."""
+    return Path(os.path.expanduser(text))
 
 
 def one_line(message):

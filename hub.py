@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -105,12 +106,16 @@ def on_scale_of_bytes(imgs):
 def save(model, folder, recipe, result):
     """Writes a model/ folder. recipe: the flags of the run; result: what it measured. Raises OSError if the disk fails."""
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".tmp*"):  # of a process that was killed while safetensors wrote
+        stale.unlink(missing_ok=True)
     # the card first: where there is none, the mixin adds one of its own
     checkpoints.write_atomically(folder / "README.md", card(model, recipe, result).encode(errors="backslashreplace"))
     try:
         model.save_pretrained(folder)
     except SafetensorError as error:  # raised for a full disk
         raise OSError(f"cannot write {folder}/model.safetensors ({error})") from None
+    with suppress(OSError):  # of disks without modes; safetensors lets only the user read its file, whatever the umask
+        os.chmod(folder / "model.safetensors", (folder / "config.json").stat().st_mode)
     for name in ("config.json", "model.safetensors"):  # before result.json says that the run is finished
         with open(folder / name, "rb+") as file:
             os.fsync(file.fileno())
@@ -341,7 +346,9 @@ def main(argv=None):
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="a run's folder, its model/ or a hub id")
-    parser.add_argument("--export", type=Path, required=True, metavar="FILE", help="the file to write, .onnx or .pt2")
+    parser.add_argument(
+        "--export", type=flags.path_of, required=True, metavar="FILE", help="the file to write, .onnx or .pt2"
+    )
     parser.error = refuse = partial(flags.refuse, program="hub.py")
     args = parser.parse_args(argv)
     if args.export.suffix not in SUFFIXES:

@@ -52,6 +52,7 @@ from budgets import read_conditions
 from charts import draw_charts
 from document import page, report_text, write_csv
 from drawings import write_drawings
+from flags import path_of
 from notes import modules_of
 from pictures import read_pair
 from rows import read_results, refuse, without_result
@@ -85,11 +86,11 @@ def parse_args(argv):
     parser.add_argument(
         "runs", type=Path, nargs="+", help="a folder with runs below it, several of them, or a costs.json"
     )
-    parser.add_argument("--out", type=Path, help="where the report goes (default: report/ beside its rows)")
+    parser.add_argument("--out", type=path_of, help="where the report goes (default: report/ beside its rows)")
     parser.add_argument(
         "--recipes", action="store_true", help="compare recipes instead of networks, on the validation split"
     )
-    parser.add_argument("--team", type=Path, help="a TOML file with title, course, date and members (see team.py)")
+    parser.add_argument("--team", type=path_of, help="a TOML file with title, course, date and members (see team.py)")
     parser.error = refuse
     args = parser.parse_args(argv)
     if len(args.runs) > 1 and (args.recipes or any(path.is_file() for path in args.runs)):
@@ -109,8 +110,8 @@ def write_report(conditions, out, team):
     charts = draw_charts(results, out, conditions, pair)
     write_drawings(modules_of(results.networks), out)
     text = report_text(results, charts, folders, team, conditions, pair)
-    (out / "report.md").write_text(text)
-    (out / "report.html").write_text(page(text, out))
+    (out / "report.md").write_text(text, encoding="utf-8")
+    (out / "report.html").write_text(page(text, out), encoding="utf-8")
     write_csv(out / "results.csv", results)
     write_slides(out / "slides.pptx", results, charts, team, conditions)
     print(" ".join(opening(results)))

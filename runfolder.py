@@ -121,7 +121,8 @@ def last_checkpoint(folder):
 
 def commit():
     """The commit of this code, with -dirty if it was changed; None outside a git checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    # the checkout may be another user's, whose code runs already
+    git = ["git", "-c", "safe.directory=*", "-C", str(Path(__file__).parent)]
     try:
         commit = subprocess.run([*git, "rev-parse", "--verify", "HEAD"], capture_output=True, text=True).stdout.strip()
         # what a comparison writes into results/ is no code

@@ -93,7 +93,7 @@ def report_costs(costs, out):
     rows = sorted(costs["rows"], key=lambda row: row["image_size"])  # stable: each size keeps the list's order
     table = costs_table(rows, costs)
     measured = [*COSTS_MEASURED, *(name for _, *fields in latencies_in(costs) for name in fields)]
-    with (out / "costs.csv").open("w", newline="") as file:
+    with (out / "costs.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(
             file, ["arch", "settings", *measured, "problem"], extrasaction="ignore", lineterminator="\n"
         )
@@ -113,7 +113,7 @@ def report_costs(costs, out):
         problems="\n".join(["Not measured:", "", *problems]) if problems else "",
         charts="\n\n".join(charts),
     )
-    (out / "costs.md").write_text(re.sub("\n{3,}", "\n\n", text))
+    (out / "costs.md").write_text(re.sub("\n{3,}", "\n\n", text), encoding="utf-8")
     print(markdown(table))
     print(f"written: {out}/costs.md, costs.csv and {len(charts)} charts")
 
@@ -164,7 +164,7 @@ def report_recipes(rows, out, without_result):
     )
     if without_result:
         text += "\nWithout a result:\n\n" + "".join(f"- {line}\n" for line in without_result)
-    (out / "recipes.md").write_text(text)
+    (out / "recipes.md").write_text(text, encoding="utf-8")
     for arch, table in tables.items():
         print(f"{arch}\n{table}\n")
     print(f"written: {out}/recipes.md")

@@ -144,17 +144,18 @@ def find_folder(root, data_dir, known=None):
         unknown = [name for name in names if name not in classes]
         if unknown:
             whose = "the network" if known else "train"
+            look_alike = {plain(name) for name in unknown} & {plain(name) for name in classes}
             raise ValueError(
                 f"--data-dir {data_dir}: {split} has classes that {whose} does not have: {', '.join(unknown[:5])}"
+                + " (names differ in case or Unicode form: rename the folders)" * bool(look_alike)
             )
         lacking = [name for name in classes if names and name not in names and not known]
         if lacking:
             notes.append(
                 f"{data_dir}: {split}/ has no image of {len(lacking)} of {len(classes)} classes, such as {lacking[0]}"
             )
-    plain = {name: unicodedata.normalize("NFC", name).casefold() for name in classes}
-    counts = Counter(plain.values())
-    twins = [name for name in classes if counts[plain[name]] > 1]
+    counts = Counter(map(plain, classes))
+    twins = [name for name in classes if counts[plain(name)] > 1]
     if twins:
         notes.append(f"{data_dir}: classes whose names differ only in case or Unicode form: {', '.join(twins[:5])}")
     if "val" in splits:
@@ -163,6 +164,11 @@ def find_folder(root, data_dir, known=None):
         notes.append(f"{data_dir}: {unread}/ is not read: renamed to val/, it would be scored after each epoch")
     note = left_out_in_words(data_dir, left_out)
     return Found(root, files, open_folder, classes, (*notes, *[note] * bool(note)))
+
+
+def plain(name):
+    """The same for names that differ only in case or Unicode form, which a person cannot tell apart."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def class_folders(folder):
@@ -236,7 +242,11 @@ def open_archive(name, found, image_size):
     here = os.path.dirname(path)
     with TemporaryDirectory() as unpacked:
         if check_integrity(path, published.tgz_md5):
-            here = os.path.join(extract_archive(path, unpacked), published.base_folder)
+            try:
+                here = os.path.join(extract_archive(path, unpacked), published.base_folder)
+            except OSError as error:
+                place = os.path.dirname(unpacked)
+                raise ValueError(f"cannot unpack {path} in {place} ({error}): make room there, or set TMPDIR") from None
         try:
             sets = {split: reader(here, train=split == "train") for split in ("train", "test")}
         except RuntimeError:
@@ -265,6 +275,8 @@ def open_tables(name, found, image_size):
         sets = load_dataset("parquet", data_files=files) if found else load_dataset(repository)
     except (ConnectionError, DatasetGenerationError, OSError, ValueError) as error:
         where = found.root if found else "the hub"
+        if isinstance(error, DatasetGenerationError) and error.__cause__:  # which says what went wrong
+            error = error.__cause__
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot read {name} from {where}: {reason}") from None
     encoded = {}

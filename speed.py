@@ -19,7 +19,6 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,7 +32,7 @@ import optimizers
 from augment import EVAL_BATCH_GPU, Augment, TrainBatches, eval_batch_size, normalize
 from cost import cost
 from data import Split
-from flags import mistakes_refused, parse_args, refuse
+from flags import mistakes_refused, parse_args, path_of, refuse
 from models import build, canonical, parse_settings
 from settings import parts_of
 
@@ -258,8 +257,10 @@ def main():
     )
     parser.add_argument("runs", nargs="*", help="architectures, with settings after colons")
     file = parser.add_mutually_exclusive_group(required=True)
-    file.add_argument("--out", type=Path, help="measure the runs' speeds into this file, unless it has them all")
-    file.add_argument("--costs", type=Path, help="measure each run by itself at each of --image-sizes, and write here")
+    file.add_argument("--out", type=path_of, help="measure the runs' speeds into this file, unless it has them all")
+    file.add_argument(
+        "--costs", type=path_of, help="measure each run by itself at each of --image-sizes, and write here"
+    )
     parser.add_argument("--image-sizes", type=int, nargs="+", default=[32], help="heights of the images of --costs")
     parser.error = partial(refuse, program="speed.py")
     args, flags = parser.parse_known_args()

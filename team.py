@@ -39,7 +39,7 @@ def title_of(team):
 def read_team(path):
     """A TOML file -> Team; refuses missing, unknown and empty fields in one line."""
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows may begin it with a mark
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         refuse(f"{path} cannot be used: {error}")
     check_fields(path, content, FIELDS, required=("members",))

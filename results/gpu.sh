@@ -19,7 +19,7 @@ case "$MINUTES" in
         ;;
 esac
 export EPOCHS="${EPOCHS-45}" OUT="${OUT-results/cifar100-${EPOCHS-45}ep}"
-if [ "$OUT" = results/cifar100-45ep ]; then export RECIPE="${RECIPE---lr 0.2}"; fi # that of the rows that are there
+case "$OUT" in results/cifar100-45ep | results/cifar100-5ep) export RECIPE="${RECIPE---lr 0.2}" ;; esac # that of the rows there
 
 card="$(python -c 'import torch; print(torch.cuda.get_device_name().replace(" ", "-") if torch.cuda.is_available() else "")')"
 if [ -z "$card" ]; then

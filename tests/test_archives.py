@@ -4,6 +4,7 @@ import hashlib
 import os
 import pickle
 import tarfile
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -71,6 +72,15 @@ def test_cifar100_is_read_from_its_archive(write, where, tmp_path, monkeypatch):
     assert np.array_equal(found.test.images.permute(0, 2, 3, 1).numpy(), images(1))
     assert found.test.targets.tolist() == [1, 2, 3, 4, 5, 6]
     assert (found.classes[7], len(found.classes)) == ("class 7", 100)
+
+
+def test_a_full_folder_for_temporary_files_is_named(write, tmp_path, monkeypatch):
+    pack(write(CIFAR100, ["train"], "test", "fine_labels"), monkeypatch)
+    monkeypatch.setattr(
+        "torchvision.datasets.utils.extract_archive", Mock(side_effect=OSError(28, "No space left on device"))
+    )
+    with pytest.raises(ValueError, match=r"cannot unpack .*No space left on device\): make room there, or set TMPDIR$"):
+        data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache")
 
 
 def test_cifar10_is_the_same_from_its_archive_and_from_a_table(write, tmp_path):

@@ -105,6 +105,19 @@ def test_card_holds_the_metrics_for_people_and_for_the_hub(tmp_path):
     assert "| 75.00 |" in (tmp_path / "model" / "README.md").read_text()
 
 
+def test_others_may_read_a_saved_network_if_the_umask_says_so(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / ".tmp1").touch()  # of a process that was killed
+    before = os.umask(0o022)
+    try:
+        folder = saved(tmp_path / "model")
+    finally:
+        os.umask(before)
+    assert {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()} == dict.fromkeys(
+        ("README.md", "config.json", "model.safetensors"), 0o644
+    )
+
+
 def test_card_gives_no_license_to_weights_of_others():
     for start, license in (("ada/nets", None), (None, "mit")):
         assert ModelCard(hub.card(classifier(), {"init_from": start}, RESULT)).data.license == license

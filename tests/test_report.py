@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import report
 from notes import MODULES, NOISE, RULE, SIMULATED, machines_text, noise_text, speed_text
 from sentences import UNKNOWN_NOISE, cost_sentence, opening, power_sentence
 from tables import depth_table, interval
@@ -76,6 +77,12 @@ def test_the_answer_tells_a_loss_from_a_saving(mean, told):
     results = analyse(rows, timed(rows))
     assert opening(results)[1] == f"{told}."
     assert ("the largest clear gain" in cost_sentence(results)) == (mean == 59)
+
+
+def test_home_is_meant_by_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    args = report.parse_args(["runs", "--out=~/report", "--team=~/team.toml"])
+    assert (str(args.out), str(args.team)) == ("/home/ada/report", "/home/ada/team.toml")
 
 
 def test_the_answer_for_one_method_on_a_folder(tmp_path):

@@ -1,5 +1,6 @@
 """sources.py: what is found in folders, tables and on the hub, and what a set is recognized by."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,27 @@ def test_classes_that_may_be_mistakes_are_told(tmp_path):
     lacking, twins = sources.find("folder", tmp_path).notes
     assert lacking == f"{tmp_path}: test/ has no image of 1 of 3 classes, such as dog"
     assert twins == f"{tmp_path}: classes whose names differ only in case or Unicode form: Cat, cat"
+
+
+def test_names_that_only_look_alike_are_told(tmp_path):
+    """As when train/ was made on Linux and test/ on a Mac."""
+    for split, form in (("train", "NFC"), ("test", "NFD")):
+        write_images(tmp_path / split / unicodedata.normalize(form, "caf\u00e9"), ["1.png"])
+    with pytest.raises(ValueError, match=r"\(names differ in case or Unicode form: rename the folders\)$"):
+        sources.find("folder", tmp_path)
+
+
+def test_a_full_disk_is_named_where_it_is(tmp_path, monkeypatch):
+    from datasets.exceptions import DatasetGenerationError
+
+    def failing(*_, **__):
+        raise DatasetGenerationError("An error occurred") from OSError(28, "No space left on device")
+
+    for split in ("train", "test"):
+        write_parquet(tmp_path, split, [picture()], [0])
+    monkeypatch.setattr("datasets.load_dataset", failing)
+    with pytest.raises(ValueError, match=f"cannot read cifar100 from {tmp_path}: .*No space left on device"):
+        data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache")
 
 
 def test_brackets_in_a_path_are_no_pattern(tmp_path):

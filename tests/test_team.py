@@ -26,7 +26,7 @@ did = "the convolutions"
 
 
 def test_a_team_is_read(tmp_path):
-    (tmp_path / "team.toml").write_text(TEAM)
+    (tmp_path / "team.toml").write_text(TEAM, encoding="utf-8-sig")  # as Windows' editors write it
     team = read_team(tmp_path / "team.toml")
     assert team.byline == "Ada and Ben. Deep Learning. 2026-11-27"
     assert team.members == (("Ada", "the attention modules"), ("Ben", "the convolutions"))
