@@ -71,8 +71,9 @@ def n_threads():
 
 def refuse_full_disk(folder, n_bytes):
     """Raises ValueError, before the work of decoding, if there is no room for what will be written."""
-    if shutil.disk_usage(next(parent for parent in folder.parents if parent.exists())).free < n_bytes:
-        raise ValueError(no_room(folder, n_bytes, "it is full"))
+    free = shutil.disk_usage(next(parent for parent in folder.parents if parent.exists())).free
+    if free < n_bytes:
+        raise ValueError(no_room(folder, n_bytes, f"{free / 2**20:,.0f} MB are free"))
 
 
 def no_room(folder, n_bytes, why):
@@ -98,6 +99,10 @@ def one_at_a_time(folder):
             waits = True
             time.sleep(POLL_S)
     with lock:
+        for leftover in folder.parent.glob(
+            f"{folder.name}.tmp*"
+        ):  # of a killed process: only who holds the lock writes
+            shutil.rmtree(leftover, ignore_errors=True)
         if folder.exists() and not (folder / "meta.json").exists():  # somebody has removed parts of it
             shutil.rmtree(folder)
         yield

@@ -11,7 +11,7 @@ from budgets import shared_methods, what_differs
 from noise import NEAR, learned, not_undercut
 from pictures import pair_charts
 from rows import COSTS, SUPERCLASSES
-from tables import pm
+from tables import by_seed, pm
 from verdicts import baseline_in
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; each word has its own marker too, for print in grey
@@ -53,7 +53,7 @@ def draw_differences(figure, results):
         colour, marker = LOOKS[result.word]
         numbers = pm(result.mean, result.half, "+")
         if result.unstable:
-            numbers = ", ".join(f"{difference:+.1f}" for difference in result.differences)
+            numbers = by_seed(result.differences)
             ax.plot(result.differences, [y] * len(result.seeds), marker, color=colour, markersize=8)
         else:
             look = {"color": colour, "marker": marker, "markersize": 8, "linewidth": 2, "capsize": 4}

@@ -30,9 +30,9 @@ def write_atomically(path, content, keep=None):
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
+    except OSError as error:
         pending.unlink(missing_ok=True)
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from None  # which disk it is
     if keep and path.exists():
         os.replace(path, keep)
     os.replace(pending, path)

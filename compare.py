@@ -147,7 +147,10 @@ class Comparison:
         if left:
             own_gpus = self.facts.get("gpus", 0) // s.nproc  # jobs that share a device are no faster together
             total = sum(left) / min(s.jobs, max(1, own_gpus))
-            print(f"{len(left)} runs left, about {total:.1f} hours of training at the measured speeds", flush=True)
+            print(
+                f"{len(left)} run{'s' * (len(left) != 1)} left, about {total:.1f} hours of training at the measured speeds",
+                flush=True,
+            )
 
     def lacks_speeds(self):
         """Whether to measure now: only failed runs are left, the report reads speeds, one is unknown, and there is time."""
@@ -325,7 +328,8 @@ class Comparison:
             failed = [f"{run} with seed {seed}" for run, seed in unfinished if self.board.has_failed(run, seed)]
             why = [f"{len(failed)} failed in this array ({'; '.join(failed)})"] if failed else []
             why += [f"{len(unfinished) - len(failed)} held by other processes"]
-            print(f"{len(unfinished)} runs are left: {', '.join(why)}")
+            are = "runs are" if len(unfinished) != 1 else "run is"
+            print(f"{len(unfinished)} {are} left: {', '.join(why)}")
 
     def report(self):
         out = self.settings.out

@@ -42,8 +42,9 @@ if [ ! -e "$here/compare.py" ]; then
 fi
 
 case "${1-}" in -h | --help) awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$here/compare.sh" && exit ;; esac
-if [ "${SCRIPT-}" = ablations.sh ]; then networks=METHODS; else networks=ARCHS; fi
-for near in ARCH:$networks METHOD:$networks WIDTH:WIDTHS RUN:RUNS SEED:SEEDS EPOCH:EPOCHS DATA_DIR:--data-dir; do
+networks="ARCH:ARCHS METHOD:ARCHS WIDTH:WIDTHS RUN:RUNS"
+if [ "${SCRIPT-}" = ablations.sh ]; then networks="ARCH:METHODS METHOD:METHODS"; fi
+for near in $networks SEED:SEEDS EPOCH:EPOCHS DATA_DIR:--data-dir; do
     name="${near%%:*}"
     if [ -n "${!name+x}" ]; then echo "${SCRIPT:-compare.sh}: $name is not read; ${near#*:} is" >&2; fi
 done
@@ -110,7 +111,8 @@ case "$PRESET" in
         ;;
     transfer)
         runs="$(for arch in vit torchvision:resnet18; do echo "$arch $arch:--pretrained $arch:--pretrained:--freeze=backbone"; done)"
-        recipe="--optimizer adamw --lr 5e-4 --image-size 64"
+        recipe="--optimizer adamw --lr 5e-4"
+        if [ "${DATASET-}" != shapes100 ]; then recipe="$recipe --image-size 64"; fi
         ;;
     recipe)
         sgd="$(printf -- '--lr=%s ' 0.2 0.5 1)"

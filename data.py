@@ -23,7 +23,7 @@ from sources import find, open_tables
 from splits import Split, hold_out, hold_out_fold
 
 CACHE_DIR = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "resnet-grafts"
-CACHE_FORMAT = 4  # raise it with every change to what is decoded, resized, drawn or measured
+CACHE_FORMAT = 5  # raise it with every change to what is decoded, resized, drawn or measured
 
 
 @dataclass
@@ -170,7 +170,7 @@ def held_out(images, val_size, folds, fold, seed):
     """What to train on and what to watch: (train, val or None). A folder val/ comes before val_size. Raises ValueError."""
     if folds and images.val:
         raise ValueError(
-            "--folds divides train/, but there is a folder val/, too: leave out --folds, or move val/ away"
+            "--folds divides train/, but there is a folder val/, too: leave out --folds and --fold, or move val/ away"
         )
     if images.val:
         return images.train, images.val

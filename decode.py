@@ -329,6 +329,9 @@ def finished(out, parts):
 
 def headers(images, n_threads):
     """The problems that the headers of all images of an Encoded show, a line each."""
+    parts = [range(k, min(k + AT_ONCE, len(images))) for k in range(0, len(images), AT_ONCE)]
+    problems, n_queued = [], 8 * n_threads  # what is queued is still read after Ctrl-C
     with ThreadPoolExecutor(n_threads) as pool:
-        parts = [range(k, min(k + AT_ONCE, len(images))) for k in range(0, len(images), AT_ONCE)]
-        return [problem for problems in pool.map(images.look, parts) for problem in problems]
+        for k in range(0, len(parts), n_queued):
+            problems += [problem for found in pool.map(images.look, parts[k : k + n_queued]) for problem in found]
+    return problems

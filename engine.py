@@ -99,14 +99,22 @@ class TrainState:
 
     def load_state_dict(self, saved):
         how = [{name: group.get(name) for name in ("capturable", "fused")} for group in self.optimizer.param_groups]
-        for name in self.parts:
-            getattr(self, name).load_state_dict(saved[name])
+        try:
+            for name in self.parts:
+                getattr(self, name).load_state_dict(saved[name])
+        except (KeyError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"the last checkpoint does not fit this network, perhaps as the code was another ({reason})"
+            ) from None
         # The run may have been on another device: keep how steps are computed on this one.
         for group, here in zip(self.optimizer.param_groups, how, strict=True):
             group.update({name: value for name, value in here.items() if name in group})
         self.share_rate()
         for name in self.counters:
-            setattr(self, name, saved[name])
+            setattr(self, name, saved.get(name, saved["step"]))  # step_of_point, which older checkpoints lack
         self.n_bad.copy_(saved["n_bad"])
         self.t.fill_(self.step)
         same_processes = saved["losses"].shape == self.losses.shape
@@ -135,7 +143,7 @@ class TrainState:
         """
         if n_bad > self.tolerance:
             raise FloatingPointError(
-                f"loss or gradient is not finite at step {step - n_bad + 1}: lower --lr, or give a smaller --clip-norm"
+                f"loss or gradient is not finite at step {step - n_bad + 1}: give another --name, with a lower --lr or --clip-norm"
             )
 
 

@@ -38,6 +38,7 @@ SCHEDULES = (
 )  # fmt: skip
 # Flags newer than some runs in results/, with the values that those runs used.
 NEWER = {"accumulate": 1, "class_weights": None, "balanced_sampling": False}
+RESPELT = {"4f32f603": "90fde761"}  # fingerprints of the hub's CIFAR-100: with its own "cra", and with "crab" (data.py)
 NOT_IN_CONFIG = (  # flags that do not change what a run computes
     "list", "summary", "check", "eval_only", "predict", "json", "push_to_hub", "data_dir", "cache_dir", "out", "name",
     "log_every", "save_every", "save_every_s", "max_minutes", "graph", "seeds", "timeout_s",
@@ -92,8 +93,9 @@ def mistakes_refused(program="train.py"):
 
 
 @contextmanager
-def failures_reported():
+def failures_reported(trains=True):
     """Exits with one line and code 1 for full memory, numbers that are not finite, disk errors and unreadable images."""
+    kept = "; the last checkpoint is kept" * trains
     from torch import OutOfMemoryError
 
     try:
@@ -101,16 +103,13 @@ def failures_reported():
     except OutOfMemoryError as error:
         # printed by each process that meets it, as it may be the only one
         first_line = str(error).splitlines()[0].rstrip(".")
-        print(
-            f"train.py: {first_line}: give fewer seeds at a time, --accumulate 2 or more, or --graph off, or lower "
-            "--batch-size; the last checkpoint is kept",
-            file=sys.stderr,
-        )
+        less = ": give fewer seeds at a time, --accumulate 2 or more, or --graph off, or lower --batch-size" * trains
+        print(f"train.py: {first_line}{less}{kept}", file=sys.stderr)
         raise SystemExit(1) from None
     except (FloatingPointError, OSError) as error:
         # bad numbers end all processes; a disk error, or an image that cannot be read, ends the one that meets it
         if int(os.environ.get("RANK", 0)) == 0 or isinstance(error, OSError):
-            print(f"train.py: {error}; the last checkpoint is kept", file=sys.stderr)
+            print(f"train.py: {error}{kept}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -318,8 +317,10 @@ def check_numbers(args):
         if not 0 <= seed < 2**32:
             refuse(f"--seed must be 0 or more, and less than 2**32, got {seed}")
     for name in AT_LEAST_0:
-        if not 0 <= (getattr(args, name) or 0) < 2**32:  # also refuses nan
-            refuse(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(args, name)}")
+        value = getattr(args, name) or 0
+        if not 0 <= value < 2**32:  # also refuses nan
+            range_of = "less than 2**32" if value > 0 else "0 or more"
+            refuse(f"--{name.replace('_', '-')} must be {range_of}, got {value}")
     for name in ("epochs", "batch_size", "accumulate", "lr", "log_every", "timeout_s", "image_size"):
         if getattr(args, name) is not None and not 0 < getattr(args, name) < float("inf"):
             refuse(f"--{name.replace('_', '-')} must be more than 0, got {getattr(args, name)}")
@@ -361,7 +362,7 @@ def check_combinations(args):
         if args.predict and getattr(args, name):
             refuse(f"--{name.replace('_', '-')} has no effect with --predict")
     if args.json and not args.predict:
-        refuse("--json has no effect without --predict: give --predict, too")
+        refuse("--json has no effect without --predict: leave it out")
     if args.push_to_hub and not re.fullmatch(HUB_ID, args.push_to_hub):
         refuse(f"--push-to-hub takes USER/NAME, got {args.push_to_hub!r}")
 

@@ -104,14 +104,15 @@ def free_memory():
     free = psutil.virtual_memory().available
     for folder in control_groups("memory"):
         for limit_file, usage_file, reclaimable in (
-            ("memory.max", "memory.current", "inactive_file"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+            ("memory.max", "memory.current", "(?:in)?active_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_(?:in)?active_file"),
         ):
             limit = number_in(folder / limit_file)
             if limit is not None:
                 usage = number_in(folder / usage_file) or 0
-                cached = re.search(rf"^{reclaimable} (\d+)$", text_of(folder / "memory.stat"), re.MULTILINE)
-                free = min(free, limit - usage + int(cached[1] if cached else 0))
+                # cached files, such as decoded images that an earlier run has read, go when memory is needed
+                cached = re.findall(rf"^{reclaimable} (\d+)$", text_of(folder / "memory.stat"), re.MULTILINE)
+                free = min(free, limit - usage + sum(map(int, cached)))
     return max(0, free)
 
 

@@ -96,7 +96,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="a folder of runs, or the folders of two runs")
     parser.add_argument("--data-dir", help="the dataset's files, as for train.py")
-    parser.add_argument("--cache-dir", type=flags.path_of, help="where decoded images are kept, as for train.py")
+    parser.add_argument("--cache-dir", type=os.path.expanduser, help="where decoded images are kept, as for train.py")
     parser.add_argument("--out", type=flags.path_of, help="the file to write (default: pair.npz beside the runs)")
     parser.error = refuse
     args = parser.parse_args(argv)

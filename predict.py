@@ -86,6 +86,6 @@ def score_only(args, team, model, images, amp):
         if model.image_size != images.image_size:
             raise ValueError(f"{args.eval_only} is for images of {model.image_size} pixels: give that as --image-size")
     net = model.net.to(team.device, memory_format=torch.channels_last)
-    with failures_reported():
+    with failures_reported(trains=False):
         scores = start_scoring(net, images.test, model.mean, model.std, images, amp, team)()
     team.say(f"{args.eval_only} on {len(images.test):,} test images of {args.dataset}: {in_words(scores)}")

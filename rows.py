@@ -15,7 +15,7 @@ import numpy as np
 
 import flags as train_flags
 import tuning
-from flags import NEWER, PADDED_UP_TO, parse_args
+from flags import NEWER, PADDED_UP_TO, RESPELT, parse_args
 from tuning import START, as_text  # read_results() adds START to the settings
 
 IDENTITY = ("arch", "settings", "seed")
@@ -167,7 +167,12 @@ def recipe_of(row):
 
 def read_results(folder):
     """{path: row} of every result.json below `folder`, sorted by path; refuses rows that cannot be used."""
-    rows = {path: read_json(path) for path in sorted(Path(folder).rglob("result.json"))}
+    rows = {}
+    for path in sorted(Path(folder).rglob("result.json")):
+        rows[path] = read_json(path)
+        if rows[path].get("data") in RESPELT:
+            rows[path]["data"] = RESPELT[rows[path]["data"]]
+        rows[path].pop("confusion", None)  # which no report reads, and which grows with the square of the classes
     if not rows:
         refuse(f"no result.json below {folder}: train something with --out {folder}, or name another folder")
     for path, row in rows.items():
@@ -230,14 +235,16 @@ def average_folds(rows):
         arch, settings = key_of(row["arch"], row["settings"])
         folds = by_fold.setdefault((arch, settings, row["seed"]), {})
         if row["fold"] in folds:
-            refuse(f"{arch} {settings}, seed {row['seed']} has fold {row['fold']} twice: remove one of the two runs")
+            refuse(
+                f"{Net(arch, json.loads(settings)).name}, seed {row['seed']} has fold {row['fold']} twice: remove one of the two runs"
+            )
         folds[row["fold"]] = row
-        refuse_other_network(f"{arch} {settings}", row, next(iter(folds.values())))
+        refuse_other_network(Net(arch, json.loads(settings)).name, row, next(iter(folds.values())))
     for (arch, settings, seed), folds in by_fold.items():
         lacks = sorted(set(range(rows[0]["folds"])) - folds.keys())
         if lacks:
-            refuse(f"{arch} {settings}, seed {seed} lacks fold {in_list(lacks)} of {rows[0]['folds']}: "
-                   f"train it, or leave out this seed")  # fmt: skip
+            refuse(f"{Net(arch, json.loads(settings)).name}, seed {seed} lacks fold {in_list(lacks)} of {rows[0]['folds']}: train "
+                   "what is missing, or leave out this seed")  # fmt: skip
     return [mean_row([folds[fold] for fold in sorted(folds)]) for folds in by_fold.values()]
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from checkpoints import UnreadableError, load_checkpoint
 from describe import shown
-from flags import NEWER, NOT_IN_CONFIG
-from tuning import START
+from flags import NEWER, NOT_IN_CONFIG, RESPELT
+from tuning import START, flags_of
 
 FINGERPRINTS = {"data": "fingerprint of the images", "content": "fingerprint of labels and pixels"}
 
@@ -55,7 +55,7 @@ def look_at_folder(folder, config, of_comparison=False):
         result = None
         if is_longer(config, recorded):
             recorded = recorded | {"epochs": config["epochs"]}  # the run as it would have begun with more epochs
-    recorded = NEWER | recorded
+    recorded = NEWER | recorded | {"data": RESPELT.get(recorded.get("data"), recorded.get("data"))}
     others = [
         f"{FINGERPRINTS.get(name, name)} {recorded.get(name)} there, {value} here"
         for name, value in config.items()
@@ -64,7 +64,7 @@ def look_at_folder(folder, config, of_comparison=False):
     ]
     if others:
         remedy = (
-            "correct the settings, or choose another OUT"
+            "correct the settings, or choose another folder (OUT of compare.sh, --out of train.py)"
             if of_comparison
             else "give another --name, or delete that folder"
         )
@@ -72,6 +72,8 @@ def look_at_folder(folder, config, of_comparison=False):
         if only == "amp":  # --amp auto, on another kind of machine
             amp = {"bfloat16": "bf16", "float16": "fp16"}.get(recorded["amp"], "off")
             remedy = f"give --amp {amp} to go on with it"
+        if only in ("lr", "weight_decay"):  # whose defaults may have been others
+            remedy = f"give {' '.join(flags_of(only, recorded))} to go on with it, or another --name"
         if result and not of_comparison and len(others) == 1 and config["epochs"] > recorded.get("epochs", 0):
             remedy = f"to train further from it, give --init-from {folder} --name NEW"
         raise ValueError(f"{folder} holds another run ({'; '.join(others[:3])}): {remedy}")
@@ -121,8 +123,8 @@ def last_checkpoint(folder):
 
 def commit():
     """The commit of this code, with -dirty if it was changed; None outside a git checkout."""
-    # the checkout may be another user's, whose code runs already
-    git = ["git", "-c", "safe.directory=*", "-C", str(Path(__file__).parent)]
+    # the repository is named, as git refuses to find one that belongs to another user
+    git = ["git", "-C", str(Path(__file__).parent), "--git-dir=.git", "--work-tree=."]
     try:
         commit = subprocess.run([*git, "rev-parse", "--verify", "HEAD"], capture_output=True, text=True).stdout.strip()
         # what a comparison writes into results/ is no code

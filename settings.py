@@ -18,12 +18,13 @@ RESERVED = {  # flags of train.py that compare.sh gives itself: the setting to u
     "--seed": 'SEEDS, such as SEEDS="0 1"',
     "--out": "OUT",
     "--name": "OUT, the folder of all runs",
-    "--arch": 'RUNS, such as RUNS="resnet eca_resnet"',
+    "--arch": 'RUNS of compare.sh, such as RUNS="resnet eca_resnet"',
     "--epochs": "EPOCHS",
     "--dataset": "DATASET",
     "--max-minutes": "MINUTES",
     "--set": 'RUNS of compare.sh, such as RUNS="eca_resnet:eca.kernel_size=5"',
 }
+MOST_BYTES = 200  # of a run's name; file systems take 255, and locks add to it
 ONE_RUN_ONLY = ("--check", "--list", "--summary", "--eval-only", "--predict", "--push-to-hub")
 
 
@@ -78,6 +79,8 @@ def read_settings(environ, user_flags):
     best = number("BEST", environ.get("BEST", "0"), int, 0)
     if (best or "--recipes" in environ.get("REPORT", "")) and parse_args(asked).val_size == 0:
         refuse("--val-size 0 leaves nothing to choose a recipe on: leave it out")
+    if (best or "--recipes" in environ.get("REPORT", "")) and parse_args(asked).folds:
+        refuse("recipes are compared on one held-out part, not on folds: leave out --folds and --fold")
     try:
         folder = os.path.expanduser(environ.get("TUNED", ""))  # shells leave ~ in quotes as it is
         recipes = recipes_of(folder, {arch_of(run) for run in runs}) if folder else {}
@@ -87,6 +90,9 @@ def read_settings(environ, user_flags):
         without_repeats(runs, recipes), seeds, environ["EPOCHS"], dataset, Path(environ["OUT"]).expanduser(), nproc, jobs, minutes,
         best, recipe, recipes, user_flags,
     )  # fmt: skip
+    longest = max((f"{name_of(run)}-seed{seeds[0]}" for run in settings.runs), key=len)
+    if len(os.fsencode(longest)) > MOST_BYTES:
+        refuse(f"{longest} is too long for a folder's name: set fewer knobs in RUNS")
     refuse_mistaken_flags(settings, compares_recipes="--recipes" in environ.get("REPORT", ""))
     return settings
 

@@ -145,7 +145,9 @@ def report_recipes(rows, out, without_result):
     if any(row["val_top1"] is None for row in rows):
         refuse("recipes are compared on held-out images, and some of these runs watched the test set (--val-size 0)")
     if len({(row["dataset"], row["n_val"]) for row in rows}) > 1 or any(row.get("folds") for row in rows):
-        refuse("recipes are compared on one held-out part of one dataset: report others, and folds, separately")
+        refuse(
+            "recipes are compared on one held-out part of one dataset: report other datasets separately, and folds without --recipes"
+        )
     recipes = [recipe_of(row) for row in rows]
     differ = differing(recipes)
     top1 = {}  # arch -> (knobs, recipe) -> seed -> value

@@ -3,6 +3,7 @@
 What is found is listed first, cheaply, so that a decoded set can be recognized by its files; it is opened only to be decoded.
 """
 
+import errno
 import glob
 import os
 import sys
@@ -67,7 +68,11 @@ def find(name, data_dir, classes=None):
     """
     root = os.path.realpath(os.path.expanduser(data_dir))  # one folder, however it is spelled
     if not os.path.isdir(root):
-        problem = "is a file: unpack it, and give its folder" if os.path.exists(root) else "no such folder"
+        problem = (
+            "is a file: give its folder; unpack it first if it is an archive"
+            if os.path.exists(root)
+            else "no such folder"
+        )
         raise ValueError(f"--data-dir {data_dir}: {problem}")
     found = find_folder(root, data_dir, classes) if name == "folder" else find_cifar(name, root)
     for split, files in found.files.items():
@@ -141,7 +146,8 @@ def find_folder(root, data_dir, known=None):
                     + f" ({unread})" * bool(unread)
                 )
         classes = classes or names
-        unknown = [name for name in names if name not in classes]
+        there, known_names = set(names), set(classes)
+        unknown = [name for name in names if name not in known_names]
         if unknown:
             whose = "the network" if known else "train"
             look_alike = {plain(name) for name in unknown} & {plain(name) for name in classes}
@@ -149,7 +155,7 @@ def find_folder(root, data_dir, known=None):
                 f"--data-dir {data_dir}: {split} has classes that {whose} does not have: {', '.join(unknown[:5])}"
                 + " (names differ in case or Unicode form: rename the folders)" * bool(look_alike)
             )
-        lacking = [name for name in classes if names and name not in names and not known]
+        lacking = [name for name in classes if names and name not in there and not known]
         if lacking:
             notes.append(
                 f"{data_dir}: {split}/ has no image of {len(lacking)} of {len(classes)} classes, such as {lacking[0]}"
@@ -167,7 +173,7 @@ def find_folder(root, data_dir, known=None):
 
 
 def plain(name):
-    """The same for names that differ only in case or Unicode form, which a person cannot tell apart."""
+    """A form of a name that is the same for names which differ only in case or Unicode form."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
@@ -176,7 +182,7 @@ def class_folders(folder):
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     dotted = sum(name.startswith(".") for name in names)
     classes = [name for name in names if not name.startswith(".") and os.path.isdir(os.path.join(folder, name))]
-    loose = sum(is_image(name) for name in names if not name.startswith(".") and name not in classes)
+    loose = sum(is_image(name) for name in {*names} - {*classes} if not name.startswith("."))
     return classes, Counter(dotted=dotted, loose=loose, others=len(names) - dotted - loose - len(classes))
 
 
@@ -265,7 +271,7 @@ def open_tables(name, found, image_size):
     repository, image_column, label_column = HUB_SETS[name]
     if not found:
         refuse_unreachable_hub(name, repository)
-    from datasets import Image, disable_progress_bars, load_dataset
+    from datasets import Image, config, disable_progress_bars, load_dataset
     from datasets.exceptions import DatasetGenerationError
 
     if not sys.stderr.isatty():
@@ -278,6 +284,8 @@ def open_tables(name, found, image_size):
         if isinstance(error, DatasetGenerationError) and error.__cause__:  # which says what went wrong
             error = error.__cause__
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            reason += f": make room in {config.HF_CACHE_HOME}, or set HF_HOME"
         raise ValueError(f"cannot read {name} from {where}: {reason}") from None
     encoded = {}
     for split in ("train", "test"):

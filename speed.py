@@ -15,6 +15,7 @@ a CUDA graph. Both files also hold the latency of one image (latency.py).
 
 import argparse
 import json
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -209,7 +210,7 @@ def write_speeds(file, runs, image_size, how):
         before = json.loads(file.read_text())["rows"] if file.exists() else []
         others = [(row["arch"], row["settings"]) for row in before if row["image_size"] == image_size]
         runs = runs + [run for run in others if key_of(*run, image_size) not in asked]
-        print(f"measuring the speed of {len(runs)} networks")
+        print(f"measuring the speed of {len(runs)} network{'s' * (len(runs) != 1)}")
         write(file, conditions(*how), measure(runs, N_CLASSES, image_size, *how))
 
 
@@ -243,7 +244,8 @@ def write_latencies(file, image_sizes, amp):
     for image_size in image_sizes:
         of_size = [row for row in rows if row["image_size"] == image_size and "problem" not in row]
         if not all("latency_ms" in row for row in of_size):
-            print(f"measuring the latency of {len(of_size)} networks at {image_size}x{image_size}", flush=True)
+            networks = f"{len(of_size)} network{'s' * (len(of_size) != 1)}"
+            print(f"measuring the latency of {networks} at {image_size}x{image_size}", flush=True)
             runs = [(row["arch"], row["settings"]) for row in of_size]
             how = N_CLASSES, image_size, engine.amp_dtype(amp, the_device()), the_device()
             for row, measured in zip(of_size, latency.measure(runs, *how), strict=True):
@@ -264,7 +266,12 @@ def main():
     parser.add_argument("--image-sizes", type=int, nargs="+", default=[32], help="heights of the images of --costs")
     parser.error = partial(refuse, program="speed.py")
     args, flags = parser.parse_known_args()
+    wrong_order = "name the networks first, then the flags: speed.py resnet eca_resnet --out cost.json"
+    if sys.argv[1 : 1 + len(args.runs)] != args.runs:
+        parser.error(wrong_order)
     recipe = parse_args(flags)  # which refuses what it does not know
+    if not args.runs:
+        parser.error(wrong_order)
     if recipe.settings:
         parser.error("--set is not read: write knobs after colons, such as eca_resnet:eca.kernel_size=5")
     machine.keep_to_cores()  # as train.py does

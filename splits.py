@@ -106,10 +106,10 @@ def hold_out(split, val_size, seed):
     shuffled = np.random.default_rng(seed).permutation(len(split))
     label = split.labels[shuffled]
     # where an image stands in its shuffled class, 0 to 1: the first of every class are held out
+    by_class = np.argsort(label, kind="stable")
+    _, first, size = np.unique(label[by_class], return_index=True, return_counts=True)
     place = np.empty(len(split))
-    for c in np.unique(label):
-        members = label == c
-        place[members] = (np.arange(members.sum()) + 0.5) / members.sum()
+    place[by_class] = (np.arange(len(split)) - np.repeat(first, size) + 0.5) / np.repeat(size, size)
     held = np.zeros(len(split), dtype=bool)
     held[shuffled[np.argsort(place, kind="stable")[:n_held]]] = True
     return divide(split, held)

@@ -22,10 +22,20 @@ def interval(estimate, sign=""):
     return pm(estimate.mean, estimate.half, sign)
 
 
+MOST_SEEDS = 5  # of which each difference is shown
+
+
+def by_seed(differences):
+    """Each seed's difference, '+1.0, -48.2, +0.9', or the range of many."""
+    if len(differences) > MOST_SEEDS:
+        return f"{min(differences):+.1f} to {max(differences):+.1f}"
+    return ", ".join(f"{each:+.1f}" for each in differences)
+
+
 def difference(result):
     """A comparison's difference with its interval; if unstable, when the mean says nothing, each seed's."""
     if result.unstable:
-        return f"{', '.join(f'{each:+.1f}' for each in result.differences)} (by seed)"
+        return f"{by_seed(result.differences)} (by seed)"
     return interval(result.estimate, "+")
 
 

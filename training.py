@@ -91,7 +91,8 @@ class Run:
                 rates = optimizers.make_schedule(args.schedule, args.lr, warmup_steps, self.last_step)
             self.state = engine.TrainState(net, optimizer, rates, self.amp, args.ema_decay, team.rank, team.world_size)
             if self.saved:
-                self.state.load_state_dict(self.saved["state"])
+                with mistakes_refused():
+                    self.state.load_state_dict(self.saved["state"])
             model = torch.compile(net) if args.compile else net
             if team.world_size > 1:
                 on = [team.device.index] if team.device.type == "cuda" else None

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from flags import parse_args
+from flags import RESPELT, parse_args
 
 RECIPE = ("optimizer", "lr", "weight_decay")  # what PRESET=tuning varies, besides knobs
 # what else a search may vary
@@ -27,21 +27,28 @@ def recipes_of(folder, archs):
     Raises ValueError if the folder has no rows of one of the architectures, rows without a validation split, or rows that
     cannot be compared: of different data, budgets or starting weights.
     """
-    rows = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*/result.json"))]
+    rows = []
+    for path in sorted(Path(folder).glob("*/result.json")):
+        try:
+            row = json.loads(path.read_text())
+            rows.append(row | {"data": RESPELT.get(row.get("data"), row.get("data"))})
+        except ValueError:
+            raise ValueError(f"TUNED: {path} is damaged: delete it, and start the search again") from None
     if not rows:
-        raise ValueError(f"TUNED: no runs in {folder}: start PRESET=tuning OUT={folder} first")
+        raise ValueError(f"TUNED: no runs in {folder}: start PRESET=tuning OUT={folder} bash compare.sh first")
     if any(row.get("val_top1") is None for row in rows):
         raise ValueError(f"TUNED: runs in {folder} held nothing out: tune without --val-size 0")
     refuse_different(rows, ALIKE, folder)
     varied = [name for name in OTHERS if len({row.get(name) or None for row in rows}) > 1]  # older rows lack some
+    tuned = {row["arch"] for row in rows}
+    if missing := " ".join(sorted(archs - tuned)):
+        raise ValueError(
+            f"TUNED: no rows of {missing} in {folder}, only of {' '.join(sorted(tuned))}: tune first, with "
+            f'PRESET=tuning OUT={folder} ARCHS="{missing}" bash compare.sh'
+        )
     found = {}
     for arch in sorted(archs):
         of_arch = [row for row in rows if row["arch"] == arch]
-        if not of_arch:
-            tuned = " ".join(sorted({row["arch"] for row in rows}))
-            raise ValueError(
-                f"TUNED: no rows of {arch} in {folder}, only of {tuned}: tune it with PRESET=tuning OUT={folder} ARCHS={arch}"
-            )
         refuse_different(of_arch, START, folder)
         found[arch] = best_recipe(of_arch, [*RECIPE, *varied])
     return found

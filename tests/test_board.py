@@ -179,7 +179,7 @@ def test_speeds_are_measured_beside_a_run_that_failed(tmp_path, monkeypatch, cap
     assert made.lacks_speeds()
     made.report = lambda: None
     made.finish()
-    assert f"1 runs are left: 1 failed in this array ({lost[0]} with seed {lost[1]}), 0 held" in capsys.readouterr().out
+    assert f"1 run is left: 1 failed in this array ({lost[0]} with seed {lost[1]}), 0 held" in capsys.readouterr().out
     rows = [{"arch": arch, "settings": {}, "train_imgs_per_s": 1.0} for arch in ("resnet", "eca_resnet")]
     (made.settings.out / "cost.json").write_text(json.dumps({"rows": rows[:1]}))
     assert made.lacks_speeds()
@@ -271,7 +271,7 @@ def test_finished_runs_of_another_recipe_are_refused(compare):
     ):
         with compare(*flags, **{"EPOCHS": "5", "SEEDS": "0"} | settings) as running:
             said = ended(running, code=2)
-        assert f"holds another run ({other} here): correct the settings, or choose another OUT" in said
+        assert f"holds another run ({other} here): correct the settings, or choose another " in said
         assert "5 runs" not in said and "Traceback" not in said
 
 
@@ -346,7 +346,7 @@ def test_tuning_and_its_winners(compare, tmp_path):
     assert [row["lr"] for row in rows] == [0.1, 0.1]
     with compare(TUNED=str(out), RUNS="gmlp_resnet") as running:
         said = ended(running, code=2)
-    assert f"TUNED: no rows of gmlp_resnet in {out}, only of eca_resnet resnet: tune it with PRESET=tuning" in said
+    assert f"TUNED: no rows of gmlp_resnet in {out}, only of eca_resnet resnet: tune first, with PRESET=tuning" in said
 
 
 def test_ablations_are_a_comparison_of_a_list_of_their_own(tmp_path):

@@ -148,6 +148,21 @@ def test_full_disk_names_the_folder_and_leaves_nothing(tmp_path, monkeypatch):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_what_a_killed_process_left_makes_room_first(tmp_path, monkeypatch):
+    root = small_folder(tmp_path / "set")
+    loaded(root)
+    (folder,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
+    folder.rename(folder.with_name(f"{folder.name}.tmpx"))
+    before = cache.refuse_full_disk
+
+    def refuse_full_disk(*arguments):
+        assert not folder.with_name(f"{folder.name}.tmpx").exists()
+        before(*arguments)
+
+    monkeypatch.setattr(cache, "refuse_full_disk", refuse_full_disk)
+    assert len(loaded(root).train) == 8
+
+
 def test_disk_that_will_be_full_is_told_before_anything_is_decoded(tmp_path, monkeypatch):
     root = small_folder(tmp_path / "set")
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))

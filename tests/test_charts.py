@@ -184,7 +184,7 @@ def test_charts_leave_room_to_the_stable_methods(campaign):
 
 
 def test_learning_curves_are_each_networks_own():
-    rows = rows_of("resnet", 60) + rows_of("eca_resnet", 63, jitter=-JITTER)
+    rows = rows_of("resnet", 60) + rows_of("eca_resnet", 63, {"eca.kernel_size": 9}, jitter=-JITTER)
     for content in rows[4:]:
         content["curve"] = [epoch | {"top1": epoch["top1"] + 3} for epoch in content["curve"]]
     ax = drawn(draw_learning, analyse(rows))

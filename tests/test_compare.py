@@ -303,10 +303,12 @@ def test_several_processes_are_started_by_torchrun(nproc):
         ({"JOBS": "0"}, [], "JOBS must be a whole number, 1 or more, got '0'"),
         ({"EPOCHS": "five"}, [], "EPOCHS must be a whole number, 1 or more, got 'five'"),
         ({"MINUTES": "-1"}, [], "MINUTES must be a number, 0 or more, got '-1'"),
-        ({"TUNED": "nowhere"}, [], "TUNED: no runs in nowhere: start PRESET=tuning OUT=nowhere first"),
+        ({"TUNED": "nowhere"}, [], "TUNED: no runs in nowhere: start PRESET=tuning OUT=nowhere bash compare.sh first"),
         ({"BEST": "2"}, ["--val-size", "0"], "--val-size 0 leaves nothing to choose a recipe on: leave it out"),
         ({"REPORT": "--recipes"}, ["--val-size=0"], "--val-size 0 leaves nothing to choose a recipe on: leave it out"),
         ({"SEEDS": "1 01"}, [], "SEEDS has a number twice: 1 01"),
+        ({"REPORT": "--recipes"}, ["--folds=5", "--fold=0"], "recipes are compared on one held-out part, not on folds"),
+        ({"RUNS": f"resnet:a.b={'1' * 200}"}, [], f"resnet-a.b={'1' * 200}-seed0 is too long for a folder's name"),
         (
             {"RUNS": "resnet vit resnet:--lr=0.1"},
             [],

@@ -309,6 +309,19 @@ def test_dropped_paths_differ_from_process_to_process():
     assert not torch.equal(*kept)
 
 
+def test_an_older_checkpoint_is_taken_and_one_of_another_network_refused_in_words():
+    saved = new_state().state_dict()
+    del saved["step_of_point"]
+    state = new_state()
+    state.load_state_dict(saved)
+    assert state.step_of_point == state.step == 0
+    saved["net"] = {f"other.{name}": value for name, value in saved["net"].items()}
+    with pytest.raises(
+        ValueError, match=r"^the last checkpoint does not fit this network, perhaps as the code was another \("
+    ):
+        state.load_state_dict(saved)
+
+
 def test_dropped_paths_differ_from_seed_to_seed():
     kept = []
     for seed in (0, 1):
@@ -335,7 +348,9 @@ def test_update_that_is_not_finite_leaves_the_weights_alone(where, optimizer):
                 state.net[0].weight.register_hook(lambda grad: grad * torch.inf)
             else:
                 state.net[4].register_forward_hook(lambda module, args, out: out * torch.nan)
-    with pytest.raises(FloatingPointError, match="loss or gradient is not finite at step 3: lower --lr"):
+    with pytest.raises(
+        FloatingPointError, match="loss or gradient is not finite at step 3: give another --name, with a lower --lr"
+    ):
         state.assert_finite()
     assert state.step == 5
     for p, before in zip(state.net.parameters(), seen["weights"], strict=True):

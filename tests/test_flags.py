@@ -60,6 +60,7 @@ def test_every_optimizer_has_its_own_defaults(optimizer, lr, weight_decay):
         (["--epochs", "0"], "--epochs must be more than 0"),
         (["--batch-size", "-1"], "--batch-size must be more than 0"),
         (["--val-size", "-0.1"], "--val-size must be 0 or more"),
+        (["--max-minutes", "inf"], "--max-minutes must be less than 2**32, got inf"),
         (["--warmup-frac", "1.5"], "--warmup-frac must be in [0, 1)"),
         (["--seed", "-1"], "--seed must be 0 or more"),
         (["--seed", "4294967296"], "--seed must be 0 or more"),

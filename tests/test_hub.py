@@ -105,6 +105,12 @@ def test_card_holds_the_metrics_for_people_and_for_the_hub(tmp_path):
     assert "| 75.00 |" in (tmp_path / "model" / "README.md").read_text()
 
 
+def test_a_misspelt_class_of_older_models_is_respelt():
+    names = [f"class {i}" for i in range(100)]
+    assert classifier(classes=[*names[:26], "cra", *names[27:]]).classes == [*names[:26], "crab", *names[27:]]
+    assert classifier(classes=["ant", "cra"]).classes == ["ant", "cra"]
+
+
 def test_others_may_read_a_saved_network_if_the_umask_says_so(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / ".tmp1").touch()  # of a process that was killed

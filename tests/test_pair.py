@@ -172,11 +172,16 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_scoring(out, traine
 def test_a_full_or_foreign_disk_is_one_line(trained, tmp_path, monkeypatch, capsys):
     runs, data_flags = trained
     command = [str(runs / "eca_resnet"), str(runs / "resnet"), *data_flags, "--out", str(tmp_path / "pair.npz")]
-    monkeypatch.setattr(pair, "score", lambda *_: {"targets": []})
+    score = Mock(return_value={"targets": []})
+    monkeypatch.setattr(pair, "score", score)
     monkeypatch.setattr(pair.np, "savez_compressed", Mock(side_effect=OSError("No space left on device")))
     with pytest.raises(SystemExit):
         pair.main(command)
     assert capsys.readouterr().err == "pair.py: No space left on device\n"
+    with pytest.raises(SystemExit):
+        pair.main([*command, "--cache-dir", ""])  # of a variable that is not set: the default
+    assert not score.call_args.args[-1]
+    capsys.readouterr()
     monkeypatch.setattr(pair.os, "access", lambda *_: False)
     with pytest.raises(SystemExit):
         pair.main(command)

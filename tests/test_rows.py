@@ -90,8 +90,8 @@ def test_mean_of_folds_by_hand():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (of_folds([row()])[:2], r"resnet {}, seed 0 lacks fold 2 of 3: train it, or leave out this seed"),
-        (of_folds([row()]) + of_folds([row()])[:1], r"resnet {}, seed 0 has fold 0 twice"),
+        (of_folds([row()])[:2], r"resnet, seed 0 lacks fold 2 of 3: train what is missing, or leave out this seed"),
+        (of_folds([row()]) + of_folds([row()])[:1], r"resnet, seed 0 has fold 0 twice"),
         (
             [row(), *of_folds([row()])],
             r"a mixture of budgets or data: folds is None in \S+ and 3 in \S+; report them separately",
@@ -100,7 +100,7 @@ def test_mean_of_folds_by_hand():
         (of_folds([row()], fold=3), "a run of fold 3 of 3 needs a fold below the number of folds"),
         (of_folds([row()], folds="3"), "a run of fold 0 of '3' needs a fold below"),
         (of_folds([row()], val_top1=None), "and a val_top1"),
-        (of_folds([row()])[:1] + of_folds([row(params=9)])[1:], "resnet {} has params 100000 in one run and 9"),
+        (of_folds([row()])[:1] + of_folds([row(params=9)])[1:], "resnet has params 100000 in one run and 9"),
     ],
 )
 def test_folds_that_are_no_partition_are_refused(rows, message, tmp_path, capsys):

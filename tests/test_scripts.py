@@ -430,4 +430,4 @@ def test_runs_of_another_recipe_are_not_continued(left, small, tmp_path):
     done = run_script("compare.sh", *flags, check=False, **settings)
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
-    assert "holds another run (" in line and line.endswith("correct the settings, or choose another OUT")
+    assert "holds another run (" in line and "): correct the settings, or choose another " in line

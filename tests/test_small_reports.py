@@ -139,7 +139,7 @@ eca_resnet
     [
         ({}, "resnet has seed 0 twice under one recipe"),
         ({"lr": 0.1, "n_val": 3000}, "recipes are compared on one held-out part of one dataset"),
-        ({"lr": 0.1, "folds": 5, "fold": 0}, "report others, and folds, separately"),
+        ({"lr": 0.1, "folds": 5, "fold": 0}, "report other datasets separately, and folds without --recipes"),
     ],
 )
 def test_recipes_are_compared_on_one_held_out_part(changed, message, tmp_path, capsys):

@@ -141,12 +141,15 @@ def test_flags_of_a_run_leave_its_speed_alone():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--out", "cost.json", "--batchsize", "8"], "unknown flag --batchsize: did you mean --batch-size?"),
+        (["resnet", "--out", "cost.json", "--batchsize", "8"], "unknown flag --batchsize: did you mean --batch-size?"),
         (["nosuch", "--out", "cost.json"], "unknown backbone"),
         (["resnet", "--costs", "costs.json", "--image-size", "16"], "--costs takes --image-sizes"),
         (["resnet", "--out", "cost.json", "--image-sizes", "64"], "--out takes --image-size"),
         (["resnet", "--out", "cost.json", "--costs", "costs.json"], "not allowed with argument --out"),
         (["resnet"], "one of the arguments --out --costs is required"),
+        (["--out", "cost.json"], "name the networks first"),
+        (["--amp", "off", "resnet", "--out", "cost.json"], "name the networks first"),
+        (["resnet", "--out", "cost.json", "eca_resnet"], "unknown flag eca_resnet"),
     ],
 )
 def test_mistyped_flag_of_the_cost_pass_is_refused(flags, message, tmp_path, capsys, monkeypatch):

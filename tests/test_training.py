@@ -168,11 +168,9 @@ def test_knobs_of_several_numbers_are_those_of_the_row(tmp_path):
 
 def test_only_changed_code_is_dirty(tmp_path, monkeypatch):
     def git(*command):
-        who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "safe.directory=*"]
-        subprocess.run(["git", *who, "-C", str(tmp_path), *command], check=True)
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path), *command], check=True)
 
     monkeypatch.setattr(runfolder, "__file__", str(tmp_path / "runfolder.py"))
-    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # a checkout of somebody else
     assert runfolder.commit() is None
     git("init", "-q")
     for file in ("train.py", "results/a/cost.json"):
@@ -180,10 +178,27 @@ def test_only_changed_code_is_dirty(tmp_path, monkeypatch):
         (tmp_path / file).write_text("1")
     git("add", ".")
     git("commit", "-q", "-m", "all")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # a checkout of somebody else
     (tmp_path / "results/a/cost.json").write_text("2")
     assert re.fullmatch("[0-9a-f]{40}", runfolder.commit())
     (tmp_path / "train.py").write_text("2")
     assert re.fullmatch("[0-9a-f]{40}-dirty", runfolder.commit())
+
+
+def test_a_run_of_another_default_is_told_how_to_go_on(tmp_path):
+    config = {"schedule": "cosine", "max_steps": 0, "epochs": 10}
+    (tmp_path / "result.json").write_text(json.dumps(config | {"lr": 0.2}))
+    with pytest.raises(
+        ValueError, match=r"holds another run \(lr 0.2 there, 0.4 here\): give --lr 0.2 to go on with it"
+    ):
+        runfolder.look_at_folder(tmp_path, config | {"lr": 0.4})
+
+
+def test_cifar100_of_the_hub_is_that_of_the_archive(tmp_path):
+    """Also in a run that began when the hub's "cra" was not yet read as "crab"."""
+    config = {"schedule": "cosine", "max_steps": 0, "epochs": 10}
+    (tmp_path / "result.json").write_text(json.dumps(config | {"data": "4f32f603"}))
+    assert runfolder.look_at_folder(tmp_path, config | {"data": "90fde761"})[0]
 
 
 @pytest.mark.parametrize(("there", "here", "flag"), [("bfloat16", "off", "bf16"), ("off", "bfloat16", "off")])

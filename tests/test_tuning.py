@@ -37,6 +37,18 @@ def test_the_best_mean_of_those_with_the_most_seeds_wins(tmp_path):
     }
 
 
+def test_a_damaged_row_and_all_missing_architectures_are_named(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "result.json").write_text("{")
+    with pytest.raises(ValueError, match=r"^TUNED: .*a/result.json is damaged: delete it"):
+        recipes_of(tmp_path, {"resnet"})
+    (tmp_path / "a" / "result.json").write_text(json.dumps({"arch": "resnet", "val_top1": 50.0}))
+    with pytest.raises(
+        ValueError, match=r'no rows of eca_resnet se_resnet in .* ARCHS="eca_resnet se_resnet" bash compare.sh$'
+    ):
+        recipes_of(tmp_path, {"se_resnet", "resnet", "eca_resnet"})
+
+
 def test_rows_that_differ_in_the_batch_are_two_recipes(tmp_path):
     """And a seed that was trained twice counts once."""
     folder = write(
