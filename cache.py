@@ -99,9 +99,8 @@ def one_at_a_time(folder):
             waits = True
             time.sleep(POLL_S)
     with lock:
-        for leftover in folder.parent.glob(
-            f"{folder.name}.tmp*"
-        ):  # of a killed process: only who holds the lock writes
+        # leftovers of killed processes: nobody but the holder of the lock writes
+        for leftover in folder.parent.glob(f"{folder.name}.tmp*"):
             shutil.rmtree(leftover, ignore_errors=True)
         if folder.exists() and not (folder / "meta.json").exists():  # somebody has removed parts of it
             shutil.rmtree(folder)

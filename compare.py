@@ -65,7 +65,7 @@ class Comparison:
     def check(self, elsewhere=()):
         """Sets checked and facts, by train.py --check on one run: if possible on an existing one, whose recipe must match.
 
-        elsewhere: flags that name another folder, in which there is none.
+        elsewhere: flags that name another folder, where no run is.
         """
         unfinished, finished = self.board.overview()
         # not a last.pt that was cut short: it would end --check, and with it the comparison
@@ -327,7 +327,8 @@ class Comparison:
         elif unfinished:
             failed = [f"{run} with seed {seed}" for run, seed in unfinished if self.board.has_failed(run, seed)]
             why = [f"{len(failed)} failed in this array ({'; '.join(failed)})"] if failed else []
-            why += [f"{len(unfinished) - len(failed)} held by other processes"]
+            n_held = len(unfinished) - len(failed)
+            why += [f"{n_held} held by other processes"] if n_held else []
             are = "runs are" if len(unfinished) != 1 else "run is"
             print(f"{len(unfinished)} {are} left: {', '.join(why)}")
 

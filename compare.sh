@@ -28,9 +28,9 @@
 # resnet, none for others), but PRESET=tuning trains only what ARCHS names: name the baselines there, too. BEST (default 2) is
 # how many recipes of each architecture PRESET=tuning trains with all SEEDS. RUNS replaces any list: it names architectures,
 # each with its knobs and flags after colons, such as RUNS="resnet eca_resnet:eca.kernel_size=5
-# vit:--pretrained:--freeze=backbone". RECIPE replaces the preset's flags for all runs; the flags found by TUNED override it,
-# a run's own override those, and yours override all. NAME= sets NAME to nothing; leave it out for the default. compare.py
-# does the work.
+# vit:--pretrained:--freeze=backbone"; one recipe for each architecture, except with PRESET=recipe or tuning. RECIPE replaces
+# the preset's flags for all runs; the flags found by TUNED override it, a run's own override those, and yours override all.
+# NAME= sets NAME to nothing; leave it out for the default. compare.py does the work.
 [ -n "${BASH_VERSION-}" ] || { echo "$0: start it with bash" >&2 && exit 2; }
 set -euo pipefail
 

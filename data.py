@@ -77,7 +77,7 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, kn
     key = hashlib.sha256(json.dumps([CACHE_FORMAT, name, image_size, found and found.stamp]).encode()).hexdigest()[:12]
     folder = Path(cache_dir or CACHE_DIR) / f"{name}-{key}"
     splits, meta = read_or_decode(name, found, image_size, folder, math.inf if name == "shapes100" else room)
-    if name == "cifar100":  # the hub's table misspells a class of the archive
+    if name == "cifar100":  # as in the archive; the hub's table says "cra"
         meta["classes"] = ["crab" if label == "cra" else label for label in meta["classes"]]
     return ImageSet(**{"train": None} | splits | meta, notes=found.notes if found else ())
 

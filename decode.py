@@ -19,7 +19,7 @@ from flags import one_line
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".avif", ".tif", ".tiff",
             ".ppm", ".pgm", ".pbm", ".pnm", ".jp2"}  # fmt: skip
 PHOTOMETRIC, WHITE_IS_ZERO = 0x0106, 0  # a TIFF's tag, and its value for negatives
-BITS_PER_SAMPLE = 0x0102  # another, with a value for each channel
+BITS_PER_SAMPLE = 0x0102  # another tag, with a value for each channel
 ORIENTATION = 0x0112  # the EXIF tag, and for each of its values how to turn the image upright
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -165,10 +165,9 @@ def upright(stored, image):
 def to_rgb(image):
     """A PIL image of any mode in RGB, on the scale 0 to 255.
 
-    Takes 8 bits; 16 bits with a maximum of at least 2**12, or of any maximum in PGM and JPEG 2000, which Pillow scales, but not
-    in a TIFF's uncompressed planes;
-    TIFF's 12 bits; and floats from 0 to 1. Negative TIFFs are inverted. Raises UnfitImageError for all others, which would come
-    out black or wrapped.
+    Takes 8 bits; 16 bits with a maximum of at least 2**12, or of any maximum in PGM and JPEG 2000, which Pillow scales; TIFF's
+    12 bits; and floats from 0 to 1. Negative TIFFs are inverted. Raises UnfitImageError for all others, which would come out
+    black or wrapped, and for colour TIFFs with uncompressed 16-bit planes, which Pillow misreads.
     """
     stored = str(getattr(image, "tile", ""))  # until pixels are loaded, names the form in which the file holds them
     is_colour_tiff = image.format == "TIFF" and image.mode in ("RGB", "RGBA", "CMYK")

@@ -102,12 +102,12 @@ class TrainState:
         try:
             for name in self.parts:
                 getattr(self, name).load_state_dict(saved[name])
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, RuntimeError, ValueError) as error:  # ValueError: of an optimizer's groups
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())[:200]
             raise ValueError(
-                f"the last checkpoint does not fit this network, perhaps as the code was another ({reason})"
+                f"its checkpoint does not fit, perhaps because the code has changed since ({reason})"
             ) from None
         # The run may have been on another device: keep how steps are computed on this one.
         for group, here in zip(self.optimizer.param_groups, how, strict=True):
@@ -143,7 +143,7 @@ class TrainState:
         """
         if n_bad > self.tolerance:
             raise FloatingPointError(
-                f"loss or gradient is not finite at step {step - n_bad + 1}: give another --name, with a lower --lr or --clip-norm"
+                f"loss or gradient is not finite at step {step - n_bad + 1}: start again under another --name, with a lower --lr or a tighter --clip-norm"
             )
 
 

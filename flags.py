@@ -38,7 +38,9 @@ SCHEDULES = (
 )  # fmt: skip
 # Flags newer than some runs in results/, with the values that those runs used.
 NEWER = {"accumulate": 1, "class_weights": None, "balanced_sampling": False}
-RESPELT = {"4f32f603": "90fde761"}  # fingerprints of the hub's CIFAR-100: with its own "cra", and with "crab" (data.py)
+RESPELT = {
+    "4f32f603": "90fde761"
+}  # fingerprint of the hub's CIFAR-100 at 32 pixels with its "cra": the one with "crab" (data.py)
 NOT_IN_CONFIG = (  # flags that do not change what a run computes
     "list", "summary", "check", "eval_only", "predict", "json", "push_to_hub", "data_dir", "cache_dir", "out", "name",
     "log_every", "save_every", "save_every_s", "max_minutes", "graph", "seeds", "timeout_s",
@@ -75,7 +77,7 @@ def refuse(message, code=2, program="train.py"):
 
 
 def path_of(text):
-    """A path as it is typed: shells leave the ~ of --out=~/runs as it is."""
+    """A typed path with its ~ expanded, which shells do not do in --out=~/runs."""
     return Path(os.path.expanduser(text))
 
 

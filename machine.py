@@ -110,7 +110,7 @@ def free_memory():
             limit = number_in(folder / limit_file)
             if limit is not None:
                 usage = number_in(folder / usage_file) or 0
-                # cached files, such as decoded images that an earlier run has read, go when memory is needed
+                # cached files, such as decoded images that an earlier run has read, are dropped when memory is needed
                 cached = re.findall(rf"^{reclaimable} (\d+)$", text_of(folder / "memory.stat"), re.MULTILINE)
                 free = min(free, limit - usage + sum(map(int, cached)))
     return max(0, free)

@@ -273,7 +273,7 @@ def design_table(results):
 
 def conditions_of(cost_pass):
     """The conditions under which cost.json or costs.json was measured, in words."""
-    others = ("rows", "latency", "eval_batch_size")  # the last for the smallest images only
+    others = ("rows", "latency", "eval_batch_size")  # eval_batch_size is that of the smallest images only
     return in_words({name: value for name, value in cost_pass.items() if name not in others})
 
 
@@ -282,8 +282,8 @@ def speed_text(results):
     timed = [net for net in results.networks if net.cost_row]
     untimed = [net.name for net in results.networks if not net.cost_row]
     if not timed:
-        return ("Speeds were measured during training, its start (on a GPU, the capture of the step) included, and are medians over the "
-                "seeds. Other work on the machine may have slowed a run, so they are not compared. A cost pass (cost.json, see compare.sh) measures all networks side by side.")  # fmt: skip
+        return ("Speeds were measured during training and include its start (on a GPU, the capture of the step); they are medians over "
+                "the seeds. Other work on the machine may have slowed a run, so they are not compared. A cost pass (cost.json, see compare.sh) measures all networks side by side.")  # fmt: skip
     text = f"Speeds are medians over rounds in which the networks take turns, the cost pass ({conditions_of(results.cost_pass)})"
     if untimed:
         text += f", which has not timed {in_list(untimed)}"

@@ -72,7 +72,7 @@ def look_at_folder(folder, config, of_comparison=False):
         if only == "amp":  # --amp auto, on another kind of machine
             amp = {"bfloat16": "bf16", "float16": "fp16"}.get(recorded["amp"], "off")
             remedy = f"give --amp {amp} to go on with it"
-        if only in ("lr", "weight_decay"):  # whose defaults may have been others
+        if only in ("lr", "weight_decay"):  # whose defaults may have changed
             remedy = f"give {' '.join(flags_of(only, recorded))} to go on with it, or another --name"
         if result and not of_comparison and len(others) == 1 and config["epochs"] > recorded.get("epochs", 0):
             remedy = f"to train further from it, give --init-from {folder} --name NEW"
@@ -123,11 +123,13 @@ def last_checkpoint(folder):
 
 def commit():
     """The commit of this code, with -dirty if it was changed; None outside a git checkout."""
-    # the repository is named, as git refuses to find one that belongs to another user
-    git = ["git", "-C", str(Path(__file__).parent), "--git-dir=.git", "--work-tree=."]
+    here = Path(__file__).resolve().parent
+    top = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), here)
+    # the repository is named, as git does not look into one that belongs to another user
+    git = ["git", "-C", str(here), f"--git-dir={top / '.git'}", f"--work-tree={top}"]
     try:
         commit = subprocess.run([*git, "rev-parse", "--verify", "HEAD"], capture_output=True, text=True).stdout.strip()
-        # what a comparison writes into results/ is no code
+        # what a comparison writes into results/ is not code
         changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":!results"], capture_output=True)
     except OSError:
         return None

@@ -73,7 +73,7 @@ def opening(results):
     elif lacking := [
         arch for arch, found in results.ablations.items() if all(each.reference is None for each in found)
     ]:
-        why = f"the default of {in_list(lacking)}, which other settings are compared with, was not trained"
+        why = f"{in_list(lacking)} ran with other settings only, and not with the default that these are compared with"
     n_nets = len(results.nets)
     return [f"There is no verdict: {why}.", f"{n_nets} network{'s were' if n_nets > 1 else ' was'} run."]
 

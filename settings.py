@@ -90,9 +90,9 @@ def read_settings(environ, user_flags):
         without_repeats(runs, recipes), seeds, environ["EPOCHS"], dataset, Path(environ["OUT"]).expanduser(), nproc, jobs, minutes,
         best, recipe, recipes, user_flags,
     )  # fmt: skip
-    longest = max((f"{name_of(run)}-seed{seeds[0]}" for run in settings.runs), key=len)
+    longest = max((f"{name_of(run)}-seed{seeds[0]}" for run in settings.runs), key=lambda name: len(os.fsencode(name)))
     if len(os.fsencode(longest)) > MOST_BYTES:
-        refuse(f"{longest} is too long for a folder's name: set fewer knobs in RUNS")
+        refuse(f"{longest} is too long for a folder's name: shorten what RUNS gives (knobs, paths), or SEEDS")
     refuse_mistaken_flags(settings, compares_recipes="--recipes" in environ.get("REPORT", ""))
     return settings
 
@@ -113,7 +113,7 @@ def refuse_mistaken_flags(settings, compares_recipes):
 
 
 def refuse_unknown_networks(runs):
-    """Ends the program for architectures and knobs that do not exist; without torch, for none."""
+    """Ends the program for architectures and knobs that do not exist. Without torch it does nothing."""
     try:
         from models import canonical, parse_settings
     except ImportError:

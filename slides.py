@@ -186,7 +186,7 @@ def resnet_slide(deck, results):
 
 
 def methods_slide(deck, results):
-    """Where each method goes: a drawing per slot, two for blocks of all stages and of the third, with their methods' names."""
+    """Where each method goes: a drawing per slot, and one for blocks of the third stage only, each with its methods' names."""
     modules = modules_of(results.networks)
     parts = []
     for slot, (heading, shapes) in SLOTS.items():

@@ -153,7 +153,7 @@ def find_folder(root, data_dir, known=None):
             look_alike = {plain(name) for name in unknown} & {plain(name) for name in classes}
             raise ValueError(
                 f"--data-dir {data_dir}: {split} has classes that {whose} does not have: {', '.join(unknown[:5])}"
-                + " (names differ in case or Unicode form: rename the folders)" * bool(look_alike)
+                + " (some names differ only in case or Unicode form: rename the folders)" * bool(look_alike)
             )
         lacking = [name for name in classes if names and name not in there and not known]
         if lacking:

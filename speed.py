@@ -255,9 +255,12 @@ def write_latencies(file, image_sizes, amp):
 
 def main():
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        usage="speed.py NETWORK ... (--out FILE | --costs FILE) [--image-sizes N ...] [flags of train.py]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("runs", nargs="*", help="architectures, with settings after colons")
+    parser.add_argument("runs", nargs="*", help="architectures, with settings after colons; before all flags")
     file = parser.add_mutually_exclusive_group(required=True)
     file.add_argument("--out", type=path_of, help="measure the runs' speeds into this file, unless it has them all")
     file.add_argument(
@@ -267,7 +270,7 @@ def main():
     parser.error = partial(refuse, program="speed.py")
     args, flags = parser.parse_known_args()
     wrong_order = "name the networks first, then the flags: speed.py resnet eca_resnet --out cost.json"
-    if sys.argv[1 : 1 + len(args.runs)] != args.runs:
+    if sys.argv[1 : 1 + len(args.runs)] != args.runs or any(flag.split("=")[0] == "--arch" for flag in flags):
         parser.error(wrong_order)
     recipe = parse_args(flags)  # which refuses what it does not know
     if not args.runs:

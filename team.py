@@ -62,7 +62,7 @@ def check_fields(path, content, allowed, required):
     """Refuses missing and unknown fields of a TOML table."""
     for name in required:
         if name not in content:
-            refuse(f"{path} cannot be used: {name} is missing from {in_list(allowed)}")
+            refuse(f"{path} cannot be used: missing field {name}; allowed are {in_list(allowed)}")
     for name in content:
         if name not in allowed:
             refuse(f"{path} cannot be used: unknown field {name}; allowed are {in_list(allowed)}")

@@ -35,8 +35,8 @@ UNEQUAL = 10  # if the largest class has this many times the images of the small
 class Run:
     """One network trained with one seed: build(), then train() as in_turns() does, then close().
 
-    args: the flags, with its seed; images: the dataset on the device. look() sets result, that of a finished run, and saved,
-    the last checkpoint of an unfinished one; otherwise they are None.
+    args: the flags, with its seed; images: the dataset on the device. look() sets result to that of a finished
+    run, or saved to the last checkpoint of an unfinished one; they are None otherwise.
     """
 
     def __init__(self, args, team, images, amp, stop):
@@ -91,8 +91,10 @@ class Run:
                 rates = optimizers.make_schedule(args.schedule, args.lr, warmup_steps, self.last_step)
             self.state = engine.TrainState(net, optimizer, rates, self.amp, args.ema_decay, team.rank, team.world_size)
             if self.saved:
-                with mistakes_refused():
+                try:
                     self.state.load_state_dict(self.saved["state"])
+                except ValueError as error:
+                    refuse(f"{self.folder}: {error}: give another --name, or delete that folder")
             model = torch.compile(net) if args.compile else net
             if team.world_size > 1:
                 on = [team.device.index] if team.device.type == "cuda" else None

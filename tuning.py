@@ -44,7 +44,7 @@ def recipes_of(folder, archs):
     if missing := " ".join(sorted(archs - tuned)):
         raise ValueError(
             f"TUNED: no rows of {missing} in {folder}, only of {' '.join(sorted(tuned))}: tune first, with "
-            f'PRESET=tuning OUT={folder} ARCHS="{missing}" bash compare.sh'
+            f'PRESET=tuning OUT={folder} EPOCHS={rows[0].get("epochs")} ARCHS="{missing}" bash compare.sh and its flags'
         )
     found = {}
     for arch in sorted(archs):

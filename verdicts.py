@@ -333,7 +333,7 @@ def analyse(rows, cost_pass=None):
         arch: compare([(net, by_key.get(key_of(arch, {}))) for net in other_knobs if net.arch == arch], noise_of)
         for arch in dict.fromkeys(net.arch for net in other_knobs)
     }
-    used = cost_pass if any(net.cost_row for net in nets) else None  # not one of images of another size
+    used = cost_pass if any(net.cost_row for net in nets) else None  # one of another image size has timed none of them
     return Results(nets, methods, ablations, curves, used, find_interactions(nets, baselines, noise_of), noise_of)
 
 

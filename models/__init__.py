@@ -264,7 +264,7 @@ def build(arch, num_classes=100, settings=None, image_size=32):
         fillers[method.slot] = make() if method.slot == "block" else make  # a block family is an object, see resnet.py
     net = row.make(num_classes, image_size, **fillers, **row.fixed, **given(row.family))
 
-    # by file, for the blocks of a family are of other classes; is_plain: a knob made this layer an ordinary convolution
+    # by file, because a family's blocks are of other classes; is_plain: a knob made this layer an ordinary convolution
     sources = {type(module).__module__ for module in net.modules() if not getattr(module, "is_plain", False)}
     for name in methods:
         file = METHODS[name].make.__module__

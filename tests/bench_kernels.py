@@ -5,8 +5,8 @@
     python tests/bench_kernels.py --no-sweep         # the comparison with PyTorch only
 
 Times are microseconds on the device, bfloat16 maps of batches of 128 and float32 parameters, in CUDA graphs of 32 calls. The
-maps take turns, so that none larger than 6 MB is found in the cache. Kernels are compiled in parallel processes first. A configuration that
-fails is printed and left out.
+maps take turns, so that none larger than 6 MB is found in the cache. Kernels are compiled in parallel processes first. A
+configuration that fails is printed and left out.
 
 A tuning result is applied by setting the constants of the class Blocks in models/ops/*_cuda.py.
 """

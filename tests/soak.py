@@ -62,7 +62,7 @@ def differences(a, b):
         assert_same(saved_state(a), saved_state(b))
         assert_same(logged(a), logged(b))
     except AssertionError as error:
-        return (str(error).splitlines() or ["other names of values"])[0]
+        return (str(error).splitlines() or ["their values have different names"])[0]
     return None
 
 

@@ -179,7 +179,7 @@ def test_speeds_are_measured_beside_a_run_that_failed(tmp_path, monkeypatch, cap
     assert made.lacks_speeds()
     made.report = lambda: None
     made.finish()
-    assert f"1 run is left: 1 failed in this array ({lost[0]} with seed {lost[1]}), 0 held" in capsys.readouterr().out
+    assert f"1 run is left: 1 failed in this array ({lost[0]} with seed {lost[1]})\n" in capsys.readouterr().out
     rows = [{"arch": arch, "settings": {}, "train_imgs_per_s": 1.0} for arch in ("resnet", "eca_resnet")]
     (made.settings.out / "cost.json").write_text(json.dumps({"rows": rows[:1]}))
     assert made.lacks_speeds()

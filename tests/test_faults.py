@@ -7,6 +7,7 @@ import signal
 import time
 import traceback
 from contextlib import contextmanager
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -72,6 +73,13 @@ def fill_the_disk(path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # writing beyond it fails like a full disk
     with pytest.raises(OSError, match="File too large"):
         checkpoints.save_checkpoint(path, {"weights": torch.zeros(100_000)})
+
+
+def test_a_full_disk_is_named_by_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints.os, "fsync", Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/last.pt'"):
+        checkpoints.write_atomically(tmp_path / "last.pt", b"content")
+    assert not list(tmp_path.iterdir())
 
 
 def test_full_disk_while_saving(tmp_path):

@@ -99,7 +99,7 @@ def test_speeds_of_images_of_another_size_are_not_the_runs():
     for size, is_timed in ((32, False), (64, True)):
         results = analyse(rows, {"rows": [content | {"image_size": size} for content in timed(rows)["rows"]]})
         assert [bool(net.cost_row) for net in results.nets] == [is_timed] * 3 and bool(results.cost_pass) == is_timed
-    assert "its start (on a GPU, the capture of the step) included" in speed_text(analyse(rows))
+    assert "include its start (on a GPU, the capture of the step)" in speed_text(analyse(rows))
 
 
 def test_one_seed_tells_the_range_and_that_chance_is_unknown():

@@ -221,7 +221,7 @@ def test_a_method_trained_in_one_form_is_judged_in_it():
         results = analyse(others)
         assert not results.methods and list(results.ablations) == ["convnext_resnet"]
         assert opening(results)[0] == (
-            "There is no verdict: the default of convnext_resnet, which other settings are compared with, was not trained."
+            "There is no verdict: convnext_resnet ran with other settings only, and not with the default that these are compared with."
         )
     (wide,) = analyse(rows_of("resnet", 60) + rows_of("eca_resnet", 63, {"resnet.width": 24})).ablations.values()
     assert wide[0].reference is None

@@ -191,6 +191,11 @@ def test_misspelt_settings_are_told():
     assert done.stderr == "compare.sh: SEED is not read; SEEDS is\ncompare.sh: DATA_DIR is not read; --data-dir is\n"
 
 
+def test_misspelt_settings_of_ablations_are_told_as_its_own():
+    done = run_script("ablations.sh", PLAN="1", METHODS="eca", METHOD="eca", WIDTH="8", OUT="nowhere")
+    assert done.stderr == "ablations.sh: METHOD is not read; METHODS is\n"
+
+
 def test_dataset_is_what_the_folder_holds(photos):
     first, *_ = run_script(
         "compare.sh", "--data-dir", str(photos), PLAN="1", RUNS="resnet", OUT="nowhere"

@@ -150,6 +150,7 @@ def test_flags_of_a_run_leave_its_speed_alone():
         (["--out", "cost.json"], "name the networks first"),
         (["--amp", "off", "resnet", "--out", "cost.json"], "name the networks first"),
         (["resnet", "--out", "cost.json", "eca_resnet"], "unknown flag eca_resnet"),
+        (["resnet", "--out", "cost.json", "--arch", "eca_resnet"], "name the networks first"),
     ],
 )
 def test_mistyped_flag_of_the_cost_pass_is_refused(flags, message, tmp_path, capsys, monkeypatch):

@@ -53,9 +53,9 @@ def test_without_a_team_nothing_is_invented(campaign, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("title = 'x'", "members is missing from title, course, date and members"),
-        (TEAM.replace('name = "Ada"\n', ""), "name is missing from name and did"),
-        (TEAM.replace('did = "the convolutions"', ""), "did is missing from name and did"),
+        ("title = 'x'", "missing field members; allowed are title, course, date and members"),
+        (TEAM.replace('name = "Ada"\n', ""), "missing field name; allowed are name and did"),
+        (TEAM.replace('did = "the convolutions"', ""), "missing field did"),
         ("colour = 'red'\n" + TEAM, "unknown field colour; allowed are title, course, date and members"),
         (TEAM.replace('name = "Ben"', 'name = "Ben"\nage = "3"'), "unknown field age; allowed are name and did"),
         (TEAM.replace('"Ada"', "3"), "name must be text, got 3"),

@@ -183,6 +183,8 @@ def test_only_changed_code_is_dirty(tmp_path, monkeypatch):
     assert re.fullmatch("[0-9a-f]{40}", runfolder.commit())
     (tmp_path / "train.py").write_text("2")
     assert re.fullmatch("[0-9a-f]{40}-dirty", runfolder.commit())
+    monkeypatch.setattr(runfolder, "__file__", str(tmp_path / "results" / "runfolder.py"))  # in a larger repository
+    assert re.fullmatch("[0-9a-f]{40}-dirty", runfolder.commit())
 
 
 def test_a_run_of_another_default_is_told_how_to_go_on(tmp_path):

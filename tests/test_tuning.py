@@ -42,9 +42,10 @@ def test_a_damaged_row_and_all_missing_architectures_are_named(tmp_path):
     (tmp_path / "a" / "result.json").write_text("{")
     with pytest.raises(ValueError, match=r"^TUNED: .*a/result.json is damaged: delete it"):
         recipes_of(tmp_path, {"resnet"})
-    (tmp_path / "a" / "result.json").write_text(json.dumps({"arch": "resnet", "val_top1": 50.0}))
+    (tmp_path / "a" / "result.json").write_text(json.dumps({"arch": "resnet", "val_top1": 50.0, "epochs": 45}))
     with pytest.raises(
-        ValueError, match=r'no rows of eca_resnet se_resnet in .* ARCHS="eca_resnet se_resnet" bash compare.sh$'
+        ValueError,
+        match=r'no rows of eca_resnet se_resnet in .* EPOCHS=45 ARCHS="eca_resnet se_resnet" bash compare.sh and its flags$',
     ):
         recipes_of(tmp_path, {"se_resnet", "resnet", "eca_resnet"})
 

@@ -19,7 +19,7 @@ from notes import design_table, have_same_seeds, left_out_text, origins, short_c
 from rows import COSTS, SUPERCLASS_OF, key_of
 from sentences import cost_sentence, opening, others_sentence, power_sentence, verdict_lists
 from slides import cost_notes
-from tables import ablation_table, main_table, relative_costs, superclass_table, verdict_table
+from tables import ablation_table, by_seed, main_table, relative_costs, superclass_table, verdict_table
 from tests.report_rows import JITTER, NOISE, SEEDS, row, rows_of, timed, widths
 from verdicts import SuperclassMap, analyse
 
@@ -281,6 +281,11 @@ def test_an_unstable_method_shows_its_seeds_instead_of_a_mean():
     results = analyse(rows)
     assert verdict_table(results)[1][1].endswith(" (by seed)") and verdict_table(results)[1][1].count(",") == 3
     assert "±" not in dict(verdict_lists(results))["unstable"]
+
+
+def test_many_seeds_are_told_as_a_range():
+    assert by_seed([1.0, -1.0, 2.0, 0.5, 0.25]) == "+1.0, -1.0, +2.0, +0.5, +0.2"
+    assert by_seed([1.0, -1.0, 2.0, 0.5, 0.25, 0.0]) == "-1.0 to +2.0"
 
 
 def test_an_unstable_setting_shows_its_seeds_too():
