@@ -94,7 +94,7 @@ class Run:
                 try:
                     self.state.load_state_dict(self.saved["state"])
                 except ValueError as error:
-                    refuse(f"{self.folder}: {error}: give another --name, or delete that folder")
+                    refuse(f"{self.folder}: {error}: delete that folder, or choose another (--name, OUT)")
             model = torch.compile(net) if args.compile else net
             if team.world_size > 1:
                 on = [team.device.index] if team.device.type == "cuda" else None
