@@ -44,7 +44,7 @@ class Condition:
 
     @property
     def methods(self):
-        """The methods that can be compared with their baseline, by name; by architecture if each has its own recipe, to which knobs belong."""
+        """The methods compared with their baseline, by name; by architecture if each has its own recipe, to which knobs belong."""
         compared = [result for result in self.results.methods if result.seeds]
         return {result.net.arch if self.results.own_recipes else result.net.name: result for result in compared}
 

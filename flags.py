@@ -38,9 +38,8 @@ SCHEDULES = (
 )  # fmt: skip
 # Flags newer than some runs in results/, with the values that those runs used.
 NEWER = {"accumulate": 1, "class_weights": None, "balanced_sampling": False}
-RESPELT = {
-    "4f32f603": "90fde761"
-}  # fingerprint of the hub's CIFAR-100 at 32 pixels with its "cra": the one with "crab" (data.py)
+# Fingerprint of the hub's CIFAR-100 at 32 pixels with its "cra": the one with "crab" (data.py).
+RESPELT = {"4f32f603": "90fde761"}
 NOT_IN_CONFIG = (  # flags that do not change what a run computes
     "list", "summary", "check", "eval_only", "predict", "json", "push_to_hub", "data_dir", "cache_dir", "out", "name",
     "log_every", "save_every", "save_every_s", "max_minutes", "graph", "seeds", "timeout_s",

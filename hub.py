@@ -116,9 +116,8 @@ def save(model, folder, recipe, result):
         model.save_pretrained(folder)
     except SafetensorError as error:  # raised for a full disk
         raise OSError(f"cannot write {folder}/model.safetensors ({error})") from None
-    with suppress(
-        OSError
-    ):  # some disks have no modes; safetensors lets only the user read its file, whatever the umask
+    # safetensors lets only the user read its file, whatever the umask; some disks have no modes
+    with suppress(OSError):
         os.chmod(folder / "model.safetensors", (folder / "config.json").stat().st_mode)
     for name in ("config.json", "model.safetensors"):  # before result.json says that the run is finished
         with open(folder / name, "rb+") as file:
