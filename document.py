@@ -272,6 +272,9 @@ def limits_text(results):
     lines = [
         f"One dataset ({dataset_of(row)}), one budget ({epochs_of(row)}), {recipe}.",
         power_sentence(results.judged) if results.judged else "",
+        "The networks were trained on several kinds of machine, listed under *All networks*; their sums are rounded differently."
+        if machines_text(results)
+        else "",
         "Intervals at equal cost are not corrected for multiple comparisons; verdicts on differences from the baseline are."
         if results.has_curve and results.judged
         else "",

@@ -137,7 +137,7 @@ RULE = f"""\
 - no verdict: with a single seed; for a method that was not trained with all of the baseline's seeds, unless it is unstable; and for every method if the baseline itself ended at chance, because the budget was then too short."""
 
 NOISE = f"""\
-Three seeds say little about the noise of one network, but the networks of a comparison have similar noise. So each network's variance over seeds is moderated: drawn towards the others' (empirical Bayes: Smyth 2004, made robust as in Phipson et al. 2016). Seeds are blocks: what a seed does to all networks alike cancels out. A network far noisier than the others, or that ended at chance, keeps its own noise, and a remark names it. With fewer than {FEWEST_NETWORKS} networks that learned with all seeds of the comparison, or fewer than {FEWEST_SEEDS} seeds, there is too little to learn from the others, and a difference is judged by the paired t-test of its own seeds. All intervals cover 95% and use this noise: those of differences, of top-1, of the widening curve and of the ablations. They say what other seeds would give, not other test images or datasets."""
+Three seeds say little about the noise of one network, but the networks of a comparison have similar noise. So each network's variance over seeds is moderated: drawn towards the others' (empirical Bayes: Smyth 2004, made robust as in Phipson et al. 2016). Seeds are blocks: what a seed does to all networks alike cancels out. The noisier a network is than the others, the more it keeps of its own noise; one that is far noisier, or ended at chance, keeps all of it, and a remark names it. With fewer than {FEWEST_NETWORKS} networks that learned with all seeds of the comparison, or fewer than {FEWEST_SEEDS} seeds, there is too little to learn from the others, and a difference is judged by the paired t-test of its own seeds. All intervals cover 95% and use this noise: those of differences, of top-1, of the widening curve and of the ablations. They say what other seeds would give, not other test images or datasets."""
 
 
 def noise_text(results):
@@ -159,22 +159,30 @@ SIMULATED = """\
 | 16 | equal | 5 | plain moderation | 2.6 % | 2.7 % | 4.5 % | 24, 94, 100 % | 77 % |
 | 16 | equal | 5 | robust moderation | 2.1 % | 2.1 % | 4.2 % | 20, 88, 100 % | 72 % |
 | 8 | equal | 5 | robust moderation | 2.7 % | 2.5 % | 4.3 % | 30, 92, 100 % | 72 % |
-| 16 | one of 7 times | 3 | paired t-tests | 4.0 % | 4.7 % | 5.1 % | 1, 5, 16 % | 63 % |
-| 16 | one of 7 times | 3 | plain moderation | 12.4 % | 15.1 % | 5.2 % | 3, 22, 84 % | 68 % |
-| 16 | one of 7 times | 3 | robust moderation | 4.4 % | 5.3 % | 4.4 % | 6, 42, 85 % | 64 % |
-| 8 | one of 7 times | 3 | robust moderation | 4.7 % | 5.9 % | 4.7 % | 8, 41, 76 % | 61 % |
-| 16 | one of 7 times | 5 | paired t-tests | 3.7 % | 4.5 % | 5.1 % | 6, 32, 83 % | 67 % |
-| 16 | one of 7 times | 5 | plain moderation | 5.4 % | 6.0 % | 4.1 % | 6, 58, 91 % | 71 % |
-| 16 | one of 7 times | 5 | robust moderation | 2.2 % | 2.2 % | 4.1 % | 16, 76, 88 % | 69 % |
-| 8 | one of 7 times | 5 | robust moderation | 2.5 % | 2.5 % | 3.8 % | 19, 68, 77 % | 64 % |
-| 16 | baseline of 7 times | 3 | paired t-tests | 2.2 % | 2.3 % | 5.0 % | 0, 1, 1 % | 62 % |
-| 16 | baseline of 7 times | 3 | plain moderation | 19.4 % | 20.0 % | 29.1 % | 12, 18, 34 % | 58 % |
-| 16 | baseline of 7 times | 3 | robust moderation | 5.0 % | 5.0 % | 8.4 % | 3, 4, 8 % | 61 % |
-| 8 | baseline of 7 times | 3 | robust moderation | 5.8 % | 5.2 % | 8.5 % | 4, 6, 10 % | 58 % |
-| 16 | baseline of 7 times | 5 | paired t-tests | 1.1 % | 1.2 % | 5.0 % | 1, 1, 4 % | 66 % |
-| 16 | baseline of 7 times | 5 | plain moderation | 8.6 % | 8.0 % | 17.1 % | 6, 11, 29 % | 63 % |
-| 16 | baseline of 7 times | 5 | robust moderation | 1.1 % | 1.0 % | 4.9 % | 1, 1, 4 % | 66 % |
-| 8 | baseline of 7 times | 5 | robust moderation | 1.8 % | 1.6 % | 4.9 % | 2, 3, 7 % | 66 % |
+| 16 | one of 7 times | 3 | paired t-tests | 4.0 % | 4.4 % | 5.0 % | 1, 4, 15 % | 64 % |
+| 16 | one of 7 times | 3 | plain moderation | 13.3 % | 14.6 % | 5.3 % | 3, 22, 83 % | 67 % |
+| 16 | one of 7 times | 3 | robust moderation | 4.5 % | 4.9 % | 4.3 % | 6, 42, 85 % | 64 % |
+| 8 | one of 7 times | 3 | robust moderation | 4.6 % | 5.9 % | 4.9 % | 8, 40, 76 % | 60 % |
+| 16 | one of 7 times | 5 | paired t-tests | 4.1 % | 4.4 % | 5.0 % | 6, 32, 83 % | 68 % |
+| 16 | one of 7 times | 5 | plain moderation | 5.4 % | 6.1 % | 4.0 % | 6, 58, 91 % | 72 % |
+| 16 | one of 7 times | 5 | robust moderation | 2.3 % | 2.1 % | 4.0 % | 16, 77, 88 % | 70 % |
+| 8 | one of 7 times | 5 | robust moderation | 2.1 % | 2.8 % | 4.1 % | 19, 68, 77 % | 64 % |
+| 16 | two of 7 times | 3 | paired t-tests | 3.9 % | 4.3 % | 5.0 % | 1, 4, 13 % | 62 % |
+| 16 | two of 7 times | 3 | plain moderation | 10.8 % | 12.2 % | 5.7 % | 2, 8, 59 % | 64 % |
+| 16 | two of 7 times | 3 | robust moderation | 6.6 % | 7.4 % | 4.4 % | 4, 30, 74 % | 60 % |
+| 8 | two of 7 times | 3 | robust moderation | 6.8 % | 9.4 % | 6.0 % | 3, 12, 49 % | 55 % |
+| 16 | two of 7 times | 5 | paired t-tests | 4.0 % | 4.2 % | 5.1 % | 5, 28, 72 % | 65 % |
+| 16 | two of 7 times | 5 | plain moderation | 3.9 % | 4.5 % | 4.0 % | 2, 32, 79 % | 68 % |
+| 16 | two of 7 times | 5 | robust moderation | 2.3 % | 2.1 % | 3.8 % | 11, 64, 76 % | 66 % |
+| 8 | two of 7 times | 5 | robust moderation | 2.9 % | 3.9 % | 4.4 % | 5, 34, 59 % | 58 % |
+| 16 | baseline of 3 times | 3 | paired t-tests | 3.0 % | 3.9 % | 4.9 % | 1, 1, 4 % | 63 % |
+| 16 | baseline of 3 times | 3 | plain moderation | 16.0 % | 16.0 % | 21.5 % | 14, 34, 75 % | 62 % |
+| 16 | baseline of 3 times | 3 | robust moderation | 8.0 % | 7.7 % | 11.4 % | 6, 16, 37 % | 56 % |
+| 8 | baseline of 3 times | 3 | robust moderation | 7.6 % | 7.8 % | 10.8 % | 8, 19, 42 % | 56 % |
+| 16 | baseline of 3 times | 5 | paired t-tests | 2.3 % | 2.6 % | 5.0 % | 1, 5, 26 % | 67 % |
+| 16 | baseline of 3 times | 5 | plain moderation | 14.5 % | 13.9 % | 19.0 % | 17, 47, 91 % | 63 % |
+| 16 | baseline of 3 times | 5 | robust moderation | 4.4 % | 3.9 % | 7.3 % | 5, 14, 39 % | 62 % |
+| 8 | baseline of 3 times | 5 | robust moderation | 4.6 % | 4.3 % | 7.3 % | 8, 21, 54 % | 62 % |
 | 16 | log-normal | 3 | paired t-tests | 3.9 % | 4.9 % | 5.0 % | 2, 5, 18 % | 62 % |
 | 16 | log-normal | 3 | plain moderation | 5.2 % | 5.5 % | 5.8 % | 5, 37, 88 % | 68 % |
 | 16 | log-normal | 3 | robust moderation | 4.5 % | 5.0 % | 5.4 % | 6, 36, 77 % | 60 % |
@@ -185,7 +193,7 @@ SIMULATED = """\
 | 8 | log-normal | 5 | robust moderation | 3.9 % | 4.5 % | 5.3 % | 26, 74, 95 % | 66 % |"""
 
 SIMULATION = """\
-The test was chosen by simulation. Each simulated report compares 15 or 7 methods with one baseline; three of them differ from it by 1, 2 and 4 points. The noise over seeds has a standard deviation of 0.65 points for all networks, or seven times that for one of them, or it varies log-normally between them (0.5 is the standard deviation of its logarithm). *False claim* is the share of reports that call a difference significant where there is none or where it has the other sign. The next two columns are of reports in which no method differs: again the share with a false claim, and the share of single 95% intervals that miss 0. Then come the shares that find each of the three differences. The last column is of reports in which one method is better by the difference that an earlier report called *detectable*: the share that finds it, which is below 80% because the noise is known from few seeds. Paired t-tests find little with few seeds. Plain moderation finds more, but if one network is far noisier than the others, with three seeds up to a fifth of its reports make a false claim. With robust moderation 1 to 6% of reports make a false claim, whatever the noise (about differences from the baseline, not from the widening curve). Its intervals miss in 4 to 6%, but in about 8% if the baseline is by far the noisiest network and has three seeds."""
+The test was chosen by simulation. Each simulated report compares 15 or 7 methods with one baseline; three of them differ from it by 1, 2 and 4 points. The noise over seeds has a standard deviation of 0.65 points for all networks; or seven times that for one or two of them, or three times that for the baseline; or it varies log-normally between them (0.5 is the standard deviation of its logarithm). *False claim* is the share of reports that call a difference significant where there is none or where it has the other sign. The next two columns are of reports in which no method differs: again the share with a false claim, and the share of single 95% intervals that miss 0. Then come the shares that find each of the three differences. The last column is of reports in which one method is better by the difference that an earlier report called *detectable*: the share that finds it, which is below 80% because the noise is known from few seeds. Paired t-tests find little with few seeds. Plain moderation finds more, but if one network is far noisier than the others, up to a sixth of its reports make a false claim. With robust moderation 2 to 6% do (about differences from the baseline, not from the widening curve), and intervals miss in 4 to 6%, with two exceptions: with three seeds, 7 to 9% make a false claim if two networks are that noisy; if the baseline is three times as noisy as the others, 8% do, and 11% of intervals miss (with five seeds 5 and 7%)."""
 
 
 def simulation_text(results):
