@@ -76,8 +76,8 @@ def draw_differences(figure, results):
 def place_labels(ax, points, texts, line):
     """Writes a text beside each point, at the nearest place where it covers no point, line or other text.
 
-    A text far from its point gets a thin line to it, which crosses no other point if possible. points: (x, y, colour) and
-    line: (x, y), in data coordinates.
+    A text far from its point gets a thin line to it, which crosses no other point if possible; one without a line is close to
+    no other point if possible. points: (x, y, colour) and line: (x, y), in data coordinates.
     """
     ax.figure.canvas.draw()  # from here on, sizes and positions are known
     ax.figure.set_layout_engine("none")
@@ -89,7 +89,7 @@ def place_labels(ax, points, texts, line):
         label = ax.annotate(text, (x, y), (0, 0), textcoords="offset pixels", ha="center", va="center", fontsize=size)
         every = list(places_around(centre, label.get_window_extent()))
         free = [place for place in every if within(place.box, ax.bbox) and not overlaps(place.box, taken)]
-        place = min(free or every[-1:], key=lambda place: crosses(centre, place.end, centres))  # the nearest, if equal
+        place = min(free or every[-1:], key=lambda place: misleads(centre, place, centres))  # the nearest, if equal
         taken.append(place.box)
         label.set_position(place.offset)
         if place.distance > NEAREST:
@@ -129,11 +129,14 @@ def overlaps(box, others):
     return any(b[0] < box[2] and box[0] < b[2] and b[1] < box[3] and box[1] < b[3] for b in others)
 
 
-def crosses(start, end, centres, near=8):
-    """Whether the line from start to end passes within `near` pixels of a centre other than its start."""
-    along = np.linspace(start, end, 24)[:, None]
+def misleads(start, place, centres, near=8):
+    """Whether a text without a line is nearly as close to a point that is not its own, or its line passes one."""
     others = centres[np.hypot(*(centres - start).T) > 1]
-    return bool((np.hypot(*np.moveaxis(along - others, -1, 0)) < near).any())
+    if place.distance > NEAREST:
+        along = np.linspace(start, place.end, 24)[:, None]
+        return bool((np.hypot(*np.moveaxis(along - others, -1, 0)) < near).any())
+    beside = others - np.clip(others, place.box[:2], place.box[2:])  # from the nearest point of the box
+    return bool((np.hypot(*beside.T) < 1.5 * NEAREST).any())
 
 
 def plain_ticks(axis, values):
@@ -223,8 +226,9 @@ def draw_learning(figure, results):
         return of_seeds if unstable else [of_seeds.mean(0)]
 
     n = len(results.methods)
-    columns = min(n, math.ceil(math.sqrt(1.7 * n)))
-    axes = list(figure.subplots(math.ceil(n / columns), columns, sharex=True, sharey=True, squeeze=False).flat)
+    n_rows = math.ceil(n / math.ceil(math.sqrt(1.7 * n)))
+    columns = math.ceil(n / n_rows)
+    axes = list(figure.subplots(n_rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for i in range(n, len(axes)):
         axes[i].set_axis_off()
         axes[i - columns].tick_params(labelbottom=True)

@@ -98,12 +98,14 @@ def svg(shapes, title):
     width, height = SIZE
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
              f'role="img" font-family="Helvetica, Arial, sans-serif" font-size="13"><title>{escape(title)}</title>']  # fmt: skip
+    parts.append('<marker id="head" refX="6" refY="3" markerWidth="6" markerHeight="6" markerUnits="userSpaceOnUse" '
+                 f'orient="auto"><path d="M0,0L6,3L0,6z" fill="{LINE_COLOUR}"/></marker>')  # fmt: skip
     parts.append(f'<rect width="{width}" height="{height}" fill="white"/>')
     for shape in shapes:
         if isinstance(shape, Arrow):
             points = " ".join(f"{x:g},{y:g}" for x, y in shape.points)
-            parts.append(f'<polyline points="{points}" fill="none" stroke="{LINE_COLOUR}" stroke-width="1.5"/>')
-            parts.append(f'<polygon points="{arrow_head(shape.points)}" fill="{LINE_COLOUR}"/>')
+            parts.append(f'<polyline points="{points}" fill="none" stroke="{LINE_COLOUR}" stroke-width="1.5" '
+                         'marker-end="url(#head)"/>')  # fmt: skip
             continue
         fill = {"plain": PLAIN_COLOUR, "module": MODULE_COLOUR}.get(shape.look, "none")
         stroke = "none" if shape.look == "words" else LINE_COLOUR
@@ -114,15 +116,6 @@ def svg(shapes, title):
             parts.append(f'<text x="{shape.x + shape.width / 2:g}" y="{shape.y + shape.height / 2 + 4.5:g}" fill="{colour}" '
                          f'text-anchor="middle">{escape(shape.text)}</text>')  # fmt: skip
     return "\n".join([*parts, "</svg>", ""])
-
-
-def arrow_head(points, size=6):
-    """The corners of an arrow's head, 'x,y x,y x,y', if the last segment is horizontal or vertical."""
-    (x0, y0), (x, y) = points[-2:]
-    dx, dy = (x > x0) - (x < x0), (y > y0) - (y < y0)
-    corners = ((x, y), (x - size * dx - size / 2 * dy, y - size * dy - size / 2 * dx),
-               (x - size * dx + size / 2 * dy, y - size * dy + size / 2 * dx))  # fmt: skip
-    return " ".join(f"{a:g},{b:g}" for a, b in corners)
 
 
 def write_drawings(modules, out):

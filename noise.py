@@ -141,11 +141,7 @@ def detectable_effect(df, level):
     difference as noncentrality.
     """
     critical = stats.t.ppf(1 - level / 2, df)
-
-    def shortfall(effect):
-        return stats.nct.sf(critical, df, effect) - POWER
-
-    return optimize.brentq(shortfall, 0, 20 * critical)
+    return optimize.brentq(lambda effect: stats.nct.sf(critical, df, effect) - POWER, 0, 20 * critical)
 
 
 # ---------------------------------------------------------------------------------------------------------- differences
@@ -322,7 +318,7 @@ class Interaction:
         if math.isnan(self.p_holm):
             return ""
         if self.p_holm >= ALPHA:
-            return "no evidence against adding up"
+            return "may add up"
         return "more than the sum" if self.estimate.mean > 0 else "less than the sum"
 
 

@@ -193,18 +193,26 @@ SIMULATED = """\
 | 8 | log-normal | 5 | robust moderation | 3.9 % | 4.5 % | 5.3 % | 26, 74, 95 % | 66 % |"""
 
 SIMULATION = """\
-The test was chosen by simulation. Each simulated report compares 15 or 7 methods with one baseline; three of them differ from it by 1, 2 and 4 points. The noise over seeds has a standard deviation of 0.65 points for all networks; or seven times that for one or two of them, or three times that for the baseline; or it varies log-normally between them (0.5 is the standard deviation of its logarithm). *False claim* is the share of reports that call a difference significant where there is none or where it has the other sign. The next two columns are of reports in which no method differs: again the share with a false claim, and the share of single 95% intervals that miss 0. Then come the shares that find each of the three differences. The last column is of reports in which one method is better by the difference that an earlier report called *detectable*: the share that finds it, which is below 80% because the noise is known from few seeds. Paired t-tests find little with few seeds. Plain moderation finds more, but if one network is far noisier than the others, up to a sixth of its reports make a false claim. With robust moderation 2 to 6% do (about differences from the baseline, not from the widening curve), and intervals miss in 4 to 6%, with two exceptions: with three seeds, 7 to 9% make a false claim if two networks are that noisy; if the baseline is three times as noisy as the others, 8% do, and 11% of intervals miss (with five seeds 5 and 7%)."""
+The test was chosen by simulation (`python -m tests.simulate_verdicts` prints its whole table). Each simulated report compares 15 or 7 methods with one baseline; three of them differ from it by 1, 2 and 4 points. The noise over seeds has a standard deviation of 0.65 points for all networks; or seven times that for one or two of them, or three times that for the baseline; or it varies log-normally between them (0.5 is the standard deviation of its logarithm).
+
+- *false claim*: reports that call a difference significant where there is none or where it has the other sign; with *no effects*, of reports in which no method differs
+- *interval misses*: single 95% intervals that miss 0 where no method differs
+- *1, 2, 4 points found*: how often each of the three differences is found
+- *detectable found*: how often a method is found that is better by the difference that an earlier report called *detectable*: below 80%, because the noise is known from few seeds
+
+Paired t-tests find little with few seeds. Plain moderation finds more, but if one network is far noisier than the others, up to a sixth of its reports make a false claim. With robust moderation 2 to 6% do (about differences from the baseline, not from the widening curve), and intervals miss in 4 to 6%, with two exceptions: with three seeds, 7 to 9% make a false claim if two networks are that noisy; if the baseline is three times as noisy as the others, 8% do, and 11% of intervals miss (with five seeds 5 and 7%)."""
 
 
 def simulation_text(results):
-    """SIMULATION and, of its table, the rows with as many seeds as this report compares, or all."""
-    n_seeds = str(max(len(each.seeds) for each in results.judged or results.nets))
+    """SIMULATION and, of its table, the rows of this report's test with as many seeds as it compares, or with any."""
+    compared = results.judged or results.nets
+    is_moderated = any(results.noise_of(each.seeds).moderated for each in compared)
+    rule = "robust moderation" if is_moderated else "paired t-tests"
+    n_seeds = str(max(len(each.seeds) for each in compared))
     header, line, *rows = SIMULATED.splitlines()
-    shown = [row for row in rows if row.split("|")[3].strip() == n_seeds] or rows
-    remark = f" The table shows reports with {n_seeds} seeds." * (len(shown) < len(rows))
-    if results.judged and not any(results.noise_of(result.seeds).moderated for result in results.judged):
-        remark += " The verdicts of this report come from paired t-tests, so only those rows apply to it."
-    return "\n".join([f"{SIMULATION}{remark}\n", header, line, *shown])
+    of_rule = [row for row in rows if rule in row]
+    shown = [row for row in of_rule if row.split("|")[3].strip() == n_seeds] or of_rule
+    return "\n".join([f"{SIMULATION} The table is of the test used here.\n", header, line, *shown])
 
 
 FAMILY = "Holm's correction covers {judged} and becomes stricter with each method that is added."

@@ -4,7 +4,7 @@ import math
 
 from noise import POWER
 from notes import MODULES, dataset_of
-from rows import epochs_of, family_and_depth, in_list
+from rows import COSTS, epochs_of, family_and_depth, in_list
 from tables import by_depth, depth_table, difference, interval, pm, train_loss
 from verdicts import WORDS
 
@@ -175,7 +175,7 @@ def why_unknown(comparisons):
 
 
 def cost_sentence(results):
-    """How many methods are above and below a ResNet of equal cost."""
+    """How many methods are above and below a ResNet at each equal cost, and the largest gain."""
     gaps = [(gap, cost, r.net) for r in results.judged for cost, gap in r.gaps.items() if not gap.why]
     unjudged = [gap for r in results.methods for gap in r.gaps.values() if not gap.why]
     if not gaps and unjudged and not results.judged:
@@ -185,14 +185,13 @@ def cost_sentence(results):
     if not gaps:
         which = "No method that was judged" if unjudged else "No method"
         return f"{which} could be compared with a ResNet of another width, which may do as well."
-    compared = [result for result in results.judged if result.has_curve]
-    above, below = (sum(bool(r.where(side)) for r in compared) for side in ("above", "below"))
-    methods = f"{len(compared)} method{'s' * (len(compared) > 1)}"
-    counts = (
-        f"{methods} can be compared with a ResNet of equal cost. Above it at one cost or more: {above}; below it at one or more: "
-        f"{below}."
-    )
-    if not above:
+    counts = []
+    for cost in COSTS:
+        if of_cost := [gap for gap, at, _ in gaps if at == cost]:
+            above, below = (sum(getattr(gap, side) for gap in of_cost) for side in ("above", "below"))
+            counts.append(f"{above} above and {below} below (of {len(of_cost)}) at equal {cost}")
+    counts = f"Methods clearly above or below a ResNet of equal cost: {', '.join(counts)}."
+    if not any(gap.above for gap, *_ in gaps):
         return counts
     best, cost, net = max((entry for entry in gaps if entry[0].above), key=lambda entry: entry[0].mean)
     largest = f"{readable(net)} at equal {cost}: {pm(best.mean, best.half, '+')} points."

@@ -33,13 +33,12 @@ from drawings import (
 from notes import (
     bias_text,
     dataset_of,
+    design_table,
     have_same_seeds,
-    in_words,
     latency_text,
     left_out_text,
     modules_of,
     noise_text,
-    shared_recipe,
     speed_text,
 )
 from rows import COSTS, epochs_of, family_and_depth, has_bottlenecks, in_list
@@ -215,15 +214,8 @@ def fair_lines(results, seeds):
 
 
 def fair_notes(results):
-    row = results.row
-    data = f"{dataset_of(row)}: {row['n_train']:,} training images, {row['n_val']:,} held out, {row['n_test']:,} test images."
-    told = [
-        data,
-        f"Recipe: {in_words(shared_recipe(results))}.",
-        noise_text(results),
-        speed_text(results),
-        latency_text(results.cost_pass),
-    ]
+    told = [f"{part}: {value}" for part, value in design_table(results)[1:]]
+    told += [noise_text(results), speed_text(results), latency_text(results.cost_pass)]
     return "\n".join(text for text in told if text)
 
 
@@ -433,8 +425,9 @@ class Deck:
         for start in range(0, len(rows), per_slide):
             part = [header, *rows[start : start + per_slide]]
             slide = self.slide(title + " (continued)" * (start > 0))
-            longest = [max(len(row[column]) for row in part) + 2 for column in range(len(header))]
-            size = min(16, 72 * BOX[0] / (CHARACTER * sum(longest)), 72 * BOX[1] / len(part) / 1.9)
+            # a header may take a line for each of its words
+            longest = [max(map(len, [*cells[0].split(), *cells[1:]])) + 2 for cells in zip(*table, strict=True)]
+            size = min(16, 72 * BOX[0] / (CHARACTER * sum(longest)), 72 * BOX[1] / (len(part) + 1) / 1.9)
             grid = slide.shapes.add_table(len(part), len(header), *inches((MARGIN, TOP, BOX[0], 0.1))).table
             for column, length in enumerate(longest):
                 grid.columns[column].width = Inches(BOX[0] * length / sum(longest))

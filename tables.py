@@ -7,7 +7,7 @@ import numpy as np
 
 from budgets import shared_methods
 from noise import Gap, t_interval
-from rows import COSTS, SUPERCLASSES, default_width, family_and_depth, latencies_in
+from rows import COSTS, SUPERCLASSES, at_chance, default_width, family_and_depth, latencies_in
 from verdicts import Comparison
 
 
@@ -25,11 +25,17 @@ def interval(estimate, sign=""):
 MOST_SEEDS = 5  # of which each difference is shown
 
 
-def by_seed(differences):
-    """Each seed's difference, '+1.0, -48.2, +0.9', or the range of many."""
-    if len(differences) > MOST_SEEDS:
-        return f"{min(differences):+.1f} to {max(differences):+.1f}"
-    return ", ".join(f"{each:+.1f}" for each in differences)
+def by_seed(values, sign="+"):
+    """Each seed's value, '+1.0, -48.2, +0.9', or the range of many."""
+    if len(values) > MOST_SEEDS:
+        return f"{min(values):{sign}.1f} to {max(values):{sign}.1f}"
+    return ", ".join(f"{each:{sign}.1f}" for each in values)
+
+
+def top1_cell(results, net):
+    """A net's top-1 with its interval; each seed's if only some ended at chance, when the mean says nothing."""
+    n_lost = sum(at_chance(run) for run in net.runs.values())
+    return f"{by_seed(net.values('top1'), '')} (by seed)" if 0 < n_lost < len(net.runs) else interval(results.top1(net))
 
 
 def difference(result):
@@ -58,7 +64,7 @@ def main_table(results):
         rows.append([
             net.name, f"{net.costs['parameters']:,}", f"{net.costs['MACs'] / 1e6:.1f}",
             *(f"{speed:,.0f}" if one_source or net.cost_row else "-" for speed in speeds),
-            f"{net.values('peak_memory_mb').max():,.0f}", interval(results.top1(net)), f"{net.values('top5').mean():.2f}",
+            f"{net.values('peak_memory_mb').max():,.0f}", top1_cell(results, net), f"{net.values('top5').mean():.2f}",
             f"{net.values('ece').mean():.2f}", f"{train_loss(net):.2f}", str(len(net.seeds)),
         ])  # fmt: skip
     return with_latencies(rows, results.cost_pass, [net.cost_row for net in results.networks])
@@ -163,7 +169,7 @@ def ablation_table(arch, comparisons, results):
     for result in default + comparisons:
         rows.append([
             result.net.knobs or "(default)", f"{result.net.costs['parameters']:,}", f"{result.net.costs['MACs'] / 1e6:.1f}",
-            interval(results.top1(result.net)), difference(result), p_values(result)[1],
+            top1_cell(results, result.net), difference(result), p_values(result)[1],
             pm(result.detectable, math.nan), result.change or "-",
         ])  # fmt: skip
     return rows
