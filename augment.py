@@ -53,7 +53,8 @@ class TrainBatches:
             )
         if augment.crop_padding >= split.image_size and not augment.crop_scale:
             raise ValueError(f"--crop-padding {augment.crop_padding} does not fit images of {split.image_size} pixels")
-        self.targets = split.labels
+        # on the host: a copy from the GPU would wait for its queued steps
+        self.targets, self.rows = split.labels, split.index.cpu().numpy()
         if balanced and (missing := np.flatnonzero(np.bincount(self.targets, minlength=n_classes) == 0)).size:
             raise ValueError(f"--balanced-sampling: class number {missing[0]} has no training image")
         self.split, self.batch_size, self.augment, self.balanced = split, batch_size, augment, balanced
@@ -129,7 +130,7 @@ class TrainBatches:
         n = self.steps_per_epoch * self.batch_size
         size = len(self.axis)
         draws = {
-            "row": self.split.index.cpu().numpy()[self.draw_images(rng, n)],
+            "row": self.rows[self.draw_images(rng, n)],
             **(self.draw_resized_crops(rng, n) if self.augment.crop_scale else self.draw_padded_crops(rng, n)),
             "mirror": rng.random(n) < (0.5 if self.augment.flip else 0),
         }

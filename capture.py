@@ -14,13 +14,12 @@ DDP_WARM_UPS = 11  # for DistributedDataParallel, as PyTorch's notes on CUDA gra
 class Step:
     """The training step of a run: () -> None. With `use_graph`, the first call captures it and later ones replay it.
 
-    A step that cannot be captured is called, and `say` gets one line that says why.
+    recipe: what engine.train_step() takes after the targets. A step that cannot be captured is called, and `say` gets one line
+    that says why.
     """
 
-    def __init__(self, state, model, batches, label_smoothing=0.0, clip_norm=0.0, accumulate=1, class_weights=None,
-                 use_graph=False, say=print):  # fmt: skip
-        self.state, self.model, self.batches, self.say = state, model, batches, say
-        self.recipe = label_smoothing, clip_norm, accumulate, class_weights
+    def __init__(self, state, model, batches, *recipe, use_graph=False, say=print):
+        self.state, self.model, self.batches, self.recipe, self.say = state, model, batches, recipe, say
         self.graph, self.broken, self.generator = None, None, None
         self.to_capture = use_graph and state.device.type == "cuda"
         self.n_warm_ups = DDP_WARM_UPS if engine.is_parallel() else WARM_UPS

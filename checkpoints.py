@@ -6,7 +6,6 @@ import os
 import signal
 import time
 import zipfile
-from pathlib import Path
 
 import torch
 
@@ -23,7 +22,6 @@ def write_atomically(path, content, keep=None):
     keep: a name to keep the old file under; for a moment it exists under that name only. On a full disk this raises OSError
     and leaves the old file in place.
     """
-    path = Path(path)
     pending = path.with_name(path.name + ".tmp")
     try:
         with open(pending, "wb") as file:

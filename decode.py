@@ -82,11 +82,11 @@ def image_files(folder):
 
     found, left_out = [], Counter()
     for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        dotted = [name for name in [*folders, *names] if name.startswith(".")]
-        left_out["dotted"] += len(dotted)
+        left_out["dotted"] += sum(name.startswith(".") for name in [*folders, *names])
         folders[:] = [name for name in folders if not name.startswith(".") and not leads_back(folder, root, name)]
-        images = [name for name in names if not name.startswith(".") and is_image(name)]
-        left_out["others"] += len(names) - len(images) - sum(name.startswith(".") for name in names)
+        names = [name for name in names if not name.startswith(".")]
+        images = [name for name in names if is_image(name)]
+        left_out["others"] += len(names) - len(images)
         found.append((root, sorted(images)))
     return [os.path.join(root, name) for root, images in sorted(found) for name in images], left_out
 

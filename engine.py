@@ -86,6 +86,13 @@ class TrainState:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate
 
+    def add_time(self, since):
+        """Adds the seconds since a reading of the clock to those of training. Returns a new reading."""
+        now = time.perf_counter()
+        self.train_s += now - since
+        self.epoch_s += now - since
+        return now
+
     @property
     def eval_net(self):
         """The network that is evaluated and published: the averaged one if there is one."""
@@ -103,7 +110,7 @@ class TrainState:
             for name in self.parts:
                 getattr(self, name).load_state_dict(saved[name])
         except (KeyError, RuntimeError, ValueError) as error:  # ValueError: of an optimizer's groups
-            if isinstance(error, torch.OutOfMemoryError):
+            if isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError)):
                 raise
             reason = " ".join(str(error).split())[:200]
             raise ValueError(
@@ -275,21 +282,16 @@ def train_epoch(step, epoch, last_step):
         state.losses[0] = 0
         state.epoch_s = 0.0
     end = min(last_step, (epoch + 1) * batches.steps_per_epoch)
-    started = time.perf_counter()
+    since = time.perf_counter()
     for _ in batches.steps(epoch, in_epoch):
         if state.step == end:
             break
         step()
-        now = time.perf_counter()
-        state.train_s += now - started
-        state.epoch_s += now - started
-        started = now
+        since = state.add_time(since)
         yield
     if state.step < last_step:
         batches.prepare(epoch + 1)  # while the device works on what is queued
-    waited = time.perf_counter() - started  # since the last step: for its point of the curve, or for other runs
-    state.train_s += waited
-    state.epoch_s += waited
+    state.add_time(since)  # waits since the last step: for its point of the curve, or for other runs
 
 
 # ------------------------------------------------------------------------------------------------------ evaluate

@@ -19,12 +19,8 @@ VAL_SIZE = 0.1
 MOMENTUM, WARMUP, CROP_PADDING = 0.9, 0.1, 4
 CROP_SCALE = 0.08  # as Szegedy et al., "Going Deeper with Convolutions", 2015
 PADDED_UP_TO = 64  # pixels: larger images get resized crops by default, others padded ones
-DATASETS = (
-    "cifar100",
-    "cifar10",
-    "folder",
-    "shapes100",
-)  # as in sources.py and data.py; the next two as in optimizers.py
+# DATASETS as in sources.py and data.py, OPTIMIZERS and SCHEDULES as in optimizers.py
+DATASETS = ("cifar100", "cifar10", "folder", "shapes100")
 OPTIMIZERS = {  # peak learning rate and weight decay, unless --lr and --weight-decay say otherwise
     "sgd": (0.4, 5e-4),  # the winner of results/tuning-45ep
     "adamw": (1e-3, 0.05),
@@ -124,13 +120,9 @@ def parse_args(argv=None, description=None):
         if args.predict and not unknown[0].startswith("-"):
             refuse(f"--predict takes one image or one folder, got {unknown[0]}, too")
         refuse_unknown_flag(unknown[0], parser._option_string_actions)
-    for name in ("data_dir", "cache_dir", "out", "name", "init_from", "eval_only", "predict", "push_to_hub"):
-        if getattr(args, name) == "":
+    for name, value in vars(args).items():
+        if value == "":
             refuse(f"--{name.replace('_', '-')} is empty: is a variable unset?")
-    # Shells leave --out=~/runs as it is.
-    for name in ("data_dir", "cache_dir", "out", "init_from", "eval_only", "predict"):
-        if (getattr(args, name) or "").startswith("~"):
-            setattr(args, name, os.path.expanduser(getattr(args, name)))
     if os.path.isfile(args.out):
         refuse(f"--out {args.out} is a file: give a folder")
     args.dataset = args.dataset or dataset_in(args.data_dir)
@@ -193,7 +185,7 @@ def heading(parser, title):
 
     def add(flag, default, help, **kwargs):
         if isinstance(default, bool):
-            kind = {"action": argparse.BooleanOptionalAction}
+            kind = {"action": argparse.BooleanOptionalAction if default else "store_true"}
         elif default is None:
             kind = {}
         else:
@@ -204,22 +196,22 @@ def heading(parser, title):
     return add
 
 
-STORE = {"action": "store_true"}
+PATH = {"type": os.path.expanduser}  # as shells leave --out=~/runs as it is
 
 
 def add_network(add):
     add("--arch", "resnet", "<method>_..._<backbone>, such as eca_ghostnet_resnet; see --list")
     add("--set", None, "a knob of the arch, such as eca.kernel_size=5; may be repeated", action="append", metavar="K=V")
-    add("--pretrained", False, "start with weights published for the arch, and a new head (classifier)", **STORE)
+    add("--pretrained", False, "start with weights published for the arch, and a new head (classifier)")
     init = "start with a run's weights: its folder, model/ or last.pt, or a hub id; a new head if the classes differ"
-    add("--init-from", None, init, metavar="RUN")
+    add("--init-from", None, init, metavar="RUN", **PATH)
     add("--freeze", None, "train the head only; with --pretrained or --init-from", choices=["backbone"])
 
 
 def add_data(add):
     add("--dataset", None, "what to train on (default cifar100, or what --data-dir holds)", choices=DATASETS)
     files = "local files: CIFAR as parquet or its original archive, or a folder with train/, test/ and optionally val/"
-    add("--data-dir", None, files)
+    add("--data-dir", None, files, **PATH)
     add("--image-size", None, "resize and centre-crop images to this many pixels", type=int)
     held_out = (
         "part of train held out: a fraction, or a number of images; 0: score the test set after each epoch instead"
@@ -227,7 +219,7 @@ def add_data(add):
     add("--val-size", None, f"{held_out} (default {VAL_SIZE})", type=float)
     add("--folds", None, "cross-validation: the number of stratified folds of train, which all seeds share", type=int)
     add("--fold", None, "which of the --folds, from 0, is held out in place of --val-size", type=int)
-    add("--cache-dir", None, "where decoded images are kept (default ~/.cache/resnet-grafts)")
+    add("--cache-dir", None, "where decoded images are kept (default ~/.cache/resnet-grafts)", **PATH)
     moved = "pixels of padding around an image before a random crop; 0 for none"
     add("--crop-padding", None, f"{moved} (default {CROP_PADDING})", type=int)
     default = (
@@ -260,15 +252,15 @@ def add_recipe(add):
     add("--ema-decay", 0.0, average)
     clip = "largest gradient norm; 0 for no limit (HorNet can diverge even with 5, at --lr 0.2)"
     add("--clip-norm", 5.0, clip)
-    seeds = "seed of weights, split, sample order and augmentation; several train one run each, side by side on a GPU"
     weights = "weight each class in the loss by the inverse of its share of the training images"
     add("--class-weights", None, weights, choices=["balanced"])
-    add("--balanced-sampling", False, "show each class equally often in an epoch, however many images it has", **STORE)
+    add("--balanced-sampling", False, "show each class equally often in an epoch, however many images it has")
+    seeds = "seed of weights, split, sample order and augmentation; several train one run each, side by side on a GPU"
     add("--seed", [0], seeds, type=seed, nargs="+")
     amp = "autocast type; auto is bf16 where the device computes in it, else off; on older GPUs try fp16"
     add("--amp", "auto", amp, choices=["auto", "bf16", "fp16", "off"])
-    add("--compile", False, "torch.compile the network", **STORE)
-    add("--sync-bn", False, "batch norm over all processes; GPU only", **STORE)
+    add("--compile", False, "torch.compile the network")
+    add("--sync-bn", False, "batch norm over all processes; GPU only")
 
 
 def seed(text):
@@ -279,7 +271,7 @@ def seed(text):
 
 
 def add_run(add):
-    add("--out", "runs", "folder of all runs")
+    add("--out", "runs", "folder of all runs", **PATH)
     add("--name", None, "folder of this run in --out (default from arch, settings, dataset, fold and seed)")
     upload = "upload model/ at the end, tagged with the run's name; if that fails, the same command tries again"
     add("--push-to-hub", None, upload, metavar="USER/NAME")
@@ -294,16 +286,17 @@ def add_run(add):
 
 
 def add_other(add):
-    add("--list", False, "print all methods and backbones with their knobs", **STORE)
-    add("--summary", False, "print the arch's parameters, MACs and layers", **STORE)
+    add("--list", False, "print all methods and backbones with their knobs")
+    add("--summary", False, "print the arch's parameters, MACs and layers")
     check = "prepare the data and the network, look at the run's folder, print as JSON what would be trained, and train nothing"
-    add("--check", False, check, **STORE)
-    add("--eval-only", None, "score a run on the test set: its folder, model/ or last.pt, or a hub id", metavar="PATH")
+    add("--check", False, check)
+    scored = "score a run on the test set: its folder, model/ or last.pt, or a hub id"
+    add("--eval-only", None, scored, metavar="PATH", **PATH)
     classes = (
         "print the most probable classes of an image, or of each image in a folder, with the network of --init-from"
     )
-    add("--predict", None, classes, metavar="PATH")
-    add("--json", False, "print --predict's results as JSON", **STORE)
+    add("--predict", None, classes, metavar="PATH", **PATH)
+    add("--json", False, "print --predict's results as JSON")
 
 
 def check_numbers(args):

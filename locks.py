@@ -129,14 +129,13 @@ class Lock:
 def create(path, content):
     """Writes a new file; False if it is there already."""
     try:
-        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        with open(path, "xb") as file:
+            file.write(content)
     except FileExistsError:
         return False
     except FileNotFoundError:  # another process may have removed an empty folder
         path.parent.mkdir(parents=True, exist_ok=True)
         return create(path, content)
-    with os.fdopen(file, "wb") as out:
-        out.write(content)
     return True
 
 

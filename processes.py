@@ -45,7 +45,6 @@ class Processes:
         It runs in a thread, and all processes ask each other every POLL_S whether it is done. So it may take longer than
         --timeout-s, within which they must answer: that limit is for processes that died or hang.
         """
-
         ended = {}
 
         def run():
@@ -76,7 +75,6 @@ class Processes:
 
     def first_decides(self, call):
         """What call() returns in the first process. Its OSError or ValueError is refused by all."""
-
         found = [None, None]
         if self.rank == 0:
             try:
@@ -90,7 +88,6 @@ class Processes:
 
     def largest(self, *numbers):
         """The maximum of each number over the processes, which must all call this at the same step."""
-
         if self.world_size == 1:
             return numbers
         together = torch.tensor(numbers, device=self.device)

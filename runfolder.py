@@ -63,19 +63,18 @@ def look_at_folder(folder, config, of_comparison=False):
         and (name in recorded or name != "content")  # older runs lack it
     ]
     if others:
-        remedy = (
-            "correct the settings, or choose another folder (OUT of compare.sh, --out of train.py)"
-            if of_comparison
-            else "give another --name, or delete that folder"
-        )
-        only = others[0].split()[0] if len(others) == 1 and not of_comparison else ""
-        if only == "amp":  # --amp auto, on another kind of machine
+        only = others[0].split()[0] if len(others) == 1 else ""
+        if of_comparison:
+            remedy = "correct the settings, or choose another folder (OUT of compare.sh, --out of train.py)"
+        elif only == "amp":  # --amp auto, on another kind of machine
             amp = {"bfloat16": "bf16", "float16": "fp16"}.get(recorded["amp"], "off")
             remedy = f"give --amp {amp} to go on with it"
-        if only in ("lr", "weight_decay"):  # whose defaults may have changed
+        elif only in ("lr", "weight_decay"):  # whose defaults may have changed
             remedy = f"give {' '.join(flags_of(only, recorded))} to go on with it, or another --name"
-        if result and not of_comparison and len(others) == 1 and config["epochs"] > recorded.get("epochs", 0):
+        elif only == "epochs" and result and config["epochs"] > recorded.get("epochs", 0):
             remedy = f"to train further from it, give --init-from {folder} --name NEW"
+        else:
+            remedy = "give another --name, or delete that folder"
         raise ValueError(f"{folder} holds another run ({'; '.join(others[:3])}): {remedy}")
     return result, saved
 

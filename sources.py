@@ -88,16 +88,10 @@ def find(name, data_dir, classes=None):
 def hint(root, name):
     """The end of a message about a folder of another layout: what to do; '' if nothing comes to mind."""
     folders = [f for f in sorted(os.listdir(root)) if not f.startswith(".") and os.path.isdir(os.path.join(root, f))]
-    inner = [
-        f
-        for f in folders
-        if os.path.isdir(os.path.join(root, f, "train"))
-        or glob.glob(os.path.join(glob.escape(os.path.join(root, f)), "train-*.parquet"))
-    ]
-    misspelt = [
-        f for f in folders if f.lower() in ("train", "training", "test", "testing") and f not in ("train", "test")
-    ]
-    if {"train", "test"} <= {*folders}:
+    splits = {"train", "test"}
+    inner = [f for f in folders if os.path.isdir(f"{root}/{f}/train") or parquet_files(f"{root}/{f}", "train")]
+    misspelt = [f for f in folders if f not in splits and f.lower().removesuffix("ing") in splits]
+    if splits <= {*folders}:
         said = "" if name == "folder" else "an image folder: give --dataset folder"
     elif "train" in folders and (val := validation_in(root)):
         said = f"rename {val}/ to test/, and a part of train/ is held out for validation"
@@ -146,8 +140,7 @@ def find_folder(root, data_dir, known=None):
                     + f" ({unread})" * bool(unread)
                 )
         classes = classes or names
-        there, known_names = set(names), set(classes)
-        unknown = [name for name in names if name not in known_names]
+        unknown = sorted({*names} - {*classes})
         if unknown:
             whose = "the network" if known else "train"
             look_alike = {plain(name) for name in unknown} & {plain(name) for name in classes}
@@ -155,8 +148,8 @@ def find_folder(root, data_dir, known=None):
                 f"--data-dir {data_dir}: {split} has classes that {whose} does not have: {', '.join(unknown[:5])}"
                 + " (some names differ only in case or Unicode form: rename the folders)" * bool(look_alike)
             )
-        lacking = [name for name in classes if names and name not in there and not known]
-        if lacking:
+        lacking = sorted({*classes} - {*names})
+        if lacking and names and not known:
             notes.append(
                 f"{data_dir}: {split}/ has no image of {len(lacking)} of {len(classes)} classes, such as {lacking[0]}"
             )
@@ -216,11 +209,13 @@ class TableImages:
 
 def find_cifar(name, root):
     """CIFAR's parquet files, or its original archive."""
-    files = {
-        split: sorted(glob.glob(os.path.join(glob.escape(root), f"{split}-*.parquet"))) for split in ("train", "test")
-    }
+    files = {split: parquet_files(root, split) for split in ("train", "test")}
     archive = {} if any(files.values()) else find_archive(name, root)
     return Found(root, archive, open_archive) if archive else Found(root, files, open_tables)
+
+
+def parquet_files(folder, split):
+    return sorted(map(str, Path(folder).glob(f"{split}-*.parquet")))
 
 
 def find_archive(name, root):

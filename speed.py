@@ -18,6 +18,7 @@ import json
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from multiprocessing import get_context
 
@@ -64,7 +65,7 @@ class Stepper:
         self.batches = TrainBatches(split, batch_size, augment, [128.0] * 3, [64.0] * 3, num_classes, seed=0)
         self.batches.begin(0)
         model = torch.compile(self.net) if compiled else self.net
-        self.step = capture.Step(state, model, self.batches, clip_norm=5.0, accumulate=accumulate, use_graph=graph)
+        self.step = capture.Step(state, model, self.batches, 0.0, 5.0, accumulate, use_graph=graph)
         # as many as training.py scores at a time on a GPU, where a few only time the launches of kernels
         n = eval_batch_size(device, image_size) if device.type == "cuda" else batch_size
         imgs = split.images[torch.arange(n, device=device) % batch_size]
@@ -75,13 +76,16 @@ class Stepper:
             self.stream.wait_stream(torch.cuda.current_stream())
 
     def train(self):
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self.stream) if self.stream else nullcontext():
             self.net.train()
             self.step()
 
     @torch.no_grad()
     def evaluate(self):
-        with torch.cuda.stream(self.stream), engine.autocast(self.imgs.device, self.amp):
+        with (
+            torch.cuda.stream(self.stream) if self.stream else nullcontext(),
+            engine.autocast(self.imgs.device, self.amp),
+        ):
             self.net.eval()
             self.net(self.imgs)
 

@@ -78,8 +78,9 @@ class Run:
             self.statistics = self.start_weights(net)
             with mistakes_refused():
                 train, self.val = data.held_out(self.images, args.val_size, args.folds, args.fold, args.seed)
+                self.batches = self.make_batches(train)
+                class_weights = self.batches.class_weights(self.images.classes) if args.class_weights else None
             self.watched = self.val or self.images.test  # the split that is scored after every epoch
-            self.batches = self.make_batches(train)
             self.refuse_unfit_parts(net)
             if args.sync_bn:
                 net = libraries.synchronized(net, args.arch)
@@ -99,12 +100,9 @@ class Run:
             if team.world_size > 1:
                 on = [team.device.index] if team.device.type == "cuda" else None
                 model = DistributedDataParallel(model, device_ids=on, gradient_as_bucket_view=True)
-            with mistakes_refused():
-                class_weights = self.batches.class_weights(self.images.classes) if args.class_weights else None
-            recipe = {"label_smoothing": args.label_smoothing, "clip_norm": args.clip_norm,
-                      "accumulate": args.accumulate, "class_weights": class_weights}  # fmt: skip
+            recipe = args.label_smoothing, args.clip_norm, args.accumulate, class_weights
             self.step = capture.Step(
-                self.state, model, self.batches, **recipe, use_graph=args.graph != "off", say=self.say
+                self.state, model, self.batches, *recipe, use_graph=args.graph != "off", say=self.say
             )
             if not args.check:
                 self.own_folder()
@@ -185,12 +183,11 @@ class Run:
     def make_batches(self, train):
         """The augmented batches of the split `train`."""
         args, images = self.args, self.images
-        with mistakes_refused():
-            parts = args.crop_padding, args.flip, args.cutout, args.mixup, args.cutmix, args.crop_scale or 0.0
-            return augment.TrainBatches(
-                train, args.batch_size, augment.Augment(*parts), *self.statistics, n_classes=len(images.classes),
-                seed=args.seed, rank=self.team.rank, world_size=self.team.world_size, balanced=args.balanced_sampling,
-            )  # fmt: skip
+        parts = args.crop_padding, args.flip, args.cutout, args.mixup, args.cutmix, args.crop_scale or 0.0
+        return augment.TrainBatches(
+            train, args.batch_size, augment.Augment(*parts), *self.statistics, n_classes=len(images.classes),
+            seed=args.seed, rank=self.team.rank, world_size=self.team.world_size, balanced=args.balanced_sampling,
+        )  # fmt: skip
 
     def refuse_unfit_parts(self, net):
         """Refuses an --accumulate that cuts a batch unevenly, and single images where batch norm would see one value."""
@@ -346,9 +343,7 @@ class Run:
         asked_at = time.perf_counter()
         yield
         losses, n_bad = reading.read()
-        waited = time.perf_counter() - asked_at  # for the last steps of the epoch
-        state.train_s += waited
-        state.epoch_s += waited
+        state.add_time(asked_at)  # the wait for the last steps of the epoch
         self.read_points()
         state.refuse_bad_numbers(n_bad.item(), state.step)
         n_steps = state.step - epoch * self.batches.steps_per_epoch
