@@ -9,20 +9,15 @@
 [ -n "${BASH_VERSION-}" ] || { echo "$0: start it with bash" >&2 && exit 2; }
 set -euo pipefail
 
+refuse() { echo "ablations.sh: $1" >&2 && exit 2; }
 here="$(cd "$(dirname "$0")" && pwd)"
 if [ ! -e "$here/compare.py" ]; then here="${SLURM_SUBMIT_DIR:-$here}"; fi # sbatch runs a copy of this file
-if [ ! -e "$here/compare.py" ]; then
-    echo "ablations.sh: $here is not the repository: start sbatch in the folder of ablations.sh" >&2
-    exit 2
-fi
+if [ ! -e "$here/compare.py" ]; then refuse "$here is not the repository: start sbatch in the folder of ablations.sh"; fi
 
 case "${1-}" in -h | --help) awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$here/ablations.sh" && exit ;; esac
-if [ -n "${BEST+x}" ]; then echo "ablations.sh: BEST is not read: leave it out" >&2 && exit 2; fi
+if [ -n "${BEST+x}" ]; then refuse "BEST is not read: leave it out"; fi
 for name in ARCHS WIDTHS RUNS PRESET; do
-    if [ -n "${!name+x}" ]; then
-        echo "ablations.sh: $name is read by compare.sh: give METHODS, such as METHODS=eca" >&2
-        exit 2
-    fi
+    if [ -n "${!name+x}" ]; then refuse "$name is read by compare.sh: give METHODS, such as METHODS=eca"; fi
 done
 given=""
 for name in METHODS SEEDS EPOCHS DATASET OUT NPROC JOBS MINUTES TUNED RECIPE; do
@@ -128,10 +123,7 @@ runs_of() { # the settings that a method's paper compares, each against the defa
             values "$arch" productpool.norm false
             values "$arch" productpool.features 64 128 512
             ;;
-        *)
-            echo "METHODS: no ablations of '$1'; choose from $KNOWN, or add its knobs to runs_of in ablations.sh" >&2
-            return 2
-            ;;
+        *) refuse "METHODS: no ablations of '$1'; choose from $KNOWN, or add its knobs to runs_of in ablations.sh" ;;
     esac
 }
 

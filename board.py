@@ -161,7 +161,7 @@ class Board:
         first = self.seeds[0]
         for arch, runs in list(self.undecided.items()):
             finished = [run for run in runs if self.is_finished(run, first)]
-            if len(finished) + sum(self.has_failed(run, first) for run in runs if run not in finished) == len(runs):
+            if all(run in finished or self.has_failed(run, first) for run in runs):
                 ranked = sorted(finished, key=self.val_top1, reverse=True)
                 for seed in self.seeds[1:]:
                     self.left |= {(run, seed): None for run in ranked[: self.best] if (run, seed) not in self.done}
@@ -188,7 +188,7 @@ class Board:
         files = [self.out / "report" / name for name in LAST_WRITTEN]
         reports = [path.stat().st_mtime for path in files if path.exists()]
         results = [path.stat().st_mtime for path in (*self.out.glob("*/result.json"), *self.out.glob("cost.json"))]
-        return bool(reports) and max(reports) > max(results, default=0.0)
+        return max(reports, default=0.0) > max(results, default=0.0)
 
     def clear(self):
         """Removes the failure marks and stale locks of finished runs, and the marks of tasks that are gone."""

@@ -12,8 +12,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.util import find_spec
 from zipfile import is_zipfile
@@ -55,7 +55,7 @@ class Comparison:
     def __init__(self, settings):
         self.settings, self.children = settings, Children()
         self.board = Board(settings.out, settings.runs, settings.seeds, settings.best)
-        self.failures, self.problems = [], []
+        self.failures = []
         self.checked, self.facts = None, {}  # the command of check(), and what it said of run and machine
         self.deadline = time.monotonic() + 60 * settings.minutes if settings.minutes else float("inf")
         self.time_is_up = self.has_measured = False
@@ -201,21 +201,10 @@ class Comparison:
         return [row for row in rows if size is None or row["image_size"] == size]
 
     def work(self):
-        """JOBS workers, until there is nothing to take."""
-        workers = [threading.Thread(target=self.worker, args=(i,), daemon=True) for i in range(self.settings.jobs)]
-        for worker in workers:
-            worker.start()
-        while any(worker.is_alive() for worker in workers):
-            for worker in workers:
-                worker.join(0.1)  # lets signals be handled
-        if self.problems:
-            raise self.problems[0]
-
-    def worker(self, i):
-        try:
-            self.train_what_is_left(self.environ_of(i))
-        except Exception as problem:  # else only this thread would end
-            self.problems.append(problem)
+        """JOBS workers, until there is nothing to take. What one of them raises is raised here, once all have ended."""
+        environs = [self.environ_of(i) for i in range(self.settings.jobs)]
+        with ThreadPoolExecutor(self.settings.jobs) as workers:
+            list(workers.map(self.train_what_is_left, environs))
 
     def environ_of(self, i):
         """The environment of a worker's programs: on a machine with GPUs it has its own, or shares one."""

@@ -34,12 +34,10 @@
 [ -n "${BASH_VERSION-}" ] || { echo "$0: start it with bash" >&2 && exit 2; }
 set -euo pipefail
 
+refuse() { echo "${SCRIPT:-compare.sh}: $1" >&2 && exit 2; }
 here="$(cd "$(dirname "$0")" && pwd)"
 if [ ! -e "$here/compare.py" ]; then here="${SLURM_SUBMIT_DIR:-$here}"; fi # sbatch runs a copy of this file
-if [ ! -e "$here/compare.py" ]; then
-    echo "compare.sh: $here is not the repository: start sbatch in the folder of compare.sh" >&2
-    exit 2
-fi
+if [ ! -e "$here/compare.py" ]; then refuse "$here is not the repository: start sbatch in the folder of compare.sh"; fi
 
 case "${1-}" in -h | --help) awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$here/compare.sh" && exit ;; esac
 networks="ARCH:ARCHS METHOD:ARCHS WIDTH:WIDTHS RUN:RUNS"
@@ -56,31 +54,23 @@ export GIVEN="${GIVEN-$given}" # what PLAN=1 repeats
 
 PRESET="${PRESET-methods}"
 if [ -n "${METHODS+x}" ] && [ "${SCRIPT-}" != ablations.sh ]; then
-    echo "compare.sh: METHODS is read by ablations.sh: give ARCHS, such as ARCHS=eca_resnet" >&2
-    exit 2
+    refuse "METHODS is read by ablations.sh: give ARCHS, such as ARCHS=eca_resnet"
 fi
 for name in ARCHS WIDTHS; do
     if [ -z "${!name+x}" ]; then continue; fi
-    if [ -n "${RUNS+x}" ]; then
-        echo "compare.sh: $name is not read with RUNS: give one of them" >&2
-        exit 2
-    fi
+    if [ -n "${RUNS+x}" ]; then refuse "$name is not read with RUNS: give one of them"; fi
     case "$name:$PRESET" in
         *:depth | *:classics | *:vit | *:transfer | *:recipe | *:cost | WIDTHS:tuning)
-            echo "compare.sh: $name is not read with PRESET=$PRESET: give RUNS" >&2
-            exit 2
+            refuse "$name is not read with PRESET=$PRESET: give RUNS"
             ;;
     esac
 done
 for name in RECIPE TUNED MINUTES BEST; do
-    if [ "$PRESET" = cost ] && [ -n "${!name+x}" ]; then
-        echo "compare.sh: $name is not read with PRESET=cost" >&2
-        exit 2
-    fi
+    if [ "$PRESET" = cost ] && [ -n "${!name+x}" ]; then refuse "$name is not read with PRESET=cost"; fi
 done
 case "${RUNS+x}:$PRESET" in
     x:* | :tuning | :recipe) ;;
-    *) if [ -n "${BEST+x}" ]; then echo "compare.sh: BEST is not read with PRESET=$PRESET: leave it out" >&2 && exit 2; fi ;;
+    *) if [ -n "${BEST+x}" ]; then refuse "BEST is not read with PRESET=$PRESET: leave it out"; fi ;;
 esac
 recipe="" # flags for train.py
 report="" # flag for report.py
@@ -89,6 +79,7 @@ COMBINATIONS="eca_ghostnet_resnet convnext_eca_resnet cspnet_eca_resnet eca_resn
 CLASSICS="linear lenet alexnet vgg16 vgg19 googlenet resnet resnet18 multiscale_resnet18 resnet34 resnet50"
 case "$PRESET" in
     methods)
+        OUT="${OUT-runs/compare}"
         ARCHS="${ARCHS-$(printf '%s_resnet ' $ALL_METHODS) $COMBINATIONS}"
         runs="" # the backbones and their widths train first, to judge by
         backbones="$(printf '%s\n' ${ARCHS:-resnet} | sed -E '/^(torchvision|timm):/!{s/:.*//;s/.*_//;}')" # without knobs
@@ -141,10 +132,7 @@ case "$PRESET" in
         runs="$runs plain20 plain32 plain44 plain56 plain110 plain18 plain34"
         runs="$runs $(printf '%s_resnet ' $ALL_METHODS mscan lskblock multiscale se)"
         ;;
-    *)
-        echo "PRESET: no list '$PRESET'; choose from methods depth classics vit transfer recipe tuning cost" >&2
-        exit 2
-        ;;
+    *) refuse "PRESET has no list '$PRESET'; choose from methods depth classics vit transfer recipe tuning cost" ;;
 esac
 export PRESET SCRIPT="${SCRIPT:-compare.sh}" REPORT="$report"
 export RUNS="${RUNS-$runs}"
@@ -152,7 +140,6 @@ export RECIPE="${RECIPE-$recipe}"
 export SEEDS="${SEEDS-0 1 2}"
 export EPOCHS="${EPOCHS-100}"
 export DATASET="${DATASET-auto}" # cifar100, or what --data-dir holds
-if [ "$PRESET" = methods ]; then OUT="${OUT-runs/compare}"; fi
 export OUT="${OUT-runs/$PRESET}"
 export SIZES="${SIZES-32 224}" # of PRESET=cost, in pixels
 export NPROC="${NPROC-1}"      # processes of one run

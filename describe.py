@@ -2,6 +2,7 @@
 
 import re
 
+from cost import layer_table
 from models import BACKBONES, METHODS, describe_type, knobs, parse_arch
 
 SLOTS = {  # what a method of the slot replaces; see models/resnet.py
@@ -68,8 +69,6 @@ def shown(value):
 
 def summary(arch, settings, num_classes, image_size):
     """The layer table of an arch as text, with parameters, MACs per image, papers and the optimizers they used."""
-    from cost import layer_table  # --list, which is quick, has no use for it
-
     rows = layer_table(arch, num_classes, settings, image_size)
     lines = [f"{'layer':<30}{'class':<20}{'output':<14}{'parameters':>12}{'MACs':>14}"]
     for name, kind, shape, params, macs in rows:

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch.export import Dim
 
+from models.libraries import first_line
 from shapes import draw_shapes
 
 SUFFIXES = (".onnx", ".pt2")
@@ -76,8 +77,7 @@ def one_line_errors(arch):
     except OSError:
         raise
     except Exception as error:  # each obstacle has an exception of its own
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(f"{arch} cannot be exported with a dynamic batch ({first})") from None
+        raise ValueError(f"{arch} cannot be exported with a dynamic batch ({first_line(error)})") from None
 
 
 def quiet():

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import checkpoints
+import export
 import flags
 import machine
 from models import build, canonical, parse_settings, settable
@@ -222,19 +223,18 @@ def from_checkpoint(path):
 
 def download(path_or_id):
     """The folder with the hub's files, from an earlier download where the hub cannot be reached. Raises ValueError."""
+    none_here = f"{path_or_id}: no such run, model folder or checkpoint"
     repo_id, _, revision = path_or_id.partition("@")
     if not re.fullmatch(flags.HUB_ID, repo_id):
-        raise ValueError(f"{path_or_id}: no such run, model folder or checkpoint, nor a hub id USER/NAME")
-    revision = revision or None
-    problem = None
+        raise ValueError(f"{none_here}, nor a hub id USER/NAME")
+    revision, problem = revision or None, None
     try:
         HfApi().model_info(repo_id, revision=revision, timeout=5)  # where this fails, a download would retry for 23 s
     except Exception as error:  # httpx or httpx2 errors, by the client's version, not OSErrors
         problem = error
     # the hub answered with a refusal, as it does to a bad or expired token
     if isinstance(problem, HfHubHTTPError) and problem.response.status_code in (401, 403, 404):
-        why = f"the hub has none that you may read ({type(problem).__name__})"
-        raise ValueError(f"{path_or_id}: no such run, model folder or checkpoint, and {why}") from None
+        raise ValueError(f"{none_here}, and the hub has none that you may read ({type(problem).__name__})")
     get = partial(snapshot_download, repo_id, revision=revision, local_files_only=problem is not None)
     try:
         config = Path(get(allow_patterns=["config.json"])) / "config.json"  # before weights, which may be large
@@ -242,9 +242,7 @@ def download(path_or_id):
         folder = get(allow_patterns=["config.json", "model.safetensors", "README.md"]) if is_ours else None
     except Exception as error:
         why = type(problem or error).__name__
-        raise ValueError(
-            f"{path_or_id}: no such run, model folder or checkpoint, and the hub could not provide it ({why})"
-        ) from None
+        raise ValueError(f"{none_here}, and the hub could not provide it ({why})") from None
     if not is_ours:
         raise ValueError(
             f"{path_or_id} holds no network of this code: published weights come with --pretrained, as for --arch timm:NAME"
@@ -326,8 +324,6 @@ def scores_of(folder):
 
 def export_run(path_or_id, out):
     """Writes a finished run, a model/ folder or a hub id as one file and says how well it agrees. Raises ValueError."""
-    import export
-
     path = Path(path_or_id)
     export.check_packages(out)
     if not out.parent.is_dir():
@@ -345,8 +341,6 @@ def export_run(path_or_id, out):
 
 
 def main(argv=None):
-    from export import SUFFIXES
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="a run's folder, its model/ or a hub id")
     parser.add_argument(
@@ -354,8 +348,8 @@ def main(argv=None):
     )
     parser.error = refuse = partial(flags.refuse, program="hub.py")
     args = parser.parse_args(argv)
-    if args.export.suffix not in SUFFIXES:
-        refuse(f"--export takes a file that ends in {' or '.join(SUFFIXES)}, got {args.export}")
+    if args.export.suffix not in export.SUFFIXES:
+        refuse(f"--export takes a file that ends in {' or '.join(export.SUFFIXES)}, got {args.export}")
     machine.keep_to_cores()
     try:
         print(export_run(args.run, args.export))

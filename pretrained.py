@@ -11,6 +11,9 @@ from urllib.parse import urlparse
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 import hub
@@ -41,7 +44,7 @@ def head_names(net):
         heads = heads if isinstance(heads, tuple) else (heads,)  # a distilled network has two
     else:
         heads = [module for module in net.modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1:]
-    prefixes = tuple(f"{name}." for name, module in net.named_modules() if any(module is head for head in heads))
+    prefixes = tuple(f"{name}." for name, module in net.named_modules() if module in heads)
     return {name for name in net.state_dict() if name.startswith(prefixes)}
 
 
@@ -128,8 +131,6 @@ def from_timm(name, image_size):
 
 def hub_file(repository, name):
     """The path of a file of the hub, downloaded unless there is a copy. Raises ValueError within seconds if it cannot be."""
-    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
-
     if isinstance(cached := try_to_load_from_cache(repository, name), str):
         return cached
     try:
@@ -144,9 +145,6 @@ def hub_file(repository, name):
 
 def for_vit(net):
     """The hub's ViT-tiny, its position table and patches resized to those of the network."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     heads = net.blocks[0].attn.heads
     if heads != VIT_HEADS:  # no shape shows it
         raise ValueError(f"the published weights of vit have {VIT_HEADS} heads, got vit.heads={heads}")

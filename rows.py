@@ -79,12 +79,7 @@ def read_json(path, refuse=refuse):
 
 
 def is_number(value, low=-math.inf, high=math.inf):
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and low <= value <= high
-    )
+    return type(value) in (int, float) and math.isfinite(value) and low <= value <= high  # and no bool
 
 
 def problem_of(row):
@@ -230,22 +225,21 @@ def differing(recipes):
 
 def average_folds(rows):
     """Rows of cross-validation -> one row per network and seed with the means over its folds; refuses missing folds."""
-    by_fold = {}
+    runs = {}  # (network, seed) -> {fold: row}
     for row in rows:
         arch, settings = key_of(row["arch"], row["settings"])
-        folds = by_fold.setdefault((arch, settings, row["seed"]), {})
-        if row["fold"] in folds:
-            refuse(
-                f"{Net(arch, json.loads(settings)).name}, seed {row['seed']} has fold {row['fold']} twice: remove one of the two runs"
-            )
-        folds[row["fold"]] = row
-        refuse_other_network(Net(arch, json.loads(settings)).name, row, next(iter(folds.values())))
-    for (arch, settings, seed), folds in by_fold.items():
-        lacks = sorted(set(range(rows[0]["folds"])) - folds.keys())
-        if lacks:
-            refuse(f"{Net(arch, json.loads(settings)).name}, seed {seed} lacks fold {in_list(lacks)} of {rows[0]['folds']}: train "
-                   "what is missing, or leave out this seed")  # fmt: skip
-    return [mean_row([folds[fold] for fold in sorted(folds)]) for folds in by_fold.values()]
+        name, seed, fold = Net(arch, json.loads(settings)).name, row["seed"], row["fold"]
+        folds = runs.setdefault((name, seed), {})
+        if fold in folds:
+            refuse(f"{name}, seed {seed} has fold {fold} twice: remove one of the two runs")
+        folds[fold] = row
+        refuse_other_network(name, row, next(iter(folds.values())))
+    n_folds = rows[0]["folds"]
+    for (name, seed), folds in runs.items():
+        if lacks := sorted(set(range(n_folds)) - folds.keys()):
+            refuse(f"{name}, seed {seed} lacks fold {in_list(lacks)} of {n_folds}: train what is missing, or leave out this "
+                   "seed")  # fmt: skip
+    return [mean_row([folds[fold] for fold in range(n_folds)]) for folds in runs.values()]
 
 
 def mean_row(rows):

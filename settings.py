@@ -77,10 +77,12 @@ def read_settings(environ, user_flags):
     asked = [*recipe, *parts_of(runs[0])[2], *user_flags]
     dataset = parse_args(asked).dataset if environ["DATASET"] == "auto" else environ["DATASET"]
     best = number("BEST", environ.get("BEST", "0"), int, 0)
-    if (best or "--recipes" in environ.get("REPORT", "")) and parse_args(asked).val_size == 0:
-        refuse("--val-size 0 leaves nothing to choose a recipe on: leave it out")
-    if (best or "--recipes" in environ.get("REPORT", "")) and parse_args(asked).folds:
-        refuse("recipes are compared on one held-out part, not on folds: leave out --folds and --fold")
+    compares_recipes = "--recipes" in environ.get("REPORT", "")
+    if best or compares_recipes:
+        if parse_args(asked).val_size == 0:
+            refuse("--val-size 0 leaves nothing to choose a recipe on: leave it out")
+        if parse_args(asked).folds:
+            refuse("recipes are compared on one held-out part, not on folds: leave out --folds and --fold")
     try:
         folder = os.path.expanduser(environ.get("TUNED", ""))  # shells leave ~ in quotes as it is
         recipes = recipes_of(folder, {arch_of(run) for run in runs}) if folder else {}
@@ -93,7 +95,7 @@ def read_settings(environ, user_flags):
     longest = max((f"{name_of(run)}-seed{seeds[0]}" for run in settings.runs), key=lambda name: len(os.fsencode(name)))
     if len(os.fsencode(longest)) > MOST_BYTES:
         refuse(f"{longest} is too long for a folder's name: shorten what RUNS gives (knobs, paths), or SEEDS")
-    refuse_mistaken_flags(settings, compares_recipes="--recipes" in environ.get("REPORT", ""))
+    refuse_mistaken_flags(settings, compares_recipes)
     return settings
 
 

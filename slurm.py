@@ -26,10 +26,9 @@ def array():
 def ask(*command):
     """What a command of Slurm's prints, or None if it cannot be asked."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_S)
-    except (OSError, subprocess.TimeoutExpired):
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, timeout=ASK_S).strip()
+    except (OSError, subprocess.SubprocessError):  # it is not there, fails, or hangs
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def seconds(text):

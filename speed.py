@@ -36,6 +36,7 @@ from cost import cost
 from data import Split
 from flags import mistakes_refused, parse_args, path_of, refuse
 from models import build, canonical, parse_settings
+from models.libraries import first_line
 from settings import parts_of
 
 N_CLASSES = 100  # of the networks that are measured
@@ -175,7 +176,7 @@ def cost_row(run, num_classes, image_size, batch_size, *how):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
             row |= child.submit(measure_alone, run, num_classes, image_size, batch_size, *how).result()
     except (ValueError, RuntimeError) as error:  # no network of this size, or no memory, which may kill the child
-        return row | {"problem": str(error).splitlines()[0]}
+        return row | {"problem": first_line(error)}
     return row | {
         "params": params,
         "macs": macs,

@@ -28,7 +28,7 @@ class Task:
             print("squeue cannot be asked here: that a task is gone shows only when its heartbeat stops", flush=True)
         if slurm.array():
             with suppress(locks.HeldError):  # by another command in this job
-                self.lock = locks.Lock(self.mark(slurm.job()), {})
+                self.lock = locks.Lock(self.claims / f"task-{slurm.job()}", {})
             threading.Thread(target=self.look_for_others, daemon=True).start()
         return self
 
@@ -38,9 +38,6 @@ class Task:
             with suppress(OSError):  # others are at work
                 self.claims.rmdir()
         self.complain()  # once more, where the log ends
-
-    def mark(self, name):
-        return self.claims / f"task-{name}"
 
     def look_for_others(self):
         """Looks once for tasks that began earlier; those that begin later look for this one."""
@@ -58,11 +55,11 @@ class Task:
 
     def missing(self):
         """{task: node} of tasks that Slurm has listed as running for a while and that left no mark."""
-        marks = {path.name for path in self.claims.glob("task-*")}
+        marked = {path.name.removeprefix("task-") for path in self.claims.glob("task-*")}
         return {
             name: node
             for name, node, seconds in slurm.running_tasks()
-            if seconds >= LOOK_AFTER_S / 2 and self.mark(name).name not in marks
+            if seconds >= LOOK_AFTER_S / 2 and name not in marked
         }
 
     def complain(self):

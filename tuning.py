@@ -61,9 +61,7 @@ def best_recipe(rows, names):
         how = json.dumps([[row.get(name) or None for name in names], row["settings"]], sort_keys=True)
         candidates.setdefault(how, {})[row["seed"]] = row
     runs = [list(by_seed.values()) for by_seed in candidates.values()]
-    most = max(map(len, runs))
-    most_seeds = [by_seed for by_seed in runs if len(by_seed) == most]
-    row = max(most_seeds, key=lambda by_seed: sum(row["val_top1"] for row in by_seed) / most)[0]
+    row, *_ = max(runs, key=lambda rows: (len(rows), sum(row["val_top1"] for row in rows) / len(rows)))
     flags = [part for name in names if name in row for part in flags_of(name, row)]
     return Recipe(flags, {knob: as_text(value) for knob, value in row["settings"].items()})
 

@@ -15,7 +15,7 @@ WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
 def first_line(error):
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def import_timm():

@@ -70,9 +70,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x):
-        if not self.training or self.rate == 0:
-            return x
-        return drop_path(x, self.rate)
+        return drop_path(x, self.rate) if self.training and self.rate else x
 
     def extra_repr(self):
         return f"rate={self.rate:.3g}"

@@ -148,7 +148,7 @@ def test_with_minutes_a_mistyped_network_is_refused_before_the_others_train(tmp_
         ("ablations.sh", {"ARCHS": "eca_resnet"}, "ablations.sh: ARCHS is read by compare.sh: give METHODS"),
         ("compare.sh", {"RUNS": "eca"}, "train.py: unknown backbone 'eca'"),
         ("compare.sh", {"RUNS": "resnet", "ARCHS": "eca_resnet"}, "compare.sh: ARCHS is not read with RUNS"),
-        ("compare.sh", {"PRESET": "nosuch", "ARCHS": "eca_resnet"}, "PRESET: no list 'nosuch'"),
+        ("compare.sh", {"PRESET": "nosuch", "ARCHS": "eca_resnet"}, "compare.sh: PRESET has no list 'nosuch'"),
         (
             "compare.sh",
             {"RUNS": "resnet eca_resnet:kernel_size=5"},
