@@ -100,15 +100,16 @@ class Board:
         now, taken = time.monotonic(), Taken(run, [])
         for other in self.seeds if self.together else [seed]:
             entry = run, other
-            held_at, _ = self.held_at.get(entry, (float("-inf"), True))
+            held_at, was_alive = self.held_at.get(entry, (float("-inf"), None))
             if entry not in self.left or entry in self.passed or (now - held_at < LOOK_AGAIN_S and not look_at_held):
                 continue
             if self.settle(entry) or self.has_failed(*entry):
+                self.held_at.pop(entry, None)
                 continue
             try:
                 lock = locks.Lock(self.claim_file(*entry), self.seen)
             except locks.HeldError as held:
-                self.held_at[entry] = now, held.is_alive
+                self.held_at[entry] = now, held.is_alive or was_alive  # between two heartbeats is_alive is None
                 continue
             self.held_at.pop(entry, None)
             if self.settle(entry):  # just before we locked it

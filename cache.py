@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import numpy as np
 import torch
@@ -184,23 +185,32 @@ def remove_leftovers(folder):
 
 
 def measure(splits):
-    """What is known of splits {name: Split}: mean and std of train, and content_fingerprint.
+    """What is known of splits {name: Split}: mean and std of train, content_fingerprint and copies.
 
-    The fingerprint covers all labels, and the pixels of SAMPLE images of each split, in the order of the splits.
+    The fingerprint covers all labels, and the pixels of SAMPLE images of each split, in the order of the splits. copies: how
+    many of these images of each other split have the pixels of one of train's.
     """
     content, measured = hashlib.blake2b(digest_size=8), {"mean": None, "std": None}
+    digests = {name: [] for name in splits}
+
+    def see(name, images):
+        content.update(images)
+        digests[name] += [hashlib.blake2b(image, digest_size=8).digest() for image in images]
+
     for name, split in splits.items():
         content.update(f"{name} {len(split)} {split.image_size}".encode())
         content.update(split.targets.numpy().astype("<i8").tobytes())
-        of_split = statistics(split, content)
+        of_split = statistics(split, partial(see, name))
         measured = of_split if name == "train" else measured
-    return measured | {"content_fingerprint": content.hexdigest()}
+    in_train = set(digests.pop("train", ()))
+    copies = {name: sum(digest in in_train for digest in seen) for name, seen in digests.items()}
+    return measured | {"content_fingerprint": content.hexdigest(), "copies": copies}
 
 
-def statistics(split, content=None):
+def statistics(split, see=lambda images: None):
     """Mean and std of each channel, on the scale 0 to 255, over SAMPLE images that are evenly spread over the split.
 
-    content: a hash that is fed their pixels, too. The sums are exact, because they are of integers. The rest is Python's
+    see: is shown their pixels, too, uint8 (b, H, W, 3). The sums are exact, because they are of integers. The rest is Python's
     arithmetic, because torch rounds square roots differently on some processors. So results and fingerprints agree to the last
     bit, in memory or streamed, on every processor.
     """
@@ -209,8 +219,7 @@ def statistics(split, content=None):
     sums, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     for images, i in split.read(rows.split(max(1, min(256, MEASURED_PIXELS // split.image_size**2)))):
         images = images[i]
-        if content:
-            content.update(images.permute(0, 2, 3, 1).contiguous().numpy())
+        see(images.permute(0, 2, 3, 1).contiguous().numpy())
         pixels = images.transpose(0, 1).reshape(3, -1).double()
         sums += pixels.sum(1)
         squares += pixels.square().sum(1)

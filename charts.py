@@ -58,7 +58,7 @@ def draw_differences(figure, results):
         else:
             look = {"color": colour, "marker": marker, "markersize": 8, "linewidth": 2, "capsize": 4}
             ax.errorbar(result.mean, y, xerr=np.nan_to_num(result.half), **look)
-        text = f"{numbers}   {result.word}"
+        text = f"{numbers}   {result.word}".replace("-", "\N{MINUS SIGN}")  # as wide as a plus
         ax.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize="medium")
     ax.axvline(0, color="black", linewidth=1)
     steady = [result for result in shown if not result.unstable] or shown
@@ -143,7 +143,7 @@ def plain_ticks(axis, values):
     """Plain numbers as ticks of a logarithmic axis, evenly spaced if the values are close to one another."""
     narrow = max(values) < 8 * min(values)
     axis.set_major_locator(MaxNLocator(6) if narrow else LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
     axis.set_minor_locator(NullLocator())
 
 
@@ -152,7 +152,7 @@ def draw_cost(figure, results, cost):
     unit, scale = {"parameters": ("parameters, thousands", 1e-3), "MACs": ("MACs per image, millions", 1e-6),
                    "training time": ("training time per image, ms", 1e3)}[cost]  # fmt: skip
     ax = figure.subplots()
-    points, texts, line = [], [], []
+    points, texts, line, has_widths = [], [], [], False
     ax.set_xscale("log")
     for backbone, curve in results.curves.items():
         seeds = baseline_in(curve).seeds
@@ -160,6 +160,7 @@ def draw_cost(figure, results, cost):
         curve = not_undercut([net for net in drawn if net.can_compare(cost)], cost)
         if not curve:
             continue
+        has_widths |= len(curve) > 1
         x = np.array([net.costs[cost] * scale for net in curve])
         estimates = [results.noise_of(seeds).estimate((net, 1)) for net in curve]
         y, half = np.transpose([(each.mean, each.half) for each in estimates])
@@ -182,7 +183,6 @@ def draw_cost(figure, results, cost):
     ax.set_xlabel(f"{unit} (logarithmic)")
     has_bars = any(results.top1(result.net).half > 0 for result in results.stable)
     ax.set_ylabel("top-1, %" + " (bars: 95% interval)" * has_bars)
-    has_widths = any(net.settings and net.can_compare(cost) for curve in results.curves.values() for net in curve)
     whose = next(iter(results.curves)) if len(results.curves) == 1 else "a backbone"
     add_legend(ax, results, whose + " at several widths, 95% band" * has_widths)
     place_labels(ax, points, texts, line)

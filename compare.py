@@ -148,7 +148,7 @@ class Comparison:
             own_gpus = self.facts.get("gpus", 0) // s.nproc  # jobs that share a device are no faster together
             total = sum(left) / min(s.jobs, max(1, own_gpus))
             print(
-                f"{len(left)} run{'s' * (len(left) != 1)} left, about {total:.1f} hours of training at the measured speeds",
+                f"{len(left)} run{'s' * (len(left) != 1)} left, about {max(total, 0.1):.1f} hours of training at the measured speeds",
                 flush=True,
             )
 
@@ -296,6 +296,7 @@ class Comparison:
                 unfinished, finished = self.board.overview()
                 if unfinished or (finished and not self.board.is_reported()):
                     slurm.requeue_if_out_of_time(self.progressed())
+            print("stopped: the same command goes on", flush=True)
             raise SystemExit(128 + self.children.stopped_by)
 
     def finish(self):

@@ -23,7 +23,7 @@ from sources import find, open_tables
 from splits import Split, hold_out, hold_out_fold
 
 CACHE_DIR = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "resnet-grafts"
-CACHE_FORMAT = 5  # raise it with every change to what is decoded, resized, drawn or measured
+CACHE_FORMAT = 6  # raise it with every change to what is decoded, resized, drawn or measured
 
 
 @dataclass
@@ -79,7 +79,12 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, kn
     splits, meta = read_or_decode(name, found, image_size, folder, math.inf if name == "shapes100" else room)
     if name == "cifar100":  # as in the archive; the hub's table says "cra"
         meta["classes"] = ["crab" if label == "cra" else label for label in meta["classes"]]
-    return ImageSet(**{"train": None} | splits | meta, notes=found.notes if found else ())
+    notes, copies = list(found.notes if found else ()), meta.pop("copies")
+    if name == "folder":
+        notes += [
+            f"{data_dir}: {n:,} of the {split} images are copies of training images" for split, n in copies.items() if n
+        ]
+    return ImageSet(**{"train": None} | splits | meta, notes=tuple(notes))
 
 
 def read_or_decode(name, found, image_size, folder, room):

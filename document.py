@@ -3,6 +3,7 @@
 import base64
 import csv
 import re
+import shlex
 from html import escape
 
 from markdown import markdown as to_html
@@ -179,7 +180,7 @@ def interactions_text(results):
 def networks_text(results):
     note = (
         "Top-1, top-5 and ECE (expected calibration error) are percentages on the test set, averaged over seeds; top-1 has its 95% "
-        "interval. The training loss is the last epoch's mean. MACs are per image. Memory is the peak of the process, which holds "
+        "interval where there is one. The training loss is the last epoch's mean. MACs are per image. Memory is the peak of the process, which holds "
         "all runs that train side by side."
     )
     measured = speed_text(results), latency_text(results.cost_pass), machines_text(results)
@@ -295,7 +296,7 @@ def repeat_text(results, folders):
     """Where every number comes from, and how to reproduce it."""
     best = results.methods[0].net if results.methods else results.nets[0]
     run = f"python train.py --arch {best.arch}{flags_of(best)} --seed {best.seeds[0]}"
-    folder, all_of_them = folders[-1], " ".join(folders)
+    folder, all_of_them = folders[-1], shlex.join(folders)
     files = "; add `--data-dir`"
     needs = {"folder": files, "shapes100": ""}.get(results.row["dataset"], f"{files} where the hub cannot be reached")
     speeds = " and, for speeds, from its `cost.json`" if results.cost_pass else ""

@@ -39,7 +39,7 @@ CARD = """\
 # {arch} on {dataset}
 
 {params:,} parameters, {macs:,} multiply-accumulates for an image of {image_size}x{image_size} pixels; {classes} classes.
-Trained on {n_train:,} images, scored on {n_test:,} test images that took no part in training:
+Trained on {n_train:,} images, scored on the {n_test:,} images of the test set:
 
 | top-1, % | top-5, % | loss | expected calibration error, % |
 | --: | --: | --: | --: |

@@ -71,7 +71,9 @@ def read_pair(path, results):
                 f"{path} is of {Net(str(arch), knobs).name} with seed {seed}, and that run is not here: write it again with pair.py"
             )
         names.append(f"{net.name} (seed {seed})")
-    return Pair(tuple(names), str(arrays["dataset"]), [str(name) for name in arrays["classes"]], arrays["targets"],
+    # as matplotlib draws them: names need not be UTF-8, and two $ would begin a formula
+    classes = [str(c).encode(errors="backslashreplace").decode().replace("$", r"\$") for c in arrays["classes"]]
+    return Pair(tuple(names), str(arrays["dataset"]), classes, arrays["targets"],
                 arrays["probabilities"].astype(np.float32), arrays["shown"], arrays["images"])  # fmt: skip
 
 

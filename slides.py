@@ -250,7 +250,7 @@ def ablation_notes(results):
 def limit_lines(results):
     lines = [f"One dataset, {epochs_of(results.row)}"]
     if sizes := detectables(results.judged):
-        lines.append(f"Smallest detectable difference: {ends_of(sizes)} points")
+        lines.append(f"Differences below {ends_of(sizes)} points may go unnoticed")
     lines += [] if results.own_recipes else ["One recipe for all, not each method's own"]
     return [*lines, "Next: longer training, more seeds, a second dataset"]
 

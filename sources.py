@@ -92,7 +92,8 @@ def hint(root, name):
     inner = [f for f in folders if os.path.isdir(f"{root}/{f}/train") or parquet_files(f"{root}/{f}", "train")]
     misspelt = [f for f in folders if f not in splits and f.lower().removesuffix("ing") in splits]
     if splits <= {*folders}:
-        said = "" if name == "folder" else "an image folder: give --dataset folder"
+        each = "each needs a folder of images for every class; remove an empty val/"
+        said = each if name == "folder" else "an image folder: give --dataset folder"
     elif "train" in folders and (val := validation_in(root)):
         said = f"rename {val}/ to test/, and a part of train/ is held out for validation"
     elif misspelt:

@@ -46,6 +46,7 @@ class Run:
         self.config = runfolder.run_config(args, amp, images)
         self.lock = self.log = self.stream = self.step = self.state = None
         self.n_together = 1  # runs that train side by side
+        self.commit = runfolder.commit()  # of the code that was imported: the files may change while it trains
         self.prefix = f"seed {args.seed}: " if len(args.seeds) > 1 else ""
         self.look()
 
@@ -358,7 +359,7 @@ class Run:
             kind = "val" if self.val else "test"
             left = timedelta(seconds=round(state.train_s / state.step * (self.last_step - state.step)))
             self.bar.clear()
-            self.say(f"epoch {epoch + 1:3d}/{args.epochs}  train loss {loss:.4f}  {kind} {in_words(scores)}  "
+            self.say(f"epoch {epoch + 1:{len(str(args.epochs))}}/{args.epochs}  train loss {loss:.4f}  {kind} {in_words(scores)}  "
                      f"{imgs_per_s:,.0f} img/s  {state.train_s:,.0f} s, {left} left")  # fmt: skip
             names = ("top1", "top5", "loss", "eval_imgs_per_s")
             points = {f"{kind}/{name}": state.curve[-1][name] for name in names}
@@ -385,7 +386,7 @@ class Run:
             "classes": len(self.images.classes), "n_train": len(self.batches.split), "n_val": len(val) if val else 0,
             "n_test": len(self.images.test), "world_size": team.world_size, "device": machine.device_name(team.device),
             "graph": bool(self.step.graph), "side_by_side": self.n_together,
-            "torch": str(torch.__version__), "commit": runfolder.commit(), "started": self.started, "params": self.params,
+            "torch": str(torch.__version__), "commit": self.commit, "started": self.started, "params": self.params,
             "macs": self.macs, "train_imgs_per_s": self.last_step * args.batch_size / state.train_s,
             "eval_imgs_per_s": scores["imgs_per_s"], "train_s": state.train_s,
             "peak_memory_mb": machine.peak_memory_mb(team.device),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -253,9 +254,8 @@ def test_minutes_stop_and_the_same_command_goes_on(compare, tmp_path):
         said = ended(running)
     assert "MINUTES=0.05 is over: 3 of 4 runs are left; the same command continues" in said
     with compare("--save-every-s", "100", **settings) as running:
-        assert "MINUTES=0.05 is too short: a run is started only if 100 s are left" in ended(
-            running
-        )  # to save at least once
+        said = ended(running)  # a run is to save at least once; a busy machine takes some seconds more to prepare
+        assert re.search(r"MINUTES=0.05 is too short: a run is started only if 1[0-4]\d s are left", said)
     with compare(STEPS="40") as running:
         ended(running)
     assert len(list((tmp_path / "out").glob("*/events.*"))) == 4
@@ -318,6 +318,34 @@ def test_failure_counts_in_its_own_array_of_tasks_alone(tmp_path, monkeypatch):
     assert board.has_failed("resnet", "0")
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "8")
     assert not board.has_failed("resnet", "0")
+
+
+def held_elsewhere(board, run):
+    """A claim of a process on another machine, which beats only when the test does."""
+    lock = locks.Lock(board.claim_file(run, "0"))
+    lock.stopped.set()
+    lock.path.write_text(json.dumps(json.loads(lock.path.read_text()) | {"host": "elsewhere"}))
+    return lock.path
+
+
+def test_runs_that_others_train_are_not_waited_for_though_no_two_beat_at_once(tmp_path):
+    board = Board(tmp_path, ["resnet", "eca_resnet"], ["0"])
+    claims = [held_elsewhere(board, run) for run in ("resnet", "eca_resnet")]
+    assert board.take() == []  # are they alive?
+    os.utime(claims[0])
+    assert board.take() == []
+    os.utime(claims[1])
+    assert board.take() is None
+
+
+def test_a_run_that_failed_in_another_task_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    board = Board(tmp_path, ["resnet"], ["0"])
+    claim = held_elsewhere(board, "resnet")
+    assert board.take() == []
+    board.note_failure("resnet", ["0"])
+    claim.unlink()
+    assert board.take() is None
 
 
 def test_tuning_and_its_winners(compare, tmp_path):
@@ -438,9 +466,7 @@ def test_a_failure_on_a_machine_without_gpus_does_not_break_it(tmp_path, monkeyp
 def test_run_of_a_machine_that_died_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "WATCH_S", 0.2)
     board = Board(tmp_path, ["resnet"], ["0"])
-    lock = locks.Lock(board.claim_file("resnet", "0"))
-    lock.stopped.set()
-    lock.path.write_text(json.dumps(json.loads(lock.path.read_text()) | {"host": "elsewhere"}))
+    held_elsewhere(board, "resnet")
     assert board.take() == []
     time.sleep(0.3)
     taken = board.take()

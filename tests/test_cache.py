@@ -300,4 +300,4 @@ def test_meta_of_the_cache_is_plain_json(tmp_path):
     write_images(tmp_path / "set" / "test" / "a", ["0.png"])
     data.load("folder", tmp_path / "set", cache_dir=tmp_path / "cache")
     (meta,) = (tmp_path / "cache").glob("*/meta.json")
-    assert set(json.loads(meta.read_text())) == {"classes", "splits", "mean", "std", "content_fingerprint"}
+    assert set(json.loads(meta.read_text())) == {"classes", "splits", "mean", "std", "content_fingerprint", "copies"}

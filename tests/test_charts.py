@@ -79,8 +79,12 @@ def test_costs_are_drawn_with_their_top1(campaign):
 
 
 def test_a_lone_width_has_a_bar_as_methods_have():
-    results = analyse(rows_of("resnet", 60) + rows_of("eca_resnet", 63))
+    lost = rows_of("resnet", 1, settings={"resnet.width": 8})  # no part of the curve
+    results = analyse(rows_of("resnet", 60, params=11_178_564) + rows_of("eca_resnet", 63, params=11_178_600) + lost)
     ax = drawn(draw_cost, results, "parameters")
+    assert ax.get_legend().get_texts()[0].get_text() == "resnet"
+    ticks = [label.get_text() for label in ax.get_xticklabels()]
+    assert len(ticks) == len({*ticks})
     assert len(ax.containers) == 2
     assert all(np.ptp(bars.get_segments()[0][:, 1]) > 0 for _, _, (bars,) in ax.containers)
 
@@ -164,7 +168,7 @@ def test_charts_leave_room_to_the_stable_methods(campaign):
     low, high = ax.get_xlim()
     assert -7 < low < -5 and 3 < high < 5  # from gMLP's -5 to ECA's +3 and their intervals
     assert any(np.array_equal(line.get_xdata(), unstable.differences) for line in ax.lines)
-    assert "-2.3, -49.8, -0.1, +0.2   unstable" in {text.get_text() for text in ax.texts}
+    assert "-2.3, -49.8, -0.1, +0.2   unstable".replace("-", "\N{MINUS SIGN}") in {text.get_text() for text in ax.texts}
 
     figure.clear()
     draw_differences(figure, analyse([c for c in rows if c["arch"] in ("resnet", "segnext_resnet")]))

@@ -4,6 +4,7 @@ from tests.reports import report  # skips this file where report.py's packages a
 
 # isort: split
 import json
+import os
 import shutil
 from unittest.mock import Mock
 
@@ -41,7 +42,7 @@ def runs(tmp_path):
 
 
 def test_the_report_shows_what_the_two_do(runs, tmp_path):
-    content = arrays()
+    content = arrays(classes=np.array(["$100_$200", os.fsdecode(b"caf\xe9"), *"cdefghij"]))  # of which any may be drawn
     np.savez(runs / "pair.npz", **content)
     report.main([str(runs), "--out", str(tmp_path / "out")])
     section = (tmp_path / "out" / "report.md").read_text().split("### Two networks on the test images\n\n")[1]

@@ -71,7 +71,7 @@ def test_what_the_talk_says(made):
     ]  # fmt: skip
     assert slides["Limits and future work"][0].split("\n") == [
         "One dataset, 10 epochs",
-        "Smallest detectable difference: 0.3 to 0.7 points",
+        "Differences below 0.3 to 0.7 points may go unnoticed",
         "One recipe for all, not each method's own",
         "Next: longer training, more seeds, a second dataset",
     ]

@@ -1,5 +1,6 @@
 """sources.py: what is found in folders, tables and on the hub, and what a set is recognized by."""
 
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -305,6 +306,15 @@ def test_class_without_an_image_is_named_with_its_split(tmp_path, split):
     unread = rf"\(left out of {split}/bee: 1 file without an image's suffix\)"
     with pytest.raises(ValueError, match=f"add some, or remove its folder {unread}$"):
         loaded(root)
+
+
+@pytest.mark.parametrize("room", [1e9, 0])
+def test_copies_of_training_images_are_counted(tmp_path, room):
+    root = small_folder(tmp_path / "set")
+    assert loaded(root, room).notes == ()
+    copied = sorted((root / "train" / "bee").iterdir())[0]
+    shutil.copy(copied, root / "test" / "ant" / f"again{copied.suffix}")
+    assert loaded(root, room).notes == (f"{root}: 1 of the test images are copies of training images",)
 
 
 @pytest.mark.parametrize("room", [1e9, 0])

@@ -187,6 +187,18 @@ def test_only_changed_code_is_dirty(tmp_path, monkeypatch):
     assert re.fullmatch("[0-9a-f]{40}-dirty", runfolder.commit())
 
 
+def test_a_row_names_the_code_that_trained_it(command, tmp_path, monkeypatch):
+    def train_epoch(*args):
+        monkeypatch.setattr(runfolder, "commit", lambda: "edited since")
+        return trains(*args)
+
+    trains = engine.train_epoch
+    monkeypatch.setattr(runfolder, "commit", lambda: "as it was imported")
+    monkeypatch.setattr(engine, "train_epoch", train_epoch)
+    run(*command("--max-steps", "1"))
+    assert result_of(tmp_path / "runs" / "run")["commit"] == "as it was imported"
+
+
 def test_a_run_of_another_default_is_told_how_to_go_on(tmp_path):
     config = {"schedule": "cosine", "max_steps": 0, "epochs": 10}
     (tmp_path / "result.json").write_text(json.dumps(config | {"lr": 0.2}))
