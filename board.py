@@ -1,8 +1,7 @@
 """What is left to do in a comparison, as all of its processes see it: its only state is the files in OUT.
 
 A run is finished when its result.json is there. Whoever trains it holds a lock in OUT/claims; locks.py
-tells whether the holder is gone. Each process remembers finished runs, so to take the next one it looks only at those that
-others hold.
+tells whether the holder is gone. Each process remembers finished runs, so to take the next one it looks only at the rest.
 """
 
 import json

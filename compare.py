@@ -1,8 +1,8 @@
 """Trains the runs that compare.sh and ablations.sh name, with every seed, then writes the report. Start those, not this file.
 
-Settings come from the environment (settings.py), flags go on to train.py. All state is in OUT, so that any number of these
+Settings come from the environment (settings.py), flags are passed to train.py. All state is in OUT, so that any number of these
 processes, on any machines, may work on one comparison: each takes the next run that is not finished and that nobody
-holds (board.py). Exit codes: 0 if nothing is left to take or MINUTES are over, 1 if a run failed or this machine is broken,
+holds (board.py). Exit codes: 0 if nothing is left to take or MINUTES have passed, 1 if a run failed or this machine is broken,
 2 for a user's mistake, and 128 plus the signal's number.
 """
 

@@ -2,7 +2,7 @@
 # Trains a list of networks over seeds with one recipe, then writes the report. PRESET names the list:
 #
 #   methods    the ResNet at five widths, twelve methods and four combinations (the default)
-#   depth      plain networks against residual ones of the same layers: does depth hurt without shortcuts?
+#   depth      plain networks against residual ones of the same depth: does depth hurt without shortcuts?
 #   classics   a linear classifier, LeNet, AlexNet, VGG, GoogLeNet and ResNets
 #   vit        a vision transformer with published weights and without, a smaller one (depth 6, width 96), and the ResNet
 #   transfer   published weights against random ones; fine-tuned, and with a frozen backbone
@@ -14,23 +14,29 @@
 #   bash compare.sh                                          # CIFAR-100 from the hub, 100 epochs: hours on one GPU
 #   EPOCHS=5 DATASET=shapes100 SEEDS="0 1" bash compare.sh   # about two hours on two CPU cores
 #   JOBS=8 bash compare.sh                                   # a network on each of 8 GPUs, side by side
-#   NPROC=8 bash compare.sh --amp bf16                       # each run on 8 GPUs; flags go on to train.py
+#   NPROC=8 bash compare.sh --amp bf16                       # each run on 8 GPUs; flags are passed to train.py
 #   MINUTES=55 bash compare.sh                               # stops and saves in time; the same command resumes
 #   PRESET=cost SIZES=32 bash compare.sh --batch-size 16     # minutes on two CPU cores
 #   sbatch --array=0-20 --gpus=1 --requeue --signal=B:TERM@90 --open-mode=append compare.sh  # on a Slurm cluster
 #
 # Finished runs are skipped and unfinished ones resumed: run the same command again after an interruption. Ctrl-C and SIGTERM
-# stop the current runs after the step in progress. OUT is the folder of the runs (default runs/compare, for other presets
-# runs/ and the preset's name). It is refused if it holds one of these runs with another recipe, or any run of another budget.
-# Several of these commands may share one OUT, on any machines that see it: each takes the next run that nobody holds. A
-# failed run is reported at the end (exit code 1) and does not stop the others. PLAN=1 only lists what would be trained. ARCHS
-# replaces the methods' list: its backbones are the baselines, and are also trained at WIDTHS (default "24 32 12 8" for
-# resnet, none for others), but PRESET=tuning trains only what ARCHS names: name the baselines there, too. BEST (default 2) is
-# how many recipes of each architecture PRESET=tuning trains with all SEEDS. RUNS replaces any list: it names architectures,
-# each with its knobs and flags after colons, such as RUNS="resnet eca_resnet:eca.kernel_size=5
-# vit:--pretrained:--freeze=backbone"; one recipe for each architecture, except with PRESET=recipe or tuning. RECIPE replaces
-# the preset's flags for all runs; the flags found by TUNED override it, a run's own override those, and yours override all.
-# NAME= sets NAME to nothing; leave it out for the default. compare.py does the work.
+# stop the current runs after the step in progress. A failed run is reported at the end (exit code 1) and does not stop the
+# others. Several of these commands may share one OUT, on any machines that see it: each takes the next run that nobody holds.
+#
+# Settings are environment variables. Leave one out for its default; NAME= sets it to nothing. compare.py does the work.
+#
+#   PLAN=1     only lists what would be trained
+#   OUT        the folder of the runs (default runs/compare, for other presets runs/ and the preset's name); refused if it
+#              holds one of these runs with another recipe, or any run of another budget
+#   SEEDS      default "0 1 2"
+#   ARCHS      replaces the methods' list. Its backbones are the baselines, and are also trained at WIDTHS (default
+#              "24 32 12 8" for resnet, none for others). PRESET=tuning trains only what ARCHS names: name baselines, too
+#   BEST       how many recipes of each architecture PRESET=tuning trains with all SEEDS (default 2)
+#   RUNS       replaces any list: architectures, each with its knobs and flags after colons, such as RUNS="resnet
+#              eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone"; one recipe for each architecture,
+#              except with PRESET=recipe or tuning
+#   RECIPE     replaces the preset's flags for all runs. The flags found by TUNED override it, a run's own override those,
+#              and yours override all
 [ -n "${BASH_VERSION-}" ] || { echo "$0: start it with bash" >&2 && exit 2; }
 set -euo pipefail
 

@@ -100,7 +100,7 @@ def bullets(compared, name_of):
 def words_text(results):
     """The methods that got each word."""
     lines = [f"- **{word}**: {names}" for word, names in verdict_lists(results)]
-    return "\n".join([*lines, "\nThe words are defined under *How differences are judged*."]) if lines else ""
+    return "\n".join([*lines, "\nThese verdicts are defined under *How differences are judged*."]) if lines else ""
 
 
 def recipes_text(results):

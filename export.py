@@ -1,6 +1,6 @@
 """A trained network as one file for other programs: ONNX for their runtimes, or .pt2 for PyTorch's own.
 
-The file takes uint8 images (B, 3, H, W) of any batch B, normalizes them by itself and gives logits (B, classes). Its
+The file takes uint8 images (B, 3, H, W) of any batch B, normalizes them itself and gives logits (B, classes). Its
 metadata are text: arch, image_size, and classes and scores as JSON. In a .pt2 they are the extra file metadata.json.
 """
 

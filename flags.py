@@ -238,7 +238,7 @@ def add_recipe(add):
     add("--max-steps", 0, "end the run, and its schedule, after this many optimizer steps; 0 for no limit")
     add("--batch-size", 128, "images per optimizer step, over all processes")
     add("--accumulate", 1, "cut a batch that does not fit into memory into this many parts and sum their gradients")
-    add("--optimizer", "sgd", "of torch; adafactor is transformers'", choices=OPTIMIZERS)
+    add("--optimizer", "sgd", "from torch, adafactor from transformers", choices=OPTIMIZERS)
     default = f"(default {OPTIMIZERS['sgd'][0]:g} for sgd; the others have their own)"
     add("--lr", None, f"peak learning rate {default}", type=float)
     add("--momentum", MOMENTUM, "of SGD (Nesterov), or beta1 of the Adam family")
@@ -276,7 +276,9 @@ def add_run(add):
     upload = "upload model/ at the end, tagged with the run's name; if that fails, the same command tries again"
     add("--push-to-hub", None, upload, metavar="USER/NAME")
     add("--log-every", 20, "steps between two points of the training curve")
-    every = "save at the next point of the training curve or end of an epoch, this many seconds after the last save"
+    every = (
+        "once the last save is this many seconds old, save at the next point of the training curve or end of an epoch"
+    )
     add("--save-every-s", 60.0, f"{every}; 0: at the end of every epoch")
     add("--save-every", 0, "steps between two checkpoints within an epoch, besides those of --save-every-s; 0 for none")
     add("--max-minutes", 0.0, "stop and save after this many minutes, as on SIGTERM, with exit code 75; 0 for no limit")

@@ -1,4 +1,4 @@
-"""Scores the test set with two trained networks and writes pair.npz, from which report.py draws them.
+"""Scores the test set with two trained networks and writes pair.npz, which report.py draws.
 
     python pair.py runs/compare                                                    # the best method and its baseline
     python pair.py runs/compare/eca_resnet-seed0 runs/compare/resnet-seed0         # two runs

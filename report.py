@@ -11,8 +11,8 @@ side, see compare.sh. Every number printed comes from these files. An architectu
 
     baseline         a plain backbone: resnet, resnet56
     widening curve   a backbone at several widths (only resnet.width is set), including the baseline
-    method           anything grafted onto a backbone: eca_resnet, eca_ghostnet_resnet. With knobs of its own, if it was trained
-                     in this form only
+    method           anything grafted onto a backbone: eca_resnet, eca_ghostnet_resnet; also with
+                     knobs of its own set, if it was trained in no other form
     ablation         an architecture with any other knobs set, or started from other weights; it is compared with the same
                      architecture with its defaults, trained from scratch
 

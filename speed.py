@@ -267,7 +267,9 @@ def main():
     )
     parser.add_argument("runs", nargs="*", help="architectures, with settings after colons; before all flags")
     file = parser.add_mutually_exclusive_group(required=True)
-    file.add_argument("--out", type=path_of, help="measure the runs' speeds into this file, unless it has them all")
+    file.add_argument(
+        "--out", type=path_of, help="measure the runs' speeds and write them here, unless the file has them all"
+    )
     file.add_argument(
         "--costs", type=path_of, help="measure each run by itself at each of --image-sizes, and write here"
     )

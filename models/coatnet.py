@@ -157,7 +157,7 @@ class TransformerBlock(nn.Module):
 class CoAtNet(BlockFamily):
     """MBConv blocks in the first stages, transformer blocks in the later ones; a stage's first block downsamples.
 
-    layout: one letter for each stage, C for convolution before T for transformer; a net of three stages reads three.
+    layout: one letter for each stage, C for convolution before T for transformer; a net of three reads the first three.
     head_dim: channels of an attention head. relative_bias: whether attention knows where pixels are. expansion: of the
     MBConv and of the transformer's MLP. se_ratio: hidden width of squeeze-and-excitation in widths of the block, 0 for
     none. norm: of the MBConv. stride_place: what strides in a strided MBConv, the depthwise convolution or the first 1x1.

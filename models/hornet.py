@@ -125,7 +125,7 @@ class HorNetBlock(nn.Module):
 class HorNet(PreNormFamily):
     """gnConv with an order per stage; stem and downsampling as in ConvNeXt.
 
-    orders: of stage 1, 2, ...; a net of three stages reads three. kernel_size: of the depthwise convolution, odd. scale:
+    orders: of stage 1, 2, ...; the fourth is read only by nets of four. kernel_size: of the depthwise convolution, odd. scale:
     factor on the depthwise gates; the filters end in a norm and need none. gate: "dw" is the depthwise convolution, "gf"
     the GlobalLocalFilter from stage 3 on, as in the paper; it fixes the image size. layer_scale: its initial value, 0 for
     none. init: "default" is PyTorch's, "trunc" the authors' truncated normal of 0.02. downsample: between stages, "native"

@@ -31,7 +31,7 @@ class LSK(nn.Module):
     kernel_sizes, dilations: of the chain of depthwise convolutions. selection: "spatial" is the paper's mask for each
     kernel and pixel, from a 7x7 convolution of the parts pooled over channels; "channel", for each kernel and channel, from
     a 1x1 convolution of the parts pooled over pixels (the paper compares with such a mask but gives no equation: this one
-    is ours); "none" adds the parts. pooling: by "mean", "max" or "both", a map each. gate: independent sigmoids, or a
+    is ours); "none" adds the parts. pooling: of the parts; "both" gives a map each. gate: independent sigmoids, or a
     softmax over kernels. method: its name in error messages. Raises ValueError for an even size, a dilation below 1, lists
     of unlike length, an odd C, a softmax of a single kernel and knobs that selection=none would not read.
 

@@ -2,7 +2,7 @@
 # Uses a GPU that is at hand for a few minutes: the GPU tests, the bench, then as much of the comparison on CIFAR-100 as fits.
 #
 #   bash results/gpu.sh                                             # ten minutes
-#   MINUTES=55 bash results/gpu.sh --data-dir ~/data/cifar100      # flags go on to train.py
+#   MINUTES=55 bash results/gpu.sh --data-dir ~/data/cifar100      # flags are passed to train.py
 #
 # Nothing is lost at the end of the time: runs are stopped and saved, and the same command resumes them. Tests and bench
 # are left out once they have passed on this kind of card (results/gpu/<card>.txt). The rows in OUT are to be committed.
