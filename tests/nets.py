@@ -1,6 +1,7 @@
 """Every architecture, small enough to be traced and exported in a test, and the knobs that change what it computes."""
 
 from models import METHODS
+from models.prenorm import ReplacingFamily
 
 SLIM = {"resnet.depth": 8, "resnet.width": 16}
 DEEPER = SLIM | {"resnet.depth": 14}  # in which a stage has a block that keeps the shape
@@ -13,7 +14,7 @@ COMBINED = [
 ]
 SMALL = [
     ("resnet", SLIM),
-    *((f"{method}_resnet", DEEPER if method in ("gmlp", "mixer") else SLIM) for method in METHODS),
+    *((f"{name}_resnet", DEEPER if issubclass(row.make, ReplacingFamily) else SLIM) for name, row in METHODS.items()),
     *COMBINED,
     ("eca_resnet50", {"resnet.width": 8}),
     ("plain20", {"resnet.width": 8}),

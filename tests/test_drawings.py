@@ -5,8 +5,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from drawings import SIZE, Arrow, Box, drawing, svg, write_drawings
+from drawings import SIZE, THIRD_STAGE_ONLY, Arrow, Box, drawing, svg, write_drawings
 from models import METHODS
+from models.prenorm import ReplacingFamily
 from notes import MODULES, modules_of
 from tests.report_rows import rows_of
 from verdicts import analyse
@@ -28,6 +29,7 @@ def test_a_drawing_is_whole_and_stays_in_its_frame(method):
     corners += [point for shape in shapes if isinstance(shape, Arrow) for point in shape.points]
     assert all(0 <= x <= SIZE[0] and 0 <= y <= SIZE[1] for x, y in corners)
     assert any(box.look == "module" for box in boxes) == bool(method)
+    assert all(len(box.text) <= 12 for box in boxes if box.look == "module")  # else give a short name in drawing()
     solid = [box for box in boxes if box.look in ("plain", "module")]
     for i, a in enumerate(solid):
         for b in solid[:i]:
@@ -35,6 +37,10 @@ def test_a_drawing_is_whole_and_stays_in_its_frame(method):
     root = ElementTree.fromstring(svg(shapes, "A <title>"))
     assert root[0].text == "A <title>"
     assert len(root.findall("{*}rect")) == 1 + len(boxes)
+
+
+def test_methods_that_replace_blocks_of_the_third_stage_are_drawn_there():
+    assert {*THIRD_STAGE_ONLY} == {name for name, row in METHODS.items() if issubclass(row.make, ReplacingFamily)}
 
 
 def test_drawings_show_where_a_module_stands():
