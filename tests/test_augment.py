@@ -134,14 +134,15 @@ def test_batches_are_channels_last_and_normalized():
     assert torch.allclose(imgs[kept], expected[kept])
 
 
-def test_cutout_blanks_one_square():
-    made = batches(random_split(), Augment(0, False, cutout=4))
+@pytest.mark.parametrize("side", [4, 5])
+def test_cutout_blanks_one_square(side):
+    made = batches(random_split(), Augment(0, False, cutout=side))
     draws = made.draw(0)
     imgs, _ = next(made.epoch(0))
     for i, img in enumerate(imgs):
         y, x = draws["hole_y"][i].item(), draws["hole_x"][i].item()
         hole = torch.zeros(8, 8, dtype=torch.bool)
-        hole[max(0, y - 2) : y + 2, max(0, x - 2) : x + 2] = True
+        hole[max(0, y - 2) : y - 2 + side, max(0, x - 2) : x - 2 + side] = True
         assert (img[:, hole] == 0).all()
         assert (img[:, ~hole] != 0).float().mean() > 0.95  # some pixels are 0 by themselves
 
@@ -273,14 +274,14 @@ def test_images_left_out_of_an_epoch_come_in_another():
 @pytest.mark.parametrize("n", [1, 3, 10, 17])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_evaluation_sees_each_image_once(n, world_size):
-    split = Split(torch.zeros(n, 3, 4, 4, dtype=torch.uint8), torch.arange(n), torch.arange(n))
-    seen = [
-        target.item()
-        for rank in range(world_size)
-        for _, targets in augment.eval_batches(split, 4, [0.0] * 3, [1.0] * 3, rank, world_size)
-        for target in targets
-    ]
-    assert sorted(seen) == list(range(n))
+    """Of its split alone, which has every second row of the set; normalized, and beside its own target."""
+    rows, seen = torch.arange(2 * n), []
+    split = Split(rows.byte().view(-1, 1, 1, 1).expand(-1, 3, 4, 4), rows, rows[1::2])
+    for rank in range(world_size):
+        for imgs, targets in augment.eval_batches(split, 4, [1.0] * 3, [2.0] * 3, rank, world_size):
+            assert torch.equal(imgs[:, 0, 0, 0], (targets - 1) / 2)
+            seen += targets.tolist()
+    assert sorted(seen) == rows[1::2].tolist()
 
 
 def test_batches_that_cannot_be_are_refused():

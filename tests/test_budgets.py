@@ -70,9 +70,10 @@ def test_conditions_are_of_the_same_data_and_say_in_what_else_they_differ(tmp_pa
     short, long = folder_of(tmp_path / "a", 5, eca=61), folder_of(tmp_path / "b", 50, eca=61)
     change_rows(long, lr=0.1)
     assert what_differs(read_conditions([short, long])) == "budget and lr"
-    change_rows(long, data="another")
-    with pytest.raises(SystemExit):
-        read_conditions([short, long])
+    for other in ({"data": "another"}, {"data": None, "image_size": 64}):
+        change_rows(long, **other)
+        with pytest.raises(SystemExit):
+            read_conditions([short, long])
 
 
 def change_rows(folder, **changes):

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from models.convnext import ConvNeXt
 from models.prenorm import ChannelNorm
-from models.resnet import BasicBlock, Layout, Place, StagedNet
+from models.resnet import BasicBlock, DropPath, Layout, Place, StagedNet
 from tests.checks import (
     assert_channels_last_agrees,
     assert_every_parameter_learns,
@@ -80,6 +80,11 @@ def test_starts_as_the_identity_at_the_papers_layer_scale():
     x = torch.randn(2, 16, 8, 8)
     assert (block(16, layer_scale=1e-6)(x) - x).abs().max() < 1e-5
     assert (block(16)(x) - x).abs().max() > 1e-3
+
+
+def test_the_branch_is_dropped():
+    net = ConvNeXt().block(16, Place(1, 0, 8), no_attention, 0.25)
+    assert [module.rate for module in net.modules() if isinstance(module, DropPath)] == [0.25]
 
 
 def test_channel_norm_is_per_pixel():

@@ -414,6 +414,7 @@ def test_amp_auto_asks_the_device(monkeypatch):
 def test_only_fp16_scales_its_loss():
     scales = {amp: new_state(amp=amp).scaler.get_scale() for amp in (None, torch.bfloat16, torch.float16)}
     assert scales == {None: 1.0, torch.bfloat16: 1.0, torch.float16: 2.0**16}
+    assert new_state().scaler.get_growth_interval() == 2**31 - 1  # or it would overflow in a long run
 
 
 def test_losses_of_rounded_logits_are_not_rounded():

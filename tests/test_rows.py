@@ -74,14 +74,15 @@ def test_folds_are_averaged_before_anything_is_compared(tmp_path):
 def test_mean_of_folds_by_hand():
     rows = [
         row(top1=50.0, per_class_top1=[10.0, None], peak_memory_mb=300.0, device="a GPU", val_top1=44.0, train_s=9.0,
-            curve=[{"epoch": 0, "top1": 20.0, "train_loss": 4.0}]),
+            curve=[{"epoch": 0, "top1": 20.0, "train_loss": 4.0}], ece=3.0, loss=1.0),
         row(top1=53.0, per_class_top1=[40.0, 70.0], peak_memory_mb=900.0, device="a CPU", val_top1=47.0, train_s=12.0,
-            curve=[{"epoch": 0, "top1": 26.0, "train_loss": 1.0}]),
+            curve=[{"epoch": 0, "top1": 26.0, "train_loss": 1.0}], ece=5.0, loss=1.5),
         row(top1=59.0, per_class_top1=[25.0, 80.0], peak_memory_mb=600.0, device="a GPU", val_top1=59.0, train_s=30.0,
-            curve=[{"epoch": 0, "top1": 35.0, "train_loss": 1.0}]),
+            curve=[{"epoch": 0, "top1": 35.0, "train_loss": 1.0}], ece=4.0, loss=2.0),
     ]  # fmt: skip
     mean = mean_row(rows)
     assert [mean[name] for name in ("top1", "val_top1", "train_s", "peak_memory_mb")] == [54.0, 50.0, 17.0, 900.0]
+    assert [mean[name] for name in ("top5", "ece", "loss")] == pytest.approx([74.0, 4.0, 1.5])
     assert mean["per_class_top1"] == [25.0, None]  # a fold without an image of a class leaves it without a mean
     assert mean["curve"] == [{"epoch": 0, "top1": 27.0, "train_loss": 2.0}]
     assert (mean["device"], mean["val_top1_of_folds"]) == ("a CPU and a GPU", [44.0, 47.0, 59.0])
@@ -121,6 +122,10 @@ def test_folds_that_are_no_partition_are_refused(rows, message, tmp_path, capsys
         ),
         ({"dataset": "cifar10"}, "a mixture of budgets or data: dataset is 'shapes100' in"),
         ({"arch": "resnet", "seed": 1, "lr": 0.1}, "two recipes for resnet: lr is 0.2 in"),
+        ({"data": "b"}, "a mixture of budgets or data: data is None in"),
+        ({"image_size": 64}, "a mixture of budgets or data: image_size is None in"),
+        ({"val_size": 0.2}, "a mixture of budgets or data: val_size is 0.1 in"),
+        ({"max_steps": 9}, "a mixture of budgets or data: max_steps is None in"),
         ({"n_train": 17000}, "a mixture of budgets or data: n_train is 18000 in"),
         ({"arch": "resnet", "seed": 1, "new_flag": 1}, "two recipes for resnet: new_flag is None in"),
         ({"classes": 9, "per_class_top1": [50.0] * 9}, "a mixture of budgets or data: classes is 10 in"),

@@ -354,5 +354,7 @@ def test_test_images_alone_are_numbered_as_a_network_knows_them(tmp_path, room):
     assert images.test.targets.tolist() == [2, 2, 0, 0]
     (pixels, i), *_ = images.test.read([torch.arange(4)])
     assert torch.equal(pixels[i], whole.test.images)
+    again = data.load("folder", root, None, tmp_path / "cache", room, known_classes=["ant", "bee"])  # another network
+    assert again.test.targets.tolist() == [0, 0, 1, 1]
     with pytest.raises(ValueError, match="test has classes that the network does not have: bee"):
         data.load("folder", root, None, tmp_path / "cache", room, known_classes=["ant", "cat"])

@@ -62,6 +62,12 @@ def test_rows_that_differ_in_the_batch_are_two_recipes(tmp_path):
     assert found.flags[-2:] == ["--batch-size", "64"]
 
 
+def test_knobs_tell_recipes_apart_and_are_part_of_the_winner(tmp_path):
+    best = {"seed": 0, "val_top1": 61.0, "settings": {"hornet.orders": [2, 3, 4], "hornet.scale": 1 / 3}}
+    folder = write(tmp_path, a=best, b={"seed": 0, "val_top1": 60.0})
+    assert recipes_of(folder, {"resnet"})["resnet"].knobs == {"hornet.orders": "2,3,4", "hornet.scale": repr(1 / 3)}
+
+
 def test_rows_from_before_a_flag_are_of_the_same_recipe(tmp_path):
     folder = write(
         tmp_path,

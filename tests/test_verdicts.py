@@ -469,6 +469,7 @@ def test_a_method_without_all_seeds_is_named_and_left_out(campaign, tmp_path):
     assert not mixer.judged and mixer.lacks == [2, 3] and len(results.judged) == 4
     without = analyse([content for content in campaign if content["arch"] != "mixer_resnet"])
     assert [r.p_holm for r in results.judged] == [r.p_holm for r in without.judged]
+    assert [r.gaps["MACs"].p_holm for r in results.judged] == [r.gaps["MACs"].p_holm for r in without.judged]
     text = make(campaign, tmp_path)
     assert "- mixer_resnet: not judged: not trained with seeds 2 and 3 of resnet" in text.split("## Left out")[1]
     assert "| mixer_resnet | +2.00 ± " in text
@@ -485,6 +486,7 @@ def test_each_backbone_is_the_baseline_of_its_methods(campaign):
     deep = rows_of("resnet56", 66, params=850_000) + rows_of("eca_resnet56", 67, params=850_009, jitter=-JITTER)
     result = comparison(campaign + deep, "eca_resnet56")
     assert result.reference.arch == "resnet56" and result.mean == pytest.approx(1, abs=0.02)
+    assert [net.arch for net in analyse(campaign + deep).curves["resnet56"]] == ["resnet56"]
     assert comparison(campaign + deep[4:], "eca_resnet56").remark == "not compared: resnet56 itself was not run"
 
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from cost import cost
 from models.resnet import DropPath
-from models.vit import ViT
+from models.vit import Block, ViT
 from tests.checks import assert_every_parameter_learns, assert_samples_are_independent, n_params, randomize
 
 TINY = {"width": 12, "depth": 2, "heads": 3}
@@ -100,6 +100,12 @@ def test_drop_path_rises_over_the_blocks():
     imgs = torch.randn(16, 3, 8, 8)
     assert not torch.equal(net(imgs), net(imgs))
     assert torch.equal(net.eval()(imgs), net(imgs))
+
+
+def test_both_branches_of_a_block_are_dropped():
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 6)
+    assert torch.equal(Block(6, 2, 0.9999)(x), x)
 
 
 def test_weights_start_as_published():
