@@ -171,8 +171,8 @@ def parse_arch(arch):
     *methods, backbone = arch.split("_")
     if backbone not in BACKBONES:
         raise ValueError(
-            f"unknown backbone {backbone!r} in --arch {arch}: {did_you_mean(arch)}an arch ends in one of {', '.join(BACKBONES)}, "
-            "or is torchvision:NAME or timm:NAME"
+            f"unknown backbone {backbone!r} in --arch {arch}: {did_you_mean(arch)}an arch ends in one of "
+            f"{', '.join(BACKBONES)}, or is torchvision:NAME or timm:NAME"
         )
     slots = {}
     for method in methods:

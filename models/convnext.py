@@ -56,10 +56,11 @@ class ConvNeXtBlock(nn.Module):
 class ConvNeXt(PreNormFamily):
     """Depthwise 7x7, layer norm and an inverted bottleneck in each block; layer norm and 2x2 convolutions between stages.
 
-    kernel_size: of the depthwise convolution, odd. norm, act: of the block; the paper's are "layer" and "gelu". expansion:
-    of the inverted bottleneck. layer_scale: its initial value, 0 for none. init: "default" is PyTorch's, "trunc" the
-    authors' truncated normal of 0.02. downsample: between stages, "native" is the paper's layer, "resnet" the ResNet's
-    strided block. Raises ValueError for an even kernel size and an expansion below 1.
+    kernel_size: of the depthwise convolution, odd. norm: of blocks, stem and downsampling; the paper's is "layer", over the
+    channels of each pixel. act: of the block; the paper's is "gelu". expansion: of the inverted bottleneck. layer_scale: its
+    initial value, 0 for none. init: "default" is PyTorch's, "trunc" the authors' truncated normal of 0.02. downsample:
+    between stages, "native" is the paper's layer, "resnet" the ResNet's strided block. Raises ValueError for an even kernel
+    size and an expansion below 1.
     """
 
     def __init__(

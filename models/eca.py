@@ -16,9 +16,9 @@ from models.ops.layout import global_avg_pool
 class ECA(nn.Module):
     """Weights each channel by its own mean and those of its neighbours: (B, C, H, W) -> (B, C, H, W).
 
-    kernel_size: channels that each gate reads, odd (k in the paper); 0 takes the paper's size for C channels,
-    |log2(C) / gamma + b / gamma| made odd, with gamma = 2 and b = 1, but at least 3 (our choice, for C below 8): 3 up to 64
-    channels and 5 from 128 to 1024. Raises ValueError for an even size.
+    kernel_size: channels that each gate reads, odd (k in the paper); 0 takes the paper's size for C channels, |log2(C) /
+    gamma + b / gamma| made odd, with gamma = 2 and b = 1, but at least 3, as in timm: 3 below 128 channels, 5 from 128, 7
+    from 2048. Raises ValueError for an even size.
     """
 
     def __init__(self, ch, *, kernel_size: int = 0):

@@ -24,7 +24,7 @@ class SpatialGatingUnit(nn.Module):
     """Gates a map by f(z) = W norm(z) + b, a linear layer along the pixels: (B, C, H, W) -> (B, C/2 or C, H, W).
 
     gate: "split" halves the channels into z1 and z2 and gives z1 * f(z2); "whole" is z * f(z), "additive" z + f(z) and
-    "linear" f(z), all C wide. All channels share W and b; W starts close to 0 and b at 1, so that a unit that
+    "linear" f(z), all C wide. All channels share W and b. In the paper W starts close to 0 and b at 1, so that a unit that
     multiplies begins as z1. size: H = W of the map; others raise ValueError.
     """
 
@@ -40,8 +40,7 @@ class SpatialGatingUnit(nn.Module):
     def forward(self, x):
         x = of_size(x, self.size, "gmlp is built")
         z1, z2 = x.chunk(2, dim=1) if self.gate == "split" else (x, x)
-        f = self.spatial(self.norm(z2).flatten(2))  # along the pixels, row by row
-        f = f.unflatten(2, (self.size, self.size))
+        f = self.spatial(self.norm(z2).flatten(2)).unflatten(2, (self.size, self.size))  # along the pixels, row by row
         if self.gate == "linear":
             return f
         return z1 + f if self.gate == "additive" else z1 * f
@@ -70,12 +69,14 @@ class GMLPBlock(nn.Module):
 class GMLP(ReplacingFamily):
     """gMLP blocks in place of blocks that keep the shape; the others, the stem and the head stay the ResNet's.
 
-    stages: those with gMLP blocks, from 1. A map of the third has 64 pixels for a 32x32 image and, after the ImageNet stem,
-    196 for a 224x224 image. first_block: index (from 0) of the first block replaced in a stage: 2 replaces only the last
-    of three. Strided blocks are never replaced. ratio: hidden width in widths of the block (d_ffn / d in the paper). gate:
-    how the map is gated; "split" is the paper's, the others are its ablations. spatial_std: initial standard deviation of W
-    (nn.Linear's own: 1 / sqrt(3 n) for n pixels). spatial_bias: initial value of b. Raises ValueError for stages that are
-    not distinct numbers from 1 to 4, a negative index or deviation, a ratio below 1 and an odd width to split.
+    stages: those with gMLP blocks, counted from 1. A map of the third has 64 pixels for a 32x32 image and, after the
+    ImageNet stem, 196 for a 224x224 image. first_block: index (from 0) of the first block replaced in a stage: 2 replaces
+    only the last of three. Strided blocks are never replaced. ratio: hidden width in widths of the block (d_ffn / d in the
+    paper). gate: "split" is the paper's z1 * f(z2), f a linear layer along the pixels, z1 and z2 halves of the channels;
+    "whole" is z * f(z), "additive" z + f(z) and "linear" f(z), which it compares with. spatial_std: initial standard
+    deviation of the weights W of f (nn.Linear's own: 1 / sqrt(3 n) for n pixels). spatial_bias: initial value of the biases
+    b of f. Raises ValueError for stages that are not distinct numbers from 1 to 4, a negative index or deviation, a ratio
+    below 1 and an odd width to split.
     """
 
     def __init__(

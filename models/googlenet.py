@@ -49,7 +49,10 @@ class Inception(nn.Module):
 
 
 class GoogLeNet(nn.Module):
-    """Nine inception modules: (B, 3, H, W) -> (B, num_classes). dropout: rate before the classifier."""
+    """Nine inception modules: (B, 3, H, W) -> (B, num_classes).
+
+    dropout: rate before the classifier. Raises ValueError for a rate outside [0, 1).
+    """
 
     def __init__(self, num_classes, image_size, *, dropout: float = 0.4):
         super().__init__()

@@ -5,13 +5,14 @@ NeurIPS 2022, section 3 and the authors' code. Slot: block. Published with AdamW
 
 Departures, for 32x32 images and SGD: the stem is a 3x3 convolution of stride 1, as in convnext.py (patches are for
 large images); weights start at PyTorch's default rather than at a truncated normal of 0.02; layer scale starts at 1
-rather than at 1e-6; the classifier keeps PyTorch's start; and the gates are multiplied by 3 rather than by 1/3. gnConv
-of order n multiplies n + 1 maps, so small factors vanish: with the paper's start, order 4 leaves 1e-14 of a unit input.
-Adam divides gradients by their size and still learns; SGD does not. With PyTorch's start each layer scales its input by
-1 / sqrt(3). A gate comes after two such layers, so a factor of 3 gives it unit size. SGD can diverge from this start: at
-a learning rate of 0.2, half of train.py's, one of three seeds did (results/README.md). (`init=trunc`, `layer_scale=1e-6`
-and `scale=0.3333` give the paper's start, except for the classifier.) With `gate=gf` the gates end in a norm and are not
+rather than at 1e-6; and the gates are multiplied by 3 rather than by 1/3. `init=trunc`, `layer_scale=1e-6` and
+`scale=0.3333` give the authors' start, except for the classifier. With `gate=gf` the gates end in a norm and are not
 scaled, and the filter has no weight decay; the authors scale those gates by 1/3, too, and decay the filter.
+
+Why: gnConv of order n multiplies n + 1 maps, so small factors vanish: from the authors' start, order 4 leaves 1e-14 of a
+unit input. Adam divides gradients by their size and still learns; SGD does not. With PyTorch's start each layer scales
+its input by 1 / sqrt(3). A gate comes after two such layers, so a factor of 3 gives it unit size. SGD can diverge from
+this start: at a learning rate of 0.2, half of train.py's, one of three seeds did (results/README.md).
 """
 
 from functools import partial
@@ -40,11 +41,15 @@ class GlobalLocalFilter(nn.Module):
     """Depthwise 3x3 on half of the channels, a learned filter of all frequencies on the other half, then interleaved.
 
     (B, C, size, size) -> (B, C, size, size), layer norm before and after. The spectrum of a real map has size x
-    (size // 2 + 1) free frequencies. Maps of another size raise ValueError.
+    (size // 2 + 1) free frequencies. An odd C and maps of another size raise ValueError.
     """
 
     def __init__(self, ch, size):
         super().__init__()
+        if ch % 2:
+            raise ValueError(
+                f"hornet.gate=gf filters half of a stage's gates, got {ch}: lower its order in hornet.orders"
+            )
         self.size = size
         self.norm_in = ChannelNorm(ch)
         self.local = Depthwise(ch // 2, 3, bias=False)
@@ -125,12 +130,12 @@ class HorNetBlock(nn.Module):
 class HorNet(PreNormFamily):
     """gnConv with an order per stage; stem and downsampling as in ConvNeXt.
 
-    orders: of stage 1, 2, ...; the fourth is read only by nets of four. kernel_size: of the depthwise convolution, odd. scale:
-    factor on the depthwise gates; the filters end in a norm and need none. gate: "dw" is the depthwise convolution, "gf"
-    the GlobalLocalFilter from stage 3 on, as in the paper; it fixes the image size. layer_scale: its initial value, 0 for
-    none. init: "default" is PyTorch's, "trunc" the authors' truncated normal of 0.02. downsample: between stages, "native"
-    as in ConvNeXt, "resnet" the ResNet's strided block. Raises ValueError for an even kernel size, a scale of 0, too few
-    orders and an order that the channels do not allow.
+    orders: of stage 1, 2, ...; the fourth is read only by nets of four. kernel_size: of the depthwise convolution, odd.
+    scale: factor on the gates of depthwise convolutions; those of filters (gate=gf) end in a norm and have none. gate: "dw"
+    is the depthwise convolution, "gf" the GlobalLocalFilter from stage 3 on, as in the paper; it fixes the image size.
+    layer_scale: its initial value, 0 for none. init: "default" is PyTorch's, "trunc" the authors' truncated normal of 0.02.
+    downsample: between stages, "native" as in ConvNeXt, "resnet" the ResNet's strided block. Raises ValueError for an even
+    kernel size, a scale of 0, too few orders and an order that the channels do not allow.
     """
 
     def __init__(
@@ -165,13 +170,6 @@ class HorNet(PreNormFamily):
         if self.gate == "dw" or place.stage < 3:
             make_gate, scale = partial(Depthwise, kernel_size=self.kernel_size), self.scale
         else:
-            make_gate, scale = partial(self.make_filter, place=place), 1.0
+            make_gate, scale = partial(GlobalLocalFilter, size=place.size), 1.0
         gnconv = GnConv(ch, self.orders[place.stage - 1], make_gate, scale)
         return HorNetBlock(ch, gnconv, attention, drop_path, self.layer_scale, self.init)
-
-    def make_filter(self, ch, place):
-        if ch % 2:
-            raise ValueError(
-                f"hornet.gate=gf filters half of its {ch} channels in stage {place.stage}: lower hornet.orders there"
-            )
-        return GlobalLocalFilter(ch, place.size)

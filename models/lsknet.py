@@ -28,12 +28,13 @@ class LSK(nn.Module):
     """x * 1x1(sum of mask_i * part_i), part_i of a growing receptive field: (B, C, H, W) -> (B, C, H, W), C even.
 
     Part i is a 1x1, C to C/2, of the output of the chain's i-th depthwise layer.
-    kernel_sizes, dilations: of the chain of depthwise convolutions. selection: "spatial" is the paper's mask for each
-    kernel and pixel, from a 7x7 convolution of the parts pooled over channels; "channel", for each kernel and channel, from
-    a 1x1 convolution of the parts pooled over pixels (the paper compares with such a mask but gives no equation: this one
-    is ours); "none" adds the parts. pooling: of the parts; "both" gives a map each. gate: independent sigmoids, or a
-    softmax over kernels. method: its name in error messages. Raises ValueError for an even size, a dilation below 1, lists
-    of unlike length, an odd C, a softmax of a single kernel and knobs that selection=none would not read.
+    kernel_sizes: of the chain of depthwise convolutions, odd. dilations: of the chain of depthwise convolutions. selection:
+    "spatial" is the paper's: a mask for each kernel and pixel, by a 7x7 convolution of the parts pooled over channels;
+    "channel" has one for each kernel and channel, by a 1x1 convolution of the parts pooled over pixels (the paper compares
+    with such masks, but gives no equation: this one is ours); "none" adds the parts. pooling: of the parts; "both" gives a
+    map each. gate: independent sigmoids, or a softmax over kernels. method: its name in error messages. Raises ValueError
+    for an even size, a dilation below 1, lists of unlike length, an odd C, a softmax of a single kernel and knobs that
+    selection=none would not read.
 
     On 8x8 pixels 25 of the 49 taps of a 7x7 with dilation 3 learn, the others see padding only.
     """

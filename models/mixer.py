@@ -55,11 +55,12 @@ class MixerBlock(nn.Module):
 class Mixer(ReplacingFamily):
     """Mixer blocks in place of blocks that keep the shape; the others, the stem and the head stay the ResNet's.
 
-    stages: those with Mixer blocks, from 1. A map of the third has 64 pixels for a 32x32 image and, after the ImageNet
-    stem, 196 for a 224x224 image. first_block: index (from 0) of the first block replaced in a stage: 2 replaces only the
-    last of three. Strided blocks are never replaced. token_hidden, channel_hidden: hidden widths of the two MLPs (D_S and
-    D_C in the paper); 0 takes the paper's, C / 2 and 4 C in a block of C channels. Raises ValueError for stages that are
-    not distinct numbers from 1 to 4 and for a negative index or width.
+    stages: those with Mixer blocks, counted from 1. A map of the third has 64 pixels for a 32x32 image and, after the
+    ImageNet stem, 196 for a 224x224 image. first_block: index (from 0) of the first block replaced in a stage: 2 replaces
+    only the last of three. Strided blocks are never replaced. token_hidden: hidden width of the MLP along the pixels (D_S in
+    the paper); 0 takes the paper's, C / 2 for C channels. channel_hidden: hidden width of the MLP along the channels (D_C in
+    the paper); 0 takes the paper's, 4 C for C channels. Raises ValueError for stages that are not distinct numbers from 1 to
+    4 and for a negative index or width.
     """
 
     def __init__(

@@ -6,11 +6,13 @@ Szegedy, Liu, Jia and others, "Going Deeper with Convolutions", CVPR 2015, secti
 MixConv with RMSProp.
 
 Departures: an Inception module keeps only its parallel kernels, here 3x3, 5x5 and 7x7 rather than 1x1, 3x3 and 5x5, in
-MixConv's shares of the channels, with one norm after their concatenation and no reductions or pooling; MixConv's kernels get
-a 1x1 convolution after them. Res2Net's cascade is made for bottlenecks, whose 1x1 convolutions mix its groups, and keeps
-the width. So in a basic block it takes the place of the first convolution, and the second mixes; a convolution that changes
-the width stays. As in the authors' code the last group is the one without a kernel, where the paper has the first. Their code
-leaves out the sums x_i + y_{i-1} and averages the last group in the first block of each stage; here only strided blocks do.
+MixConv's shares of the channels, with one norm after their concatenation and no reductions or pooling. After MixConv's
+kernels comes a 1x1 convolution, without the norm and activation that MixNet has between them. Res2Net's cascade is made for
+bottlenecks, whose 1x1 convolutions mix its groups, and cannot change the width. So in a basic block it replaces the first
+convolution, unless that changes the width, and the second one mixes. It has the channels of the 3x3 that it replaces; the
+paper widens it (4 x 26 for 64) to keep the costs. As in the authors' code the last group is the one without a kernel, where
+the paper has the first. Their code leaves out the sums x_i + y_{i-1} and averages the last group in the first block of each
+stage; here only strided blocks do.
 """
 
 from typing import Literal
@@ -24,25 +26,29 @@ from models.ops.layout import concatenate
 from models.resnet import ConvBN
 
 
-def shares(ch, n):
-    """MixConv's exponential partition of ch channels over n kernels: each takes half of the rest, the last all of it."""
+def shares(ch, kernel_sizes):
+    """MixConv's exponential partition of ch channels: each kernel takes half of the rest, the last all of it.
+
+    Raises ValueError if a kernel would get no channel.
+    """
     parts = []
-    for _ in range(n - 1):
+    for _ in kernel_sizes[1:]:
         parts.append((ch - sum(parts)) // 2)
-    return [*parts, ch - sum(parts)]
+    parts.append(ch - sum(parts))
+    if min(parts) < 1:
+        raise ValueError(f"multiscale.kernel_sizes has more sizes than {ch} channels can share: {kernel_sizes}")
+    return parts
 
 
 class Parallel(nn.Module):
     """Kernels of several sizes, each for a share of the output: (B, in_ch, H, W) -> (B, out_ch, H', W').
 
-    H' = ceil(H / stride). Raises ValueError if a kernel would get no channel.
+    H' = ceil(H / stride).
     """
 
     def __init__(self, in_ch, out_ch, stride, kernel_sizes):
         super().__init__()
-        parts = shares(out_ch, len(kernel_sizes))
-        if min(parts) < 1:
-            raise ValueError(f"multiscale.kernel_sizes has more sizes than {out_ch} channels can share: {kernel_sizes}")
+        parts = shares(out_ch, kernel_sizes)
         self.convs = nn.ModuleList(
             nn.Conv2d(in_ch, part, k, stride, k // 2, bias=False) for part, k in zip(parts, kernel_sizes, strict=True)
         )
@@ -56,14 +62,12 @@ class Parallel(nn.Module):
 class MixedDepthwise(nn.Module):
     """Depthwise kernels of several sizes, each on a share of the input, then 1x1: (B, in_ch, H, W) -> (B, out_ch, H', W').
 
-    H' = ceil(H / stride). Raises ValueError if a kernel would get no channel.
+    H' = ceil(H / stride).
     """
 
     def __init__(self, in_ch, out_ch, stride, kernel_sizes):
         super().__init__()
-        self.parts = shares(in_ch, len(kernel_sizes))
-        if min(self.parts) < 1:
-            raise ValueError(f"multiscale.kernel_sizes has more sizes than {in_ch} channels can share: {kernel_sizes}")
+        self.parts = shares(in_ch, kernel_sizes)
         self.convs = nn.ModuleList(
             Depthwise(part, k, stride, bias=False) for part, k in zip(self.parts, kernel_sizes, strict=True)
         )
@@ -105,9 +109,9 @@ class MultiScaleConv(nn.Sequential):
     """Kernels of several sizes, with norm and ReLU: (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)).
 
     form: "parallel" is dense kernels side by side, "depthwise" depthwise ones and a 1x1, "cascade" is Res2Net's.
-    kernel_sizes: odd, not for cascade; the first gets half of the channels, the next half of the rest. scales: groups of
-    the cascade. Raises ValueError for an even size, shares or groups that the channels do not allow, and a knob that the
-    form does not read.
+    kernel_sizes: odd, not for cascade; the first gets half of the channels, the next half of the rest, the last all of it.
+    scales: groups of the cascade. Raises ValueError for an even size, shares or groups that the channels do not allow, and a
+    knob that the form does not read.
     """
 
     def __init__(

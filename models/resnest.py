@@ -61,10 +61,10 @@ class ResNeStConv(nn.Sequential):
     (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)).
 
     radix: splits; 1 is a sigmoid gate as in SE, 0 a plain convolution in its place (the paper's control). cardinality:
-    groups within a split. avd: 3x3 average pooling carries the stride, "before" or "after" the convolution ("before" is
-    the paper's fast variant). position: conv1 is the convolution with a ReLU, as is a bottleneck's, conv2 the one without.
-    Raises ValueError if radix times cardinality does not divide in_ch, if cardinality does not divide out_ch or the
-    gate's channels, and for an avd beside position=conv2.
+    groups within a split. avd: where 3x3 average pooling takes over the stride, "before" (the paper's fast variant) or
+    "after" the convolution; with "none" the convolution strides. position: which 3x3 of a basic block, conv1, conv2 or both;
+    a bottleneck's only one counts as conv1. Raises ValueError if radix times cardinality does not divide in_ch, if
+    cardinality does not divide out_ch or the gate's channels, and for an avd beside position=conv2.
     """
 
     def __init__(

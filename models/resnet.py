@@ -351,8 +351,9 @@ class ImageNetResNet(StagedNet):
     depth: layers, a key of DEPTHS. width: channels of the first stage, or with bottlenecks a quarter of them. stem: "cifar"
     is a 3x3 convolution, "imagenet" a 7x7 of stride 2 with a 3x3 max pool of stride 2, and "auto" is cifar for images of up
     to 64 pixels. shortcut: A pads with zeros, B projects with a 1x1 convolution, none makes a plain network.
-    attention_position: where an attention module stands in a block. drop_path: rate of the last block; it rises linearly
-    from 0 at the first. Raises ValueError for another depth, and as StagedNet does, which takes the slots.
+    attention_position: where an attention module stands in a block; "after-add" is after the last ReLU. drop_path: rate of
+    the last block; it rises linearly from 0 at the first. Raises ValueError for another depth, and as StagedNet does, which
+    takes the slots.
     """
 
     default_shortcut = "B"

@@ -26,10 +26,11 @@ Fuse = Literal["multiply", "add"]
 class MSCA(nn.Module):
     """x * 1x1(a + sum of branches(a)) with a = depthwise 5x5 of x: (B, C, H, W) -> (B, C, H, W). No norm, no activation.
 
-    kernel_sizes: of the branches, odd. branch: "strip" is 1xk, then kx1; "square" is kxk; "lka" has no branches and no sum,
-    but VAN's large kernel attention, whose a goes through a 7x7 of dilation 3. fuse: "multiply" gives x * map, "add" x +
-    map. pointwise: whether a 1x1 convolution mixes the map. init: "identity" starts as y = x. method: its name in error
-    messages. Raises ValueError for an even size, for sizes that lka would not read and for an identity without the 1x1.
+    kernel_sizes: of the branches, odd. branch: "strip" is 1xk, then kx1; "square" is kxk; "lka" is VAN's large kernel
+    attention, a depthwise 7x7 of dilation 3 after the 5x5 and no sum. fuse: "multiply" gives x * map, "add" x + map.
+    pointwise: whether a 1x1 convolution mixes the map. init: "default" is PyTorch's, "identity" starts as y = x. method: its
+    name in error messages. Raises ValueError for an even size, for sizes that lka would not read and for an identity without
+    the 1x1.
 
     Maps narrower than half a kernel leave its outer taps without gradient: of 21 taps, 15 learn on 8x8 pixels.
     """

@@ -4,10 +4,10 @@ Guo, Lu, Liu, Cheng and Hu, "Visual Attention Network", Computational Visual Med
 authors' code: batch norm, layer scale 1e-2, a depthwise convolution in the feed-forward part. A gate is
 gate(ch): (B, C, H, W) -> (B, C, H, W).
 
-Departures, for 32x32 images: the stem is a 3x3 convolution of stride 1 (VAN's and LSKNet's 7x7 of stride 4 would leave 8x8
-pixels, and serves large images, also in MSCAN, whose authors have two 3x3 of stride 2), the only layer norm comes after the
-pooling (theirs end each stage with one, the last before the pooling), the classifier keeps PyTorch's start, and one
-expansion serves all stages (theirs are 8, 8, 4, 4).
+Departures, for 32x32 images: the stem is a 3x3 convolution of stride 1. (The 7x7 of stride 4 of VAN and LSKNet would leave
+8x8 pixels. Large images get it, in MSCAN, too, whose authors have two 3x3 of stride 2.) The only layer norm comes after the
+pooling; theirs end each stage with one, the last before the pooling. The classifier keeps PyTorch's start. One expansion
+serves all stages; theirs are 8, 8, 4, 4.
 """
 
 from typing import Literal
@@ -42,12 +42,7 @@ class VANBlock(nn.Module):
     def __init__(self, ch, gate, attention, drop_path, expansion, layer_scale, init):
         super().__init__()
         hidden = expansion * ch
-        mlp = nn.Sequential(
-            Pointwise(ch, hidden),
-            Depthwise(hidden, 3),
-            nn.GELU(),
-            Pointwise(hidden, ch),
-        )
+        mlp = nn.Sequential(Pointwise(ch, hidden), Depthwise(hidden, 3), nn.GELU(), Pointwise(hidden, ch))
         self.spatial = nn.Sequential(
             nn.BatchNorm2d(ch),
             initialized(AttentionUnit(ch, gate), init),

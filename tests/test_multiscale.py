@@ -84,10 +84,11 @@ def test_groups_see_those_before_them_only():
 
 
 @pytest.mark.parametrize(
-    ("ch", "n", "parts"), [(64, 3, [32, 16, 16]), (16, 1, [16]), (7, 3, [3, 2, 2]), (6, 2, [3, 3])]
+    ("ch", "kernel_sizes", "parts"),
+    [(64, (3, 5, 7), [32, 16, 16]), (16, (3,), [16]), (7, (3, 5, 7), [3, 2, 2]), (6, (3, 5), [3, 3])],
 )
-def test_shares_halve_what_is_left(ch, n, parts):
-    assert shares(ch, n) == parts
+def test_shares_halve_what_is_left(ch, kernel_sizes, parts):
+    assert shares(ch, kernel_sizes) == parts
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ class Blocks:
     CHUNKS, CHANNELS = 128, 8  # of a tile of moments_kernel
 
 
-INTEGERS = ["n_pixels", "C", "x_row", "g_row", "n_tiles"]  # not specialized, so that no value compiles another kernel
+# not specialized, so that no value compiles another kernel; each kernel has some of them
+INTEGERS = ["n_pixels", "n_chunks", "C", "x_row", "g_row", "n_tiles"]
 
 
 @triton.jit
@@ -64,7 +65,7 @@ def before_gelu(grad, x, mean, scale, weight, bias):
     return grad * gelu_slope(unit * weight[None, :] + bias[None, :]), unit
 
 
-@triton.jit(do_not_specialize=["n_pixels", "C", "x_row", "n_tiles"])
+@triton.jit(do_not_specialize=INTEGERS)
 def statistics_kernel(
     X,  # rows of x_row * ALIGN numbers, a pixel each
     Partial,  # (chunks, 2, C * ALIGN), float32: sums of differences from the first pixel, and of their squares
@@ -95,7 +96,7 @@ def statistics_kernel(
     tl.store(partial + C, tl.sum(squares, axis=0), mask=is_channel)
 
 
-@triton.jit(do_not_specialize=["n_pixels", "n_chunks", "C"])
+@triton.jit(do_not_specialize=INTEGERS)
 def moments_kernel(
     X,
     Partial,  # (n_chunks, 2, C), of statistics_kernel
@@ -133,7 +134,7 @@ def moments_kernel(
     tl.store(RunningVar + c, old_var + MOMENTUM * (unbiased - old_var), mask=is_channel)
 
 
-@triton.jit(do_not_specialize=["n_pixels", "C", "x_row"])
+@triton.jit(do_not_specialize=INTEGERS)
 def norm_gelu_kernel(
     X,
     Mean,
@@ -198,7 +199,7 @@ def gradient_sums_kernel(
     tl.store(partial + C, tl.sum(grad_bias, axis=0), mask=is_channel)
 
 
-@triton.jit(do_not_specialize=["n_pixels", "C", "x_row", "g_row"])
+@triton.jit(do_not_specialize=INTEGERS)
 def map_gradient_kernel(
     X,
     Grad,
@@ -233,8 +234,7 @@ def map_gradient_kernel(
 
 
 def arguments(shape, vector, rows):
-    """Launch arguments for maps (B, C, H, W) with rows of these lengths and `vector` numbers a thread: the grid of tiles,
-    integers and constants."""
+    """The grid of tiles, integers and constants for maps (B, C, H, W), rows of these lengths and `vector` numbers a thread."""
     N, C, H, W = shape
     align = alignment(C, *rows)
     channels = min(triton.next_power_of_2(C), Blocks.MAX_CHANNELS)

@@ -65,12 +65,12 @@ def positions(p, n_lines, n_starts, B, D, R: tl.constexpr):
     return p // (B * n_starts), (start // D) * (R * D) + start % D, p % B, p < n_lines
 
 
+# not specialized, so that no value compiles another kernel; each kernel has some of them
 INTEGERS = ["n_lines", "n_starts", "A", "B", "A_step", "B_step", "C", "x_row", "g_row", "KA", "KB", "D"]
-# Not specialized: a value of 1 or a multiple of 16 must not compile another kernel.
 INTEGERS += ["tap_0", "A_tap", "B_tap", "n_tiles", "has_bias"]
 
 
-@triton.jit(do_not_specialize=[name for name in INTEGERS if name not in ("g_row", "n_tiles")])
+@triton.jit(do_not_specialize=INTEGERS)
 def convolve_kernel(
     X,  # rows of x_row * ALIGN numbers, a pixel each
     Weight,  # (C * ALIGN, taps): that of place i along and j across is tap_0 + i * A_tap + j * B_tap
@@ -132,7 +132,7 @@ def convolve_kernel(
         tl.store(Y + (pixel + r * D * A_step)[:, None] * C + c[None, :], out, mask=mask)
 
 
-@triton.jit(do_not_specialize=[name for name in INTEGERS if name not in ("tap_0", "has_bias")])
+@triton.jit(do_not_specialize=INTEGERS)
 def kernel_gradient_kernel(
     X,
     Grad,  # of the output, rows of g_row * ALIGN numbers

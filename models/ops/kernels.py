@@ -36,7 +36,7 @@ def can_build(device_index):
 
 @torch.compiler.assume_constant_result
 def is_usable(device_index):
-    """Whether kernels can be built for this GPU, and launched: Triton launches on the current one. torch.compile: a constant."""
+    """Whether kernels can be built for this GPU and launched: Triton uses the current one. A constant for torch.compile."""
     return can_build(device_index) and device_index == torch.cuda.current_device()
 
 

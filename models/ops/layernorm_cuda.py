@@ -28,7 +28,8 @@ class Blocks:
     GRADIENT_PROGRAMS = 512  # at most; each leaves a partial sum of both parameters' gradients
 
 
-INTEGERS = ["n_pixels", "C", "x_row", "g_row", "n_tiles"]  # not specialized, so that no value compiles another kernel
+# not specialized, so that no value compiles another kernel; each kernel has some of them
+INTEGERS = ["n_pixels", "C", "x_row", "g_row", "n_tiles"]
 
 
 @triton.jit
@@ -40,7 +41,7 @@ def normalized(x, is_channel, C, EPS: tl.constexpr):
     return centred * scale[:, None], scale[:, None]
 
 
-@triton.jit(do_not_specialize=["n_pixels", "C", "x_row"])
+@triton.jit(do_not_specialize=INTEGERS)
 def norm_kernel(
     X,  # rows of x_row * ALIGN numbers, a pixel each
     Weight,
