@@ -190,6 +190,12 @@ class Board:
         results = [path.stat().st_mtime for path in (*self.out.glob("*/result.json"), *self.out.glob("cost.json"))]
         return max(reports, default=0.0) > max(results, default=0.0)
 
+    def date_report(self, began):
+        """Dates the report to when it began to read, as it lacks the results that came later."""
+        for name in LAST_WRITTEN:
+            with suppress(FileNotFoundError):
+                os.utime(self.out / "report" / name, (began, began))
+
     def clear(self):
         """Removes the failure marks and stale locks of finished runs, and the marks of tasks that are gone."""
         for entry in self.done:

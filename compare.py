@@ -229,6 +229,7 @@ class Comparison:
                 time.sleep(locks.POLL_S)
                 continue
             try:
+                self.refuse_other_budget(taken.run, taken.seeds[0])
                 self.train(taken, left, environ)
             finally:
                 self.board.give_back(taken)
@@ -250,11 +251,15 @@ class Comparison:
             return
         failed = [seed for seed in taken.seeds if not self.board.is_finished(taken.run, seed)]
         self.time_is_up |= code == TIME_IS_UP_CODE
-        if code == HELD_CODE:
+        if code == HELD_CODE and any((folder / "lock").exists() for folder in folders):  # else its folder was removed
             print(f"{taken.run}: another process writes its folder; going on with the next run", flush=True)
             self.board.forget_failure(taken.run, failed)
             failed = []
-        if code in (1, TIME_IS_UP_CODE):  # others hold some seeds, and those that were stopped in time have a status
+        if code in (
+            1,
+            HELD_CODE,
+            TIME_IS_UP_CODE,
+        ):  # others hold some seeds, and those that were stopped in time have a status
             failed = [seed for seed in failed if self.ended_badly(self.board.folder(taken.run, seed), stopped_before)]
         if failed and not self.children.stopped_by:
             self.leave_if_broken(environ)
@@ -308,12 +313,14 @@ class Comparison:
         if self.failures:
             raise SystemExit(1)
         if self.time_is_up and unfinished:
-            minutes, total = f"MINUTES={self.settings.minutes:g}", len(unfinished) + len(finished)
+            minutes, n_left = f"MINUTES={self.settings.minutes:g}", len(unfinished) + self.board.n_to_come()
             if not self.steps_before and self.needed_s > 60 * self.settings.minutes:
                 least = f"{self.needed_s:.0f} s are left, fewer once the data are prepared"
                 print(f"{minutes} is too short: a run is started only if {least}")
             else:
-                print(f"{minutes} is over: {len(unfinished)} of {total} runs are left; the same command continues")
+                print(
+                    f"{minutes} is over: {n_left} of {n_left + len(finished)} runs are left; the same command continues"
+                )
         elif unfinished:
             failed = [f"{run} with seed {seed}" for run, seed in unfinished if self.board.has_failed(run, seed)]
             why = [f"{len(failed)} failed in this array ({'; '.join(failed)})"] if failed else []
@@ -329,13 +336,16 @@ class Comparison:
         while True:
             self.leave_if_stopped()
             try:
-                with locks.Lock(self.board.claims / "report"):
+                with locks.Lock(self.board.claims / "report") as lock:
+                    began = lock.path.stat().st_mtime  # by the clock of OUT's disk
                     is_written = (has_waited or slurm.array()) and self.board.is_reported()
                     if not is_written and not self.board.held_by_others():
                         code, _ = self.children.run(command)
                         self.leave_if_stopped()
                         if code:
                             self.failures.append("report")
+                        else:
+                            self.board.date_report(began)
                 break
             except locks.HeldError:  # its holder may believe that we still train, and leave the report to us
                 has_waited = True

@@ -150,8 +150,8 @@ class TrainState:
         """
         if n_bad > self.tolerance:
             raise FloatingPointError(
-                f"loss or gradient is not finite at step {step - n_bad + 1}: start again under another --name, with a lower "
-                "--lr or a tighter --clip-norm"
+                f"loss or gradient is not finite at step {step - n_bad + 1}: start again in another folder, with a lower --lr "
+                "or a tighter --clip-norm"
             )
 
 

@@ -65,6 +65,14 @@ from team import read_team
 def main(argv=None):
     args = parse_args(argv)
     matplotlib.use("Agg")  # charts go to files
+    try:
+        write(args)
+    except OSError as error:  # such as a full disk or one that may only be read
+        refuse(f"the report cannot be written: {error}")
+
+
+def write(args):
+    """Writes the report that the flags ask for."""
     first = args.runs[0]
     beside = first.parent if first.is_file() or len(args.runs) > 1 else first
     out = args.out or beside / "report"

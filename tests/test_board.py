@@ -18,6 +18,7 @@ import compare as compare_py
 import locks
 import plan
 from board import Board, Taken
+from flags import HELD_CODE
 from settings import read_settings
 from tests import processes, stand_in
 from tests.processes import ROOT
@@ -154,6 +155,41 @@ def test_a_report_that_was_stopped_is_work_that_is_left(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="130"):
         made.leave_if_stopped()
     assert asked == [False]
+
+
+def test_a_report_lacks_what_came_while_it_was_drawn(tmp_path, monkeypatch):
+    made = comparison_of(tmp_path, monkeypatch)
+
+    def draw(*_, **__):
+        (made.settings.out / "report").mkdir()
+        for file in ("resnet-seed0/result.json", "report/slides.pptx"):
+            (made.settings.out / file).parent.mkdir(exist_ok=True)
+            (made.settings.out / file).write_text("{}")
+            time.sleep(0.02)
+        return 0, ""
+
+    made.board.claims.mkdir(parents=True)
+    made.children.run = draw
+    made.report()
+    assert (made.settings.out / "report" / "slides.pptx").exists() and not made.board.is_reported()
+
+
+def test_a_run_whose_folder_was_removed_has_failed(tmp_path, monkeypatch):
+    made = comparison_of(tmp_path, monkeypatch)
+    made.board.claims.mkdir(parents=True)
+    made.children.run = lambda *_, **__: (HELD_CODE, "")  # of train.py, which found its lock gone
+    made.train(Taken("resnet", ["0"]), 60.0, {})
+    assert made.failures == ["resnet with seed 0"]
+
+
+def test_a_budget_that_another_command_began_meanwhile_is_refused(tmp_path, monkeypatch, capsys):
+    made = comparison_of(tmp_path, monkeypatch)
+    other = tmp_path / "out" / "se_resnet-seed0"
+    other.mkdir(parents=True)
+    (other / "result.json").write_text(json.dumps({"epochs": 7}))
+    with pytest.raises(SystemExit, match="2"):
+        made.train_what_is_left({})
+    assert "se_resnet-seed0 has epochs 7, not" in capsys.readouterr().err and not made.calls
 
 
 def test_a_finished_comparison_is_reported_where_its_speeds_cannot_be_measured(compare, tmp_path):

@@ -349,7 +349,7 @@ def test_update_that_is_not_finite_leaves_the_weights_alone(where, optimizer):
                 state.net[4].register_forward_hook(lambda module, args, out: out * torch.nan)
     with pytest.raises(
         FloatingPointError,
-        match="loss or gradient is not finite at step 3: start again under another --name, with a lower --lr",
+        match="loss or gradient is not finite at step 3: start again in another folder, with a lower --lr",
     ):
         state.assert_finite()
     assert state.step == 5

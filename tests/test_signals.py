@@ -221,7 +221,7 @@ def test_nan_on_one_process_stops_all(command, tmp_path, capfd):
         processes.run(nan_on_second, 2, command(*SMALL, "--amp", "off"))
     err = capfd.readouterr().err
     assert (
-        "loss or gradient is not finite at step 6: start again under another --name, with a lower --lr or a tighter --clip-norm; the last checkpoint is kept"
+        "loss or gradient is not finite at step 6: start again in another folder, with a lower --lr or a tighter --clip-norm; the last checkpoint is kept"
         in err
     )
     state = saved_state(tmp_path / "runs" / "run")
