@@ -23,6 +23,18 @@ def no_attention(ch):
     return nn.Identity()
 
 
+class Silence(nn.Module):
+    """Attention that lets nothing through."""
+
+    def __init__(self, ch):
+        super().__init__()
+        self.ch = ch
+
+    def forward(self, x):
+        assert x.shape[1] == self.ch
+        return 0 * x
+
+
 def plain_block(in_ch, out_ch, stride, drop_path):
     """What a block family is handed as `resnet_block`: the ResNet's own block, slots empty."""
     return BasicBlock(in_ch, out_ch, stride, drop_path, ConvBN, no_attention, "A", "before-add")
@@ -59,12 +71,13 @@ def assert_every_parameter_learns(module, x, exempt=()):
 
 
 def assert_channels_last_agrees(module, x):
-    """Channels-last weights and input give what contiguous ones give."""
+    """Channels-last weights and input give what contiguous ones give, a map in channels-last."""
     module.eval()
     with torch.no_grad():
         expected = module(x)
         out = module.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+    assert out.ndim < 4 or out.is_contiguous(memory_format=torch.channels_last)
 
 
 def assert_samples_are_independent(module, x):
@@ -72,3 +85,10 @@ def assert_samples_are_independent(module, x):
     module.eval()
     with torch.no_grad():
         torch.testing.assert_close(module(x)[:1], module(x[:1]), rtol=1e-4, atol=1e-5)
+
+
+def assert_learns_and_keeps_layout(make, x, exempt=(), dtype=torch.float32):
+    """The three checks above of a module as make() gives it, the last two of them in this precision."""
+    assert_every_parameter_learns(make(), x, exempt)
+    assert_channels_last_agrees(make().to(dtype), x.to(dtype))
+    assert_samples_are_independent(make().to(dtype), x.to(dtype))

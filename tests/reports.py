@@ -14,6 +14,7 @@ pytest.importorskip("scipy", reason=WITHOUT)
 pptx = pytest.importorskip("pptx", reason=WITHOUT)
 
 import report  # noqa: E402
+from tests.refusals import refusal  # noqa: E402
 from tests.report_rows import row, timed, write  # noqa: E402
 from verdicts import analyse  # noqa: E402
 
@@ -33,14 +34,10 @@ def refused(folder, capsys, message):
 
 def refused_folders(arguments, folder, capsys, message):
     """The report of several arguments is refused in one line that holds the message, and writes nothing."""
-    with pytest.raises(SystemExit) as refusal:
-        report.main([*map(str, arguments), "--out", str(folder / "report")])
-    assert refusal.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("report.py: ") and error.count("\n") == 1
-    assert message in error
+    said = refusal(capsys, report.main, [*map(str, arguments), "--out", str(folder / "report")])
+    assert said.startswith("report.py: ") and message in said
     assert not (folder / "report").exists()
-    return error
+    return said
 
 
 @contextmanager

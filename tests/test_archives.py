@@ -13,6 +13,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
 import data
+from tests.test_bad_files import Payload
 from tests.test_data import write_parquet
 
 N = 6
@@ -109,11 +110,6 @@ def test_the_hubs_misspelt_class_is_the_archives(write, tmp_path):
         found.append(data.load("cifar100", folder, None, tmp_path / "cache"))
     assert [one.classes[26] for one in found] == ["crab"] * 3
     assert found[0].fingerprint == found[1].fingerprint
-
-
-class Payload:
-    def __reduce__(self):
-        return os.mkdir, ("executed",)
 
 
 def test_other_files_do_not_hide_an_archive(write, tmp_path):

@@ -18,11 +18,11 @@ import data
 import engine
 import flags
 import hub
-from hub import Classifier
 from tests import processes
 from tests.runs import SMALL, result_of, run
 from tests.test_data import picture, write_parquet
 from tests.test_faults import killed
+from tests.test_hub import saved
 
 # --------------------------------------------------------------------------------------------------------------- data
 
@@ -133,31 +133,21 @@ def test_full_gpu_is_told_in_one_line(capsys):
 # ---------------------------------------------------------------------------------------------------------- hub files
 
 
-def saved_model(folder):
-    Classifier("eca_resnet", ["a", "b"], {}, 16, [120.0] * 3, [60.0] * 3).save_pretrained(folder)
-    return folder
-
-
-def test_truncated_weights(tmp_path):
-    folder = saved_model(tmp_path / "model")
-    weights = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(ValueError, match="not a readable model folder"):
-        hub.load(folder)
-
-
 class Payload:
     def __reduce__(self):
         return os.mkdir, ("executed",)
 
 
-def test_pickle_in_a_model_folder_is_not_run(tmp_path, monkeypatch):
+def test_pickled_code_is_not_run(tmp_path, monkeypatch):
+    """In place of a network's weights, or of a checkpoint."""
     monkeypatch.chdir(tmp_path)
-    folder = saved_model(tmp_path / "model")
+    folder = saved(tmp_path / "model")
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Payload()))
-    with pytest.raises(ValueError, match="not a readable model folder"):
-        hub.load(folder)
+    torch.save({"weights": Payload()}, "bad.pt")
+    for load, path, kind in ((hub.load, folder, "model folder"), (checkpoints.load_checkpoint, "bad.pt", "checkpoint")):
+        with pytest.raises(ValueError, match=f"not a readable {kind}"):
+            load(path)
     assert not os.path.exists("executed")
 
 
@@ -167,11 +157,11 @@ def test_pickle_in_a_model_folder_is_not_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize("held_out", ["0.1", "0"])
 def test_result_is_written_whole_or_not_at_all(command, tmp_path, held_out):
     """Killed before its result, a run is not taken for a finished one."""
-    processes_killed = command("--epochs", "1", "--val-size", held_out)
-    killed(die_before_result, 1, processes_killed)
+    flags = command(*SMALL, "--epochs", "1", "--val-size", held_out)
+    killed(die_before_result, 1, flags)
     folder = tmp_path / "runs" / "run"
     assert not (folder / "result.json").exists()
-    run(*processes_killed)
+    run(*flags)
     assert result_of(folder)["status"] == "finished"
     assert zipfile.is_zipfile(folder / "last.pt")
 

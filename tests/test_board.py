@@ -10,7 +10,6 @@ import threading
 import time
 from contextlib import nullcontext
 from multiprocessing import get_context
-from types import SimpleNamespace
 
 import pytest
 
@@ -19,10 +18,10 @@ import locks
 import plan
 from board import Board, Taken
 from flags import HELD_CODE
-from settings import read_settings
 from tests import processes, stand_in
 from tests.processes import ROOT
-from tests.test_compare import SETTINGS
+from tests.refusals import refusal
+from tests.test_compare import comparison_of
 from tests.test_scripts import environment
 from tuning import Recipe
 
@@ -91,17 +90,6 @@ def test_the_last_to_finish_waits_for_one_who_may_leave_the_report_to_it(tmp_pat
     threading.Timer(0.5, lock.release).start()
     made.report()
     assert len(made.calls) == 1
-
-
-def comparison_of(tmp_path, monkeypatch):
-    """A comparison whose programs are only noted, in .calls."""
-    calls = []
-    programs = SimpleNamespace(stopped_by=0, run=lambda command, *_, **__: (calls.append(command), (0, ""))[1])
-    monkeypatch.setattr(compare_py, "Children", lambda: programs)
-    monkeypatch.setenv("REPORT", "")
-    made = compare_py.Comparison(read_settings(SETTINGS | {"OUT": str(tmp_path / "out")}, []))
-    made.calls = calls
-    return made
 
 
 @pytest.mark.parametrize(
@@ -326,9 +314,8 @@ def test_finished_runs_of_other_knobs_are_refused(tmp_path, monkeypatch, capsys)
     made.settings.recipes = {"resnet": Recipe([], {"resnet.width": "24.0"})}
     made.refuse_other_recipe("resnet", "0")
     made.settings.recipes = {"resnet": Recipe([], {"resnet.width": "8"})}
-    with pytest.raises(SystemExit):
-        made.refuse_other_recipe("resnet", "0")
-    assert "knobs {'resnet.width': '24'} there, {'resnet.width': '8'} here" in capsys.readouterr().err
+    said = refusal(capsys, made.refuse_other_recipe, "resnet", "0")
+    assert "knobs {'resnet.width': '24'} there, {'resnet.width': '8'} here" in said
 
 
 def test_damaged_result_does_not_stop_a_search(tmp_path):

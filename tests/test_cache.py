@@ -15,12 +15,11 @@ import cache
 import data
 import locks
 from tests.test_augment import random_split
-from tests.test_data import loaded, picture, small_folder, write_images, write_parquet
+from tests.test_data import loaded, picture, small_folder, write_images, write_table
 
 
 def test_decoded_images_are_cached_and_mapped(tmp_path, monkeypatch):
-    for split in ("train", "test"):
-        write_parquet(tmp_path / "set", split, [picture()] * 2, [0, 1], label="label")
+    write_table(tmp_path / "set", [picture()] * 2, [0, 1], label="label")
     first = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
     monkeypatch.setattr(data, "check_splits", None)  # would fail if the set were opened again
     second = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
@@ -44,8 +43,7 @@ def test_processes_share_the_pages_of_a_decoded_set(tmp_path, monkeypatch):
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
 def test_images_are_decoded_in_order_by_any_number_of_threads(tmp_path, n_threads, monkeypatch):
     pictures = [picture() for _ in range(23)]
-    for split in ("train", "test"):
-        write_parquet(tmp_path / "set", split, pictures, [0] * 23, label="label")
+    write_table(tmp_path / "set", pictures, [0] * 23, label="label")
     monkeypatch.setattr("machine.cores", lambda: n_threads)
     monkeypatch.setattr(cache, "DECODED_AT_ONCE", 7)
     images = data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")

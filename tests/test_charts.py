@@ -1,4 +1,4 @@
-from tests.reports import make, plus_segnext  # skips this file where report.py's packages are missing
+from tests.reports import blank_charts, make, plus_segnext  # skips this file where report.py's packages are missing
 
 # isort: split
 from types import SimpleNamespace
@@ -76,6 +76,12 @@ def test_costs_are_drawn_with_their_top1(campaign):
     assert np.allclose(curve.get_xydata(), [(50, 56), (100, 60), (200, 64)])
     marks = {tuple(line.get_xydata()[0].round(2)) for line in others}
     assert marks == {(100, 63), (180, 61), (100, 59.9), (100, 55), (100, 62.05)}
+
+
+def test_two_baselines_stand_in_one_chart():
+    rows = [content for arch in ("plain20", "eca_plain20", "resnet", "eca_resnet") for content in rows_of(arch, 60)]
+    texts = {label.get_text() for label in drawn(draw_cost, analyse(rows), "parameters").texts}
+    assert {"plain20", "resnet"} <= texts and len(texts) == 4
 
 
 def test_a_lone_width_has_a_bar_as_methods_have():
@@ -200,10 +206,11 @@ def test_learning_curves_are_each_networks_own():
     assert watched.figure.get_supylabel() == "top-1 on test, %"
 
 
+@blank_charts()
 def test_charts_are_written_and_old_ones_removed(campaign, tmp_path):
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "superclasses.png").write_text("of an earlier report")
-    text = make(campaign, tmp_path, timed(campaign), drawn=True)
+    text = make(campaign, tmp_path, timed(campaign))
     charts = {path.stem for path in (tmp_path / "report").glob("*.png")}
     assert charts == set(CHARTS) - {"superclasses", "budgets", "confusion", "reliability", "disagreements"}
     assert all(f"({name}.png)" in text for name in charts) and "superclasses.png" not in text
@@ -232,4 +239,5 @@ def test_labels_cover_no_other_label_and_no_point():
 
 def test_costs_are_drawn_where_the_baseline_learned_nothing(tmp_path):
     rows = rows_of("resnet", 10) + rows_of("eca_resnet", 10)
-    assert "cost_parameters.png" in make(rows, tmp_path, drawn=True)
+    assert "cost_parameters.png" in make(rows, tmp_path)
+    drawn(draw_cost, analyse(rows), "parameters").figure.canvas.draw()

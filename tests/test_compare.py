@@ -15,6 +15,7 @@ from board import Taken
 from flags import parse_args
 from locks import Lock
 from settings import HERE, read_settings, train_command, train_flags
+from tests.refusals import refusal
 from tuning import Recipe
 
 SETTINGS = {
@@ -71,10 +72,7 @@ def test_failed_runs_are_named_however_the_command_ends(by_signal, tmp_path, mon
     monkeypatch.setattr(compare.Comparison, "work", work)
     monkeypatch.setattr(compare.Comparison, "lacks_speeds", lambda _: False)
     monkeypatch.setattr(compare, "Children", lambda: SimpleNamespace(stopped_by=0))
-    with pytest.raises(SystemExit) as exit:
-        compare.main([])
-    assert exit.value.code == (143 if by_signal else 1)
-    assert capsys.readouterr().err.endswith("failed: resnet with seed 0\n")
+    assert "failed: resnet with seed 0\n" in refusal(capsys, compare.main, [], code=143 if by_signal else 1)
 
 
 def test_a_program_may_be_given_a_limit():
@@ -104,9 +102,8 @@ def test_flags_that_the_recipe_completes_are_taken():
 def test_home_is_meant_by_a_tilde(monkeypatch, capsys):
     monkeypatch.setenv("HOME", "/home/ada")
     assert read_settings(SETTINGS | {"OUT": "~/runs"}, []).out == Path("/home/ada/runs")
-    with pytest.raises(SystemExit):
-        read_settings(SETTINGS | {"TUNED": "~/search"}, [])
-    assert "TUNED: no runs in /home/ada/search" in capsys.readouterr().err
+    said = refusal(capsys, read_settings, SETTINGS | {"TUNED": "~/search"}, [])
+    assert "TUNED: no runs in /home/ada/search" in said
 
 
 def test_a_runs_own_flags_count_for_more_than_a_tuned_recipe():
@@ -121,9 +118,8 @@ def test_a_runs_own_flags_count_for_more_than_a_tuned_recipe():
     assert parse_args(train_flags(settings, "resnet", ["0"])).lr == 1
 
 
-@pytest.fixture
-def comparison(tmp_path, monkeypatch):
-    """A comparison of one run and four seeds, whose programs only note how they were called, and end with .code."""
+def comparison_of(tmp_path, monkeypatch, **settings):
+    """A comparison whose programs only note how they were called, in .calls, and end with .answer.code."""
     calls = []
     answer = SimpleNamespace(code=0, during=lambda: None)
 
@@ -134,10 +130,15 @@ def comparison(tmp_path, monkeypatch):
 
     programs = SimpleNamespace(stopped_by=0, run=run)
     monkeypatch.setattr(compare, "Children", lambda: programs)
-    settings = SETTINGS | {"RUNS": "resnet", "SEEDS": "0 1 2 3", "OUT": str(tmp_path / "out")}
-    made = compare.Comparison(read_settings(settings, []))
+    monkeypatch.setenv("REPORT", "")
+    made = compare.Comparison(read_settings(SETTINGS | {"OUT": str(tmp_path / "out")} | settings, []))
     made.calls, made.answer = calls, answer
     return made
+
+
+@pytest.fixture
+def comparison(tmp_path, monkeypatch):
+    return comparison_of(tmp_path, monkeypatch, RUNS="resnet", SEEDS="0 1 2 3")
 
 
 def test_speeds_are_of_images_of_the_data_sets_size(comparison):
@@ -317,11 +318,7 @@ def test_several_processes_are_started_by_torchrun(nproc):
     ],
 )
 def test_mistaken_setting_is_one_line(settings, flags, message, capsys):
-    with pytest.raises(SystemExit) as exit:
-        read_settings(SETTINGS | settings, flags)
-    assert exit.value.code == 2
-    err = capsys.readouterr().err
-    assert err.startswith(f"compare.sh: {message}") and err.count("\n") == 1
+    assert refusal(capsys, read_settings, SETTINGS | settings, flags).startswith(f"compare.sh: {message}")
 
 
 def test_a_search_compares_recipes_of_one_architecture():

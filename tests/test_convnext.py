@@ -1,19 +1,10 @@
 import pytest
 import torch
-import torch.nn.functional as F
 
 from models.convnext import ConvNeXt
-from models.prenorm import ChannelNorm
-from models.resnet import BasicBlock, DropPath, Layout, Place, StagedNet
-from tests.checks import (
-    assert_channels_last_agrees,
-    assert_every_parameter_learns,
-    assert_samples_are_independent,
-    n_params,
-    no_attention,
-    plain_block,
-    randomize,
-)
+from models.resnet import BasicBlock, Layout, Place, StagedNet
+from tests.checks import assert_learns_and_keeps_layout, n_params, no_attention, randomize
+from tests.test_hornet import depthwise
 
 
 class Tiny(StagedNet):
@@ -30,16 +21,11 @@ def reference(x, p, norm="layer", act="gelu"):
     norm: "layer", or the running (mean, variance) of a batch norm.
     """
     (dw, dw_bias), (scale, shift), (w1, b1), (w2, b2), gamma = p
-    k = dw.shape[-1]
-    padded = F.pad(x, [k // 2] * 4)
-    H, W = x.shape[2:]
-    out = dw_bias.view(1, -1, 1, 1) + sum(
-        dw[:, 0, i, j].view(1, -1, 1, 1) * padded[:, :, i : i + H, j : j + W] for i in range(k) for j in range(k)
-    )
+    out = depthwise(x, dw) + dw_bias.view(1, -1, 1, 1)
     result = x.clone()
     for b in range(len(x)):
-        for i in range(H):
-            for j in range(W):
+        for i in range(x.shape[2]):
+            for j in range(x.shape[3]):
                 v = out[b, :, i, j]
                 mean, var, eps = (v.mean(), v.var(unbiased=False), 1e-6) if norm == "layer" else (*norm, 1e-5)
                 v = (v - mean) / (var + eps).sqrt() * scale + shift
@@ -76,42 +62,13 @@ def test_parameter_count(ch, count):
     assert n_params(block(ch)) == count
 
 
-def test_starts_as_the_identity_at_the_papers_layer_scale():
-    x = torch.randn(2, 16, 8, 8)
-    assert (block(16, layer_scale=1e-6)(x) - x).abs().max() < 1e-5
-    assert (block(16)(x) - x).abs().max() > 1e-3
-
-
-def test_the_branch_is_dropped():
-    net = ConvNeXt().block(16, Place(1, 0, 8), no_attention, 0.25)
-    assert [module.rate for module in net.modules() if isinstance(module, DropPath)] == [0.25]
-
-
-def test_channel_norm_is_per_pixel():
-    out = ChannelNorm(16)(5 * torch.randn(2, 16, 4, 4) + 3)
-    torch.testing.assert_close(out.mean(1), torch.zeros(2, 4, 4), rtol=0, atol=1e-5)
-    torch.testing.assert_close(out.var(1, unbiased=False), torch.ones(2, 4, 4), rtol=0, atol=1e-3)
-
-
 @pytest.mark.parametrize(
     "knobs", [{}, {"norm": "batch", "act": "relu", "kernel_size": 3}, {"init": "trunc", "expansion": 2}]
 )
 def test_learns_and_keeps_layout(knobs):
     x = torch.randn(2, 16, 7, 7)
     shifts_before_a_batch_norm = ["branch.0.bias"] if "norm" in knobs else []
-    assert_every_parameter_learns(block(16, **knobs), x, shifts_before_a_batch_norm)
-    assert_channels_last_agrees(block(16, **knobs), x)
-    assert_samples_are_independent(block(16, **knobs), x)
-
-
-def test_downsampling_native_or_the_resnets():
-    x = torch.randn(2, 16, 8, 8)
-    place = Place(2, 0, 8)
-    native = ConvNeXt()(16, 32, 2, place, plain_block, no_attention, 0.0)
-    assert native(x).shape == (2, 32, 4, 4)
-    kinds = [type(layer) for layer in native[0]]
-    assert kinds == [ChannelNorm, torch.nn.Conv2d]  # the norm stands before the convolution
-    assert isinstance(ConvNeXt(downsample="resnet")(16, 32, 2, place, plain_block, no_attention, 0.0), BasicBlock)
+    assert_learns_and_keeps_layout(lambda: block(16, **knobs), x, exempt=shifts_before_a_batch_norm)
 
 
 def test_even_kernel_is_refused():

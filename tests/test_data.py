@@ -37,6 +37,12 @@ def write_parquet(folder, split, images, labels, classes=None, **names):
     table.to_parquet(str(folder / f"{split}-00000-of-00001.parquet"))
 
 
+def write_table(folder, images, labels, classes=None, **names):
+    """As write_parquet, both splits alike."""
+    for split in ("train", "test"):
+        write_parquet(folder, split, images, labels, classes, **names)
+
+
 def picture(mode="RGB", size=(8, 8)):
     return Image.effect_noise(size, 90).convert(mode)
 
@@ -130,8 +136,7 @@ def test_picture_is_the_same_from_a_folder_from_a_table_and_streamed(tmp_path):
 
 
 def test_parquet_is_streamed_too(tmp_path):
-    for split in ("train", "test"):
-        write_parquet(tmp_path / "set", split, [picture(size=(9, 9)) for _ in range(5)], [3, 1, 4, 1, 5], label="label")
+    write_table(tmp_path / "set", [picture(size=(9, 9)) for _ in range(5)], [3, 1, 4, 1, 5], label="label")
     kept, streamed = (data.load("cifar10", tmp_path / "set", None, tmp_path / "cache", room) for room in (1e9, 0))
     assert (streamed.test.is_streamed, streamed.image_size) == (True, 9)
     first, second = (list(augment.eval_batches(images.train, 2, [0] * 3, [1] * 3)) for images in (kept, streamed))

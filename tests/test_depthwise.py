@@ -33,10 +33,14 @@ def test_agrees_with_conv2d(kernel_size, ch):
             torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("kernel_size", "dilation"), [(3, 2), (7, 3), (5, 4), ((1, 5), 2)])
-def test_dilated_agrees_with_conv2d(kernel_size, dilation):
+DILATED = [(3, {"dilation": 2}), (7, {"dilation": 3}), (5, {"dilation": 4}), ((1, 5), {"dilation": 2})]
+STRIDED = [(kernel_size, {"stride": 2}) for kernel_size in (3, 7, (1, 21))]
+
+
+@pytest.mark.parametrize(("kernel_size", "options"), [*DILATED, *STRIDED])
+def test_dilated_and_strided_agree_with_conv2d(kernel_size, options):
     torch.manual_seed(0)
-    module = Depthwise(16, kernel_size, dilation=dilation)
+    module = Depthwise(16, kernel_size, **options)
     for size in (7, 8, 12):
         x = torch.randn(2, 16, size, size + 1).to(memory_format=CHANNELS_LAST)
         expected = outputs_and_gradients(nn.Conv2d.forward, module, x)
@@ -55,17 +59,6 @@ def test_bfloat16_is_float32_rounded(kernel_size, dilation):
     for value, wanted in zip(outputs_and_gradients(Depthwise.forward, module, x, amp=True), expected, strict=True):
         # where bfloat16 is emulated, partial sums are rounded, too: up to 2.2 % of the largest; wrong kernels are off by all
         assert (value - wanted).abs().max() < 0.04 * wanted.abs().max()
-
-
-@pytest.mark.parametrize("kernel_size", [3, 7, (1, 21)])
-def test_strided_agrees_with_conv2d(kernel_size):
-    torch.manual_seed(0)
-    module = Depthwise(16, kernel_size, stride=2)
-    for size in (7, 8):
-        x = torch.randn(2, 16, size, size + 1).to(memory_format=CHANNELS_LAST)
-        expected = outputs_and_gradients(nn.Conv2d.forward, module, x)
-        for value, wanted in zip(outputs_and_gradients(Depthwise.forward, module, x), expected, strict=True):
-            torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("options", [{"stride": 2}, {"multiplier": 3}, {"stride": 2, "bias": False}])

@@ -100,7 +100,7 @@ class Checker(HTMLParser):
 
 
 def test_the_report_is_one_page_that_needs_nothing_else(campaign, tmp_path):
-    text = make(campaign, tmp_path, timed(campaign), drawn=True)
+    text = make(campaign, tmp_path, timed(campaign))
     checker = Checker()
     checker.feed((tmp_path / "report" / "report.html").read_text())
     assert not checker.open

@@ -4,13 +4,7 @@ import pytest
 import torch
 
 from models.eca import ECA
-from tests.checks import (
-    assert_channels_last_agrees,
-    assert_every_parameter_learns,
-    assert_samples_are_independent,
-    n_params,
-    randomize,
-)
+from tests.checks import assert_learns_and_keeps_layout, n_params, randomize
 
 
 def reference(x, weight):
@@ -57,9 +51,7 @@ def test_gate_sees_means_only():
 
 def test_learns_and_keeps_layout():
     x = torch.randn(2, 16, 7, 7)
-    assert_every_parameter_learns(ECA(16), x)
-    assert_channels_last_agrees(ECA(16), x)
-    assert_samples_are_independent(ECA(16), x)
+    assert_learns_and_keeps_layout(lambda: ECA(16), x)
 
 
 def test_even_kernel_is_refused():

@@ -297,14 +297,17 @@ def test_dropped_paths_differ_from_step_to_step_and_are_drawn_again_after_a_resu
     assert all(map(torch.equal, seen[0][2:], seen[2]))
 
 
-def test_dropped_paths_differ_from_process_to_process():
+@pytest.mark.parametrize("by", ["process", "seed"])
+def test_dropped_paths_differ_from_process_to_process_and_from_seed_to_seed(by):
     kept = []
-    for rank in (0, 1):
+    for number in (0, 1):
         state, made = new_state(), new_batches()
-        state.rank, state.losses = rank, torch.zeros(2, 2)
+        if by == "process":
+            state.rank, state.losses = number, torch.zeros(2, 2)
         state.net.insert(3, DropPath(0.5))
         state.net[3].register_forward_hook(lambda module, args, out: kept.append(out.flatten(1).any(1)))
         made.begin(0)
+        made.seed = number if by == "seed" else made.seed
         capture.Step(state, state.net, made)()
     assert not torch.equal(*kept)
 
@@ -319,18 +322,6 @@ def test_an_older_checkpoint_is_taken_and_one_of_another_network_refused_in_word
     misfit = r"^its checkpoint does not fit, perhaps because the code has changed since \(.*Missing key.*weight"
     with pytest.raises(ValueError, match=misfit):
         state.load_state_dict(saved)
-
-
-def test_dropped_paths_differ_from_seed_to_seed():
-    kept = []
-    for seed in (0, 1):
-        state, made = new_state(), new_batches()
-        state.net.insert(3, DropPath(0.5))
-        state.net[3].register_forward_hook(lambda module, args, out: kept.append(out.flatten(1).any(1)))
-        made.begin(0)
-        made.seed = seed
-        capture.Step(state, state.net, made)()
-    assert not torch.equal(*kept)
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])

@@ -12,6 +12,7 @@ from torch import nn
 import export
 import hub
 from tests.nets import COMBINED, DEEPER, KNOBS, SLIM, SMALL
+from tests.refusals import refusal
 from tests.test_hub import RECIPE, RESULT, classifier, saved
 
 BATCHES = (1, 2, 7)
@@ -99,36 +100,29 @@ def test_model_folder_becomes_pt2_with_the_scores_of_its_card(tmp_path):
 # ------------------------------------------------------------------------------------------------------------ refusals
 
 
-def refused(capsys, *flags):
-    """The one line of a refusal, and its exit code."""
-    with pytest.raises(SystemExit) as end:
-        hub.main([*map(str, flags)])
-    line = capsys.readouterr().err
-    assert line.count("\n") == 1
-    return line, end.value.code
+def refused(capsys, *flags, code=1):
+    return refusal(capsys, hub.main, [*map(str, flags)], code=code)
 
 
 def test_file_of_another_kind_is_refused(tmp_path, capsys):
-    line, code = refused(capsys, finished_run(tmp_path / "run"), "--export", "net.tflite")
+    line = refused(capsys, finished_run(tmp_path / "run"), "--export", "net.tflite", code=2)
     assert "--export takes a file that ends in .onnx or .pt2, got net.tflite" in line
-    assert code == 2
 
 
 def test_unfinished_run_and_checkpoint_are_refused(tmp_path, capsys):
     run = finished_run(tmp_path / "run")
     (run / "result.json").unlink()
-    assert "is an unfinished run: finish it" in refused(capsys, run, "--export", tmp_path / "net.pt2")[0]
-    line, code = refused(capsys, run / "last.pt", "--export", tmp_path / "net.pt2")
+    assert "is an unfinished run: finish it" in refused(capsys, run, "--export", tmp_path / "net.pt2")
+    line = refused(capsys, run / "last.pt", "--export", tmp_path / "net.pt2")
     assert "is a checkpoint: give the folder of its run" in line
-    assert code == 1
 
 
 def test_folders_that_are_not_there_are_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = finished_run(tmp_path / "run")
-    line = refused(capsys, run, "--export", tmp_path / "nowhere" / "net.pt2")[0]
+    line = refused(capsys, run, "--export", tmp_path / "nowhere" / "net.pt2")
     assert f"no folder {tmp_path}/nowhere: make it first" in line
-    assert "no such run" in refused(capsys, "nosuchrun", "--export", "net.pt2")[0]
+    assert "no such run" in refused(capsys, "nosuchrun", "--export", "net.pt2")
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
@@ -136,7 +130,7 @@ def test_missing_package_is_named(tmp_path, capsys, monkeypatch, package):
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name)
     monkeypatch.setitem(sys.modules, package, None)
-    line = refused(capsys, finished_run(tmp_path / "run"), "--export", tmp_path / "net.onnx")[0]
+    line = refused(capsys, finished_run(tmp_path / "run"), "--export", tmp_path / "net.onnx")
     assert f"needs the package {package}: pip install -r requirements-export.txt" in line
 
 

@@ -16,6 +16,7 @@ import pytest
 import locks
 import machine
 from tests import processes
+from tests.refusals import refusal
 from tests.runs import SMALL, run
 from tests.test_signals import start, wait_for_step
 
@@ -371,10 +372,8 @@ def test_run_that_went_on_between_look_and_lock_is_refused(command, tmp_path, mo
         return lock(path)
 
     monkeypatch.setattr(locks, "Lock", late)
-    with pytest.raises(SystemExit) as exit:
-        run(*command(*SMALL, "--max-steps", "1"))
-    assert exit.value.code == 2
-    assert f"{last.parent} was written by another process just now: start again" in capsys.readouterr().err
+    said = refusal(capsys, run, *command(*SMALL, "--max-steps", "1"))
+    assert f"{last.parent} was written by another process just now: start again" in said
 
 
 @pytest.mark.parametrize(
@@ -383,31 +382,23 @@ def test_run_that_went_on_between_look_and_lock_is_refused(command, tmp_path, mo
 )
 def test_sign_of_other_processes_without_torchrun(name, value, missing, command, monkeypatch, capsys):
     monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit) as exit:
-        run(*command())
-    assert exit.value.code == 2
-    err = capsys.readouterr().err
-    assert f"{name}={value} is set and {missing} is not: start several processes with torchrun" in err
-    assert err.count("\n") == 1
+    said = refusal(capsys, run, *command())
+    assert f"{name}={value} is set and {missing} is not: start several processes with torchrun" in said
 
 
 def test_rank_alone_silences_no_mistake(command, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(SystemExit):
-        run(*command("--lr", "-1"))
-    assert "--lr must be more than 0" in capsys.readouterr().err
+    assert "--lr must be more than 0" in refusal(capsys, run, *command("--lr", "-1"))
 
 
 def test_more_epochs_of_a_finished_run(command, tmp_path, capsys):
     run(*command(*SMALL, "--epochs", "1"))
-    with pytest.raises(SystemExit):
-        run(*command(*SMALL, "--epochs", "2"))
     folder = tmp_path / "runs" / "run"
-    assert f"give --init-from {folder} --name NEW" in capsys.readouterr().err
+    said = refusal(capsys, run, *command(*SMALL, "--epochs", "2"))
+    assert f"give --init-from {folder} --name NEW" in said
     run(*command(*SMALL, "--epochs", "2", "--init-from", str(folder)), "--name", "new")
-    with pytest.raises(SystemExit):
-        run(*command(*SMALL, "--epochs", "2", "--lr", "1"))
-    assert "give another --name, or delete that folder" in capsys.readouterr().err
+    said = refusal(capsys, run, *command(*SMALL, "--epochs", "2", "--lr", "1"))
+    assert "give another --name, or delete that folder" in said
 
 
 def test_a_disk_that_fails_for_a_moment_is_no_rival(path, monkeypatch):

@@ -4,26 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from models import build
-from models.mixer import Mixer, MixerBlock
-from models.resnet import BasicBlock, DropPath, Place, ResNet
-from tests.checks import (
-    assert_channels_last_agrees,
-    assert_every_parameter_learns,
-    assert_samples_are_independent,
-    n_params,
-    no_attention,
-    plain_block,
-    randomize,
-)
+from models.mixer import Mixer
+from models.resnet import Place
+from tests.checks import assert_learns_and_keeps_layout, n_params, no_attention, randomize
+from tests.test_gmlp import layer_norm
 
 
-def block(ch, size, attention=no_attention, drop_path=0.0, **knobs):
-    return Mixer(**knobs)(ch, ch, 1, Place(3, 1, size), plain_block, attention, drop_path)
-
-
-def layer_norm(v, scale, shift):
-    return (v - v.mean()) / (v.var(unbiased=False) + 1e-6).sqrt() * scale + shift
+def block(ch, size, **knobs):
+    return Mixer(**knobs).block(ch, Place(3, 1, size), no_attention, 0.0)
 
 
 def mlp(v, w1, b1, w2, b2):
@@ -74,25 +62,6 @@ def test_parameter_count_of_other_widths(token_hidden, channel_hidden):
     assert n_params(block(64, 8, token_hidden=token_hidden, channel_hidden=channel_hidden)) == count
 
 
-def test_whole_net():
-    net = ResNet(100, 32, block=Mixer())
-    assert [type(b) for stage in net.stages for b in stage] == [BasicBlock] * 7 + [MixerBlock] * 2
-
-
-@pytest.mark.parametrize(
-    ("knobs", "replaced"),
-    [
-        ({"first_block": 2}, {(3, 2)}),
-        ({"stages": (2, 3)}, {(2, 1), (2, 2), (3, 1), (3, 2)}),
-        ({"stages": (1,)}, {(1, 0), (1, 1), (1, 2)}),
-    ],
-)
-def test_blocks_stand_where_the_knobs_say(knobs, replaced):
-    net = ResNet(10, 15, block=Mixer(**knobs))  # maps of 15, 8 and 4 pixels
-    assert {(s + 1, i) for s in range(3) for i in range(3) if isinstance(net.stages[s][i], MixerBlock)} == replaced
-    assert net(torch.randn(2, 3, 15, 15)).shape == (2, 10)
-
-
 def test_each_mlp_is_blind_to_the_other_axis():
     """The token MLP treats all channels alike, the channel MLP all pixels; neither holds the other way round."""
     net = randomize(block(16, 4))
@@ -111,40 +80,12 @@ def test_each_mlp_is_blind_to_the_other_axis():
 @pytest.mark.parametrize("knobs", [{}, {"token_hidden": 20, "channel_hidden": 8}])
 def test_learns_and_keeps_layout(knobs):
     x = torch.randn(2, 16, 7, 7)
-    assert_every_parameter_learns(block(16, 7, **knobs), x)
-    assert_channels_last_agrees(block(16, 7, **knobs), x)
-    assert_samples_are_independent(block(16, 7, **knobs), x)
-
-
-def test_attention_and_drop_path_are_on_the_spatial_branch():
-    class Silence(nn.Module):
-        def __init__(self, ch):
-            super().__init__()
-            self.ch = ch
-
-        def forward(self, x):
-            assert x.shape[1:] == (self.ch, 4, 4)
-            return 0 * x
-
-    net = block(16, 4, attention=Silence, drop_path=0.2).eval()
-    x = torch.randn(2, 16, 4, 4)
-    torch.testing.assert_close(net(x), x + net.mix_channels(x))
-    assert [module.rate for module in net.modules() if isinstance(module, DropPath)] == [0.2, 0.2]
-
-
-def test_autocast():
-    net = block(16, 8).eval()
-    x = torch.randn(2, 16, 8, 8)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = net(x)
-    torch.testing.assert_close(out.float(), net(x), rtol=0.05, atol=0.05)
+    assert_learns_and_keeps_layout(lambda: block(16, 7, **knobs), x)
 
 
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"stages": (0,)}, r"mixer\.stages must be distinct numbers from 1 to 4, got \(0,\)"),
-        ({"stages": (3, 3)}, r"mixer\.stages"),
         ({"first_block": -1}, r"mixer\.first_block"),
         ({"token_hidden": -1}, r"mixer\.token_hidden"),
         ({"channel_hidden": -1}, r"mixer\.channel_hidden"),
@@ -153,15 +94,3 @@ def test_autocast():
 def test_bad_knobs_are_refused(knobs, message):
     with pytest.raises(ValueError, match=message):
         Mixer(**knobs)
-
-
-@pytest.mark.parametrize("shape", [(2, 8), (5, 5)])
-def test_other_map_sizes_are_refused(shape):
-    with pytest.raises(ValueError, match=f"mixer is built for maps of 4x4 pixels, got {shape[0]}x{shape[1]}"):
-        block(16, 4)(torch.randn(2, 16, *shape))
-
-
-def test_block_that_widens_stays_the_resnets():
-    """Though it has no stride: the first bottleneck, from 8 to 32 channels."""
-    net = build("mixer_resnet50", 7, {"resnet.width": 8, "mixer.stages": (1,)}, 16)
-    assert net(torch.randn(2, 3, 16, 16)).shape == (2, 7)

@@ -6,13 +6,7 @@ import torch
 from models import build
 from models.multiscale import Cascade, MultiScaleConv, shares
 from models.resnet import BasicBlock, Bottleneck, ConvBN, ImageNetResNet, ResNet
-from tests.checks import (
-    assert_channels_last_agrees,
-    assert_every_parameter_learns,
-    assert_samples_are_independent,
-    n_params,
-    randomize,
-)
+from tests.checks import assert_learns_and_keeps_layout, n_params, randomize
 from tests.test_ghostnet import filtered, normed
 
 FORMS = ({}, {"form": "depthwise"}, {"form": "cascade"})
@@ -126,16 +120,7 @@ def test_cascade_stands_where_something_mixes_its_groups():
 @pytest.mark.parametrize(("in_ch", "stride"), [(16, 1), (16, 2)])
 def test_learns_and_keeps_layout(knobs, in_ch, stride):
     x = torch.randn(4, in_ch, 9, 9)
-    assert_every_parameter_learns(MultiScaleConv(in_ch, 16, stride, True, **knobs), x)
-    assert_channels_last_agrees(MultiScaleConv(in_ch, 16, stride, True, **knobs), x)
-    assert_samples_are_independent(MultiScaleConv(in_ch, 16, stride, True, **knobs), x)
-
-
-@pytest.mark.parametrize("knobs", FORMS)
-def test_output_is_channels_last(knobs):
-    x = torch.randn(2, 16, 7, 7).contiguous(memory_format=torch.channels_last)
-    module = MultiScaleConv(16, 16, 1, True, **knobs).to(memory_format=torch.channels_last)
-    assert module(x).is_contiguous(memory_format=torch.channels_last)
+    assert_learns_and_keeps_layout(lambda: MultiScaleConv(in_ch, 16, stride, True, **knobs), x)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from PIL import Image
 import pair
 from pictures import FIELDS, N_BINS, Pair, confusion, draw_disagreements, draw_reliability, reliability
 from rows import settings_of
+from tests.refusals import refusal
 from tests.report_rows import row, write
 from tests.runs import result_of, run
 
@@ -138,11 +139,8 @@ def test_a_file_that_is_no_pair_is_refused(runs, tmp_path, capsys):
 
 
 def refuse_pair(runs, folder, capsys, message):
-    with pytest.raises(SystemExit) as refusal:
-        report.main([str(runs), "--out", str(folder / "out")])
-    assert refusal.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and message in error and "write it again with pair.py" in error
+    said = refusal(capsys, report.main, [str(runs), "--out", str(folder / "out")])
+    assert message in said and "write it again with pair.py" in said
     assert not (folder / "out").exists()
 
 
@@ -165,9 +163,8 @@ def trained(photos, tmp_path_factory):
 def test_a_file_that_cannot_be_written_is_refused_before_the_scoring(out, trained, tmp_path, monkeypatch, capsys):
     runs, data_flags = trained
     monkeypatch.setattr(pair, "score", None)
-    with pytest.raises(SystemExit):
-        pair.main([str(runs / "eca_resnet"), str(runs / "resnet"), *data_flags, "--out", str(tmp_path / out)])
-    assert "--out takes a file that ends in .npz, in a folder that exists, got" in capsys.readouterr().err
+    flags = [str(runs / "eca_resnet"), str(runs / "resnet"), *data_flags, "--out", str(tmp_path / out)]
+    assert "--out takes a file that ends in .npz, in a folder that exists, got" in refusal(capsys, pair.main, flags)
 
 
 def test_a_full_or_foreign_disk_is_one_line(trained, tmp_path, monkeypatch, capsys):
@@ -176,17 +173,11 @@ def test_a_full_or_foreign_disk_is_one_line(trained, tmp_path, monkeypatch, caps
     score = Mock(return_value={"targets": []})
     monkeypatch.setattr(pair, "score", score)
     monkeypatch.setattr(pair.np, "savez_compressed", Mock(side_effect=OSError("No space left on device")))
-    with pytest.raises(SystemExit):
-        pair.main(command)
-    assert capsys.readouterr().err == "pair.py: No space left on device\n"
-    with pytest.raises(SystemExit):
-        pair.main([*command, "--cache-dir", ""])  # of a variable that is not set: the default
+    assert refusal(capsys, pair.main, command) == "pair.py: No space left on device\n"
+    refusal(capsys, pair.main, [*command, "--cache-dir", ""])  # of a variable that is not set: the default
     assert not score.call_args.args[-1]
-    capsys.readouterr()
     monkeypatch.setattr(pair.os, "access", lambda *_: False)
-    with pytest.raises(SystemExit):
-        pair.main(command)
-    assert capsys.readouterr().err == f"pair.py: cannot write to {tmp_path}: give another --out\n"
+    assert refusal(capsys, pair.main, command) == f"pair.py: cannot write to {tmp_path}: give another --out\n"
 
 
 def test_a_pair_of_runs_is_scored_as_the_runs_were(trained, photos, tmp_path, monkeypatch):
@@ -214,9 +205,8 @@ def test_test_images_of_another_set_are_refused(trained, photos, tmp_path, capsy
     for split in ("train", "test"):
         (tmp_path / "photos" / split / "class0").rename(tmp_path / "photos" / split / "other")
     data_flags = ["--data-dir", str(tmp_path / "photos"), "--cache-dir", str(tmp_path)]
-    with pytest.raises(SystemExit):
-        pair.main([str(runs / "eca_resnet"), str(runs / "resnet"), *data_flags, "--out", str(tmp_path / "pair.npz")])
-    assert "are not those of these data: only one of them has class0" in capsys.readouterr().err
+    flags = [str(runs / "eca_resnet"), str(runs / "resnet"), *data_flags, "--out", str(tmp_path / "pair.npz")]
+    assert "are not those of these data: only one of them has class0" in refusal(capsys, pair.main, flags)
     assert not (tmp_path / "pair.npz").exists()
 
 
@@ -249,7 +239,5 @@ def test_the_best_method_and_its_baseline_are_found(tmp_path):
     ],
 )
 def test_runs_that_make_no_pair_are_refused(names, message, runs, tmp_path, capsys):
-    with pytest.raises(SystemExit) as refusal:
-        pair.main([str(tmp_path / name) for name in names])
-    error = capsys.readouterr().err
-    assert refusal.value.code == 2 and error.startswith("pair.py: ") and error.count("\n") == 1 and message in error
+    said = refusal(capsys, pair.main, [str(tmp_path / name) for name in names])
+    assert said.startswith("pair.py: ") and message in said

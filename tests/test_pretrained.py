@@ -271,12 +271,6 @@ def test_network_without_published_weights_is_refused():
         load_pretrained("eca_resnet", build("eca_resnet"), 32)
 
 
-def test_missing_timm_is_told(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    with pytest.raises(ValueError, match="pip install timm"):
-        load_pretrained("timm:resnet18", torch.nn.Linear(1, 1), 32)
-
-
 # ---------------------------------------------------------------------------------------------------------------- head
 
 

@@ -5,13 +5,7 @@ import torch
 
 from models import build
 from models.productpool import ProductPool
-from tests.checks import (
-    assert_channels_last_agrees,
-    assert_every_parameter_learns,
-    assert_samples_are_independent,
-    n_params,
-    randomize,
-)
+from tests.checks import assert_learns_and_keeps_layout, n_params, randomize
 
 
 def reference(pool, x):
@@ -61,9 +55,7 @@ def test_parameter_count(knobs, count):
 @pytest.mark.parametrize("knobs", [{}, {"form": "square"}, {"form": "relu"}, {"form": "linear"}, {"norm": False}])
 def test_learns_and_keeps_layout(knobs):
     x = torch.randn(3, 16, 5, 7)
-    assert_every_parameter_learns(randomize(ProductPool(16, features=9, **knobs)), x)
-    assert_channels_last_agrees(ProductPool(16, features=9, **knobs), x)
-    assert_samples_are_independent(ProductPool(16, features=9, **knobs), x)
+    assert_learns_and_keeps_layout(lambda: randomize(ProductPool(16, features=9, **knobs)), x)
 
 
 def test_classifier_reads_the_features():

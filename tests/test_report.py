@@ -18,7 +18,7 @@ from verdicts import WORDS, analyse
 def test_report_holds_the_rows_numbers(campaign, tmp_path):
     """Of seven networks, too few to share their noise: intervals and p are those of their own seeds."""
     few = [c for c in campaign if c["arch"] != "mixer_resnet" and set(c["settings"]) <= {"resnet.width"}]
-    text = make(few, tmp_path, drawn=True)
+    text = make(few, tmp_path)
     networks, verdicts = table_after(text, "## All networks"), table_after(text, "## Verdicts")
     top1 = np.array([c["top1"] for c in campaign if c["arch"] == "hornet_resnet"])
     base = np.array([c["top1"] for c in campaign if c["arch"] == "resnet" and not c["settings"]])
@@ -127,20 +127,17 @@ def test_seeds_that_are_compared_are_not_called_unknown_noise():
     assert len(told) == 2
 
 
-def test_runs_that_diverged_are_told(campaign, tmp_path):
+def test_runs_that_diverged_or_are_not_finished_are_told(campaign, tmp_path):
     lost = tmp_path / "runs" / "se_resnet-seed1"
     lost.mkdir(parents=True)
     (lost / "diverged").write_text("loss or gradient is not finite at step 280\n")
     (tmp_path / "runs" / "diverged").mkdir()  # as a run may be called
-    text = make(campaign, tmp_path)
-    assert "- se_resnet-seed1: loss or gradient is not finite at step 280\n" in text.split("### Left out")[1]
-
-
-def test_runs_that_are_not_finished_are_told(campaign, tmp_path):
-    begun = tmp_path / "runs" / "se_resnet-seed1"
-    begun.mkdir(parents=True)
+    begun = tmp_path / "runs" / "se_resnet-seed2"
+    begun.mkdir()
     (begun / "last.pt").touch()
-    assert "- se_resnet-seed1: not finished\n" in make(campaign, tmp_path).split("### Left out")[1]
+    told = make(campaign, tmp_path).split("### Left out")[1]
+    assert "- se_resnet-seed1: loss or gradient is not finite at step 280\n" in told
+    assert "- se_resnet-seed2: not finished\n" in told
 
 
 def test_a_missing_baseline_is_named():

@@ -3,38 +3,13 @@ from functools import partial
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from models.resnest import ResNeStConv, SplitAttention
 from models.resnet import BasicBlock, ConvBN, ImageNetResNet, ResNet
-from tests.checks import (
-    assert_channels_last_agrees,
-    assert_every_parameter_learns,
-    assert_samples_are_independent,
-    n_params,
-    randomize,
-)
-
-
-def normed(values, norm, c):
-    values = (values - norm.running_mean[c]) / (norm.running_var[c] + norm.eps).sqrt()
-    return values * norm.weight[c] + norm.bias[c]
-
-
-def convolved(x, kernel, stride):
-    """One output map of a padded 3x3 convolution, tap by tap: (B, C, H, W), (C, 3, 3) -> (B, H, W)."""
-    (H, W), padded = x.shape[2:], F.pad(x, [1] * 4)
-    return sum(
-        (kernel[:, i, j].view(1, -1, 1, 1) * padded[:, :, i : i + H : stride, j : j + W : stride]).sum(1)
-        for i in range(3)
-        for j in range(3)
-    )
-
-
-def averaged(x, stride):
-    """The mean over 3x3 windows, the padding's zeros counted."""
-    return torch.stack([convolved(one[:, None], torch.full((1, 3, 3), 1 / 9), stride) for one in x.unbind(1)], dim=1)
+from tests.checks import assert_learns_and_keeps_layout, n_params, randomize
+from tests.test_ghostnet import filtered, normed
+from tests.test_multiscale import averaged
 
 
 def reference(x, split, R, K, stride):
@@ -49,7 +24,9 @@ def reference(x, split, R, K, stride):
         U = []
         for r in range(R):
             channels = [r * C + k * width + c for c in range(width)]
-            maps = [normed(convolved(inputs[r * K + k], conv.weight[c], stride), conv_norm, c) for c in channels]
+            maps = [
+                normed(filtered(inputs[r * K + k].unbind(1), conv.weight[c], stride), conv_norm, c) for c in channels
+            ]
             U.append([one.clamp(min=0) for one in maps])
         s = [sum(U[r][c] for r in range(R)).mean((1, 2)) for c in range(width)]
         z = []
@@ -106,7 +83,7 @@ def test_radix_0_is_the_plain_convolution():
     control = randomize(ResNeStConv(8, 12, 1, True, radix=0, cardinality=2)).eval()
     conv, norm, _ = control[0]
     halves = x.chunk(2, dim=1)
-    expected = [normed(convolved(halves[c // 6], conv.weight[c], 1), norm, c).clamp(min=0) for c in range(12)]
+    expected = [normed(filtered(halves[c // 6].unbind(1), conv.weight[c], 1), norm, c).clamp(min=0) for c in range(12)]
     torch.testing.assert_close(control(x), torch.stack(expected, dim=1), rtol=1e-5, atol=1e-5)
     assert [type(module) for module in ResNeStConv(8, 8, 2, True, radix=0)] == [ConvBN, nn.AvgPool2d]
 
@@ -118,10 +95,6 @@ def test_radix_0_is_the_plain_convolution():
 def test_parameter_count(radix, cardinality, counts):
     convs = [ResNeStConv(ch, ch, 1, True, radix=radix, cardinality=cardinality) for ch in (16, 32, 64)]
     assert tuple(n_params(conv) for conv in convs) == counts
-
-
-def test_parameter_count_of_the_network():
-    assert n_params(ResNet(100, 32, conv=partial(ResNeStConv, radix=0))) == 275_572
 
 
 def test_whole_network_is_the_papers():
@@ -204,9 +177,7 @@ def test_output_is_never_negative():
 def test_learns_and_keeps_layout(knobs):
     x = torch.randn(8, 16, 7, 7)
     # the batch norm after it takes the gate's first bias away again
-    assert_every_parameter_learns(ResNeStConv(16, 32, 2, True, **knobs), x, exempt=["gate.0.bias"])
-    assert_channels_last_agrees(ResNeStConv(16, 32, 2, True, **knobs), x)
-    assert_samples_are_independent(ResNeStConv(16, 32, 2, True, **knobs), x)
+    assert_learns_and_keeps_layout(lambda: ResNeStConv(16, 32, 2, True, **knobs), x, exempt=["gate.0.bias"])
 
 
 def test_output_is_channels_last_and_stays_in_half_precision():

@@ -21,6 +21,7 @@ from settings import HERE
 from speed import parse_run
 from tests import processes
 from tests.processes import ROOT
+from tests.refusals import refusal
 
 
 def environment(settings):
@@ -303,18 +304,17 @@ def test_cost_preset_trains_nothing(tmp_path, monkeypatch, capsys):
         f"{here}/report.py out/costs.json",
     ]
     lock = Lock(tmp_path / "out" / "costs.json.lock")
-    with pytest.raises(SystemExit) as exit:
-        compare.costs(settings | {"PLAN": ""}, [])
+    capsys.readouterr()
+    said = refusal(capsys, compare.costs, settings | {"PLAN": ""}, [], code=1)
     lock.release()
-    assert exit.value.code == 1 and "another process is writing out/costs.json" in capsys.readouterr().err
+    assert "another process is writing out/costs.json" in said
     for programs.code, programs.stopped_by, ends_with in ((5, 0, "5"), (-15, signal.SIGINT, "130")):
         with pytest.raises(SystemExit, match=ends_with):
             compare.costs(settings | {"PLAN": ""}, [])
     assert len(calls) == 4 and not list((tmp_path / "out").iterdir())
     (tmp_path / "file").touch()
-    with pytest.raises(SystemExit):
-        compare.costs(settings | {"PLAN": "", "OUT": "file"}, [])
-    assert "OUT=file cannot be used here" in capsys.readouterr().err
+    said = refusal(capsys, compare.costs, settings | {"PLAN": "", "OUT": "file"}, [], code=1)
+    assert "OUT=file cannot be used here" in said
 
 
 # ------------------------------------------------------------------------------------------------- from start to end

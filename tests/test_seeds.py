@@ -14,6 +14,7 @@ import training
 from checkpoints import TIME_IS_UP, StopSignals
 from flags import HELD_CODE, TIME_IS_UP_CODE, failures_reported
 from tests import processes
+from tests.refusals import refusal
 from tests.runs import SMALL, assert_same, built, logged, result_of, run, saved_state
 from tests.test_signals import start, wait_for_step
 from train import train_all
@@ -112,10 +113,8 @@ def test_a_run_that_does_not_fit_beside_the_others_does_not_stop_them(capsys):
         return SimpleNamespace(turn=nullcontext, build=build, close=lambda: did.append(f"close {name}"),
                                train=lambda: iter(did.append(f"train {name}") or ()))  # fmt: skip
 
-    with pytest.raises(SystemExit) as exit:
-        train_all([fake("large", full), fake("small", list)], together=True)
-    assert exit.value.code == 1 and did[:2] == ["close large", "train small"]
-    assert "CUDA out of memory: give fewer seeds at a time" in capsys.readouterr().err
+    said = refusal(capsys, train_all, [fake("large", full), fake("small", list)], True, code=1)
+    assert "CUDA out of memory: give fewer seeds at a time" in said and did[:2] == ["close large", "train small"]
 
 
 @pytest.mark.parametrize("flags", [[], ["--check"]])
@@ -124,10 +123,8 @@ def test_a_gpu_that_is_full_before_the_training_is_one_line(flags, command, caps
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr("engine.TrainState", full)
-    with pytest.raises(SystemExit) as exit:
-        run(*command(*SMALL, *flags))
-    assert exit.value.code == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith("train.py: CUDA out of memory: give fewer seeds")
+    said = refusal(capsys, run, *command(*SMALL, *flags), code=1)
+    assert said.startswith("train.py: CUDA out of memory: give fewer seeds")
 
 
 def test_what_failed_keeps_no_memory(command):
@@ -154,11 +151,8 @@ def test_seed_that_another_process_trains_is_left_to_it(command, tmp_path, capsy
     folder = tmp_path / "runs" / "run0"
     folder.mkdir(parents=True)
     lock = locks.Lock(folder / "lock")
-    with pytest.raises(SystemExit) as exit:
-        run(*flags, "--seed", "0", "1")
+    assert str(folder) in refusal(capsys, run, *flags, "--seed", "0", "1", code=HELD_CODE)
     lock.release()
-    assert exit.value.code == HELD_CODE
-    assert str(folder) in capsys.readouterr().err
     assert not (folder / "result.json").exists() and result_of(tmp_path / "runs" / "run1")["seed"] == 1
 
 
@@ -204,11 +198,7 @@ def run_on_a_full_disk(flags):
     ],
 )  # fmt: skip
 def test_mistake_is_one_line(flags, message, command, capsys, tmp_path):
-    with pytest.raises(SystemExit) as exit:
-        run(*command(*flags))
-    assert exit.value.code == 2
-    err = capsys.readouterr().err
-    assert message in err and err.count("\n") == 1
+    assert message in refusal(capsys, run, *command(*flags))
     assert not (tmp_path / "runs").exists()
 
 
@@ -237,22 +227,20 @@ def test_time_is_up_after_the_limit_and_a_signal_comes_first():
     assert over.received == signal.SIGTERM
 
 
-@pytest.mark.parametrize(("seconds", "n_saves"), [("0", 3), ("1000", 1)])
-def test_checkpoints_come_by_time(command, monkeypatch, seconds, n_saves):
-    """0: at each epoch's end. Long ones: at the end of the run only."""
+@pytest.mark.parametrize(
+    ("flags", "steps"),
+    [
+        (["--epochs", "3", "--save-every-s", "0"], [4, 8, 12]),
+        (["--epochs", "3", "--save-every-s", "1000"], [12]),
+        (["--epochs", "1", "--save-every-s", "1e-9", "--log-every", "3"], [3, 4]),  # within a long epoch
+    ],
+)
+def test_checkpoints_come_by_time(command, monkeypatch, flags, steps):
     saves = []
     save = training.Run.save
     monkeypatch.setattr(training.Run, "save", lambda self: (saves.append(self.state.step), save(self)))
-    run(*command(*SMALL, "--epochs", "3", "--save-every-s", seconds))
-    assert len(saves) == n_saves and saves[-1] == 12
-
-
-def test_checkpoint_within_a_long_epoch(command, monkeypatch):
-    saves = []
-    save = training.Run.save
-    monkeypatch.setattr(training.Run, "save", lambda self: (saves.append(self.state.step), save(self)))
-    run(*command(*SMALL, "--epochs", "1", "--save-every-s", "1e-9", "--log-every", "3"))
-    assert saves == [3, 4]
+    run(*command(*SMALL, *flags))
+    assert saves == steps
 
 
 def test_check_trains_nothing_and_writes_nothing(command, tmp_path, capsys):
@@ -262,9 +250,7 @@ def test_check_trains_nothing_and_writes_nothing(command, tmp_path, capsys):
     assert facts == expected | {"gpus": 0, "image_size": 16}
     assert not (tmp_path / "runs").exists()
     run(*command(*SMALL, "--max-steps", "1"))
-    with pytest.raises(SystemExit):
-        run(*command(*SMALL, "--check", "--lr", "1"))
-    assert "holds another run (" in capsys.readouterr().err
+    assert "holds another run (" in refusal(capsys, run, *command(*SMALL, "--check", "--lr", "1"))
 
 
 def test_check_of_a_run_that_another_process_trains_speaks_of_no_resuming(command, tmp_path, capsys):
@@ -279,9 +265,8 @@ def test_check_of_a_run_that_another_process_trains_speaks_of_no_resuming(comman
 def test_parts_divide_the_images_of_each_process(capsys):
     args = SimpleNamespace(accumulate=4, batch_size=20, arch="resnet")
     run = SimpleNamespace(args=args, batches=SimpleNamespace(n_local=10))
-    with pytest.raises(SystemExit):
-        training.Run.refuse_unfit_parts(run, None)
-    assert "--accumulate 4 does not divide the 10 images of each process" in capsys.readouterr().err
+    said = refusal(capsys, training.Run.refuse_unfit_parts, run, None)
+    assert "--accumulate 4 does not divide the 10 images of each process" in said
 
 
 def test_a_seed_that_diverged_does_not_end_the_others_under_torchrun(monkeypatch):

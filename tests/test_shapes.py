@@ -24,27 +24,9 @@ FIRST_100 = [
 ]
 SECOND_THOUSAND = [182.28, 109.05, 118.41, 152.25, 111.51, 161.18, 71.2, 149.53, 99.91, 65.28]
 FIRST_TEST = [126.55, 150.38, 164.41, 159.14, 158.44, 116.53, 170.02, 109.67, 141.17, 144.54]
-ROW_OF_GREEN = [
-    94,
-    95,
-    83,
-    64,
-    61,
-    63,
-    45,
-    52,
-    36,
-    60,
-    74,
-    67,
-    31,
-    54,
-    43,
-    57,
-]  # of image 7 of train, the left half of row 16
-TOLERANCE = (
-    0.1  # for means: mathematical functions differ between platforms in their last bits, so that a few pixels may
-)
+# Of image 7 of train, the left half of row 16.
+ROW_OF_GREEN = [94, 95, 83, 64, 61, 63, 45, 52, 36, 60, 74, 67, 31, 54, 43, 57]
+TOLERANCE = 0.1  # for means: platforms' mathematical functions differ in their last bits, and so may a few pixels
 
 
 @pytest.fixture(scope="module")

@@ -173,7 +173,7 @@ def test_torchrun_shows_the_true_traceback_and_leaves_no_orphan(command, tmp_pat
         "record(train.main)(train.parse_args())\n"
     )
     torchrun = str(Path(sys.executable).parent / "torchrun")
-    launch = [torchrun, "--standalone", "--nproc_per_node", "2", str(script), *command("--timeout-s", "20")]
+    launch = [torchrun, "--standalone", "--nproc_per_node", "2", str(script), *command(*SMALL, "--timeout-s", "20")]
     done = subprocess.run(launch, capture_output=True, text=True, timeout=90, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 1
     cause = done.stderr[done.stderr.index("Root Cause") :]

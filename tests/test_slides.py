@@ -1,6 +1,7 @@
 from tests.reports import make, slide_texts, table_after  # skips this file where report.py's packages are missing
 
 # isort: split
+from types import SimpleNamespace
 from zipfile import ZipFile
 
 import numpy as np
@@ -16,18 +17,25 @@ MOST_SLIDES, MOST_WORDS = 12, 40
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(folder, report.md, rows) of the campaign on CIFAR-100 with two modules together: the talk has all of its slides."""
+    """The report of the campaign on CIFAR-100 with two modules together: the talk has all of its slides."""
     rows = [*campaign_rows(), *rows_of("eca_ghostnet_resnet", 60, jitter=-JITTER)]
     rng = np.random.default_rng(0)
     for content in rows:
         per_class = rng.uniform(content["top1"] - 5, content["top1"], 100).tolist()
         content |= {"dataset": "cifar100", "classes": 100, "per_class_top1": per_class}
     folder = tmp_path_factory.mktemp("made")
-    return folder, make(rows, folder, timed(rows), drawn=True), rows
+    text = make(rows, folder, timed(rows), drawn=True)
+    return SimpleNamespace(
+        folder=folder / "report", text=text, rows=rows, deck=deck_of(folder), slides=slides_of(folder)
+    )
 
 
 def deck_of(folder):
     return pptx.Presentation(folder / "report" / "slides.pptx")
+
+
+def slides_of(folder):
+    return slide_texts(folder / "report" / "slides.pptx")
 
 
 def talk(slides):
@@ -36,12 +44,11 @@ def talk(slides):
 
 
 def test_nothing_unfinished_is_left(made):
-    assert not list((made[0] / "report").glob("*.tmp"))
+    assert not list(made.folder.glob("*.tmp"))
 
 
 def test_the_talk_is_in_order_and_the_appendix_last(made):
-    folder, *_ = made
-    titles = [title for title, _ in slide_texts(folder / "report" / "slides.pptx")]
+    titles = [title for title, _ in made.slides]
     n_talk = len(talk([(title, ()) for title in titles]))
     assert titles[:n_talk] == [
         "Which module is worth adding to a ResNet?", "Which module is worth adding?", "The ResNet", "Where each method goes",
@@ -54,13 +61,12 @@ def test_the_talk_is_in_order_and_the_appendix_last(made):
 
 def test_without_methods_the_cost_charts_are_in_the_appendix(tmp_path):
     make(widths(), tmp_path)
-    titles = [title for title, _ in slide_texts(tmp_path / "report" / "slides.pptx")]
+    titles = [title for title, _ in slides_of(tmp_path)]
     assert {"Appendix: top-1 against parameters", "Appendix: top-1 against MACs"} <= set(titles)
 
 
 def test_what_the_talk_says(made):
-    folder, *_ = made
-    slides = dict(slide_texts(folder / "report" / "slides.pptx"))
+    slides = dict(made.slides)
     assert slides["Which module is worth adding?"][0].split("\n") == [
         "1 of 5 helps: ECA +3.00 ± 0.16.",
         "1 is not clearly ahead of a wider ResNet, 1 hurts, 2 show no evidence.",
@@ -78,22 +84,19 @@ def test_what_the_talk_says(made):
 
 
 def test_the_same_rows_give_the_same_file_at_any_time(made):
-    folder, *_ = made
-    with ZipFile(folder / "report" / "slides.pptx") as parts:
+    with ZipFile(made.folder / "slides.pptx") as parts:
         assert {part.date_time for part in parts.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
 def test_a_slide_of_the_talk_has_few_words(made):
     """Words in text boxes; those inside drawings and charts are theirs."""
-    folder, *_ = made
-    for title, texts in talk(slide_texts(folder / "report" / "slides.pptx")):
+    for title, texts in talk(made.slides):
         n_words = len(" ".join([title, *texts]).split())
         assert 0 < n_words <= MOST_WORDS, title
 
 
 def test_the_appendix_holds_the_reports_tables(made):
-    folder, text, _ = made
-    by_title = dict(slide_texts(folder / "report" / "slides.pptx"))
+    by_title = dict(made.slides)
     for heading, title in (
         ("### Verdicts", "verdicts"),
         ("### All networks", "all networks"),
@@ -101,16 +104,15 @@ def test_the_appendix_holds_the_reports_tables(made):
         ("### Two modules together", "two modules together"),
         ("### Ablations of eca_resnet", "ablations of eca_resnet"),
     ):
-        for first, cells in table_after(text, heading).items():
+        for first, cells in table_after(made.text, heading).items():
             if first != "---":
                 assert {first, *cells} <= set(by_title[f"Appendix: {title}"]), first
 
 
 def test_the_notes_hold_the_numbers_behind_a_slide(made):
-    folder, text, rows = made
-    answer = text.split("\n\n")[1]
+    answer = made.text.split("\n\n")[1]
     notes = {}
-    for slide in deck_of(folder).slides:
+    for slide in made.deck.slides:
         if slide.has_notes_slide:
             notes[slide.shapes[0].text_frame.text] = slide.notes_slide.notes_text_frame.text
     assert notes["Which module is worth adding?"].splitlines()[:3] == answer.replace(". ", ".\n").splitlines()
@@ -120,15 +122,14 @@ def test_the_notes_hold_the_numbers_behind_a_slide(made):
         and "at equal MACs" in notes["Accuracy against parameters"]
     )
     assert "eca_resnet: eca.kernel_size=9 (-2.00 ± " in notes["Ablations"]
-    results = analyse(rows)
+    results = analyse(made.rows)
     top1 = results.top1(next(net for net in results.nets if net.name == "resnet"))
     assert f"resnet: top-1 {top1.mean:.2f} ± {top1.half:.2f} %" in notes["The ResNet"]
     assert "ECA (Wang et al., ECA-Net, CVPR 2020): Weights each channel" in notes["Where each method goes"]
 
 
 def test_nothing_on_a_slide_leaves_it(made):
-    folder, *_ = made
-    deck = deck_of(folder)
+    deck = made.deck
     for slide in deck.slides:
         for shape in slide.shapes:
             height = sum(r.height for r in shape.table.rows) if shape.has_table else shape.height
@@ -138,8 +139,7 @@ def test_nothing_on_a_slide_leaves_it(made):
 
 def test_words_and_charts_of_the_talk_can_be_read_from_the_last_row(made):
     """Text of the talk has 18 points at least, and its charts are wide."""
-    folder, *_ = made
-    for slide in deck_of(folder).slides:
+    for slide in made.deck.slides:
         texts = [shape for shape in slide.shapes if shape.has_text_frame]
         if texts[0].text_frame.text.startswith("Appendix"):
             break
@@ -149,8 +149,8 @@ def test_words_and_charts_of_the_talk_can_be_read_from_the_last_row(made):
 
 @pytest.mark.parametrize("archs", [("resnet",), ("resnet", "plain20", "plain56", "resnet56"), ("vit",)])
 def test_a_report_without_methods_has_slides_all_the_same(archs, tmp_path):
-    make([content for arch in archs for content in rows_of(arch, 60)], tmp_path, drawn=True)
-    titles = [title for title, _ in slide_texts(tmp_path / "report" / "slides.pptx")]
+    make([content for arch in archs for content in rows_of(arch, 60)], tmp_path)
+    titles = [title for title, _ in slides_of(tmp_path)]
     assert "Limits and future work" in titles and "Differences from the baseline" not in titles
 
 
@@ -171,7 +171,7 @@ def test_font_shrinks_until_the_text_fits():
     ],
 )
 def test_the_baseline_is_one_that_was_compared_with(archs, title, is_drawn, tmp_path):
-    text = make([content for arch in archs for content in rows_of(arch, 60)], tmp_path, drawn=True)
+    text = make([content for arch in archs for content in rows_of(arch, 60)], tmp_path)
     titles = [slide.shapes[0].text_frame.text for slide in deck_of(tmp_path).slides]
     (slide,) = [slide for slide in deck_of(tmp_path).slides if slide.shapes[0].text_frame.text == title]
     assert any(hasattr(shape, "shapes") for shape in slide.shapes) == is_drawn
@@ -213,7 +213,7 @@ def test_a_long_table_goes_on_on_the_next_slide():
 def test_a_method_in_each_slot_fits_its_slide(tmp_path):
     methods = ("productpool", "eca", "cspnet", "ghostnet", "gmlp")
     archs = ("resnet", *(f"{method}_resnet" for method in methods))
-    make([content for arch in archs for content in rows_of(arch, 60)], tmp_path, drawn=True)
+    make([content for arch in archs for content in rows_of(arch, 60)], tmp_path)
     deck = deck_of(tmp_path)
     (slide,) = [s for s in deck.slides if s.shapes[0].text_frame.text == "Where each method goes"]
     assert sum(hasattr(shape, "shapes") for shape in slide.shapes) == 5
@@ -223,7 +223,7 @@ def test_a_method_in_each_slot_fits_its_slide(tmp_path):
 
 @pytest.mark.parametrize(("archs", "stages"), [(("gmlp_resnet",), 1), (("gmlp_resnet", "convnext_resnet"), 4)])
 def test_methods_of_the_third_stage_are_drawn_there(archs, stages, tmp_path):
-    make([content for arch in ("resnet", *archs) for content in rows_of(arch, 60)], tmp_path, drawn=True)
+    make([content for arch in ("resnet", *archs) for content in rows_of(arch, 60)], tmp_path)
     (slide,) = [s for s in deck_of(tmp_path).slides if s.shapes[0].text_frame.text == "Where each method goes"]
     drawings = [shape.shapes for shape in slide.shapes if hasattr(shape, "shapes")]
     texts = [shape.text_frame.text for shapes in drawings for shape in shapes if shape.has_text_frame]

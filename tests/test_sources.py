@@ -10,7 +10,7 @@ import torch
 
 import data
 import sources
-from tests.test_data import loaded, picture, small_folder, write_images, write_parquet
+from tests.test_data import loaded, picture, small_folder, write_images, write_parquet, write_table
 
 
 def test_image_folder_with_a_class_named_train(tmp_path):
@@ -102,36 +102,31 @@ def test_a_full_disk_is_named_where_it_is(tmp_path, monkeypatch):
     def failing(*_, **__):
         raise DatasetGenerationError("An error occurred") from OSError(28, "No space left on device")
 
-    for split in ("train", "test"):
-        write_parquet(tmp_path, split, [picture()], [0])
+    write_table(tmp_path, [picture()], [0])
     monkeypatch.setattr("datasets.load_dataset", failing)
     with pytest.raises(ValueError, match=r"No space left on device: make room in .*, or set HF_HOME$"):
         data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache")
 
 
 def test_brackets_in_a_path_are_no_pattern(tmp_path):
-    for split in ("train", "test"):
-        write_parquet(tmp_path / "set [1]", split, [picture()], [0])
+    write_table(tmp_path / "set [1]", [picture()], [0])
     assert len(data.load("cifar100", tmp_path / "set [1]", cache_dir=tmp_path / "cache").train) == 1
 
 
 def test_cifar10_in_parquet_is_told_from_cifar100(tmp_path):
-    for split in ("train", "test"):
-        write_parquet(tmp_path, split, [picture()], [0], label="label")
+    write_table(tmp_path, [picture()], [0], label="label")
     with pytest.raises(
         ValueError,
         match="no column 'fine_label', found img, label; these are the columns of cifar10: give --dataset cifar10",
     ):
         data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache")
-    for split in ("train", "test"):
-        write_parquet(tmp_path / "fine", split, [picture()], [0])
+    write_table(tmp_path / "fine", [picture()], [0])
     with pytest.raises(ValueError, match="these are the columns of cifar100: give --dataset cifar100"):
         data.load("cifar10", tmp_path / "fine", cache_dir=tmp_path / "cache")
 
 
 def test_parquet_of_another_set_is_not_read(tmp_path):
-    for split in ("train", "test"):
-        write_parquet(tmp_path, split, [picture()], [0], img="image", label="label")
+    write_table(tmp_path, [picture()], [0], img="image", label="label")
     with pytest.raises(ValueError, match=r"no column '\w+', found image, label; only CIFAR is read from parquet"):
         data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache")
 
@@ -171,8 +166,7 @@ def test_tables_of_a_split_are_read_in_the_order_of_their_names(tmp_path, monkey
 
 def test_parquet_of_all_modes(tmp_path):
     modes = [picture(mode) for mode in ("RGB", "L", "RGBA", "P", "1")]
-    for split in ("train", "test"):
-        write_parquet(tmp_path / "set", split, modes, [0, 1, 2, 98, 99])
+    write_table(tmp_path / "set", modes, [0, 1, 2, 98, 99])
     images = data.load("cifar100", tmp_path / "set", cache_dir=tmp_path / "cache")
     assert images.train.images.shape == (5, 3, 8, 8)
     assert images.train.targets.tolist() == [0, 1, 2, 98, 99]
@@ -218,8 +212,7 @@ def test_unreachable_hub_is_said_at_once(tmp_path, monkeypatch):
 
 
 def test_unreachable_hub_with_a_local_copy(tmp_path, monkeypatch):
-    for split in ("train", "test"):
-        write_parquet(tmp_path / "copy", split, [picture()], [0], label="label")
+    write_table(tmp_path / "copy", [picture()], [0], label="label")
     from datasets import load_dataset
 
     files = {split: str(tmp_path / "copy" / f"{split}-00000-of-00001.parquet") for split in ("train", "test")}
@@ -241,8 +234,7 @@ def test_unreachable_hub_with_a_local_copy(tmp_path, monkeypatch):
     ],
 )
 def test_labels_that_are_no_numbers(tmp_path, images, labels, message):
-    for split in ("train", "test"):
-        write_parquet(tmp_path / "set", split, images, labels, label="label")
+    write_table(tmp_path / "set", images, labels, label="label")
     with pytest.raises(ValueError, match=message):
         data.load("cifar10", tmp_path / "set", cache_dir=tmp_path / "cache")
 

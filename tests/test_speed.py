@@ -10,6 +10,7 @@ import machine
 import speed
 from cost import cost
 from speed import parse_run
+from tests.refusals import refusal
 
 TINY = ("resnet", {"resnet.depth": 8, "resnet.width": 4})
 HOW = (4, "off", False)  # batch size, amp, compiled
@@ -128,10 +129,7 @@ def test_a_network_that_takes_no_such_images_is_refused_by_the_cost_pass(tmp_pat
     monkeypatch.setattr(
         "sys.argv", ["speed.py", "googlenet", "--image-size", "1", "--out", str(tmp_path / "cost.json")]
     )
-    with pytest.raises(SystemExit) as exit:
-        speed.main()
-    assert exit.value.code == 2
-    assert capsys.readouterr().err.startswith("speed.py: ")
+    assert refusal(capsys, speed.main).startswith("speed.py: ")
 
 
 def test_flags_of_a_run_leave_its_speed_alone():
@@ -156,10 +154,7 @@ def test_flags_of_a_run_leave_its_speed_alone():
 def test_mistyped_flag_of_the_cost_pass_is_refused(flags, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["speed.py", *flags])
-    with pytest.raises(SystemExit) as exit:
-        speed.main()
-    assert exit.value.code == 2
-    assert message in capsys.readouterr().err
+    assert message in refusal(capsys, speed.main)
 
 
 def test_costs_of_other_conditions_are_kept_beside(tmp_path, monkeypatch, capsys):
@@ -172,9 +167,7 @@ def test_costs_of_other_conditions_are_kept_beside(tmp_path, monkeypatch, capsys
     assert kept.read_text() == first and json.loads(file.read_text())["batch_size"] == 8
     file.write_text("{")
     monkeypatch.setattr("sys.argv", ["speed.py", "resnet", "--costs", str(file)])
-    with pytest.raises(SystemExit):
-        speed.main()
-    assert capsys.readouterr().err == f"speed.py: {file} is damaged: delete it\n"
+    assert refusal(capsys, speed.main) == f"speed.py: {file} is damaged: delete it\n"
 
 
 def test_costs_of_networks_alone(tmp_path, capsys):

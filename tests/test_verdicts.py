@@ -288,14 +288,6 @@ def test_many_seeds_are_told_as_a_range():
     assert by_seed([1.0, -1.0, 2.0, 0.5, 0.25, 0.0]) == "-1.0 to +2.0"
 
 
-def test_an_unstable_setting_shows_its_seeds_too():
-    rows = rows_of("eca_resnet", 60) + rows_of("eca_resnet", 63, {"eca.kernel_size": 9}, jitter=-JITTER)
-    rows[5]["top1"] = 10.0
-    results = analyse(rows)
-    (_, _, line) = ablation_table("eca_resnet", results.ablations["eca_resnet"], results)
-    assert line[4].endswith("(by seed)")
-
-
 def test_seeds_are_the_same_for_all_that_is_compared():
     """A width that is still being trained takes no part in the comparison."""
     rows = rows_of("resnet", 60) + rows_of("eca_resnet", 63) + rows_of("resnet", 56, {"resnet.width": 8}, seeds=(0,))
@@ -325,6 +317,7 @@ def test_an_unstable_setting_of_an_ablation_is_called_that(campaign):
     assert result.direction == -1 and result.change == "unstable"
     table = ablation_table("segnext_resnet", results.ablations["segnext_resnet"], results)
     assert table[-1][0] == "segnext.kernel_size=3" and table[-1][-1] == "unstable"
+    assert table[-1][4].endswith("(by seed)")
     answer = opening(results)
     assert answer[0].endswith("(0 better, 0 worse and 1 unstable).")
     assert answer[-1].startswith("No comparison is stable, so")
@@ -443,12 +436,6 @@ def test_no_p_is_printed_where_nothing_was_tested():
     assert verdict_table(results)[1][2:4] == ["-", "-"]
 
 
-def test_a_method_that_saves_one_cost_and_not_another_says_so():
-    result = comparison(widths() + rows_of("ghostnet_resnet", 58, params=55_000, jitter=-JITTER), "ghostnet_resnet")
-    assert result.direction == -1 and result.word == "hurts"  # as it is below the curve at equal MACs
-    assert "above the widening curve at equal parameters" in result.remark
-
-
 @pytest.mark.parametrize(("mean", "word"), [(63, "helps"), (57, "hurts")])
 def test_without_a_curve_the_baseline_alone_judges_and_it_is_said(mean, word):
     result = comparison(rows_of("resnet", 60) + rows_of("eca_resnet", mean, jitter=-JITTER), "eca_resnet")
@@ -542,9 +529,12 @@ def test_the_cost_pass_adds_latencies(campaign, tmp_path):
 
 def test_what_beats_a_narrower_network_says_at_which_cost():
     rows = widths() + rows_of("ghostnet_resnet", 58, params=55_000, jitter=-JITTER)
-    lists = dict(verdict_lists(analyse(rows, timed(rows))))
+    results = analyse(rows, timed(rows))
     told = " (above a ResNet at equal parameters, below a ResNet at equal MACs and training time)"
-    assert lists["hurts"].endswith(told)
+    assert dict(verdict_lists(results))["hurts"].endswith(told)
+    (result,) = results.methods
+    assert result.direction == -1 and result.word == "hurts"
+    assert "above the widening curve at equal parameters" in result.remark
     rows = widths() + rows_of("ghostnet_resnet", 59, params=55_000, macs=5_500_000, speed=1900.0, jitter=-JITTER)
     told = " (above a ResNet at equal parameters, MACs and training time)"
     assert dict(verdict_lists(analyse(rows, timed(rows))))["better than narrowing"].endswith(told)
