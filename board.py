@@ -193,7 +193,7 @@ class Board:
     def date_report(self, began):
         """Dates the report to when it began to read, as it lacks the results that came later."""
         for name in LAST_WRITTEN:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # it is not there, or is another user's
                 os.utime(self.out / "report" / name, (began, began))
 
     def clear(self):

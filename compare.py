@@ -26,6 +26,7 @@ from flags import HELD_CODE, PADDED_UP_TO, TIME_IS_UP_CODE, parse_args
 from hours import SPEEDS, hours_of, network_of
 from plan import show_plan
 from settings import (
+    BUDGET,
     HERE,
     parts_of,
     read_settings,
@@ -38,7 +39,6 @@ from settings import (
 from tasks import Task
 from tuning import as_text
 
-BUDGET = ("dataset", "epochs", "max_steps", "val_size", "folds")
 RESOLVED = ("amp", "arch", "crop_scale", "graph", "seed", "settings")  # flags that a row has in another form
 
 
@@ -146,9 +146,9 @@ class Comparison:
         left = [hours[run] for run, _ in self.board.overview()[0]] if hours else []
         if left:
             own_gpus = self.facts.get("gpus", 0) // s.nproc  # jobs that share a device are no faster together
-            total = sum(left) / min(s.jobs, max(1, own_gpus))
+            total = max(0.1, sum(left) / min(s.jobs, max(1, own_gpus)))
             print(
-                f"{len(left)} run{'s' * (len(left) != 1)} left, about {max(total, 0.1):.1f} hours of training at the measured speeds",
+                f"{len(left)} run{'s' * (len(left) != 1)} left, about {total:.1f} hours of training at the measured speeds",
                 flush=True,
             )
 
@@ -169,7 +169,8 @@ class Comparison:
                 self.check()
             self.measure_speeds()
         except SystemExit:
-            self.leave_if_stopped()
+            if self.children.stopped_by:
+                raise
             print("the speeds were not measured, because one run could not be prepared here", flush=True)
 
     def networks(self):
@@ -229,7 +230,8 @@ class Comparison:
                 time.sleep(locks.POLL_S)
                 continue
             try:
-                self.refuse_other_budget(taken.run, taken.seeds[0])
+                if "--recipes" not in os.environ["REPORT"]:  # another command may have begun one in OUT
+                    self.refuse_other_budget(taken.run, taken.seeds[0])
                 self.train(taken, left, environ)
             finally:
                 self.board.give_back(taken)
@@ -301,7 +303,7 @@ class Comparison:
                 unfinished, finished = self.board.overview()
                 if unfinished or (finished and not self.board.is_reported()):
                     slurm.requeue_if_out_of_time(self.progressed())
-            print("stopped: the same command goes on", flush=True)
+            print("stopped: the same command continues", flush=True)
             raise SystemExit(128 + self.children.stopped_by)
 
     def finish(self):

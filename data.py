@@ -82,7 +82,9 @@ def load(name, data_dir=None, image_size=None, cache_dir=None, room=math.inf, kn
     notes, copies = list(found.notes if found else ()), meta.pop("copies")
     if name == "folder":
         notes += [
-            f"{data_dir}: {n:,} of the {split} images are copies of training images" for split, n in copies.items() if n
+            f"{data_dir}: images of {split}/ that are copies of training images: {n:,}"
+            for split, n in copies.items()
+            if n
         ]
     return ImageSet(**{"train": None} | splits | meta, notes=tuple(notes))
 

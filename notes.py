@@ -212,7 +212,8 @@ def simulation_text(results):
     header, line, *rows = SIMULATED.splitlines()
     of_rule = [row for row in rows if rule in row]
     shown = [row for row in of_rule if row.split("|")[3].strip() == n_seeds] or of_rule
-    return "\n".join([f"{SIMULATION} The table is of the test used here.\n", header, line, *shown])
+    used = " The table is of the test used here." * bool(results.judged)
+    return "\n".join([f"{SIMULATION}{used}\n", header, line, *shown])
 
 
 FAMILY = "Holm's correction covers {judged} and becomes stricter with each method that is added."

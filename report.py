@@ -68,7 +68,7 @@ def main(argv=None):
     try:
         write(args)
     except OSError as error:  # such as a full disk or one that may only be read
-        refuse(f"the report cannot be written: {error}")
+        refuse(f"the report cannot be written: {error}", code=1)
 
 
 def write(args):

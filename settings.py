@@ -24,6 +24,7 @@ RESERVED = {  # flags of train.py that compare.sh gives itself: the setting to u
     "--max-minutes": "MINUTES",
     "--set": 'RUNS of compare.sh, such as RUNS="eca_resnet:eca.kernel_size=5"',
 }
+BUDGET = ("dataset", "epochs", "max_steps", "val_size", "folds")  # which a report's runs share
 MOST_BYTES = 200  # of a run's name; file systems take 255, and locks add to it
 ONE_RUN_ONLY = ("--check", "--list", "--summary", "--eval-only", "--predict", "--push-to-hub")
 
@@ -100,7 +101,8 @@ def read_settings(environ, user_flags):
 
 
 def refuse_mistaken_flags(settings, compares_recipes):
-    """Ends the program for flags that train.py refuses, and for two recipes of one architecture, which a report refuses."""
+    """Ends the program for flags that train.py refuses, and for what a report refuses: two budgets, or two recipes of one
+    architecture."""
     recipes = {}
     for run in settings.runs:
         asked = vars(parse_args(train_flags(settings, run, ["0"])))
@@ -112,6 +114,12 @@ def refuse_mistaken_flags(settings, compares_recipes):
         if differ and not compares_recipes:
             refuse(f"{first} and {run} differ in {', '.join(differ)}, but a report takes one recipe for each architecture: give "
                    "both the same flags, or PRESET=recipe to compare them")  # fmt: skip
+        first, of_first = next(iter(recipes.values()))
+        differ = [name for name in BUDGET if recipe[name] != of_first[name]]
+        if differ and not compares_recipes:
+            refuse(
+                f"{first} and {run} differ in {', '.join(differ)}, but a report is of one budget: give all runs the same"
+            )
 
 
 def refuse_unknown_networks(runs):

@@ -315,6 +315,11 @@ def test_several_processes_are_started_by_torchrun(nproc):
             [],
             "resnet and resnet:--lr=0.1 differ in lr, but a report takes one recipe for each architecture: give both the same flags, or PRESET=recipe to compare them",
         ),
+        (
+            {"RUNS": "resnet vit eca_resnet:--val-size=0"},
+            [],
+            "resnet and eca_resnet:--val-size=0 differ in val_size, but a report is of one budget: give all runs the same",
+        ),
     ],
 )
 def test_mistaken_setting_is_one_line(settings, flags, message, capsys):

@@ -306,7 +306,7 @@ def test_copies_of_training_images_are_counted(tmp_path, room):
     assert loaded(root, room).notes == ()
     copied = sorted((root / "train" / "bee").iterdir())[0]
     shutil.copy(copied, root / "test" / "ant" / f"again{copied.suffix}")
-    assert loaded(root, room).notes == (f"{root}: 1 of the test images are copies of training images",)
+    assert loaded(root, room).notes == (f"{root}: images of test/ that are copies of training images: 1",)
 
 
 @pytest.mark.parametrize("room", [1e9, 0])
