@@ -101,6 +101,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(command, tmp_path, caps
     out, err = capsys.readouterr()
     assert "last.pt is not a readable checkpoint" in err
     assert "at step 4 of" in out
+    assert checkpoints.load_checkpoint(folder / "last.pt.previous")["state"]["step"] == 8  # both are kept
     processes.run(run, 1, *flags, "--name", "whole")
     assert_same(saved_state(tmp_path / "runs" / "whole"), saved_state(folder))
 
