@@ -141,7 +141,10 @@ def misleads(start, place, centres, near=8):
 
 def plain_ticks(axis, values):
     """Plain numbers as ticks of a logarithmic axis, evenly spaced if the values are close to one another."""
-    narrow = max(values) < 8 * min(values)
+    low, high = min(values), max(values)
+    if high < 1.1 * low:  # nearly equal values shall look so; and of one value alone, matplotlib would show nothing
+        getattr(axis.axes, f"set_{axis.axis_name}lim")(low / 1.1, high * 1.1)
+    narrow = high < 8 * low
     axis.set_major_locator(MaxNLocator(6) if narrow else LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
     axis.set_minor_locator(NullLocator())
@@ -152,7 +155,7 @@ def draw_cost(figure, results, cost):
     unit, scale = {"parameters": ("parameters, thousands", 1e-3), "MACs": ("MACs per image, millions", 1e-6),
                    "training time": ("training time per image, ms", 1e3)}[cost]  # fmt: skip
     ax = figure.subplots()
-    points, texts, line, has_widths = [], [], [], False
+    points, texts, line, has_widths, has_band = [], [], [], False, False
     ax.set_xscale("log")
     for backbone, curve in results.curves.items():
         seeds = baseline_in(curve).seeds
@@ -164,6 +167,7 @@ def draw_cost(figure, results, cost):
         x = np.array([net.costs[cost] * scale for net in curve])
         estimates = [results.noise_of(seeds).estimate((net, 1)) for net in curve]
         y, half = np.transpose([(each.mean, each.half) for each in estimates])
+        has_band |= len(curve) > 1 and bool((half > 0).any())
         line += draw_band(ax, x, y, half)
         points += [(*point, "black") for point in zip(x, y, strict=True)]
         whose = f"{backbone}, " if len(results.curves) > 1 else ""
@@ -181,10 +185,10 @@ def draw_cost(figure, results, cost):
     ax.margins(0.12, 0.12)
     plain_ticks(ax.xaxis, [p[0] for p in points])
     ax.set_xlabel(f"{unit} (logarithmic)")
-    has_bars = any(results.top1(result.net).half > 0 for result in results.stable)
+    has_bars = any(results.top1(net).half > 0 for net in results.networks)
     ax.set_ylabel("top-1, %" + " (bars: 95% interval)" * has_bars)
     whose = next(iter(results.curves)) if len(results.curves) == 1 else "a backbone"
-    add_legend(ax, results, whose + " at several widths, 95% band" * has_widths)
+    add_legend(ax, results, whose + " at several widths" * has_widths + ", 95% band" * has_band)
     place_labels(ax, points, texts, line)
 
 
@@ -241,7 +245,7 @@ def draw_learning(figure, results):
                 )
         mean = "by seed" if result.unstable else f"{result.net.values('top1').mean():.1f}"
         ax.set_title(f"{short(result.net)} {mean}", fontsize="medium")
-        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
     figure.supxlabel("epoch (black: the baseline; number: final top-1 on the test set)", fontsize="medium")
     figure.supylabel(f"top-1 on {'held-out images' if results.row['n_val'] else 'test'}, %", fontsize="medium")
 
@@ -318,7 +322,8 @@ def draw_ablations(figure, results):
 
 def setting(net):
     """A net's knobs for a chart: 'kernel size 5'."""
-    return ", ".join(knob.split(".")[-1].replace("_", " ").replace("=", " ") for knob in net.knobs.split())
+    pairs = (knob.split("=", 1) for knob in net.knobs.split())
+    return ", ".join(f"{name.split('.')[-1].replace('_', ' ')} {value}" for name, value in pairs)
 
 
 def render(file, draw, *arguments, font=STYLE["font.size"]):

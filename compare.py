@@ -310,7 +310,9 @@ class Comparison:
         """Writes the report, unless others still train; prints how many runs are left."""
         self.leave_if_stopped()
         unfinished, finished = self.board.overview()
-        if finished:
+        if finished and self.is_one_fold():
+            print(f"a report needs all folds, each in an OUT of its own: python report.py {self.settings.out.parent}")
+        elif finished:
             self.report()
         if self.failures:
             raise SystemExit(1)
@@ -330,6 +332,9 @@ class Comparison:
             why += [f"{n_held} held by other processes"] if n_held else []
             are = "runs are" if len(unfinished) != 1 else "run is"
             print(f"{len(unfinished)} {are} left: {', '.join(why)}")
+
+    def is_one_fold(self):
+        return bool(parse_args(train_flags(self.settings, self.settings.runs[0], ["0"])).folds)
 
     def report(self):
         out = self.settings.out

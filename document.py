@@ -71,10 +71,7 @@ def report_text(results, charts, folders, team, conditions, pair):
         recipes_text(results),
         methods_text(results),
         "## Results",
-        "### Verdicts",
-        markdown(verdict_table(results)),
-        bullets(results.methods, lambda net: net.name),
-        differences_text(results),
+        verdicts_text(results),
         budgets_text(conditions, chart("budgets")),
         interactions_text(results),
         networks_text(results),
@@ -142,6 +139,15 @@ def methods_text(results):
             ]
         )
     return f"## The methods\n\n{intro}\n\n{markdown(table)}"
+
+
+def verdicts_text(results):
+    if not results.methods:
+        return ""
+    table = markdown(verdict_table(results))
+    return "\n\n".join(
+        ["### Verdicts", table, bullets(results.methods, lambda net: net.name), differences_text(results)]
+    )
 
 
 def differences_text(results):
@@ -238,11 +244,13 @@ def pair_text(pair, charts):
 
 def cost_text(results, charts):
     """Accuracy against cost, and the differences from the widening curve."""
-    if results.has_curve:
+    if not results.methods:
+        parts = charts
+    elif results.has_curve:
         parts = [cost_sentence(results), *charts, "### Equal cost", markdown(equal_cost_table(results)), EQUAL_COST]
     else:
         parts = [*charts, "### Equal cost", NO_CURVE]
-    return "\n\n".join(["## Cost", *(part for part in parts if part)])
+    return "\n\n".join(["## Cost", *(part for part in parts if part)]) if any(parts) else ""
 
 
 def ablations_text(results, chart):
@@ -254,7 +262,7 @@ def ablations_text(results, chart):
         where = trained_where((net.knobs or "(default)", net) for net in results.nets if net.arch == arch)
         n = max(result.family_size for result in compared)
         level = f"*Detectable* is at {ALPHA} / {n} here." if results.judged else DETECTABLE.format(m=n)
-        note = f"Differences are from {arch} with its defaults. Holm's correction covers this table."
+        note = f"Differences are from {arch} with its defaults." + " Holm's correction covers this table." * bool(n)
         note = " ".join(text for text in (note, level * bool(n), where) if text)
         table = markdown(ablation_table(arch, compared, results))
         sentence = ablation_sentence(arch, compared)

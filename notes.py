@@ -9,6 +9,7 @@ import numpy as np
 from flags import parse_args
 from noise import ALPHA, FASTER, FEWEST_NETWORKS, FEWEST_SEEDS, NEAR, POWER, learned, not_undercut
 from rows import at_chance, epochs_of, family_and_depth, in_list, machine, recipe_of
+from tables import top1_cell
 from verdicts import baseline_in, numbered
 
 
@@ -72,12 +73,12 @@ MODULES = {
     "convnext": Module(
         "ConvNeXt", "block", "Liu et al., A ConvNet for the 2020s, CVPR 2022",
         "A depthwise 7x7 convolution, a layer norm, and a two-layer MLP four times as wide.",
-        EVERY_BLOCK, "Here layer scale starts at 1, not 1e-6, so that SGD can train it.",
+        EVERY_BLOCK, "By default layer scale starts at 1, not 1e-6, so that SGD can train it.",
     ),
     "hornet": Module(
         "HorNet", "block", "Rao et al., HorNet, NeurIPS 2022",
         "Multiplies features with one another, once per order, through gates made of depthwise convolutions.",
-        EVERY_BLOCK, "Here layer scale starts at 1 and gates are scaled by 3, so that SGD can train it.",
+        EVERY_BLOCK, "By default layer scale starts at 1 and gates are scaled by 3, so that SGD can train it.",
     ),
     "coatnet": Module(
         "CoAtNet", "block", "Dai et al., CoAtNet, NeurIPS 2021",
@@ -251,10 +252,11 @@ def design_table(results):
     """What was compared and how: one row per part of the design."""
     row, recipe = results.row, shared_recipe(results)
     seeds = sorted({seed for net in results.nets for seed in net.seeds})
+    folds = f" in each of {row['folds']} folds" if row.get("folds") else ""
     scored = "once, after the last epoch" if row["n_val"] else "after every epoch, and the last one counts"
     table = [
         ["part", "value"],
-        ["data", f"{dataset_of(row)}: {row['classes']} classes; {row['n_train']:,} training images, {row['n_val']:,} held out, "
+        ["data", f"{dataset_of(row)}: {row['classes']} classes; {row['n_train']:,} training images, {row['n_val']:,} held out{folds}, "
                  f"{row['n_test']:,} test images"],
         ["budget", epochs_of(row) + f", {row['batch_size']} images per step" * ("batch_size" in recipe)],
     ]  # fmt: skip
@@ -274,9 +276,10 @@ def design_table(results):
     for backbone, curve in results.curves.items():
         baseline, family = baseline_in(curve), family_and_depth(backbone)
         layers = f", {family[1]} layers" if family else ""
-        table.append(["baseline", f"{backbone}{layers}: {baseline.costs['parameters']:,} parameters, "
+        part = "baseline" if any(result.reference is baseline for result in results.methods) else "network"
+        table.append([part, f"{backbone}{layers}: {baseline.costs['parameters']:,} parameters, "
                       f"{baseline.costs['MACs'] / 1e6:.1f} million MACs per image; top-1 "
-                      f"{results.top1(baseline).mean:.2f} %"])  # fmt: skip
+                      f"{top1_cell(results, baseline)} %"])  # fmt: skip
         widths = [net.width for net in curve if learned(net, baseline.seeds)]
         if len(widths) > 1:
             curve_of = f"{backbone} at widths {in_list(widths)}, the widening curve"

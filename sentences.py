@@ -67,7 +67,7 @@ def opening(results):
         ]
     if depth_table(results) and (sentences := depth_sentences(results)):
         return sentences
-    why = "no method was run with a seed of its baseline"
+    why = "no method was run" + " with a seed of its baseline" * bool(results.methods)
     if missing := sorted({result.net.backbone for result in results.methods if result.reference is None}):
         why = f"no method was run together with its baseline, {in_list(missing)}"
     elif lacking := [

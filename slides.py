@@ -63,10 +63,10 @@ from tables import (
     equal_cost_table,
     folds_table,
     interaction_table,
-    interval,
     main_table,
     pm,
     recipes_table,
+    top1_cell,
     verdict_table,
 )
 from team import title_of
@@ -177,7 +177,7 @@ def resnet_slide(deck, results):
     layers = f"{depth} layers, " if depth else ""
     size = f"{layers}{net.costs['parameters']:,} parameters, {net.costs['MACs'] / 1e6:.1f} million MACs"
     title = "The ResNet" if kind == "resnet" else f"The baseline: {net.arch}"
-    notes = "\n".join(f"{each.arch}: top-1 {interval(results.top1(each))} %" for each in baselines)
+    notes = "\n".join(f"{each.arch}: top-1 {top1_cell(results, each)} %" for each in baselines)
     if kind == "resnet" and not has_bottlenecks(net.arch):
         deck.drawings(title, [(residual_block(), "A block adds what it computes to its input.", size)], notes=notes)
     else:

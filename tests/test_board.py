@@ -162,6 +162,15 @@ def test_a_report_lacks_what_came_while_it_was_drawn(tmp_path, monkeypatch):
     assert (made.settings.out / "report" / "slides.pptx").exists() and not made.board.is_reported()
 
 
+def test_one_fold_is_not_reported(tmp_path, monkeypatch, capsys):
+    made = comparison_of(tmp_path, monkeypatch, SEEDS="0", RUNS="resnet")
+    made.settings.user_flags = ["--folds", "2", "--fold", "0"]
+    (tmp_path / "out" / "resnet-seed0").mkdir(parents=True)
+    (tmp_path / "out" / "resnet-seed0" / "result.json").write_text("{}")
+    made.finish()
+    assert f"python report.py {tmp_path}" in capsys.readouterr().out and not made.calls
+
+
 def test_a_run_whose_folder_was_removed_has_failed(tmp_path, monkeypatch):
     made = comparison_of(tmp_path, monkeypatch)
     made.board.claims.mkdir(parents=True)

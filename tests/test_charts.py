@@ -21,9 +21,10 @@ from charts import (
     draw_differences,
     draw_learning,
     draw_superclasses,
+    setting,
 )
 from models import METHODS
-from rows import SUPERCLASSES
+from rows import SUPERCLASSES, Net
 from tables import superclass_table
 from tests.report_rows import JITTER, rows_of, timed, widths
 from tests.test_budgets import folder_of
@@ -91,8 +92,14 @@ def test_a_lone_width_has_a_bar_as_methods_have():
     assert ax.get_legend().get_texts()[0].get_text() == "resnet"
     ticks = [label.get_text() for label in ax.get_xticklabels()]
     assert len(ticks) == len({*ticks})
+    low, high = ax.get_xlim()  # nearly equal costs look so
+    assert low < 0.95 * 11_178 and high > 1.05 * 11_178
     assert len(ax.containers) == 2
     assert all(np.ptp(bars.get_segments()[0][:, 1]) > 0 for _, _, (bars,) in ax.containers)
+
+
+def test_a_setting_keeps_its_fraction():
+    assert setting(Net("cspnet_resnet", {"cspnet.gamma": 0.25})) == "gamma 0.25"
 
 
 def test_a_bar_that_would_stretch_the_axis_is_in_its_label(campaign):
