@@ -67,7 +67,8 @@ def draw_differences(figure, results):
     ax.set_xlim(min(ends) - margin, max(ends) + margin)
     ax.set_yticks(range(len(shown)), [short(result.net) for result in shown])
     ax.set_ylim(-0.6, len(shown) - 0.4)
-    label = "points of top-1 over the baseline: mean over seeds, 95% interval"
+    has_bars = any(result.half > 0 for result in shown)  # nan of one seed
+    label = "points of top-1 over the baseline" + ": mean over seeds, 95% interval" * has_bars
     if any(result.unstable for result in shown):
         label += "\n(crosses: the seeds of unstable methods, as far as the axis reaches)"
     ax.set_xlabel(label)
@@ -167,7 +168,7 @@ def draw_cost(figure, results, cost):
         x = np.array([net.costs[cost] * scale for net in curve])
         estimates = [results.noise_of(seeds).estimate((net, 1)) for net in curve]
         y, half = np.transpose([(each.mean, each.half) for each in estimates])
-        has_band |= len(curve) > 1 and bool((half > 0).any())
+        has_band |= bool(((x[1:] <= NEAR * x[:-1]) & (half[1:] > 0)).any())
         line += draw_band(ax, x, y, half)
         points += [(*point, "black") for point in zip(x, y, strict=True)]
         whose = f"{backbone}, " if len(results.curves) > 1 else ""
@@ -185,7 +186,7 @@ def draw_cost(figure, results, cost):
     ax.margins(0.12, 0.12)
     plain_ticks(ax.xaxis, [p[0] for p in points])
     ax.set_xlabel(f"{unit} (logarithmic)")
-    has_bars = any(results.top1(net).half > 0 for net in results.networks)
+    has_bars = any(np.ptp(bars.get_segments()[0][:, 1]) > 0 for _, _, (bars,) in ax.containers)
     ax.set_ylabel("top-1, %" + " (bars: 95% interval)" * has_bars)
     whose = next(iter(results.curves)) if len(results.curves) == 1 else "a backbone"
     add_legend(ax, results, whose + " at several widths" * has_widths + ", 95% band" * has_band)

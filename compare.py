@@ -230,8 +230,7 @@ class Comparison:
                 time.sleep(locks.POLL_S)
                 continue
             try:
-                if "--recipes" not in os.environ["REPORT"]:  # another command may have begun one in OUT
-                    self.refuse_other_budget(taken.run, taken.seeds[0])
+                self.refuse_other_budget(taken.run, taken.seeds[0])  # which another command may have begun in OUT
                 self.train(taken, left, environ)
             finally:
                 self.board.give_back(taken)
@@ -310,7 +309,7 @@ class Comparison:
         """Writes the report, unless others still train; prints how many runs are left."""
         self.leave_if_stopped()
         unfinished, finished = self.board.overview()
-        if finished and self.is_one_fold():
+        if finished and self.lacks_folds():
             print(f"a report needs all folds, each in an OUT of its own: python report.py {self.settings.out.parent}")
         elif finished:
             self.report()
@@ -333,8 +332,10 @@ class Comparison:
             are = "runs are" if len(unfinished) != 1 else "run is"
             print(f"{len(unfinished)} {are} left: {', '.join(why)}")
 
-    def is_one_fold(self):
-        return bool(parse_args(train_flags(self.settings, self.settings.runs[0], ["0"])).folds)
+    def lacks_folds(self):
+        """Whether the runs are of some folds only, of which there is no report."""
+        asked = [parse_args(train_flags(self.settings, run, ["0"])) for run in self.settings.runs]
+        return len({each.fold for each in asked}) < (asked[0].folds or 1)
 
     def report(self):
         out = self.settings.out

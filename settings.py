@@ -109,17 +109,16 @@ def refuse_mistaken_flags(settings, compares_recipes):
         recipe = {
             name: value for name, value in asked.items() if name not in (*NOT_IN_CONFIG, *START, "settings", "fold")
         }
-        first, of_first = recipes.setdefault(recipe["arch"], (run, recipe))
+        recipes.setdefault(recipe["arch"], (run, recipe))
+        first, of_first = next(iter(recipes.values()))
+        if differ := [name for name in (*BUDGET, "image_size") if recipe[name] != of_first[name]]:
+            refuse(f"{first} and {run} differ in {', '.join(differ)}, but a report is of one budget and one size of images: give "
+                   "all runs the same")  # fmt: skip
+        first, of_first = recipes[recipe["arch"]]
         differ = [name for name, value in recipe.items() if value != of_first[name]]
         if differ and not compares_recipes:
             refuse(f"{first} and {run} differ in {', '.join(differ)}, but a report takes one recipe for each architecture: give "
                    "both the same flags, or PRESET=recipe to compare them")  # fmt: skip
-        first, of_first = next(iter(recipes.values()))
-        differ = [name for name in BUDGET if recipe[name] != of_first[name]]
-        if differ and not compares_recipes:
-            refuse(
-                f"{first} and {run} differ in {', '.join(differ)}, but a report is of one budget: give all runs the same"
-            )
 
 
 def refuse_unknown_networks(runs):

@@ -176,7 +176,7 @@ def resnet_slide(deck, results):
     kind, depth = family_and_depth(net.arch) or ("", 0)
     layers = f"{depth} layers, " if depth else ""
     size = f"{layers}{net.costs['parameters']:,} parameters, {net.costs['MACs'] / 1e6:.1f} million MACs"
-    title = "The ResNet" if kind == "resnet" else f"The baseline: {net.arch}"
+    title = "The ResNet" if kind == "resnet" else f"The {'baseline' if results.methods else 'network'}: {net.arch}"
     notes = "\n".join(f"{each.arch}: top-1 {top1_cell(results, each)} %" for each in baselines)
     if kind == "resnet" and not has_bottlenecks(net.arch):
         deck.drawings(title, [(residual_block(), "A block adds what it computes to its input.", size)], notes=notes)
@@ -206,7 +206,7 @@ def fair_lines(results, seeds):
         "Same seeds for everything compared" if have_same_seeds(results) else "Seeds, not all of them for every network"
     )
     lines = [f"Same data, same {epochs_of(results.row)}, {recipe}", f"{for_all}: {in_list(seeds)}"]
-    if results.has_curve:
+    if results.has_curve and results.methods:
         lines.append("Against the ResNet, and against ResNets of equal cost")
     if len(results.judged) > 1:
         lines.append(f"Corrected for {len(results.judged)} comparisons")

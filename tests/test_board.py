@@ -169,6 +169,8 @@ def test_one_fold_is_not_reported(tmp_path, monkeypatch, capsys):
     (tmp_path / "out" / "resnet-seed0" / "result.json").write_text("{}")
     made.finish()
     assert f"python report.py {tmp_path}" in capsys.readouterr().out and not made.calls
+    made.settings.user_flags, made.settings.runs = [], [f"resnet:--folds=2:--fold={fold}" for fold in (0, 1)]
+    assert not made.lacks_folds()
 
 
 def test_a_run_whose_folder_was_removed_has_failed(tmp_path, monkeypatch):

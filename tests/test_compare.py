@@ -318,7 +318,7 @@ def test_several_processes_are_started_by_torchrun(nproc):
         (
             {"RUNS": "resnet vit eca_resnet:--val-size=0"},
             [],
-            "resnet and eca_resnet:--val-size=0 differ in val_size, but a report is of one budget: give all runs the same",
+            "resnet and eca_resnet:--val-size=0 differ in val_size, but a report is of one budget and one size of images: give all runs the same",
         ),
     ],
 )
