@@ -60,9 +60,10 @@ def opening(results):
         return unjudged_sentences(results, seen)
     if ablated := [result for compared in results.ablations.values() for result in compared if result.judged]:
         n_changes = [f"{sum(r.change == word for r in ablated)} {word}" for word in ("better", "worse", "unstable")]
+        lacks = "There is no verdict on methods: none was run with its defaults together with its baseline."
         return [
             f"Settings compared with their architecture's default: {len(ablated)} ({in_list(n_changes)}).",
-            "There is no verdict on methods: none was run with its defaults together with its baseline.",
+            *[lacks] * any(net.is_method for net in results.nets),
             power_sentence(ablated),
         ]
     if depth_table(results) and (sentences := depth_sentences(results)):

@@ -258,6 +258,14 @@ def test_ablations_alone_make_a_report(campaign, tmp_path):
     assert "strictest level, 0.05 / 2 (noncentral t)" in text and "Intervals at equal cost" not in text
 
 
+@pytest.mark.parametrize(("arch", "speaks_of_methods"), [("eca_resnet", True), ("vit", False)])
+def test_settings_alone_are_compared_and_methods_named_only_where_there_are_some(arch, speaks_of_methods):
+    rows = rows_of(arch, 60) + rows_of(arch, 66, {"a.b": 1}, jitter=-JITTER)
+    first, *others = opening(analyse(rows))
+    assert first == "Settings compared with their architecture's default: 1 (1 better, 0 worse and 0 unstable)."
+    assert ("There is no verdict on methods" in others[0]) == speaks_of_methods
+
+
 def test_baselines_alone_make_a_report(tmp_path):
     assert "There is no verdict: no method was run" in make(widths(), tmp_path, drawn=True)
 
