@@ -143,7 +143,7 @@ def misleads(start, place, centres, near=8):
 def plain_ticks(axis, values):
     """Plain numbers as ticks of a logarithmic axis, evenly spaced if the values are close to one another."""
     low, high = min(values), max(values)
-    if high < 1.1 * low:  # nearly equal values shall look so; and of one value alone, matplotlib would show nothing
+    if high < 1.1 * low:  # nearly equal values should look it, and one value alone would not be drawn
         getattr(axis.axes, f"set_{axis.axis_name}lim")(low / 1.1, high * 1.1)
     narrow = high < 8 * low
     axis.set_major_locator(MaxNLocator(6) if narrow else LogLocator(subs=(1, 2, 5)))

@@ -256,11 +256,8 @@ class Comparison:
             print(f"{taken.run}: another process writes its folder; going on with the next run", flush=True)
             self.board.forget_failure(taken.run, failed)
             failed = []
-        if code in (
-            1,
-            HELD_CODE,
-            TIME_IS_UP_CODE,
-        ):  # others hold some seeds, and those that were stopped in time have a status
+        # others hold some seeds, and those that were stopped in time have a status
+        if code in (1, HELD_CODE, TIME_IS_UP_CODE):
             failed = [seed for seed in failed if self.ended_badly(self.board.folder(taken.run, seed), stopped_before)]
         if failed and not self.children.stopped_by:
             self.leave_if_broken(environ)
@@ -310,7 +307,7 @@ class Comparison:
         self.leave_if_stopped()
         unfinished, finished = self.board.overview()
         if finished and self.lacks_folds():
-            print(f"a report needs all folds, each in an OUT of its own: python report.py {self.settings.out.parent}")
+            print(f"once all folds are trained, each in an OUT of its own: python report.py {self.settings.out.parent}")
         elif finished:
             self.report()
         if self.failures:

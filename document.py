@@ -186,8 +186,8 @@ def interactions_text(results):
 def networks_text(results):
     note = (
         "Top-1, top-5 and ECE (expected calibration error) are percentages on the test set, averaged over seeds; top-1 has its 95% "
-        "interval where there is one. The training loss is the last epoch's mean. MACs are per image. Memory is the peak of the process, which holds "
-        "all runs that train side by side."
+        "interval where there is one. The training loss is the last epoch's mean. MACs are per image. Memory is the peak of the "
+        "process, which holds all runs that train side by side."
     )
     measured = speed_text(results), latency_text(results.cost_pass), machines_text(results)
     parts = ["### All networks", markdown(main_table(results)), note, *measured]
