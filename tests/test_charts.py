@@ -226,6 +226,13 @@ def test_charts_are_written_and_old_ones_removed(campaign, tmp_path):
     assert {path.stem for path in (tmp_path / "report").glob("*.png")} == charts - {"cost_time"}
 
 
+@pytest.mark.parametrize(("other", "misleads"), [((0, 30), False), ((60, 10), True), ((90, 0), False)])
+def test_a_label_beside_another_point_misleads(other, misleads):
+    """A text to the right of the point (0, 0), 45 pixels long."""
+    place = SimpleNamespace(distance=charts.NEAREST, end=np.array([37.5, 0]), box=(15, -7, 60, 7))
+    assert charts.misleads(np.zeros(2), place, np.array([(0, 0), other])) == misleads
+
+
 def test_labels_cover_no_other_label_and_no_point():
     crowd = widths()
     for i, name in enumerate(METHODS):
