@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from models.ops import bfloat16
+from models.ops import batchnorm_cpu, bfloat16
 from optimizers import CAPTURABLE
 
 MAX_SKIPPED = 20  # consecutive updates that fp16 may skip while the loss scale is halved, from 2**16 to 2**-4
@@ -222,7 +222,7 @@ def add_gradients(state, model, imgs, targets, label_smoothing, parts, class_wei
     for i, (part, part_targets) in enumerate(cut):
         deferred = i < parts - 1 and hasattr(model, "no_sync")  # DDP sums all parts' gradients with the last
         with model.no_sync() if deferred else nullcontext():
-            with autocast(state.device, state.amp):
+            with batchnorm_cpu.fast(state.device), autocast(state.device, state.amp):
                 logits = model(part)
             loss = loss_of(logits.float(), part_targets, label_smoothing, class_weights) / parts
             # a factor nan reaches every gradient; a loss filled with nan would give gradients of 0

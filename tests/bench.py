@@ -154,6 +154,7 @@ def plainly_written():
         for name, module in list(sys.modules.items()):
             for function in plain.keys() & vars(module).keys() if name.startswith("models.") else ():
                 stack.enter_context(mock.patch.object(module, function, plain[function]))
+        stack.enter_context(mock.patch("models.ops.batchnorm_cpu.batch_norm", F.batch_norm))
         stack.enter_context(mock.patch("models.ops.depthwise.Depthwise.forward", plain_depthwise))
         stack.enter_context(mock.patch("models.coatnet.RelativeAttention.forward", plain_attention))
         stack.enter_context(mock.patch("models.resnest.SplitAttention.forward", plain_split_attention))
