@@ -40,11 +40,26 @@ class Clock:
         return call
 
 
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch):
+    """The pauses that were asked for, and not made."""
+    asked = []
+    monkeypatch.setattr(latency.time, "sleep", asked.append)
+    return asked
+
+
 def test_networks_take_turns():
     clock = Clock()
     calls = [clock.network(name, [1] * 9) for name in "abc"]
     latency.in_turns(calls, rounds=2, at_most=2, clock=clock)
     assert "".join(clock.order) == 3 * "aaabbbccc"  # the first round warms up, and so does the first call of each turn
+
+
+def test_a_pause_comes_before_each_turn(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(latency.time, "sleep", lambda seconds: clock.order.append(f" {seconds} "))
+    latency.in_turns([clock.network(name, [1] * 9) for name in "ab"], rounds=1, at_most=1, clock=clock)
+    assert "".join(clock.order) == 2 * " 0.1 aa 0.1 bb"
 
 
 def test_median_and_percentile_are_over_all_rounds():
