@@ -1,9 +1,12 @@
 """models/ops/depthwise.py against nn.Conv2d in float32."""
 
+from unittest import mock
+
 import pytest
 import torch
 from torch import nn
 
+from models.ops import depthwise as ops
 from models.ops.depthwise import WIDE, Depthwise, put_together, take_apart
 
 CHANNELS_LAST = torch.channels_last
@@ -47,6 +50,37 @@ def test_dilated_and_strided_agree_with_conv2d(kernel_size, options):
         for value, wanted in zip(outputs_and_gradients(Depthwise.forward, module, x), expected, strict=True):
             torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-4)
         assert module(x).is_contiguous(memory_format=CHANNELS_LAST)
+
+
+LARGER = [
+    (7, (6, 6), True),
+    (7, (2, 3), True),
+    (5, (1, 4), False),
+    (7, (3, 7), False),
+    ((3, 11), (2, 4), True),
+    ((9, 1), (4, 4), False),
+]
+
+
+@pytest.mark.parametrize(("kernel_size", "size", "is_larger"), LARGER)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_kernels_larger_than_the_map_agree_with_conv2d(kernel_size, size, is_larger, stride, monkeypatch):
+    pairs = mock.Mock(wraps=ops.gradient_from_pairs)
+    monkeypatch.setattr(ops, "gradient_from_pairs", pairs)
+    torch.manual_seed(0)
+    module = Depthwise(8, kernel_size, stride=stride)
+    x = torch.randn(3, 8, *size).to(memory_format=CHANNELS_LAST)
+    expected = outputs_and_gradients(nn.Conv2d.forward, module, x)
+    for value, wanted in zip(outputs_and_gradients(Depthwise.forward, module, x), expected, strict=True):
+        torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-4)
+    assert pairs.called == is_larger
+
+
+def test_taps_that_see_padding_only_are_left_out():
+    weight = torch.arange(35.0).view(1, 1, 5, 7)
+    assert torch.equal(ops.reached(weight, 2, 9), weight[:, :, 1:4])
+    assert torch.equal(ops.reached(weight, 9, 1), weight[:, :, :, 3:4])
+    assert torch.equal(ops.reached(weight, 3, 4), weight)
 
 
 @pytest.mark.parametrize(("kernel_size", "dilation"), [(3, 1), (7, 1), (7, 3), (3, 2), (21, 1), ((1, 21), 1)])
