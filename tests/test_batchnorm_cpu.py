@@ -28,7 +28,7 @@ def folded(monkeypatch):
 def drawn(ch, dtype=torch.float32, n=3):
     """A batch norm that has seen something, and maps for it, far from 0."""
     torch.manual_seed(0)
-    norm = nn.BatchNorm2d(ch, momentum=0.3)
+    norm = nn.BatchNorm2d(ch, eps=0.01, momentum=0.3)
     for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
         nn.init.uniform_(values, 0.5, 1.5)
     return norm, (2 * torch.randn(n, ch, 8, 12) + 3).to(dtype, memory_format=CHANNELS_LAST)
@@ -83,8 +83,10 @@ def test_whole_cache_lines_are_left_to_pytorch(ch, folded):
         lambda norm, x: (norm.eval(), x),
         lambda norm, x: (norm.double(), x.double()),
         lambda norm, x: (norm.bfloat16(), x.bfloat16()),
+        lambda norm, x: (norm, x.half()),
         lambda norm, x: (norm, x.contiguous()),
         lambda norm, x: (norm, x[:, :, :1, :3].contiguous(memory_format=CHANNELS_LAST)),  # 9 pixels
+        lambda norm, x: (norm, x[:, :, :1, :2].contiguous(memory_format=CHANNELS_LAST)),  # 6 pixels
         lambda norm, x: (nn.BatchNorm2d(12, affine=False), x),
         lambda norm, x: (nn.BatchNorm2d(12, track_running_stats=False), x),
         lambda norm, x: (nn.BatchNorm1d(12), x[:, :, 0, 0]),
@@ -102,6 +104,34 @@ def test_a_single_value_per_channel_is_refused():
     norm, x = drawn(8)
     with FastBatchNorm(), pytest.raises(ValueError, match="more than 1 value per channel"):
         norm(x[:1, :, :1, :1])
+
+
+def test_gradients_may_have_any_layout(folded):
+    norm, x = drawn(12)
+    grads = torch.randn_like(x), torch.randn(3, 12, 1, 1).expand_as(x)
+    with FastBatchNorm():
+        out = norm(x.requires_grad_())
+    for grad in grads:
+        expected = torch.autograd.grad(out, x, grad.clone(memory_format=CHANNELS_LAST), retain_graph=True)
+        for same in (grad, grad.contiguous()):
+            assert torch.equal(*torch.autograd.grad(out, x, same, retain_graph=True), *expected)
+    folded.assert_called_once()
+
+
+def test_a_second_derivative_is_refused():
+    norm, x = drawn(12)
+    with FastBatchNorm():
+        loss = norm(x.requires_grad_()).square().sum()
+    (grad,) = torch.autograd.grad(loss, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize(("ch", "of_norm"), [(1, 12), (12, 1), (12, 8)])
+def test_a_wrong_number_of_channels_is_refused(ch, of_norm):
+    _, x = drawn(ch)
+    with FastBatchNorm(), pytest.raises(RuntimeError, match=f"should contain {ch} elements not {of_norm}"):
+        nn.BatchNorm2d(of_norm)(x)
 
 
 def test_training_steps_are_folded_and_evaluation_is_not(folded):

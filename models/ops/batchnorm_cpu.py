@@ -41,7 +41,7 @@ class FoldedBatchNorm(torch.autograd.Function):
         C = x.shape[1]
         ctx.n_pixels = x.numel() // C
         rows = as_rows(x, n)
-        unused = weight.new_zeros(2, n * C)  # running statistics, which say that sums are of float32
+        unused = weight.new_zeros(2, n * C)  # running statistics; float32, for the sums take their type
         means, variances = (part.view(n, C) for part in torch.batch_norm_update_stats(rows, *unused, 0.0))
         mean, var = means.mean(0), variances.mean(0) + means.var(0, correction=0)
         running_mean.lerp_(mean, momentum)
@@ -79,10 +79,9 @@ def batch_norm(x, running_mean, running_var, weight=None, bias=None, training=Fa
     if (
         training
         and x.device.type == "cpu"
-        and x.dim() == 4
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.is_contiguous(memory_format=torch.channels_last)
-        and all(values is not None and values.dtype == torch.float32 for values in of_channels)
+        and all(v is not None and v.dtype == torch.float32 and v.shape == x.shape[1:2] for v in of_channels)
         and (n := pixels_of_a_row(x)) > 1
     ):
         return FoldedBatchNorm.apply(x, *of_channels, momentum, eps, n)
