@@ -59,7 +59,7 @@ def replayed(step):
         (*step.state.tensors(), *capture.optimizer_tensors(step.state.optimizer)), before, strict=True
     ):
         value.data.copy_(old)
-    step.compute = trace_of_step
+    step.compute = torch.no_grad()(trace_of_step)  # its operations are those of the backward pass, too
     for _ in range(STEPS - 1):
         step()
         trace.append(numbers(step))
