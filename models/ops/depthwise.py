@@ -17,7 +17,6 @@ channels-last, on one core:
   in float32 the gradient is taken from the products of all pairs of pixels (4 ms).
 """
 
-import functools
 import importlib.util
 import math
 
@@ -49,7 +48,6 @@ def reached(weight, H, W):
     return weight
 
 
-@functools.lru_cache(maxsize=64)
 def taps_of_pairs(H, W, kh, kw, stride):
     """1 where a tap leads from a pixel of the map to one of the output, else 0: (H W, kh kw, pixels of the output)."""
     return F.unfold(torch.eye(H * W).view(H * W, 1, H, W), (kh, kw), padding=(kh // 2, kw // 2), stride=stride)
