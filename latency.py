@@ -19,8 +19,8 @@ import machine
 
 ROUNDS, CALLS = 20, 10  # timed for each network: 200 calls, so that ten are above the 95th percentile
 TURN_S = 0.25  # seconds after which a turn ends with fewer calls
-# seconds before a turn, in which the threads of the other library, which wait busily for more work, go to sleep; beside them
-# one call in ten takes 4 ms longer
+# seconds of rest before a turn: after their last call the threads of PyTorch and of ONNX Runtime wait busily for a while, and
+# beside those of the other library one call in ten takes 4 ms longer
 PAUSE_S = 0.1
 
 
