@@ -14,15 +14,14 @@ from models import build
 from models.ops.batchnorm_cpu import FastBatchNorm, FoldedBatchNorm
 
 CHANNELS_LAST = torch.channels_last
-FOLDED = mock.Mock(wraps=FoldedBatchNorm.apply)
 
 
 @pytest.fixture
 def folded(monkeypatch):
     """Counts the batch norms that are folded."""
-    FOLDED.reset_mock()
-    monkeypatch.setattr(FoldedBatchNorm, "apply", FOLDED)
-    return FOLDED
+    counted = mock.Mock(wraps=FoldedBatchNorm.apply)
+    monkeypatch.setattr(FoldedBatchNorm, "apply", counted)
+    return counted
 
 
 def drawn(ch, dtype=torch.float32, n=3):
