@@ -4,8 +4,8 @@
 #   bash ablations.sh                                    # all methods on CIFAR-100: days on two CPU cores, hours on a GPU
 #   METHODS="eca ghostnet" EPOCHS=5 bash ablations.sh    # two of them, briefly
 #
-# compare.sh does the work. Its settings (SEEDS, EPOCHS, DATASET, OUT, NPROC, JOBS, MINUTES, TUNED, RECIPE) apply here, too; so
-# do its way of resuming and its exit code. Flags are passed to train.py.
+# compare.sh does the work. Its settings (PLAN, SEEDS, EPOCHS, DATASET, OUT, NPROC, JOBS, MINUTES, TUNED, RECIPE) apply here,
+# too; so do its way of resuming and its exit code. Flags are passed to train.py.
 [ -n "${BASH_VERSION-}" ] || { echo "$0: start it with bash" >&2 && exit 2; }
 set -euo pipefail
 

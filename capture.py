@@ -102,7 +102,7 @@ class Step:
 
 def end_broken_capture(device, pool):
     """What torch 2.11 omits: its allocator believes that a broken capture still runs, and empty_cache() fails later."""
-    with suppress(RuntimeError):  # newer versions do it
+    with suppress(RuntimeError):  # raised by a version that ends it itself
         torch._C._cuda_endAllocateToPool(device.index, pool)
         torch._C._cuda_releasePool(device.index, pool)
 

@@ -93,7 +93,7 @@ class StopSignals:
 
     def note(self, number, _):
         now = time.monotonic()
-        if self.signal and (number != self.signal or now - self.signal_at > REPEAT_S):
-            os._exit(128 + number)
         if not self.signal:
             self.signal, self.signal_at = number, now
+        elif number != self.signal or now - self.signal_at > REPEAT_S:
+            os._exit(128 + number)

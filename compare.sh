@@ -29,6 +29,12 @@
 #   OUT        the folder of the runs (default runs/compare, for other presets runs/ and the preset's name); refused if it
 #              holds one of these runs with another recipe, or any run of another budget
 #   SEEDS      default "0 1 2"
+#   EPOCHS     default 100
+#   DATASET    default cifar100, or what --data-dir holds
+#   NPROC      processes of one run (default 1)
+#   JOBS       runs side by side, spread over the GPUs (default 1); if there are more runs than GPUs, they share them
+#   MINUTES    after which all is stopped and saved (default 0: no limit)
+#   SIZES      of PRESET=cost, in pixels (default "32 224")
 #   ARCHS      replaces the methods' list. Its backbones are the baselines, and are also trained at WIDTHS (default
 #              "24 32 12 8" for resnet, none for others). PRESET=tuning trains only what ARCHS names: name baselines, too
 #   BEST       how many recipes of each architecture PRESET=tuning trains with all SEEDS (default 2)
@@ -145,12 +151,12 @@ export RUNS="${RUNS-$runs}"
 export RECIPE="${RECIPE-$recipe}"
 export SEEDS="${SEEDS-0 1 2}"
 export EPOCHS="${EPOCHS-100}"
-export DATASET="${DATASET-auto}" # cifar100, or what --data-dir holds
+export DATASET="${DATASET-auto}"
 export OUT="${OUT-runs/$PRESET}"
-export SIZES="${SIZES-32 224}" # of PRESET=cost, in pixels
-export NPROC="${NPROC-1}"      # processes of one run
-export JOBS="${JOBS-1}"        # runs side by side, spread over the GPUs; if there are more runs than GPUs, they share
-export MINUTES="${MINUTES-0}"  # after which all is stopped and saved; 0 for no limit
+export SIZES="${SIZES-32 224}"
+export NPROC="${NPROC-1}"
+export JOBS="${JOBS-1}"
+export MINUTES="${MINUTES-0}"
 export TUNED="${TUNED-}"       # the folder of a tuning, whose winners are to be used
 export PLAN="${PLAN-}"
 exec python "$here/compare.py" "$@"

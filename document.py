@@ -184,6 +184,8 @@ def interactions_text(results):
 
 
 def networks_text(results):
+    if not results.networks:
+        return ""
     note = (
         "Top-1, top-5 and ECE (expected calibration error) are percentages on the test set, averaged over seeds; top-1 has its 95% "
         "interval where there is one. The training loss is the last epoch's mean. MACs are per image. Memory is the peak of the "

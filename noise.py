@@ -149,7 +149,10 @@ def detectable_effect(df, level):
 
 @dataclass
 class Estimate:
-    """mean ± half (95%), the two-sided p of no effect, and the standard error with its df; nan where the seeds cannot tell."""
+    """mean ± half (95%), the two-sided p of no effect, and the standard error with its df.
+
+    nan where the seeds cannot tell; p is 1 if they all agree.
+    """
 
     mean: float = math.nan
     half: float = math.nan

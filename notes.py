@@ -135,7 +135,7 @@ RULE = f"""\
 - *hurts*: below the baseline, and not better than narrowing.
 - *unstable*: with some seeds the method or the baseline ended no better than guessing, with others clearly better. The mean would mix two outcomes, so the method gets no other verdict and is left out of costs, power and superclasses. It still counts in Holm's correction.
 - *no evidence*: everything else. If a method is above or below the curve at some cost, its remark says so.
-- no verdict: with a single seed; for a method that was not trained with all of the baseline's seeds, unless it is unstable; and for every method if the baseline itself ended at chance, because the budget was then too short."""
+- no verdict: with a single seed; for a method without a result for each of the baseline's seeds, unless it is unstable; and for every method if the baseline itself ended at chance, because the budget was then too short."""
 
 NOISE = f"""\
 Three seeds say little about the noise of one network, but the networks of a comparison have similar noise. So each network's variance over seeds is moderated: drawn towards the others' (empirical Bayes: Smyth 2004, made robust as in Phipson et al. 2016). Seeds are blocks: what a seed does to all networks alike cancels out. The noisier a network is than the others, the more it keeps of its own noise; one that is far noisier, or ended at chance, keeps all of it, and a remark names it. With fewer than {FEWEST_NETWORKS} networks that learned with all seeds of the comparison, or fewer than {FEWEST_SEEDS} seeds, there is too little to learn from the others, and a difference is judged by the paired t-test of its own seeds. All intervals cover 95% and use this noise: those of differences, of top-1, of the widening curve and of the ablations. They say what other seeds would give, not other test images or datasets."""
@@ -196,10 +196,10 @@ SIMULATED = """\
 SIMULATION = """\
 The test was chosen by simulation (`python -m tests.simulate_verdicts` prints its whole table). Each simulated report compares 15 or 7 methods with one baseline; three of them differ from it by 1, 2 and 4 points. The noise over seeds has a standard deviation of 0.65 points for all networks; or seven times that for one or two of them, or three times that for the baseline; or it varies log-normally between them (0.5 is the standard deviation of its logarithm).
 
-- *false claim*: reports that call a difference significant where there is none or where it has the other sign; with *no effects*, of reports in which no method differs
+- *false claim*: reports that call a difference significant though it is zero or has the other sign; under *no effects*, no method differs
 - *interval misses*: single 95% intervals that miss 0 where no method differs
 - *1, 2, 4 points found*: how often each of the three differences is found
-- *detectable found*: how often a method is found that is better by the difference that an earlier report called *detectable*: below 80%, because the noise is known from few seeds
+- *detectable found*: how often a true difference as large as an earlier report's *detectable* is found: below 80%, because few seeds say little about the noise
 
 Paired t-tests find little with few seeds. Plain moderation finds more, but if one network is far noisier than the others, up to a sixth of its reports make a false claim. With robust moderation 2 to 6% do (about differences from the baseline, not from the widening curve), and intervals miss in 4 to 6%, with two exceptions: with three seeds, 7 to 9% make a false claim if two networks are that noisy; if the baseline is three times as noisy as the others, 8% do, and 11% of intervals miss (with five seeds 5 and 7%)."""
 
@@ -211,8 +211,7 @@ def simulation_text(results):
     rule = "robust moderation" if is_moderated else "paired t-tests"
     n_seeds = str(max(len(each.seeds) for each in compared))
     header, line, *rows = SIMULATED.splitlines()
-    of_rule = [row for row in rows if rule in row]
-    shown = [row for row in of_rule if row.split("|")[3].strip() == n_seeds] or of_rule
+    shown = [row for row in rows if f"| {n_seeds} | {rule} |" in row] or [row for row in rows if rule in row]
     used = " The table is of the test used here." * bool(results.judged)
     return "\n".join([f"{SIMULATION}{used}\n", header, line, *shown])
 
@@ -269,7 +268,7 @@ def design_table(results):
     if results.own_recipes:
         table[-1][1] += f"; each architecture has its own {in_list(results.own_recipes)}"
     held_out = ", the part held out," * bool(row.get("val_size") and not row.get("folds"))
-    same = "the same for all that is compared" if have_same_seeds(results) else "not all of them for every network"
+    same = "the same for all that is compared" if have_same_seeds(results) else "not all of them for each network"
     sets = f"a seed sets the initial weights{held_out} and the order and augmentation of the images"
     table.append(["seeds", f"{in_list(seeds)}, {same}: {sets}"])
     table.append(["test set", f"scored {scored}; no epoch or setting is chosen on it"])
@@ -371,7 +370,7 @@ def left_out_text(results):
     for r in results.methods:
         unused = sorted(set(r.net.seeds) - set(r.reference.seeds)) if r.reference else []
         if unused:
-            why = f"with which {r.reference.name} was not trained: left out of the difference"
+            why = f"with which {r.reference.name} has no result: left out of the difference"
             lines.append(f"{r.net.name}: {numbered(unused)}, {why}")
     for net in (net for net in results.nets if net.on_curve):
         curve = results.curves.get(net.backbone, ())
@@ -379,7 +378,7 @@ def left_out_text(results):
         if not curve:
             why = f"{net.backbone} itself was not run"
         elif net not in curve:
-            why = f"it was not trained with all seeds of {net.backbone}"
+            why = f"it has no result with some seeds of {net.backbone}"
         elif net.settings and (lost := [s for s in baseline_in(curve).seeds if at_chance(net.runs[s])]):
             why = f"it ended at chance with {numbered(lost)}"
         lines += [f"{net.name}: not in the widening curve, because {why}"] if why else []

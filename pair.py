@@ -61,7 +61,7 @@ def probabilities(model, images):
 
 def score(runs, data_dir=None, cache_dir=None):
     """Two run folders -> the arrays of pair.npz. Raises ValueError for runs that cannot be compared."""
-    rows = [json.loads((run / "result.json").read_text()) for run in runs]
+    rows = [read_json(run / "result.json", refuse) for run in runs]
     for name in ("dataset", "image_size", "n_test"):
         if rows[0].get(name) != rows[1].get(name):
             raise ValueError(f"{runs[0]} and {runs[1]} differ in {name}: {rows[0].get(name)} and {rows[1].get(name)}")

@@ -373,9 +373,9 @@ def latencies_in(cost_pass):
 
 def problem_of_latencies(row):
     """What makes the latencies in a row of a cost pass unusable, as a phrase; None if nothing does or there are none."""
-    for names in LATENCIES.values():
-        for name in names[1:]:
-            if (names[1] in row or names[2] in row) and not is_number(row.get(name), 1e-9):
+    for _, *names in LATENCIES.values():
+        for name in names:
+            if row.keys() & names and not is_number(row.get(name), 1e-9):
                 return f"{name} must be a number above 0, got {row.get(name)!r}"
     return None
 

@@ -5,7 +5,7 @@ import math
 from noise import POWER
 from notes import MODULES, dataset_of
 from rows import COSTS, epochs_of, family_and_depth, in_list
-from tables import by_depth, depth_table, difference, interval, pm, train_loss
+from tables import by_depth, depth_table, difference_cell, interval, pm, train_loss
 from verdicts import WORDS
 
 MOST_NAMES = 3  # in a sentence; a list has the others
@@ -112,7 +112,7 @@ def helps_sentence(results):
     n_methods = len(results.judged)
     after = f"After {epochs_of(row)} on {dataset_of(row)} with {n_seeds} seeds"
     if not helps:
-        which = f"none of the {n_methods} methods is" if n_methods > 1 else "the method is not"
+        which = f"none of the {n_methods} methods is" if n_methods > 1 else f"{readable(results.judged[0].net)} is not"
         return f"{after}, {which} shown to help."
     verb = "helps" if len(helps) == 1 else "help"
     which = f"{len(helps)} of {n_methods} methods" if n_methods > 1 else "the method"
@@ -176,7 +176,7 @@ def why_unknown(comparisons):
 
 
 def cost_sentence(results):
-    """How many methods are above and below a ResNet at each equal cost, and the largest gain."""
+    """How many methods are above and below a ResNet at each equal cost, uncorrected, and the largest gain."""
     gaps = [(gap, cost, r.net) for r in results.judged for cost, gap in r.gaps.items() if not gap.why]
     unjudged = [gap for r in results.methods for gap in r.gaps.values() if not gap.why]
     if not gaps and unjudged and not results.judged:
@@ -191,7 +191,7 @@ def cost_sentence(results):
         if of_cost := [gap for gap, at, _ in gaps if at == cost]:
             above, below = (sum(getattr(gap, side) for gap in of_cost) for side in ("above", "below"))
             counts.append(f"{above} above and {below} below (of {len(of_cost)}) at equal {cost}")
-    counts = f"Methods clearly above or below a ResNet of equal cost: {', '.join(counts)}."
+    counts = f"Methods above or below a ResNet of equal cost, each interval taken alone: {', '.join(counts)}."
     if not any(gap.above for gap, *_ in gaps):
         return counts
     best, cost, net = max((entry for entry in gaps if entry[0].above), key=lambda entry: entry[0].mean)
@@ -199,8 +199,8 @@ def cost_sentence(results):
     if len(gaps) == 1:
         return f"{counts} {largest}"
     return (
-        f"{counts} Of the {len(gaps)} differences at equal cost, the largest clear gain is {largest} As the largest, it is "
-        "likely an overestimate."
+        f"{counts} Of the {len(gaps)} differences at equal cost, the largest gain is {largest} As the largest, it is likely an "
+        "overestimate."
     )
 
 
@@ -213,10 +213,14 @@ def power_sentence(comparisons):
     quiet = "without an unusually noisy network" if len(smallest) < n_known else ""
     if len(smallest) == 1:
         which = f"the one comparison {quiet}" if quiet else "the comparison"
-        return f"With these seeds, {which} has an estimated {POWER:.0%} chance of finding a true difference of {smallest[0]:.1f} points."
+        return (
+            f"With these seeds, {which} has an estimated {POWER:.0%} chance (less in simulations) of finding a true difference "
+            f"of {smallest[0]:.1f} points."
+        )
     return (
-        f"With these seeds, {' '.join(['the comparisons', quiet]).strip()} have an estimated {POWER:.0%} chance of finding true "
-        f"differences of {ends_of(smallest)} points, depending on their noise. Smaller ones may have gone unnoticed."
+        f"With these seeds, {' '.join(['the comparisons', quiet]).strip()} have an estimated {POWER:.0%} chance (less in "
+        f"simulations) of finding true differences of {ends_of(smallest)} points, depending on their noise. Smaller ones may "
+        "have gone unnoticed."
     )
 
 
@@ -228,7 +232,7 @@ def verdict_lists(results):
 
 def with_reason(result):
     """A method with its difference and, if significant but no plain gain or loss, how it compares at equal cost."""
-    named = f"{readable(result.net)} {difference(result)}"
+    named = f"{readable(result.net)} {difference_cell(result)}"
     if result.direction and result.word != "helps" and result.where("above"):
         sides = [
             f"{side} a ResNet at equal {in_list(result.where(side))}"

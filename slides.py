@@ -144,7 +144,7 @@ def answer_lines(results):
     elif helps:
         helped = f"{len(helps)} of {n_judged} help: {first_few([readable(result.net) for result in helps])}."
     else:
-        helped = "The method is not shown to help."
+        helped = f"{readable(results.judged[0].net)} is not shown to help."
         if n_judged > 1:
             helped = f"None of the {n_judged} methods is shown to help."
         if len(counts) == 1:
@@ -203,7 +203,7 @@ def methods_slide(deck, results):
 def fair_lines(results, seeds):
     recipe = "each its own recipe" if results.own_recipes else "one recipe"
     for_all = (
-        "Same seeds for everything compared" if have_same_seeds(results) else "Seeds, not all of them for every network"
+        "Same seeds for everything compared" if have_same_seeds(results) else "Seeds, not all of them for each network"
     )
     lines = [f"Same data, same {epochs_of(results.row)}, {recipe}", f"{for_all}: {in_list(seeds)}"]
     if results.has_curve and results.methods:

@@ -38,7 +38,7 @@ def top1_cell(results, net):
     return f"{by_seed(net.values('top1'), '')} (by seed)" if 0 < n_lost < len(net.runs) else interval(results.top1(net))
 
 
-def difference(result):
+def difference_cell(result):
     """A comparison's difference with its interval; if unstable, when the mean says nothing, each seed's."""
     if result.unstable:
         return f"{by_seed(result.differences)} (by seed)"
@@ -89,7 +89,7 @@ def verdict_table(results):
     rows = [["method", "difference", "p", "Holm p", "detectable", "parameters / MACs / time", "verdict"]]
     for result in results.methods:
         rows.append([
-            result.net.name, difference(result), *p_values(result),
+            result.net.name, difference_cell(result), *p_values(result),
             pm(result.detectable, math.nan), relative_costs(result), result.word or "-",
         ])  # fmt: skip
     return rows
@@ -142,7 +142,7 @@ def depth_table(results):
     for (family, depth), net in nets.items():
         shallowest = next(net for key, net in nets.items() if key[0] == family)
         rows.append([
-            net.arch, str(depth), interval(results.top1(net)), interval(results.difference(net, shallowest), "+"),
+            net.arch, str(depth), top1_cell(results, net), interval(results.difference(net, shallowest), "+"),
             interval(results.difference(net, nets.get(("resnet", depth))), "+"), f"{train_loss(net):.3f}", str(len(net.seeds)),
         ])  # fmt: skip
     return rows
@@ -169,7 +169,7 @@ def ablation_table(arch, comparisons, results):
     for result in default + comparisons:
         rows.append([
             result.net.knobs or "(default)", f"{result.net.costs['parameters']:,}", f"{result.net.costs['MACs'] / 1e6:.1f}",
-            top1_cell(results, result.net), difference(result), p_values(result)[1],
+            top1_cell(results, result.net), difference_cell(result), p_values(result)[1],
             pm(result.detectable, math.nan), result.change or "-",
         ])  # fmt: skip
     return rows
@@ -216,7 +216,7 @@ def budget_table(conditions):
     table = [["method", *(each.label for each in conditions)]]
     for name in shared_methods(conditions):
         found = [each.methods.get(name) for each in conditions]
-        table.append([name, *(f"{difference(r)} {r.word}".rstrip() if r else "-" for r in found)])
+        table.append([name, *(f"{difference_cell(r)} {r.word}".rstrip() if r else "-" for r in found)])
     return table
 
 

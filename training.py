@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 import time
+from collections import deque
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -70,6 +71,10 @@ class Run:
         if team.device.type == "cuda":
             self.stream = torch.cuda.Stream(team.device)
         with failures_reported(), self.turn():
+            with mistakes_refused():  # some networks refuse a size only in their forward pass
+                self.params, self.macs = cost(
+                    args.arch, len(self.images.classes), args.settings, self.images.image_size
+                )
             set_seed(args.seed)
             with mistakes_refused():
                 net = build(args.arch, len(self.images.classes), args.settings, self.images.image_size)
@@ -208,9 +213,8 @@ class Run:
         self.say(f"resuming {self.folder} at step {self.state.step} of {self.last_step}{change}")
 
     def describe(self):
-        """Sets what result.json, checkpoints and model/ say of the run: its costs, its start, how its network is built."""
+        """Sets what result.json, checkpoints and model/ say of the run: its start, how its network is built."""
         args, images = self.args, self.images
-        self.params, self.macs = cost(args.arch, len(images.classes), args.settings, images.image_size)
         self.started = self.saved["started"] if self.saved else datetime.now(UTC).isoformat(timespec="seconds")
         # all knobs, so that what was published stays as it is when a default changes
         knobs = hub.with_defaults(args.arch, args.settings, images.image_size)
@@ -426,20 +430,20 @@ def start_scoring(net, split, mean, std, images, amp, team):
 
 def in_turns(runs):
     """Trains runs to their ends, one step of each in turn. Returns the exit codes of those that did not finish."""
-    generators, codes = [run.train() for run in runs], {}
-    while len(codes) < len(runs):
-        for i, run in enumerate(runs):
-            if i not in codes:
-                try:
-                    with failures_reported(), run.turn():
-                        next(generators[i])
-                except StopIteration:
-                    codes[i] = None
-                except SystemExit as end:
-                    if engine.is_parallel() and not isinstance(end.__context__, FloatingPointError):
-                        raise  # maybe only this process failed, and torchrun then ends the others
-                    codes[i] = end.code  # the exception itself would keep the memory of what failed
-    return [code for code in codes.values() if code is not None]
+    turns, codes = deque((run, run.train()) for run in runs), []
+    while turns:
+        run, generator = turns.popleft()
+        try:
+            with failures_reported(), run.turn():
+                next(generator)
+            turns.append((run, generator))
+        except StopIteration:
+            pass
+        except SystemExit as end:
+            if engine.is_parallel() and not isinstance(end.__context__, FloatingPointError):
+                raise  # maybe only this process failed, and torchrun then ends the others
+            codes.append(end.code)  # the exception itself would keep the memory of what failed
+    return codes
 
 
 def in_words(scores):

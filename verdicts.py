@@ -52,7 +52,7 @@ class Comparison:
     net: Net
     reference: Net | None
     seeds: list = field(default_factory=list)
-    lacks: list = field(default_factory=list)  # seeds of the reference that the net was not trained with
+    lacks: list = field(default_factory=list)  # seeds of the reference with which the net has no result
     differences: np.ndarray | None = None  # of top-1, one per seed
     estimate: Estimate = field(default_factory=Estimate)  # of their mean
     p_holm: float = math.nan  # nan: not in the corrected family
@@ -163,7 +163,7 @@ class Comparison:
                 f"not judged: {self.reference.name} itself ended at chance, so this budget is too short for a verdict"
             )
         if self.lacks:
-            lacks = f"not judged: not trained with {numbered(self.lacks)} of {self.reference.name}"
+            lacks = f"not judged: no result with {numbered(self.lacks)} of {self.reference.name}"
             return f"{self.chance_note}; {lacks}" if self.unstable else lacks
         if self.unstable:
             return self.chance_note
@@ -269,9 +269,11 @@ class Results:
         return self.noise_of(net.seeds).estimate((net, 1))
 
     def difference(self, net, other):
-        """The Estimate of a net's top-1 minus another's, from the seeds of both; empty if it is the same net or None."""
+        """A net's top-1 minus another's, an Estimate from the seeds of both; empty without another or if one is unstable."""
         seeds = sorted(set(net.seeds) & set(other.seeds)) if other else []
-        return Estimate() if net is other or not seeds else self.noise_of(seeds).estimate((net, 1), (other, -1))
+        if net is other or not seeds or Comparison(net, other, seeds).unstable:
+            return Estimate()
+        return self.noise_of(seeds).estimate((net, 1), (other, -1))
 
     @property
     def row(self):

@@ -158,7 +158,7 @@ def convert(name, value, kind):
             number = kind(value)
         except (ValueError, OverflowError):
             raise wrong from None
-        if math.isfinite(number):
+        if abs(number) <= torch.finfo(torch.float32).max:  # and not nan
             return number
     raise wrong
 

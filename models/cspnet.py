@@ -33,8 +33,8 @@ class Slice(nn.Module):
 class CSPStage(nn.Module):
     """Runs the blocks on one part of the channels: (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)).
 
-    A 3x3 convolution before the split changes the shape where in_ch and stride ask for it; with split=conv and bottlenecks,
-    four times as wide as their 3x3, it only strides and the 1x1 convolutions of the split widen, as in CSPResNeXt-50.
+    A 3x3 convolution before the split changes the shape where in_ch and stride ask for it; with split=conv and bottlenecks
+    it only strides, and the split's 1x1 convolutions widen, as in CSPResNeXt-50.
 
     gamma: the fraction of the channels that bypasses the blocks (part 1). split: two 1x1 convolutions, or a slice. fusion:
     a 1x1 transition after the blocks and one after the concatenation ("both"), only the latter ("first": the parts are

@@ -79,7 +79,7 @@ class GnConv(nn.Module):
 
     def __init__(self, ch, order, gate, scale):
         super().__init__()
-        if order < 1 or ch % 2 ** (order - 1):
+        if not 1 <= order <= ch.bit_length() or ch % 2 ** (order - 1):
             raise ValueError(
                 f"hornet.orders must be at least 1 and halve the channels order - 1 times, got {order} for {ch} channels"
             )

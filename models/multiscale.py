@@ -131,11 +131,11 @@ class MultiScaleConv(nn.Sequential):
             raise ValueError("multiscale.kernel_sizes is set, but multiscale.form=cascade has 3x3 kernels only")
         if form != "cascade" and scales != 4:
             raise ValueError(f"multiscale.scales is set, but multiscale.form={form} has no groups")
-        if form != "cascade":
+        if form == "depthwise" or (form == "parallel" and kernel_sizes != (3,)):
             convs = (Parallel if form == "parallel" else MixedDepthwise)(in_ch, out_ch, stride, kernel_sizes)
             super().__init__(convs, nn.BatchNorm2d(out_ch), *([nn.ReLU(inplace=True)] if relu else []))
-        elif relu and in_ch == out_ch:
+        elif form == "cascade" and relu and in_ch == out_ch:
             super().__init__(Cascade(in_ch, stride, scales))
         else:
             super().__init__(ConvBN(in_ch, out_ch, stride, relu))
-            self.is_plain = True  # so that build() refuses a network in which the method changed nothing
+            self.is_plain = True  # build() refuses networks of such layers alone

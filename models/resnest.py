@@ -6,8 +6,9 @@ Published with SGD.
 
 Departures: the paper's bottleneck has one 3x3 convolution, the basic block two. Split attention replaces the first one,
 which a ReLU follows. Its output, a weighted mean of rectified maps, is never negative: in the second's place it could only
-add to the shortcut (`position=conv2` tries that). Deep stem, pooled shortcut and the last norm's zero init are the
-recipe's, not the module's, and stay out.
+add to the shortcut (`position=conv2` tries that). The gate's weights start at PyTorch's default, the authors' at a normal of
+variance 2 / fan_out. Deep stem, pooled shortcut and the last norm's zero init are the recipe's, not the module's, and stay
+out.
 """
 
 from typing import Literal
@@ -23,7 +24,7 @@ class SplitAttention(nn.Module):
     """Mixes `radix` convolutions, channel by channel: (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)).
 
     Split r of R sees the r-th part of the input channels only, so the convolution costs the same for every radix. The
-    weights come from the mean of the summed splits and add up to 1 over them; with radix 1 they are sigmoids.
+    weights come from the mean of the summed splits and sum to 1 over the splits; with radix 1 they are sigmoids.
     Raises ValueError in training on a single image, whose gate batch norm cannot normalize.
     """
 
@@ -89,7 +90,7 @@ class ResNeStConv(nn.Sequential):
             )
         if position != "both" and position != ("conv1" if relu else "conv2"):
             super().__init__(ConvBN(in_ch, out_ch, stride, relu))
-            self.is_plain = True  # so that build() refuses a network in which the method changed nothing
+            self.is_plain = True
             return
         groups = max(radix, 1) * cardinality
         if in_ch % groups or out_ch % cardinality:
@@ -104,3 +105,4 @@ class ResNeStConv(nn.Sequential):
         else:
             conv = ConvBN(in_ch, out_ch, conv_stride, relu, groups=cardinality)
         super().__init__(*([*pool, conv] if avd == "before" else [conv, *pool]))
+        self.is_plain = radix == 0 and cardinality == 1 and not pool  # build() refuses networks of such layers alone

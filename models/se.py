@@ -1,4 +1,4 @@
-"""SE: squeeze and excitation, the attention that ECA-Net sets out to better.
+"""SE: squeeze and excitation, the attention that ECA-Net simplifies.
 
 Hu, Shen and Sun, "Squeeze-and-Excitation Networks", CVPR 2018, equations 2 to 4. Slot: attention, after the last norm of
 the branch and before the add, as in the paper's SE-ResNet. Published with SGD.

@@ -5,7 +5,7 @@ authors' code: batch norm, layer scale 1e-2, a depthwise convolution in the feed
 gate(ch): (B, C, H, W) -> (B, C, H, W).
 
 Departures, for 32x32 images: the stem is a 3x3 convolution of stride 1. (The 7x7 of stride 4 of VAN and LSKNet would leave
-8x8 pixels. Large images get it, in MSCAN, too, whose authors have two 3x3 of stride 2.) The only layer norm comes after the
+8x8 pixels. Large images get it, also in MSCAN, whose authors use two 3x3 of stride 2.) The only layer norm comes after the
 pooling; theirs end each stage with one, the last before the pooling. The classifier keeps PyTorch's start. One expansion
 serves all stages; theirs are 8, 8, 4, 4.
 """

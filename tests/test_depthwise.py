@@ -59,6 +59,7 @@ LARGER = [
     (7, (3, 7), False),
     ((3, 11), (2, 4), True),
     ((9, 1), (4, 4), False),
+    (17, (9, 9), False),  # more than MOST_PIXELS
 ]
 
 
@@ -74,6 +75,24 @@ def test_kernels_larger_than_the_map_agree_with_conv2d(kernel_size, size, is_lar
     for value, wanted in zip(outputs_and_gradients(Depthwise.forward, module, x), expected, strict=True):
         torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-4)
     assert pairs.called == is_larger
+
+
+@pytest.mark.parametrize("size", [3, 12])
+def test_an_empty_batch_has_gradients_of_0(size):
+    module = Depthwise(8, 5)
+    x = torch.randn(0, 8, size, size)
+    out, *gradients = outputs_and_gradients(Depthwise.forward, module, x)
+    assert out.shape == x.shape and not any(gradient.any() for gradient in gradients)
+
+
+def test_a_backward_pass_under_autocast_is_that_without():
+    torch.manual_seed(0)
+    module, x = Depthwise(8, 3), torch.randn(2, 8, 6, 6, requires_grad=True)
+    expected = torch.autograd.grad(module(x).square().sum(), (x, module.weight))
+    loss = module(x).square().sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        gradients = torch.autograd.grad(loss, (x, module.weight))
+    assert all(map(torch.equal, gradients, expected))
 
 
 def test_taps_that_see_padding_only_are_left_out():
@@ -117,4 +136,6 @@ def test_double_precision_stays_double():
     """In wide kernels, too, which compute in float32 what is narrower."""
     net = Depthwise(4, 17).double()
     x = torch.randn(2, 4, 19, 20, dtype=torch.float64)
-    torch.testing.assert_close(net(x), nn.Conv2d.forward(net, x), rtol=0, atol=1e-12)
+    for amp in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            torch.testing.assert_close(net(x), nn.Conv2d.forward(net, x), rtol=0, atol=1e-12)

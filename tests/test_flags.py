@@ -172,6 +172,10 @@ def test_home_is_meant_by_a_tilde(monkeypatch):
         (["--folds", "97", "--fold", "0"], "--folds 97 leaves folds without an image"),
         (["--data-dir", "nowhere"], "--data-dir nowhere: no such folder"),
         (["--image-size", "16", "--dataset", "shapes100"], "drawn at 32x32"),
+        (
+            ["--arch", "hornet_resnet", "--set", "hornet.gate=gf", "--image-size", "30"],
+            "choose an image size that every",
+        ),
         (["--crop-padding", "16"], "--crop-padding 16 does not fit images of 16 pixels"),
         (["--lr", "1e-9", "--schedule", "polynomial"], "lr_end"),
         (["--sync-bn"], "--sync-bn works on GPUs only"),

@@ -75,7 +75,7 @@ def test_batches_are_the_cpus(augment):
 def test_run(command, tmp_path, how):
     if "--compile" in how and not can_build():
         pytest.skip("Triton can build no kernels here")
-    run(*command("--arch", "eca_resnet", "--epochs", "4", *how.split()))
+    run(*command("--arch", "eca_resnet", "--epochs", "4", "--lr", "0.1", *how.split()))
     result = result_of(tmp_path / "runs" / "run")
     assert result["device"] == torch.cuda.get_device_name()
     assert result["peak_memory_mb"] > 0

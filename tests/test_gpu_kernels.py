@@ -124,7 +124,7 @@ def test_batch_norm_and_squeeze_excite_under_autocast(amp):
     assert out.dtype == amp
     assert all(grad.dtype == torch.float32 for grad in gradients)
     norm.reset_running_stats()
-    assert_close([out, *gradients], step_of(module.double(), x.double()), 0.03)
+    assert_close([out, *gradients], step_of(module.double(), x.double()), 0.03 if amp == torch.float16 else 0.05)
     assert_close([running], [norm.running_var], 0.01)
 
 

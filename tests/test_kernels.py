@@ -170,6 +170,8 @@ def test_norm_gelu_is_a_norm_and_a_gelu():
     assert int(module.norm.num_batches_tracked) == 2
     assert all(torch.equal(a, b) for a, b in zip(module.norm.buffers(), norm.buffers(), strict=True))
     assert torch.equal(module.eval()(x), nn.functional.gelu(norm.eval()(x)))
+    cumulative = nn.BatchNorm2d(16, momentum=None)  # as torch.optim.swa_utils.update_bn sets it
+    assert torch.equal(NormGELU(cumulative)(x), nn.functional.gelu(cumulative(x)))
     layer_norm = ChannelNorm(16)
     assert torch.equal(NormGELU(layer_norm)(x), nn.functional.gelu(layer_norm(x)))
     synchronized = nn.SyncBatchNorm.convert_sync_batchnorm(module.train())

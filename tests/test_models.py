@@ -255,10 +255,19 @@ def test_whole_networks_take_images_of_32_to_224_pixels(arch):
             build(arch, image_size=size)
 
 
-def test_knobs_that_leave_nothing_of_a_method_are_refused():
-    """Of a bottleneck's only 3x3, which a ReLU follows, position=conv2 leaves the plain convolution."""
-    with torch.device("meta"), pytest.raises(ValueError, match="nothing in this network uses resnest"):
-        build("resnest_resnet50", settings={"resnest.position": "conv2"})
+@pytest.mark.parametrize(
+    ("arch", "settings"),
+    [
+        # of a bottleneck's only 3x3, which a ReLU follows, position=conv2 leaves the plain convolution
+        ("resnest_resnet50", {"resnest.position": "conv2"}),
+        ("resnest_resnet", {"resnest.radix": 0, "resnest.avd": "none"}),
+        ("multiscale_resnet", {"multiscale.kernel_sizes": "3"}),
+    ],
+)
+def test_knobs_that_leave_nothing_of_a_method_are_refused(arch, settings):
+    method = arch.split("_")[0]
+    with torch.device("meta"), pytest.raises(ValueError, match=f"nothing in this network uses {method}"):
+        build(arch, settings=settings)
 
 
 # ------------------------------------------------------------------------------------------------------------- knobs
@@ -312,6 +321,8 @@ def test_every_knob_has_a_type_and_takes_its_default(arch):
         ("eca_resnet", {"eca.kernel_size": True}, "takes int, got True"),
         ("eca_resnet", {"eca.kernel_size": 5.0}, r"takes int, got 5\.0"),
         ("resnet", {"resnet.drop_path": "nan"}, "takes float, got 'nan'"),
+        ("convnext_resnet", {"convnext.layer_scale": 1e300}, "takes float, got 1e\\+300"),  # more than float32 holds
+        ("resnet", {"resnet.width": "9" * 400}, "takes int, got '9"),
         ("resnet", {"resnet.shortcut": "C"}, r"takes A\|B\|none, got 'C'"),
         ("hornet_resnet", {"hornet.orders": "2,x"}, "takes int, got 'x'"),
         ("hornet_resnet", {"hornet.orders": ""}, "hornet.orders takes int"),

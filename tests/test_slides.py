@@ -199,7 +199,7 @@ def test_the_talk_says_whose_seeds_are_the_same():
     same = ["Same data, same 10 epochs, one recipe", "Same seeds for everything compared: 0, 1, 2 and 3"]
     assert fair_lines(analyse(rows), SEEDS) == same
     rows += rows_of("se_resnet", 61, seeds=(0,))
-    assert fair_lines(analyse(rows), SEEDS)[1] == "Seeds, not all of them for every network: 0, 1, 2 and 3"
+    assert fair_lines(analyse(rows), SEEDS)[1] == "Seeds, not all of them for each network: 0, 1, 2 and 3"
 
 
 def test_a_long_table_goes_on_on_the_next_slide():

@@ -14,7 +14,8 @@ channels-last, on one core:
 - 1x21 hangs: so wide strips are computed upright, and other kernels of 15 or more in float32;
 - kernels larger than the map, as dilated ones often are once it is taken apart, are slow: 7x7 over 1152 maps of 64
   channels and 3x3 pixels takes 16 ms on two cores without bfloat16, the gradient of the kernel 37 ms. So the taps that see
-  padding only are left out (0.4 ms), and in float32 the gradient comes from the products of all pairs of pixels (4 ms).
+  padding only are left out (0.4 ms), and in float32 the gradient of a small map's kernel comes from the products of all
+  pairs of pixels (4 ms).
 """
 
 import importlib.util
@@ -35,6 +36,7 @@ else:
     kernels = None
 
 WIDE = 15  # taps; from this on oneDNN has no kernel of its own
+MOST_PIXELS = 64  # of a map all of whose pairs are multiplied; their number grows with its square
 # channels of a dense group: those that a register holds in float32
 GROUP = 8 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 16
 
@@ -55,8 +57,8 @@ def taps_of_pairs(H, W, kh, kw, stride):
 
 def gradient_from_pairs(grad, x, kh, kw, stride):
     """The gradient of a kernel, (C, 1, kh, kw), from the products of all pixels of the output's grad and of x (B, C, H, W)."""
-    B, C, H, W = x.shape
-    products = grad.permute(1, 2, 3, 0).reshape(C, -1, B) @ x.permute(1, 0, 2, 3).reshape(C, B, -1)
+    C, H, W = x.shape[1:]
+    products = grad.permute(1, 2, 3, 0).flatten(1, 2) @ x.permute(1, 0, 2, 3).flatten(2)
     return torch.einsum("coi,ito->ct", products, taps_of_pairs(H, W, kh, kw, stride)).view(C, 1, kh, kw)
 
 
@@ -64,6 +66,7 @@ class FastGradients(torch.autograd.Function):
     """A depthwise F.conv2d with padding k // 2: (B, C, H, W) -> (B, C, ceil(H / stride), ceil(W / stride)), k odd."""
 
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu")  # so that backward() runs without autocast, as forward() does
     def forward(ctx, x, weight, bias, stride):
         ctx.save_for_backward(x, weight)
         ctx.has_bias, ctx.stride = bias is not None, stride
@@ -72,6 +75,7 @@ class FastGradients(torch.autograd.Function):
         return F.conv2d(x, weight, bias, stride, ctx.padding, groups=len(weight))
 
     @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
     @once_differentiable
     def backward(ctx, grad):
         x, whole = ctx.saved_tensors
@@ -83,7 +87,7 @@ class FastGradients(torch.autograd.Function):
             spread_grad = spread(grad, x.shape, s) if s > 1 else grad
             grad_x = F.conv2d(spread_grad, weight.flip(2, 3), None, 1, ctx.padding, groups=C)
         grad_weight = torch.zeros_like(whole)  # in its strides, which DistributedDataParallel's buckets have, too
-        if kh > H and kw > W and x.dtype == torch.float32:
+        if kh > H and kw > W and H * W <= MOST_PIXELS and x.dtype == torch.float32:
             reached(grad_weight, H, W).copy_(gradient_from_pairs(grad, x, kh, kw, s))
             return grad_x, grad_weight, grad.sum((0, 2, 3)) if ctx.has_bias else None, None
         n = math.gcd(C, GROUP) if max(kh, kw) > 3 and kw < WIDE else 1
@@ -148,7 +152,8 @@ def depthwise(x, weight, bias, stride, dilation):
 
 def on_cpu(x, weight, bias, stride, dilation):
     """depthwise() in autocast's precision; computed in float32 and rounded where bfloat16 is slow or hangs."""
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    is_cast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64  # which autocast leaves alone
+    dtype = torch.get_autocast_dtype("cpu") if is_cast else x.dtype
     kernel_size = weight.shape[2:]
     wide = min(kernel_size) > 1 and max(kernel_size) >= WIDE
     slow = dtype == torch.bfloat16 and not bfloat16.is_native()
