@@ -41,6 +41,7 @@
 #   RUNS       replaces any list: architectures, each with its knobs and flags after colons, such as RUNS="resnet
 #              eca_resnet:eca.kernel_size=5 vit:--pretrained:--freeze=backbone"; one recipe for each architecture,
 #              except with PRESET=recipe or tuning
+#   TUNED      the folder of a tuning, whose winners are used
 #   RECIPE     replaces the preset's flags for all runs. The flags found by TUNED override it, a run's own override those,
 #              and yours override all
 [ -n "${BASH_VERSION-}" ] || { echo "$0: start it with bash" >&2 && exit 2; }
@@ -157,6 +158,6 @@ export SIZES="${SIZES-32 224}"
 export NPROC="${NPROC-1}"
 export JOBS="${JOBS-1}"
 export MINUTES="${MINUTES-0}"
-export TUNED="${TUNED-}"       # the folder of a tuning, whose winners are to be used
+export TUNED="${TUNED-}"
 export PLAN="${PLAN-}"
 exec python "$here/compare.py" "$@"

@@ -4,9 +4,9 @@ import math
 
 from noise import POWER
 from notes import MODULES, dataset_of
-from rows import COSTS, epochs_of, family_and_depth, in_list
+from rows import COSTS, at_chance, epochs_of, family_and_depth, in_list
 from tables import by_depth, depth_table, difference_cell, interval, pm, train_loss
-from verdicts import WORDS
+from verdicts import WORDS, numbered
 
 MOST_NAMES = 3  # in a sentence; a list has the others
 UNKNOWN_NOISE = "How much of this is chance is unknown: two runs of the same network also differ, and only more seeds show by how much."
@@ -271,9 +271,14 @@ def depth_sentences(results):
     sentences = []
     for family, words in (("plain", "networks without shortcuts"), ("resnet", "ResNets")):
         nets = [net for key, net in by_depth(results).items() if key[0] == family]
-        if len(nets) < 2 or math.isnan(results.difference(nets[-1], nets[0]).mean):
+        if len(nets) < 2:
             continue
         shallow, deep = nets[0], nets[-1]
+        for net in (shallow, deep):
+            if lost := [seed for seed in net.seeds if at_chance(net.runs[seed])]:
+                sentences.append(f"{net.arch} ended at chance with {numbered(lost)}.")
+        if math.isnan(results.difference(deep, shallow).mean):
+            continue
         layers = [family_and_depth(net.arch)[1] for net in (shallow, deep)]
         change, rise = interval(results.difference(deep, shallow), "+"), train_loss(deep) - train_loss(shallow)
         sentences.append(

@@ -269,7 +269,7 @@ class Results:
         return self.noise_of(net.seeds).estimate((net, 1))
 
     def difference(self, net, other):
-        """A net's top-1 minus another's, an Estimate from the seeds of both; empty without another or if one is unstable."""
+        """A net's top-1 minus another's, an Estimate from the seeds of both; empty if there are none or one net is unstable."""
         seeds = sorted(set(net.seeds) & set(other.seeds)) if other else []
         if net is other or not seeds or Comparison(net, other, seeds).unstable:
             return Estimate()

@@ -4,7 +4,7 @@ Han, Wang, Tian, Guo, Xu and Xu, "GhostNet: More Features from Cheap Operations"
 Slot: conv, both convolutions of the basic block, as in the paper's Ghost-ResNet-56. Published with SGD.
 
 Departures: in a bottleneck only the 3x3 is replaced; the paper's Ghost-ResNet-50 replaces the 1x1 convolutions, too. The
-paper's equation 3 keeps each map beside its ghosts; here all maps come first, then all ghosts, as in the authors' code.
+paper's equation 3 keeps each primary map beside its ghosts; here all primary maps come first, as in the authors' code.
 """
 
 import math

@@ -326,6 +326,11 @@ def test_depth_with_and_without_shortcuts():
     assert first.endswith("+0.500.")
     assert "ResNets change by +3.00 points" in second
     assert depth_table(analyse(rows_of("resnet", 60) + rows_of("resnet56", 61))) is None
+    lost = [entry | {"top1": 1.0} if (entry["arch"], entry["seed"]) == ("plain56", 1) else entry for entry in rows]
+    first, second, _ = opening(analyse(lost))
+    assert first == "plain56 ended at chance with seed 1." and "ResNets change by +3.00 points" in second
+    top1, *differences = depth_table(analyse(lost))[2][2:5]
+    assert top1.endswith(" (by seed)") and differences == ["-", "-"]
     other_seeds = [r for r in rows if r["arch"] != "plain56" or r["seed"] > 1]
     other_seeds = [r for r in other_seeds if r["arch"] != "plain20" or r["seed"] < 2]
     assert "without shortcuts" not in " ".join(opening(analyse(other_seeds)))

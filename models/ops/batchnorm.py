@@ -26,9 +26,8 @@ class NormGELU(nn.Module):
 
     def forward(self, x):
         norm = self.norm
-        if (
-            type(norm) is not nn.BatchNorm2d or norm.momentum is None
-        ):  # layer norm, nn.SyncBatchNorm, or a cumulative average
+        # layer norm, nn.SyncBatchNorm, or a cumulative average
+        if type(norm) is not nn.BatchNorm2d or norm.momentum is None:
             return F.gelu(norm(x))
         running = norm.running_mean, norm.running_var, norm.num_batches_tracked
         return batch_norm_gelu(x, *running, norm.weight, norm.bias, norm.training, norm.momentum, norm.eps)
