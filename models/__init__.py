@@ -270,8 +270,8 @@ def build(arch, num_classes=100, settings=None, image_size=32):
         file = METHODS[name].make.__module__
         if file not in sources:
             raise ValueError(
-                f"--arch {arch}: nothing in this network uses {name} (no layer of {file} differs from an ordinary convolution): leave it out or "
-                "change its settings"
+                f"--arch {arch}: nothing in this network uses {name} (no layer of {file} differs from an ordinary "
+                "convolution): leave it out or change its settings"
             )
     return net
 

@@ -7,8 +7,7 @@ Published with SGD.
 Departures: the paper's bottleneck has one 3x3 convolution, the basic block two. Split attention replaces the first one,
 which a ReLU follows. Its output, a weighted mean of rectified maps, is never negative: in the second's place it could only
 add to the shortcut (`position=conv2` tries that). The gate's weights start at PyTorch's default, the authors' at a normal of
-variance 2 / fan_out. Deep stem, pooled shortcut and the last norm's zero init are the recipe's, not the module's, and stay
-out.
+variance 2 / fan_out. Deep stem, pooled shortcut and the last norm's zero init belong to the recipe and stay out.
 """
 
 from typing import Literal
