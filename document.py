@@ -201,9 +201,9 @@ def depth_text(results):
     if not table:
         return ""
     note = (
-        "Top-1 ± 95% interval, or each seed's if only some ended at chance. Differences are over the seeds that both have; there is "
-        "none from a network that ended at chance with only some. If the training loss rises with depth, the network is harder "
-        "to optimize (degradation). If it falls together with top-1, the network overfits."
+        "Top-1 ± 95% interval, or each seed's if only some ended at chance. Differences are over the seeds that both have, and "
+        "left out if only some of these ended at chance. If the training loss rises with depth, the network is harder to "
+        "optimize (degradation). If it falls together with top-1, the network overfits."
     )
     return f"### Depth\n\n{markdown(table)}\n\n{note}"
 

@@ -277,13 +277,13 @@ def depth_sentences(results):
         for net in (shallow, deep):
             if lost := [seed for seed in net.seeds if at_chance(net.runs[seed])]:
                 sentences.append(f"{net.arch} ended at chance with {numbered(lost)}.")
-        if math.isnan(results.difference(deep, shallow).mean):
+        change, rise = results.difference(deep, shallow), train_loss(deep) - train_loss(shallow)
+        if math.isnan(change.mean):
             continue
         layers = [family_and_depth(net.arch)[1] for net in (shallow, deep)]
-        change, rise = interval(results.difference(deep, shallow), "+"), train_loss(deep) - train_loss(shallow)
         sentences.append(
-            f"From {layers[0]} to {layers[1]} layers, {words} change by {change} points of top-1, and their training loss by "
-            f"{rise:+.3f}."
+            f"From {layers[0]} to {layers[1]} layers, {words} change by {interval(change, '+')} points of top-1, and their "
+            f"training loss by {rise:+.3f}."
         )
     if not sentences:
         return []

@@ -170,9 +170,8 @@ def test_norm_gelu_is_a_norm_and_a_gelu():
     assert int(module.norm.num_batches_tracked) == 2
     assert all(torch.equal(a, b) for a, b in zip(module.norm.buffers(), norm.buffers(), strict=True))
     assert torch.equal(module.eval()(x), nn.functional.gelu(norm.eval()(x)))
-    cumulative, expected = (
-        nn.BatchNorm2d(16, momentum=None) for _ in range(2)
-    )  # as torch.optim.swa_utils.update_bn sets it
+    # as torch.optim.swa_utils.update_bn sets it
+    cumulative, expected = (nn.BatchNorm2d(16, momentum=None) for _ in range(2))
     for imgs in (x, 3 * x):
         assert torch.equal(NormGELU(cumulative)(imgs), nn.functional.gelu(expected(imgs)))
     assert torch.equal(cumulative.running_var, expected.running_var)

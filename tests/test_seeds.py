@@ -127,6 +127,21 @@ def test_a_gpu_that_is_full_before_the_training_is_one_line(flags, command, caps
     assert said.startswith("train.py: CUDA out of memory: give fewer seeds")
 
 
+def test_runs_train_a_step_each_in_turn_until_all_have_ended():
+    did = []
+
+    def fake(name, n_steps, code=None):
+        def train():
+            for _ in range(n_steps):
+                yield did.append(name)
+            yield from ends(code) if code else ()
+
+        return SimpleNamespace(turn=nullcontext, train=train)
+
+    assert training.in_turns([fake("a", 1, code=3), fake("b", 3), fake("c", 2)]) == [3]
+    assert "".join(did) == "abcbcb"
+
+
 def test_what_failed_keeps_no_memory(command):
     """Its traceback would, and its captured graph, for which NCCL waits besides."""
     assert training.in_turns([SimpleNamespace(turn=nullcontext, train=lambda: ends(1))]) == [1]
