@@ -365,6 +365,17 @@ def test_fp16_may_skip_some_updates_while_it_looks_for_a_scale():
     assert len(buffers) == len(list(state.net.parameters())) and not any(buffer.any() for buffer in buffers)
 
 
+@pytest.mark.parametrize(("n_bad", "goes_on"), [(20, True), (21, False)])
+def test_fp16_goes_on_after_20_bad_steps_in_a_row_and_not_after_21(n_bad, goes_on):
+    state = new_state(amp=torch.float16)
+    state.t.fill_(2)  # the peak rate
+    state.n_bad.fill_(n_bad)
+    before = state.net[4].weight.detach().clone()
+    engine.train_step(state, state.net, *next(new_batches().epoch(0)))
+    assert state.n_bad == (0 if goes_on else n_bad + 1)
+    assert torch.equal(state.net[4].weight, before) != goes_on
+
+
 def test_an_update_that_is_left_out_leaves_the_mean_loss_finite():
     state = new_state(amp=torch.float16)
     batches = new_batches()
@@ -397,6 +408,8 @@ def test_amp_auto_asks_the_device(monkeypatch):
     assert engine.amp_dtype("fp16", cpu) is torch.float16
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert engine.amp_dtype("auto", SimpleNamespace(type="cuda")) is None  # which could only emulate it
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert engine.amp_dtype("auto", SimpleNamespace(type="cuda")) is torch.bfloat16
 
 
 # ----------------------------------------------------------------------------------------------- precision, processes

@@ -170,6 +170,13 @@ def test_classes_of_equal_logits_may_change_places(margin, is_refused):
         export.compare(model, [torch.zeros(1, 3, 4, 4)], expected.flip(1))
 
 
+def test_answers_that_are_not_finite_are_refused():
+    """Whose largest is nan, at the place of the network's class."""
+    model, found = Constant(torch.tensor([[1.0, 0.0]])), torch.tensor([[torch.nan, 0.0]])
+    with pytest.raises(ValueError, match="difference of a logit is nan"):
+        export.compare(model, [torch.zeros(1, 3, 4, 4)], found)
+
+
 class Constant(nn.Module):
     arch = "resnet"
 

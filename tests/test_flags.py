@@ -6,7 +6,6 @@ import sys
 import time
 
 import pytest
-import torch
 
 import optimizers
 import sources
@@ -186,8 +185,6 @@ def test_home_is_meant_by_a_tilde(monkeypatch):
     ],
 )
 def test_mistake_is_refused_in_one_line_and_nothing_is_written(flags, message, command, capsys, tmp_path):
-    if "--sync-bn" in flags and torch.cuda.is_available():
-        pytest.skip("a GPU has synchronized batch norm")
     assert message in refusal(capsys, run, *command(*flags))
     assert not (tmp_path / "runs").exists()
 

@@ -211,7 +211,7 @@ class Hub:
     """Stands for HfApi: one repository, whose folder is a copy of what was uploaded."""
 
     def __init__(self, folder, reachable=True):
-        self.folder, self.reachable, self.calls, self.tags = folder, reachable, [], {}
+        self.folder, self.reachable, self.calls, self.tags, self.wanted = folder, reachable, [], {}, []
 
     def call(self, name, *args):
         if not self.reachable:
@@ -244,6 +244,7 @@ class Hub:
         if not self.folder.exists():
             raise RuntimeError("no copy from before")
         self.calls.append(("download", repo_id, revision, local_files_only))
+        self.wanted.append(allow_patterns)
         return str(self.folder)
 
 
@@ -271,6 +272,7 @@ def test_pushed_run_is_tagged_and_loads_by_its_tag(tmp_path, fake_hub):
     assert fake_hub.tags == {"vit-patch-4-seed0": "commit4"}  # that of the second push
     loaded = hub.load("me/nets@vit-patch-4-seed0")
     assert fake_hub.calls[-1] == ("download", "me/nets", "vit-patch-4-seed0", False)
+    assert fake_hub.wanted[-1] == ["config.json", "model.safetensors", "README.md"]
     assert_same_weights(loaded, hub.load(folder))
 
 
@@ -304,6 +306,7 @@ def test_a_network_of_another_program_is_refused_before_its_weights_are_download
     ):
         hub.load("timm/vit")
     assert [name for name, *_ in fake_hub.calls] == ["model_info", "download"]
+    assert fake_hub.wanted == [["config.json"]]
 
 
 def test_images_of_another_size_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -237,6 +238,15 @@ def test_timms_weights(tmp_path):
     smaller = build(f"timm:{name}", 7, image_size=64)
     load_pretrained(f"timm:{name}", smaller, 64)  # timm resizes the position table as we do
     torch.testing.assert_close(smaller.pos_embed, resize_positions(theirs.pos_embed, 17))
+
+
+@pytest.mark.parametrize(("repository", "file"), [(None, None), ("ada/net", "pytorch_model.bin")])
+def test_weights_that_timm_would_unpickle_are_refused(repository, file, monkeypatch):
+    timm = pytest.importorskip("timm")
+    config = SimpleNamespace(hf_hub_id=repository, hf_hub_filename=file)
+    monkeypatch.setattr(timm.models, "get_pretrained_cfg", lambda name: config)
+    with pytest.raises(ValueError, match="^timm has no weights of resnet18 on the hub as safetensors"):
+        load_pretrained("timm:resnet18", None, 32)
 
 
 def test_our_vit_and_timms_are_the_same_network_with_published_weights(tmp_path):

@@ -247,6 +247,7 @@ def test_time_is_up_after_the_limit_and_a_signal_comes_first():
     [
         (["--epochs", "3", "--save-every-s", "0"], [4, 8, 12]),
         (["--epochs", "3", "--save-every-s", "1000"], [12]),
+        (["--epochs", "2", "--save-every-s", "1000", "--save-every", "3"], [3, 6, 8]),
         (["--epochs", "1", "--save-every-s", "1e-9", "--log-every", "3"], [3, 4]),  # within a long epoch
     ],
 )

@@ -45,13 +45,13 @@ def test_speeds_are_images_over_the_seconds_of_either_call(monkeypatch):
     assert (row["train_imgs_per_s"], row["eval_imgs_per_s"]) == pytest.approx((2, 64))
 
 
-def test_a_network_is_trained_and_evaluated_in_its_mode():
-    modes = []
-    stepper = speed.Stepper(*TINY, 5, 16, 4, None, False, 1, True, torch.device("cpu"))
-    stepper.net.register_forward_pre_hook(lambda net, imgs: modes.append(net.training))
+def test_a_network_is_trained_and_evaluated_in_its_mode_and_precision():
+    seen = []
+    stepper = speed.Stepper(*TINY, 5, 16, 4, torch.bfloat16, False, 1, True, torch.device("cpu"))
+    stepper.net.register_forward_hook(lambda net, imgs, logits: seen.append((net.training, logits.dtype)))
     for call in (stepper.train, stepper.evaluate, stepper.train):
         call()
-    assert modes == [True, False, True]
+    assert seen == [(training, torch.bfloat16) for training in (True, False, True)]
 
 
 def test_a_step_is_cut_as_the_recipe_has_it():
@@ -73,6 +73,18 @@ def test_steps_are_timed_as_the_runs_take_them(flags, captured, tmp_path, monkey
     monkeypatch.setattr("sys.argv", ["speed.py", "resnet", "--out", str(tmp_path / "cost.json"), *flags])
     speed.main()
     assert [how[-1] for how in asked] == [captured]
+
+
+def test_flags_of_the_recipe_reach_what_is_measured(monkeypatch):
+    asked = []
+    for name in ("write_speeds", "write_costs", "write_latencies"):
+        monkeypatch.setattr(speed, name, lambda file, *what: asked.append(what))
+    recipe = "--batch-size 8 --accumulate 2 --amp bf16 --compile"
+    for flags in ("--out cost.json --image-size 48", "--costs costs.json --image-sizes 16 24"):
+        monkeypatch.setattr("sys.argv", ["speed.py", "resnet", *flags.split(), *recipe.split()])
+        speed.main()
+    runs, how = [("resnet", {})], (8, "bf16", True, 2, True)
+    assert asked == [(runs, 48, how), ([48], "bf16"), (runs, [16, 24], how), ([16, 24], "bf16")]
 
 
 def test_speeds_without_a_graph_are_not_those_with_one(monkeypatch):

@@ -40,10 +40,6 @@ def test_folder_of_images_is_recognized(command, photos, tmp_path):
     assert parse_args(["--data-dir", str(photos)]).dataset == "folder"
     assert parse_args([]).dataset == parse_args(["--data-dir", str(tmp_path)]).dataset == "cifar100"
     assert parse_args(["--data-dir", str(photos), "--dataset", "cifar10"]).dataset == "cifar10"
-    for name in ("cifar-10-batches-py", "cifar-100-python"):
-        (tmp_path / name / name).mkdir(parents=True)
-    assert parse_args(["--data-dir", str(tmp_path / "cifar-10-batches-py")]).dataset == "cifar10"
-    assert parse_args(["--data-dir", str(tmp_path / "cifar-100-python")]).dataset == "cifar100"
 
 
 def test_classes_one_folder_too_deep_are_noticed(command, photos, tmp_path, capsys):
