@@ -1,7 +1,8 @@
 """AlexNet for small images.
 
 Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep Convolutional Neural Networks", NeurIPS 2012,
-section 3, with the widths of Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014.
+section 3, with the widths of Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014, as in its
+code (cuda-convnet2) and in torchvision: its text has 384 for the fourth convolution, not 256.
 
 Departures, those of bearpaw's pytorch-classification for 32x32 images: neither dropout nor normalization, wider padding in
 the first convolution, pools of 2x2, and one linear layer in place of 4096-4096-classes (torchvision's AlexNet leaves no

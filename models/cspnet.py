@@ -6,7 +6,7 @@ Wang, Liao, Wu, Chen, Hsieh and Yeh, "CSPNet: A New Backbone that can Enhance Le
 Departures: ReLU, as in the rest of the network, where the authors' configurations have leaky ReLU, or none after some
 splits of CSPResNet-50 and CSPResNeXt-50. The paper slices the channels; the authors' configurations make the two parts
 by 1x1 convolutions, which is the default here (`split`). Each part has its share of the channels, as in CSPResNeXt and
-CSPDarknet (in CSPResNet-50 both are as wide as the stage).
+CSPDarknet (in CSPResNet-50 and in CSPDarknet's first stage both are as wide as the stage).
 """
 
 import math

@@ -1,7 +1,7 @@
 """ECA: efficient channel attention.
 
 Wang, Wu, Zhu, Li, Zuo and Hu, "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks", CVPR 2020,
-equations 5, 6 and 12. Slot: attention, after the last norm of the branch and before the add, as in the authors' code.
+equations 8, 9 and 12. Slot: attention, after the last norm of the branch and before the add, as in the authors' code.
 Published with SGD. The sigmoid is the paper's equation (its Figure 3 listing leaves it out).
 """
 

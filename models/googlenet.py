@@ -4,7 +4,7 @@ Szegedy, Liu, Jia and others, "Going Deeper with Convolutions", CVPR 2015, secti
 
 Departures, those of weiaicunzai's pytorch-cifar100: three 3x3 convolutions of stride 1 and one pool for a stem, batch
 norm after every convolution in place of local response normalization, biases before it except in the stem, two 3x3
-convolutions in place of a 5x5 (Szegedy et al., CVPR 2016), no auxiliary classifiers, which batch norm made needless.
+convolutions in place of a 5x5 (Szegedy et al., CVPR 2016), no auxiliary classifiers.
 """
 
 from torch import nn

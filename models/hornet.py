@@ -7,7 +7,8 @@ Departures, for 32x32 images and SGD: the stem is a 3x3 convolution of stride 1,
 large images); weights start at PyTorch's default rather than at a truncated normal of 0.02; layer scale starts at 1
 rather than at 1e-6; and the gates are multiplied by 3 rather than by 1/3. `init=trunc`, `layer_scale=1e-6` and
 `scale=0.3333` give the authors' start, except for the classifier. With `gate=gf` the gates end in a norm and are not
-scaled, and the filter has no weight decay; the authors scale those gates by 1/3, too, and decay the filter.
+scaled, and the filter has no weight decay and one size; the authors scale those gates by 1/3, too, decay the filter and
+resize it to other maps.
 
 Why: gnConv of order n multiplies n + 1 maps, so small factors vanish: from the authors' start, order 4 leaves 1e-14 of a
 unit input. Adam divides gradients by their size and still learns; SGD does not. With PyTorch's start each layer scales

@@ -1,13 +1,14 @@
 """Multi-scale convolutions: several kernel sizes side by side, or small kernels one after the other.
 
 Szegedy, Liu, Jia and others, "Going Deeper with Convolutions", CVPR 2015, section 4 (kernels side by side); Tan and Le,
-"MixConv: Mixed Depthwise Convolutional Kernels", BMVC 2019, section 3.1; Gao, Cheng, Zhao, Zhang, Yang and Torr,
+"MixConv: Mixed Depthwise Convolutional Kernels", BMVC 2019, section 3; Gao, Cheng, Zhao, Zhang, Yang and Torr,
 "Res2Net: A New Multi-scale Backbone Architecture", IEEE TPAMI 2021, equation 1. Slot: conv. Published with SGD,
 MixConv with RMSProp.
 
-Departures: an Inception module keeps only its parallel kernels, here 3x3, 5x5 and 7x7 rather than 1x1, 3x3 and 5x5, in
-MixConv's shares of the channels, with one norm after their concatenation and no reductions or pooling. After MixConv's
-kernels comes a 1x1 convolution, without the norm and activation that MixNet has between them. Res2Net's cascade is made for
+Departures: an Inception module keeps only its parallel kernels, here 3x3, 5x5 and 7x7 rather than 1x1, 3x3 and 5x5, with
+one norm after their concatenation and no reductions or pooling. They and MixConv's kernels have shares of the channels that
+halve from one to the next (section 3.2: exponential partition); the authors' code has equal shares. After MixConv's kernels
+comes a 1x1 convolution, without the norm and activation that MixNet has between them. Res2Net's cascade is made for
 bottlenecks, whose 1x1 convolutions mix its groups, and cannot change the width. So in a basic block it replaces the first
 convolution, unless that changes the width, and the second one mixes. It has the channels of the 3x3 that it replaces; the
 paper widens it (4 x 26 for 64) to keep the costs. As in the authors' code the last group is the one without a kernel, where
