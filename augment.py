@@ -247,7 +247,7 @@ def normalize(imgs, mean, std):
 
 
 def eval_batch_size(device, image_size):
-    """Images that are scored at a time on a device: enough to keep it busy, and few enough to fit."""
+    """How many images a device scores at a time: enough to keep it busy, and few enough to fit."""
     most = EVAL_BATCH_GPU if device.type == "cuda" else EVAL_BATCH
     return min(most, max(1, EVAL_PIXELS // image_size**2))
 

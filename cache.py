@@ -1,4 +1,4 @@
-"""Decoded sets on the disk: a folder of .npy files, which all processes of a node map into memory, and meta.json.
+"""Decoded sets on disk: a folder of .npy files, which all processes of a node map into memory, and meta.json.
 
 For a streamed set only meta.json is kept: its measured values.
 """

@@ -1,4 +1,4 @@
-"""State on the disk that survives a crash at any moment, and signals that stop a run after the current step."""
+"""State on disk that survives a crash at any moment, and signals that stop a run after the current step."""
 
 import io
 import math

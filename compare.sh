@@ -33,8 +33,8 @@
 #   DATASET    default cifar100, or what --data-dir holds
 #   NPROC      processes of one run (default 1)
 #   JOBS       runs side by side, spread over the GPUs (default 1); if there are more runs than GPUs, they share them
-#   MINUTES    after which all is stopped and saved (default 0: no limit)
-#   SIZES      of PRESET=cost, in pixels (default "32 224")
+#   MINUTES    stops and saves everything after this many minutes (default 0: no limit)
+#   SIZES      image sizes for PRESET=cost, in pixels (default "32 224")
 #   ARCHS      replaces the methods' list. Its backbones are the baselines, and are also trained at WIDTHS (default
 #              "24 32 12 8" for resnet, none for others). PRESET=tuning trains only what ARCHS names: name baselines, too
 #   BEST       how many recipes of each architecture PRESET=tuning trains with all SEEDS (default 2)
@@ -57,7 +57,7 @@ networks="ARCH:ARCHS METHOD:ARCHS WIDTH:WIDTHS RUN:RUNS"
 if [ "${SCRIPT-}" = ablations.sh ]; then networks="ARCH:METHODS METHOD:METHODS"; fi
 for near in $networks SEED:SEEDS EPOCH:EPOCHS DATA_DIR:--data-dir; do
     name="${near%%:*}"
-    if [ -n "${!name+x}" ]; then echo "${SCRIPT:-compare.sh}: $name is not read; ${near#*:} is" >&2; fi
+    if [ -n "${!name+x}" ]; then echo "${SCRIPT:-compare.sh}: $name is not read: did you mean ${near#*:}?" >&2; fi
 done
 given=""
 for name in PRESET ARCHS WIDTHS RUNS RECIPE SEEDS EPOCHS DATASET OUT NPROC JOBS MINUTES TUNED BEST; do

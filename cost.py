@@ -29,7 +29,7 @@ def counted_attention():
 def layer_table(arch, num_classes, settings, image_size, depth=3):
     """Rows (name, class, output shape, parameters, MACs) for one image; the first row is the whole network.
 
-    depth: the most parts of a layer's name; 0 for the network alone. MACs count convolutions and matrix products, as
+    depth: rows go down to names of this many parts; 0 for the network alone. MACs count convolutions and matrix products, as
     papers do; norms, activations, pooling, Fourier transforms and element-wise products are left out.
     """
     with torch.device("meta"):

@@ -174,7 +174,7 @@ def check_splits(splits, classes):
 
 
 def held_out(images, val_size, folds, fold, seed):
-    """What to train on and what to watch: (train, val or None). A folder val/ comes before val_size. Raises ValueError."""
+    """What to train on and what to watch: (train, val or None). A folder val/ overrides val_size. Raises ValueError."""
     if folds and images.val:
         raise ValueError(
             "--folds divides train/, but there is a folder val/, too: leave out --folds and --fold, or move val/ away"

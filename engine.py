@@ -81,7 +81,7 @@ class TrainState:
         self.share_rate()
 
     def share_rate(self):
-        """Gives the optimizer the tensor that train_step() fills. The others need a number, which capture.Step sets."""
+        """Gives the optimizer the tensor that train_step() fills. Other optimizers need a number, which capture.Step sets."""
         if self.reads_rate_on_device:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate

@@ -91,7 +91,7 @@ def mistakes_refused(program="train.py"):
 
 @contextmanager
 def failures_reported(trains=True):
-    """Exits with one line and code 1 for full memory, numbers that are not finite, disk errors and unreadable images."""
+    """Exits with one line and code 1 if memory is full, a number is not finite, a disk fails or an image cannot be read."""
     kept = "; the last checkpoint is kept" * trains
     from torch import OutOfMemoryError
 
@@ -118,7 +118,7 @@ def parse_args(argv=None, description=None):
     del args.set
     if unknown:
         if args.predict and not unknown[0].startswith("-"):
-            refuse(f"--predict takes one image or one folder, got {unknown[0]}, too")
+            refuse(f"--predict takes one image or one folder, got {unknown[0]} as well")
         refuse_unknown_flag(unknown[0], parser._option_string_actions)
     for name, value in vars(args).items():
         if value == "":
@@ -228,7 +228,7 @@ def add_data(add):
     least = "random resized crops: the smallest part of an image's area; 0 for padded crops"
     add("--crop-scale", None, f"{least} {default}", type=float)
     add("--flip", True, "mirror each image with probability 1/2")
-    add("--cutout", 0, "side of the blanked square in pixels")
+    add("--cutout", 0, "side of the blanked square in pixels; 0 for none")
     add("--mixup", 0.0, "alpha of mixup's Beta distribution; 0 for none")
     add("--cutmix", 0.0, "alpha of CutMix's Beta distribution; 0 for none")
 
@@ -308,7 +308,7 @@ def check_numbers(args):
     else:
         refuse_folds(args.folds, args.fold, args.val_size)
     if (args.val_size or 0) >= 1 and (args.val_size % 1 or args.val_size == 1):
-        refuse(f"--val-size is a fraction below 1, or a whole number of images from 2 on, got {args.val_size:g}")
+        refuse(f"--val-size is a fraction below 1, or a whole number of images, 2 or more, got {args.val_size:g}")
     for seed in args.seeds:
         if not 0 <= seed < 2**32:
             refuse(f"--seed must be 0 or more, and less than 2**32, got {seed}")
@@ -336,7 +336,7 @@ def check_combinations(args):
     if args.momentum != MOMENTUM and args.optimizer in ("adagrad", "adafactor"):
         refuse(f"--momentum {args.momentum:g} would have no effect: {args.optimizer} has none")
     if args.warmup_frac != WARMUP and args.schedule == "constant":
-        refuse(f"--warmup-frac {args.warmup_frac:g} would have no effect: take --schedule constant_with_warmup")
+        refuse(f"--warmup-frac {args.warmup_frac:g} would have no effect: use --schedule constant_with_warmup")
     if args.crop_padding is not None and args.crop_scale:
         refuse(
             f"--crop-padding {args.crop_padding} would have no effect: --crop-scale {args.crop_scale:g} resizes its crops"

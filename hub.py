@@ -1,4 +1,4 @@
-"""Trained networks on the disk and on the hub: saved with their preprocessing and a model card, loaded strictly.
+"""Trained networks on disk and on the hub: saved with their preprocessing and a model card, loaded strictly.
 
     python hub.py runs/NAME --export NAME.onnx    # or NAME.pt2: one file for other programs, see export.py
 
@@ -176,7 +176,7 @@ def push_finished(folder, repo_id):
 def load(path_or_id):
     """The Classifier, in eval mode, of a run's folder, its model/ folder, a checkpoint (last.pt) or a hub id.
 
-    path_or_id: what lies on the disk comes first; a hub id is USER/NAME, or USER/NAME@TAG. Every weight must be there and
+    path_or_id: a path on disk takes precedence; a hub id is USER/NAME, or USER/NAME@TAG. Every weight must be there and
     fit the arch that config.json names, and no pickled code is run. Raises ValueError, in one line.
     """
     path = Path(path_or_id)
@@ -189,7 +189,7 @@ def model_folder(path_or_id):
     if not path.is_dir():
         return download(str(path_or_id))
     if not (path / "model" / "config.json").exists() and (path / "last.pt").exists():
-        raise ValueError(f"{path} has no whole model/: finish the run, or give its last.pt")
+        raise ValueError(f"{path} has no complete model/: finish the run, or give its last.pt")
     if not (path / "model").is_dir() and (path / "result.json").exists():
         raise ValueError(f"{path} holds the scores of a run without its weights, as results/ does: train it again")
     return path / "model" if (path / "model").is_dir() else path

@@ -185,7 +185,7 @@ def number_in(file):
 
 
 def sync_folder(folder):
-    """Flushes new names in a folder to the disk. Windows cannot open folders, and flushes names by itself."""
+    """Flushes new names in a folder to disk. Windows cannot open folders, and flushes names by itself."""
     try:
         directory = os.open(folder, os.O_RDONLY)
     except PermissionError:

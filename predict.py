@@ -1,4 +1,4 @@
-"""A trained network applied: to images on the disk (`train.py --predict IMAGE_OR_FOLDER --init-from RUN`), or to a test set
+"""A trained network applied: to images on disk (`train.py --predict IMAGE_OR_FOLDER --init-from RUN`), or to a test set
 (`--eval-only RUN`)."""
 
 import json

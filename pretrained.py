@@ -63,7 +63,7 @@ def load_pretrained(arch, net, image_size):
     elif arch == "vit":
         published = for_vit(net)
     else:
-        raise ValueError(f"there are no published weights for {arch}: take vit, torchvision:NAME or timm:NAME")
+        raise ValueError(f"there are no published weights for {arch}: use vit, torchvision:NAME or timm:NAME")
     load_backbone(arch, net, published)
     return published.mean, published.std
 

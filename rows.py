@@ -130,7 +130,7 @@ def natural(text):
 
 
 def epochs_of(row):
-    """The budget of a run in words: '45 epochs', or '200 steps' if --max-steps ended it before."""
+    """The budget of a run in words: '45 epochs', or '200 steps' if --max-steps ended it earlier."""
     if steps_of(row) < steps_of(row | {"max_steps": 0}):
         return f"{steps_of(row)} step{'s' * (steps_of(row) > 1)}"
     return f"{row['epochs']} epoch{'s' * (row['epochs'] > 1)}"

@@ -86,7 +86,7 @@ def find(name, data_dir, classes=None):
 
 
 def hint(root, name):
-    """The end of a message about a folder of another layout: what to do; '' if nothing comes to mind."""
+    """The end of a message about a folder of another layout: what to do; '' if no advice fits."""
     folders = [f for f in sorted(os.listdir(root)) if not f.startswith(".") and os.path.isdir(os.path.join(root, f))]
     splits = {"train", "test"}
     inner = [f for f in folders if os.path.isdir(f"{root}/{f}/train") or parquet_files(f"{root}/{f}", "train")]

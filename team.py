@@ -45,7 +45,7 @@ def read_team(path):
     check_fields(path, content, FIELDS, required=("members",))
     members = content["members"]
     if not (isinstance(members, list) and members and all(isinstance(member, dict) for member in members)):
-        refuse(f"{path} cannot be used: members must be one [[members]] table or more, each with name and did")
+        refuse(f"{path} cannot be used: members must be one or more [[members]] tables, each with name and did")
     for member in members:
         check_fields(path, member, MEMBER_FIELDS, required=MEMBER_FIELDS)
     named = {name: content[name] for name in ("title", "course", "date") if name in content}

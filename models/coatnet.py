@@ -157,13 +157,13 @@ class TransformerBlock(nn.Module):
 class CoAtNet(BlockFamily):
     """MBConv blocks in the first stages, transformer blocks in the later ones; a stage's first block downsamples.
 
-    layout: one letter for each stage, C for convolution before T for transformer; a net of three reads the first three.
-    head_dim: channels of an attention head. relative_bias: whether attention adds a learned number for each offset between
-    two pixels. expansion: of the MBConv and of the transformer's MLP. se_ratio: hidden width of squeeze-and-excitation in
-    widths of the block, 0 for none. norm: of the MBConv; the transformer's is a layer norm. stride_place: what strides in a
-    strided MBConv, the depthwise convolution or the first 1x1. pool: how strided shortcuts and attention pool. downsample:
-    between stages, "native" is the paper's, "resnet" the ResNet's strided block. Raises ValueError for a layout with T
-    before C or too short for the net, a head_dim that does not divide the width, an expansion below 1, a negative ratio,
+    layout: one letter for each stage, C for convolution before T for transformer; a net of three stages reads the first three.
+    head_dim: channels of an attention head. relative_bias: whether attention adds a learned number for each offset between two
+    pixels. expansion: of the MBConv and of the transformer's MLP. se_ratio: hidden width of squeeze-and-excitation as a
+    fraction of the block's width, 0 for none. norm: of the MBConv; the transformer's is a layer norm. stride_place: what
+    strides in a strided MBConv, the depthwise convolution or the first 1x1. pool: how strided shortcuts and attention pool.
+    downsample: between stages, "native" is the paper's, "resnet" the ResNet's strided block. Raises ValueError for a layout
+    with T before C or too short for the net, a head_dim that does not divide the width, an expansion below 1, a negative ratio,
     and, where the layout or the downsampling would not read them, relative_bias, norm, se_ratio, stride_place and pool.
     """
 

@@ -71,7 +71,7 @@ class GMLP(ReplacingFamily):
 
     stages: those with gMLP blocks, counted from 1. A map of the third has 64 pixels for a 32x32 image and, after the
     ImageNet stem, 196 for a 224x224 image. first_block: index (from 0) of the first block replaced in a stage: 2 replaces
-    only the last of three. Strided blocks are never replaced. ratio: hidden width in widths of the block (d_ffn / d in the
+    only the last of three. Strided blocks are never replaced. ratio: hidden width over the block's width (d_ffn / d in the
     paper). gate: "split" is the paper's z1 * f(z2), f a linear layer along the pixels, z1 and z2 halves of the channels;
     "whole" is z * f(z), "additive" z + f(z) and "linear" f(z), which it compares with. spatial_std: initial standard
     deviation of the weights W of f (nn.Linear's own: 1 / sqrt(3 n) for n pixels). spatial_bias: initial value of the biases

@@ -49,7 +49,7 @@ class GlobalLocalFilter(nn.Module):
         super().__init__()
         if ch % 2:
             raise ValueError(
-                f"hornet.gate=gf filters half of a stage's gates, got {ch}: lower its order in hornet.orders"
+                f"hornet.gate=gf needs an even number of channels in its gates, got {ch}: lower the order in hornet.orders"
             )
         self.size = size
         self.norm_in = ChannelNorm(ch)
@@ -131,7 +131,7 @@ class HorNetBlock(nn.Module):
 class HorNet(PreNormFamily):
     """gnConv with an order per stage; stem and downsampling as in ConvNeXt.
 
-    orders: of stage 1, 2, ...; the fourth is read only by nets of four. kernel_size: of the depthwise convolution, odd.
+    orders: of stage 1, 2, ...; the fourth is read only by nets of four stages. kernel_size: of the depthwise convolution, odd.
     scale: factor on the gates of depthwise convolutions; those of filters (gate=gf) end in a norm and have none. gate: "dw"
     is the depthwise convolution, "gf" the GlobalLocalFilter from stage 3 on, as in the paper; it fixes the image size.
     layer_scale: its initial value, 0 for none. init: "default" is PyTorch's, "trunc" the authors' truncated normal of 0.02.

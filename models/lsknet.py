@@ -33,7 +33,7 @@ class LSK(nn.Module):
     "channel" has one for each kernel and channel, by a 1x1 convolution of the parts pooled over pixels (the paper compares
     with such masks, but gives no equation: this one is ours); "none" adds the parts. pooling: of the parts; "both" gives a
     map each. gate: independent sigmoids, or a softmax over kernels. method: its name in error messages. Raises ValueError
-    for an even size, a dilation below 1, lists of unlike length, an odd C, a softmax of a single kernel and knobs that
+    for an even size, a dilation below 1, lists of different lengths, an odd C, a softmax of a single kernel and knobs that
     selection=none would not read.
 
     On 8x8 pixels 25 of the 49 taps of a 7x7 with dilation 3 learn, the others see padding only.
@@ -60,7 +60,7 @@ class LSK(nn.Module):
                 f"{method}.kernel_sizes and {method}.dilations must pair up, got {kernel_sizes} and {dilations}"
             )
         if ch % 2:
-            raise ValueError(f"{method} halves its channels, got {ch}: choose another resnet.width")
+            raise ValueError(f"{method} needs an even number of channels, got {ch}: choose another resnet.width")
         n_kernels, part_ch = len(kernel_sizes), ch // 2
         if gate == "softmax" and n_kernels == 1:
             raise ValueError(f"{method}.gate=softmax needs two {method}.kernel_sizes or more, got {kernel_sizes}")

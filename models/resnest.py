@@ -64,7 +64,7 @@ class ResNeStConv(nn.Sequential):
     groups within a split. avd: where 3x3 average pooling takes over the stride, "before" (the paper's fast variant) or
     "after" the convolution; with "none" the convolution strides. position: which 3x3 of a basic block, conv1, conv2 or both;
     a bottleneck's only one counts as conv1. Raises ValueError if radix times cardinality does not divide in_ch, if
-    cardinality does not divide out_ch or the gate's channels, and for an avd beside position=conv2.
+    cardinality does not divide out_ch or the gate's channels, and for an avd given with position=conv2.
     """
 
     def __init__(

@@ -159,7 +159,7 @@ class Bottleneck(ResidualBlock):
 
     def layers(self, in_ch, out_ch, stride, conv, attend):
         if out_ch % 4:
-            raise ValueError(f"a bottleneck quarters its channels, got {out_ch}: choose another resnet.width")
+            raise ValueError(f"a bottleneck needs a multiple of 4 channels, got {out_ch}: choose another resnet.width")
         ch = out_ch // 4
         return [
             ConvBN(in_ch, ch, kernel_size=1),

@@ -82,9 +82,9 @@ class ViT(nn.Module):
     """Patches, positions, transformer blocks, a classifier on the class token: (B, 3, H, W) -> (B, num_classes), H = W.
 
     patch: side in pixels; 0 takes 4 up to images of 64 pixels and 16 above. width: channels of a token. depth: blocks.
-    heads: of each attention. drop_path: rate of the last block; it rises linearly from 0 at the first, so that a single
-    block has none. Raises ValueError for a patch that does not divide the image, heads that do not divide the width, and a
-    size or rate out of range.
+    heads: attention heads of a block. drop_path: rate of the last block; it rises linearly from 0 at the first, so that
+    a single block has none. Raises ValueError for a patch that does not divide the image, heads that do not divide the
+    width, and a size or rate out of range.
     """
 
     def __init__(

@@ -199,5 +199,5 @@ def test_bad_knobs_are_refused():
             block(16, orders=(order,))
     with pytest.raises(ValueError, match=r"hornet\.orders needs an order for stage 3"):
         block(16, stage=3, orders=(2, 3))
-    with pytest.raises(ValueError, match=r"hornet\.gate=gf filters half of a stage's gates, got 31"):
+    with pytest.raises(ValueError, match=r"hornet\.gate=gf needs an even number of channels in its gates, got 31"):
         block(16, stage=3, orders=(2, 3, 5), gate="gf")

@@ -164,7 +164,7 @@ def test_unfinished_run_is_refused(tmp_path):
     (tmp_path / "last.pt").touch()
     (tmp_path / "model").mkdir()  # it was killed while it saved the network
     (tmp_path / "model" / "README.md").touch()
-    with pytest.raises(ValueError, match=r"has no whole model/: .* give its last\.pt"):
+    with pytest.raises(ValueError, match=r"has no complete model/: .* give its last\.pt"):
         hub.load(tmp_path)
     (tmp_path / "last.pt").unlink()
     (tmp_path / "model" / "README.md").unlink()

@@ -158,7 +158,7 @@ def test_bad_knobs_are_refused():
         LSK(16, dilations=(1, 0))
     with pytest.raises(ValueError, match=r"lsknet\.kernel_sizes and lsknet\.dilations must pair up"):
         LSK(16, kernel_sizes=(5, 7, 9))
-    with pytest.raises(ValueError, match=r"lsknet halves its channels, got 15"):
+    with pytest.raises(ValueError, match=r"lsknet needs an even number of channels, got 15"):
         LSK(15)
     with pytest.raises(ValueError, match=r"lsknet\.gate=softmax needs two"):
         LSK(16, kernel_sizes=(7,), dilations=(1,), gate="softmax")

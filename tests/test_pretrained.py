@@ -275,9 +275,7 @@ def test_unreachable_weights_are_told_at_once_in_one_line(arch):
 
 
 def test_network_without_published_weights_is_refused():
-    with pytest.raises(
-        ValueError, match="no published weights for eca_resnet: take vit, torchvision:NAME or timm:NAME"
-    ):
+    with pytest.raises(ValueError, match="no published weights for eca_resnet: use vit, torchvision:NAME or timm:NAME"):
         load_pretrained("eca_resnet", build("eca_resnet"), 32)
 
 

@@ -426,7 +426,7 @@ def test_bad_knobs_of_the_wide_ones_are_refused(knobs, message):
 
 
 def test_bottleneck_quarters_its_channels():
-    with pytest.raises(ValueError, match="quarters its channels, got 6"):
+    with pytest.raises(ValueError, match="needs a multiple of 4 channels, got 6"):
         Bottleneck(6, 6, 1, 0.0, ConvBN, no_attention, "B", "before-add")
 
 

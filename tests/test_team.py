@@ -61,8 +61,8 @@ def test_without_a_team_nothing_is_invented(campaign, tmp_path):
         (TEAM.replace('"Ada"', "3"), "name must be text, got 3"),
         (TEAM.replace('"Ada"', '" "'), "name must be text, got ' '"),
         (TEAM.replace('"Deep Learning"', "2026-11-27"), "course must be text, got "),
-        ("members = []", "members must be one [[members]] table or more"),
-        ("members = ['Ada']", "members must be one [[members]] table or more"),
+        ("members = []", "members must be one or more [[members]] tables"),
+        ("members = ['Ada']", "members must be one or more [[members]] tables"),
         ("title = ", "cannot be used: "),
     ],
 )

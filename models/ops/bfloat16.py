@@ -1,6 +1,6 @@
 """bfloat16 on a CPU that has no instructions for it.
 
-On it PyTorch's own convolutions and matrix products in bfloat16 are loops: a training step of the ResNet takes fifteen
+There PyTorch's own convolutions and matrix products in bfloat16 are loops: a training step of the ResNet takes fifteen
 times as long as in float32, or nearly twice where oneDNN emulates the instructions with those of AVX-512. The product of
 two bfloat16 numbers is exact in float32, and processors with bfloat16 instructions add these up in float32. So the same
 numbers, but for the order of the sums, come from float32 products of rounded operands, whose result is rounded again. A run
