@@ -146,7 +146,10 @@ def stream(folder, classes, encoded):
                 *(problem for images in encoded.values() for problem in decode_split(images))
             ) from None
         write_folder(folder, {"classes": classes, **measured}, {})
-    return splits, json.loads((folder / "meta.json").read_text())
+    try:
+        return splits, json.loads((folder / "meta.json").read_text())
+    except ValueError as error:
+        raise ValueError(f"{folder} is damaged ({one_line(error)}): remove it") from None
 
 
 def write_folder(folder, meta, arrays):

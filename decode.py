@@ -20,6 +20,7 @@ SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".
             ".ppm", ".pgm", ".pbm", ".pnm", ".jp2"}  # fmt: skip
 PHOTOMETRIC, WHITE_IS_ZERO = 0x0106, 0  # a TIFF's tag, and its value for negatives
 BITS_PER_SAMPLE = 0x0102  # another tag, with a value for each channel
+SAMPLE_FORMAT, SIGNED = 0x0153, 2  # another tag, and its value for signed integers
 ORIENTATION = 0x0112  # the EXIF tag, and for each of its values how to turn the image upright
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -173,6 +174,8 @@ def to_rgb(image):
     is_colour_tiff = image.format == "TIFF" and image.mode in ("RGB", "RGBA", "CMYK")
     if is_colour_tiff and ";16" not in stored and max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) > 8:
         raise UnfitImageError(f"16-bit colours stored plane by plane, which Pillow misreads: {EIGHT_BITS}")
+    if image.format == "TIFF" and image.mode == "L" and SIGNED in image.tag_v2.get(SAMPLE_FORMAT, ()):
+        raise UnfitImageError("signed 8-bit pixels, of unknown range: save the image with unsigned ones")
     image.load()
     # Pillow turns the negatives of a TIFF by itself up to 8 bits
     negative = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO

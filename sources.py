@@ -94,10 +94,10 @@ def hint(root, name):
     if splits <= {*folders}:
         each = "each needs a folder of images for every class; remove an empty val/"
         said = each if name == "folder" else "an image folder: give --dataset folder"
-    elif "train" in folders and (val := validation_in(root)):
-        said = f"rename {val}/ to test/, and a part of train/ is held out for validation"
     elif misspelt:
         said = f"rename {misspelt[0]}/ to {misspelt[0].lower().removesuffix('ing')}/"
+    elif "train" in folders and (val := validation_in(root)):
+        said = f"rename {val}/ to test/, and a part of train/ is held out for validation"
     elif inner:
         said = f"give its folder {inner[0]}/"
     elif os.path.basename(root) in ("train", "test", "val"):
@@ -105,7 +105,8 @@ def hint(root, name):
     elif "train" in folders:
         said = "move some images of each class from train/ to test/"
     else:
-        said = "are these classes? Their images must be split into train/ and test/" if folders else ""
+        unsplit = folders and "test" not in folders
+        said = "are these classes? Their images must be split into train/ and test/" if unsplit else ""
     return f": {said}" if said else ""
 
 
@@ -269,6 +270,7 @@ def open_tables(name, found, image_size):
         refuse_unreachable_hub(name, repository)
     from datasets import Image, config, disable_progress_bars, load_dataset
     from datasets.exceptions import DatasetGenerationError
+    from datasets.table import CastError
 
     if not sys.stderr.isatty():
         disable_progress_bars()
@@ -280,6 +282,9 @@ def open_tables(name, found, image_size):
         if isinstance(error, DatasetGenerationError) and error.__cause__:  # which says what went wrong
             error = error.__cause__
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, CastError):
+            columns = sorted({*error.table_column_names} ^ {*error.requested_column_names})
+            reason = f"some of its files have columns that others lack: {', '.join(columns)}"
         if getattr(error, "errno", None) == errno.ENOSPC:
             reason += f": make room in {config.HF_CACHE_HOME}, or set HF_HOME"
         raise ValueError(f"cannot read {name} from {where}: {reason}") from None
@@ -297,9 +302,15 @@ def open_tables(name, found, image_size):
                 else "only CIFAR is read from parquet"
             )
             raise ValueError(f"{split} split of {name}: {problem}; {advice}")
-        images = table.select_columns([image_column]).cast_column(image_column, Image(decode=False))
         try:
-            targets = np.array(table[label_column][:], dtype=np.int64)
+            images = table.select_columns([image_column]).cast_column(image_column, Image(decode=False))
+        except (NotImplementedError, TypeError, ValueError) as error:  # of pyarrow, datasets and Pillow
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(
+                f"{split} split of {name}: column {image_column!r} must hold the bytes of image files ({reason})"
+            ) from None
+        try:
+            targets = np.array(table[label_column][:], dtype=np.int64).reshape(len(table))
         except (TypeError, ValueError):
             raise ValueError(f"{split} split of {name}: column {label_column!r} must hold class numbers only") from None
         encoded[split] = Encoded(split, TableImages(images, image_column), targets, image_size)

@@ -224,6 +224,15 @@ def test_a_set_that_lost_a_part_is_decoded_again_or_told(tmp_path):
         loaded(root)
 
 
+def test_measurements_that_are_damaged_are_told(tmp_path):
+    root = small_folder(tmp_path / "set")
+    loaded(root, room=0)
+    (folder,) = (tmp_path / "cache").iterdir()
+    (folder / "meta.json").write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"^{folder} is damaged \(.*\): remove it$"):
+        loaded(root, room=0)
+
+
 def test_cifar_is_measured_whole():
     assert cache.SAMPLE == 50_000
 

@@ -135,6 +135,12 @@ def test_range_that_is_not_known_is_refused(pixels, message):
         read_image(stored(pixels))
 
 
+def test_signed_bytes_are_refused():
+    """Pillow would take -1 for 255."""
+    with pytest.raises(UnfitImageError, match="^signed 8-bit pixels, of unknown range"):
+        read_image(stored(RAMP.astype(np.uint8), tiffinfo={339: 2}))
+
+
 def test_dark_bitmap_of_16_bits_a_pixel():
     """Its colours have 5, 6 and 5 bits."""
     size, masks = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0), (0xF800, 0x7E0, 0x1F)

@@ -44,6 +44,8 @@ def test_image_folder_with_a_class_named_train(tmp_path):
         ),
         ("folder", ["Train/cat", "Test/cat"], "", ": rename Test/ to test/"),
         ("folder", ["training/cat", "testing/cat"], "", ": rename testing/ to test/"),
+        ("folder", ["train/cat", "val/cat", "Test/cat"], "", ": rename Test/ to test/"),
+        ("folder", ["test/cat"], "", ", found test"),
         ("folder", ["set/train/cat", "set/test/cat"], "", ": give its folder set/"),
         ("folder", ["train/cat", "test/cat"], "train", ": give the folder above"),
         ("folder", ["train/cat", "train/dog"], "", ": move some images of each class from train/ to test/"),
@@ -128,6 +130,30 @@ def test_cifar10_in_parquet_is_told_from_cifar100(tmp_path):
 def test_parquet_of_another_set_is_not_read(tmp_path):
     write_table(tmp_path, [picture()], [0], img="image", label="label")
     with pytest.raises(ValueError, match=r"no column '\w+', found image, label; only CIFAR is read from parquet"):
+        data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("value", [7, [[[0.5] * 3] * 8] * 8, [[[9] * 8] * 8] * 3])
+def test_column_without_image_files_is_named(value, tmp_path):
+    """Numbers, floats, and arrays with the channels first."""
+    from datasets import Dataset
+
+    for split in ("train", "test"):
+        table = Dataset.from_dict({"img": [value], "fine_label": [0]})
+        table.to_parquet(str(tmp_path / f"{split}-0.parquet"))
+    with pytest.raises(ValueError, match=r"^train split of cifar100: column 'img' must hold the bytes of image files \("):
+        data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache")
+
+
+def test_columns_that_only_some_files_have_are_named(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    write_parquet(tmp_path, "train", [picture()], [0])
+    table = parquet.read_table(tmp_path / "train-00000-of-00001.parquet")
+    table = table.append_column("coarse_label", pyarrow.array([0]))
+    parquet.write_table(table, tmp_path / "test-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match="some of its files have columns that others lack: coarse_label$"):
         data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache")
 
 
@@ -231,6 +257,7 @@ def test_unreachable_hub_with_a_local_copy(tmp_path, monkeypatch):
     [
         ([picture(), picture()], ["a", "b"], "column 'label' must hold class numbers only"),
         ([picture(), picture()], [0, None], "column 'label' must hold class numbers only"),
+        ([picture(), picture()], [[0, 1], [1, 0]], "column 'label' must hold class numbers only"),
     ],
 )
 def test_labels_that_are_no_numbers(tmp_path, images, labels, message):
