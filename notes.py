@@ -1,6 +1,7 @@
 """The texts around the numbers: what each method is, how differences are judged, and where every number comes from."""
 
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -398,8 +399,8 @@ def provenance(results):
 
 
 def short_commit(commit):
-    """The first 7 digits of a commit, with -dirty if the code was changed."""
-    return str(commit)[:7] + ("-dirty" if str(commit).endswith("-dirty") else "")
+    """The first 7 digits of each commit, with -dirty if the code was changed."""
+    return re.sub(r"\b([0-9a-f]{7})[0-9a-f]+", r"\1", str(commit))
 
 
 def origins(rows):

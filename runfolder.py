@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from checkpoints import UnreadableError, load_checkpoint
@@ -133,3 +134,11 @@ def commit():
     except OSError:
         return None
     return commit + "-dirty" * (changed.returncode == 1) if commit else None
+
+
+def begun(saved, commit):
+    """When a run began and the commits that trained it ('a1 and b2'), by its checkpoint (None: it begins now) and our own."""
+    if not saved:
+        return datetime.now(UTC).isoformat(timespec="seconds"), commit
+    commits = [*(saved.get("commit") or "").split(" and "), commit]  # older checkpoints have none
+    return saved["started"], " and ".join(dict.fromkeys(filter(None, commits))) or None

@@ -11,6 +11,7 @@ from pathlib import Path
 import flags
 from flags import NOT_IN_CONFIG, mistakes_refused, parse_args
 from hours import network_of
+from rows import default_width
 from tuning import START, Recipe, recipes_of
 
 HERE = Path(__file__).parent
@@ -89,8 +90,9 @@ def read_settings(environ, user_flags):
         recipes = recipes_of(folder, {arch_of(run) for run in runs}) if folder else {}
     except ValueError as error:
         refuse(error)
+    runs = without_repeats(runs, recipes, [*recipe, "--dataset", dataset], user_flags)
     settings = Settings(
-        without_repeats(runs, recipes), seeds, environ["EPOCHS"], dataset, Path(environ["OUT"]).expanduser(), nproc, jobs, minutes,
+        runs, seeds, environ["EPOCHS"], dataset, Path(environ["OUT"]).expanduser(), nproc, jobs, minutes,
         best, recipe, recipes, user_flags,
     )  # fmt: skip
     longest = max((f"{name_of(run)}-seed{seeds[0]}" for run in settings.runs), key=lambda name: len(os.fsencode(name)))
@@ -139,12 +141,17 @@ def in_order(run):
     return ":".join(["_".join([*sorted(methods), backbone]), *parts])
 
 
-def without_repeats(runs, recipes):
-    """The runs without repeats: runs that differ only in spelling, or that TUNED makes equal."""
+def without_repeats(runs, recipes, before, after):
+    """The runs without repeats: runs that differ only in spelling or by a default, or that TUNED makes equal.
+
+    before, after: the flags of all runs, which a run's own override and which override these.
+    """
     distinct = {}
     for run in runs:
         arch, knobs, flags = tuned_parts_of(run, recipes)
-        distinct.setdefault((network_of(arch, knobs), tuple(flags)), run)
+        default = "resnet.width", str(default_width(arch))  # a report takes both for one network
+        network = network_of(arch, {knob: value for knob, value in knobs.items() if (knob, value) != default})
+        distinct.setdefault((network, str(vars(parse_args([*before, *flags, *after])))), run)
     return list(distinct.values())
 
 

@@ -166,7 +166,9 @@ def report_recipes(rows, out, without_result):
     )
     if without_result:
         text += "\nWithout a result:\n\n" + "".join(f"- {line}\n" for line in without_result)
-    (out / "recipes.md").write_text(text, encoding="utf-8")
+    unfinished = out / "recipes.tmp"
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(out / "recipes.md")  # board.py takes a report with this file as complete
     for arch, table in tables.items():
         print(f"{arch}\n{table}\n")
     print(f"written: {out}/recipes.md")

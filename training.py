@@ -6,7 +6,7 @@ import sys
 import time
 from collections import deque
 from contextlib import contextmanager, nullcontext
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -213,9 +213,9 @@ class Run:
         self.say(f"resuming {self.folder} at step {self.state.step} of {self.last_step}{change}")
 
     def describe(self):
-        """Sets what result.json, checkpoints and model/ say of the run: its start, how its network is built."""
+        """Sets what result.json, checkpoints and model/ say of the run: its start and commits, how its network is built."""
         args, images = self.args, self.images
-        self.started = self.saved["started"] if self.saved else datetime.now(UTC).isoformat(timespec="seconds")
+        self.started, self.commit = runfolder.begun(self.saved, self.commit)
         # all knobs, so that what was published stays as it is when a default changes
         knobs = hub.with_defaults(args.arch, args.settings, images.image_size)
         self.published = {"arch": args.arch, "classes": images.classes, "settings": knobs,
@@ -328,7 +328,7 @@ class Run:
     def save(self):
         self.read_points()
         self.state.assert_finite()
-        content = {"run": self.config, "model": self.published, "started": self.started}
+        content = {"run": self.config, "model": self.published, "started": self.started, "commit": self.commit}
         content |= {"world_size": self.team.world_size, "state": self.state.state_dict()}  # by all processes together
         if self.team.rank == 0:
             self.leave_to_rival()

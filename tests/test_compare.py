@@ -277,6 +277,15 @@ def test_networks_that_differ_in_spelling_or_that_tuned_makes_equal_train_once(m
     assert settings.runs == ["hornet_resnet", "eca_ghostnet_resnet", "vit", "vit:--pretrained"]
 
 
+def test_a_default_that_is_given_makes_no_other_run():
+    """A report would refuse the second as the same network and seed, or the same recipe."""
+    widths = "resnet resnet:resnet.width=16 resnet:resnet.width=64 resnet18 resnet18:resnet.width=64"
+    runs = read_settings(SETTINGS | {"RUNS": widths}, []).runs
+    assert runs == ["resnet", "resnet:resnet.width=64", "resnet18"]
+    search = SETTINGS | {"RUNS": "resnet resnet:--lr=0.4 resnet:--lr=1e-3 resnet:--lr=0.001", "REPORT": "--recipes"}
+    assert read_settings(search, []).runs == ["resnet", "resnet:--lr=1e-3"]
+
+
 @pytest.mark.parametrize("nproc", ["1", "2"])
 def test_several_processes_are_started_by_torchrun(nproc):
     command = train_command(read_settings(SETTINGS | {"NPROC": nproc}, []), "resnet", ["0"])

@@ -181,6 +181,8 @@ def test_the_baselines_are_those_of_the_architectures():
     assert [run for run, _ in plan] == ["resnet18", "resnet56", "eca_resnet18", "se_resnet18", "eca_resnet56"]
     widths = planned("compare.sh", ARCHS="eca_resnet18", WIDTHS="48", SEEDS="0", OUT="nowhere")
     assert [run for run, _ in widths] == ["resnet18", "resnet18:resnet.width=48", "eca_resnet18"]
+    default = planned("compare.sh", ARCHS="eca_resnet", WIDTHS="8 16", SEEDS="0", OUT="nowhere")
+    assert [run for run, _ in default] == ["resnet", "resnet:resnet.width=8", "eca_resnet"]
     others = planned(
         "compare.sh", ARCHS="eca_resnet:eca.kernel_size=5 torchvision:resnet18", WIDTHS="", SEEDS="0", OUT="nowhere"
     )

@@ -3,6 +3,7 @@ import tests.reports  # noqa: F401 -- skips this file where report.py's packages
 # isort: split
 import csv
 import json
+from pathlib import Path
 
 import pytest
 
@@ -146,3 +147,16 @@ def test_a_recipe_that_diverged_is_told(tmp_path):
     (lost / "diverged").write_text("loss or gradient is not finite at step 9\n")
     text = recipes_in(tmp_path, [row(val_top1=40.0)])
     assert text.endswith("\n\nWithout a result:\n\n- resnet-lr=3-seed0: loss or gradient is not finite at step 9\n")
+
+
+def test_recipes_on_a_full_disk_are_no_report(tmp_path, monkeypatch, capsys):
+    """Tasks of an array that find a recipes.md newer than the runs would not write it again."""
+
+    def write_half(path, text, encoding):
+        path.write_bytes(text[: len(text) // 2].encode())
+        raise OSError(28, "No space left on device")
+
+    folder = write(tmp_path, [row(val_top1=40.0)])
+    monkeypatch.setattr(Path, "write_text", write_half)
+    said = refusal(capsys, report.main, [str(folder), "--recipes"], code=1)
+    assert "the report cannot be written" in said and not (tmp_path / "report" / "recipes.md").exists()

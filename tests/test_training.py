@@ -217,6 +217,15 @@ def test_a_row_names_the_code_that_trained_it(command, tmp_path, monkeypatch):
     assert result_of(tmp_path / "runs" / "run")["commit"] == "as it was imported"
 
 
+def test_a_row_names_all_commits_that_trained_it(command, tmp_path, monkeypatch):
+    """One commit begins a run, another resumes it twice."""
+    flags = command("--epochs", "3", "--schedule", "constant")
+    for epochs, commit in (("1", "a1-dirty"), ("2", "b2"), ("3", "b2")):
+        monkeypatch.setattr(runfolder, "commit", lambda commit=commit: commit)
+        run(*flags, "--epochs", epochs)
+    assert result_of(tmp_path / "runs" / "run")["commit"] == "a1-dirty and b2"
+
+
 def test_run_that_was_asked_for_more_epochs_is_not_taken_for_one_of_fewer(tmp_path):
     """Ten epochs finished, thirty begun: twenty would keep weights that have seen more."""
     config = {"schedule": "constant", "max_steps": 0}

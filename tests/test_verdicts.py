@@ -177,6 +177,7 @@ def test_small_words():
     assert power_sentence(words[:1]).startswith("With these seeds, the comparison has an estimated 80% chance")
     cells = np.arange(20) == 3
     assert [short_commit(f"0123456789{end}") for end in ("", "-dirty")] == ["0123456", "0123456-dirty"]
+    assert short_commit("0123456789-dirty and 9876543210") == "0123456-dirty and 9876543"
     assert SuperclassMap(["a"], np.zeros(20), cells).sentence.startswith(
         "1 of 20 cells stands out from the noise; at most 5% of such cells are expected to be noise"
     )
