@@ -176,13 +176,13 @@ def draw_cost(figure, results, cost):
         for result in results.stable:
             if result.net.backbone == backbone and result.net.can_compare(cost):
                 colour, marker = LOOKS[result.word]
-                top1 = results.top1(result.net)
-                points.append((result.net.costs[cost] * scale, top1.mean, colour))
+                at, top1 = result.net.costs[cost] * scale, results.top1(result.net)
                 is_noisy = result.net.name in result.noisy  # its bar would stretch the axis, so its label says it
+                bar = 0 if is_noisy else np.nan_to_num(top1.half)
+                ax.errorbar(at, top1.mean, yerr=bar, color=colour, marker=marker, markersize=9, linewidth=1)
+                points.append((at, top1.mean, colour))
                 texts.append(short(result.net) + f" ± {top1.half:.1f}" * is_noisy)
-                half = 0 if is_noisy else np.nan_to_num(top1.half)
-                line += [(points[-1][0], level) for level in np.linspace(top1.mean - half, top1.mean + half, 9)]
-                ax.errorbar(*points[-1][:2], yerr=half, color=colour, marker=marker, markersize=9, linewidth=1)
+                line += [(at, level) for level in np.linspace(top1.mean - bar, top1.mean + bar, 9)]
     ax.margins(0.12, 0.12)
     plain_ticks(ax.xaxis, [p[0] for p in points])
     ax.set_xlabel(f"{unit} (logarithmic)")

@@ -310,7 +310,7 @@ def start_evaluation(net, batches, n, n_classes, amp):
             dist.broadcast(buffer, 0)
     net.eval()
     device = next(net.parameters()).device
-    confusion = torch.zeros(n_classes * n_classes, dtype=torch.int64, device=device)
+    confusion = torch.zeros(n_classes, n_classes, dtype=torch.int64, device=device)
     top5 = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     gap = torch.zeros(ECE_BINS, dtype=torch.float64, device=device)  # confidence minus accuracy, summed over images
@@ -321,16 +321,16 @@ def start_evaluation(net, batches, n, n_classes, amp):
         loss += F.cross_entropy(logits, targets, reduction="sum")
         top5 += (logits.topk(min(5, n_classes)).indices == targets[:, None]).sum()
         confidence, predicted = logits.softmax(1).max(1)
-        confusion.index_add_(0, targets * n_classes + predicted, torch.ones_like(targets))
+        confusion.view(-1).index_add_(0, targets * n_classes + predicted, torch.ones_like(targets))
         bins = (confidence.nan_to_num() * ECE_BINS).long().clamp_(max=ECE_BINS - 1)
         gap.index_add_(0, bins, confidence.double() - (predicted == targets).double())
     if is_parallel():
         for total in (confusion, top5, loss, gap):
             dist.all_reduce(total)
-    return partial(scores_of, Reading(confusion, top5, loss, gap), n, n_classes, started)
+    return partial(scores_of, Reading(confusion, top5, loss, gap), n, started)
 
 
-def scores_of(reading, n, n_classes, started):
+def scores_of(reading, n, started):
     """Waits for what start_evaluation() queued, and returns the scores.
 
     These are top1, top5, per_class_top1 (None for a class without images), balanced_accuracy (its mean) and macro_f1 in
@@ -338,7 +338,6 @@ def scores_of(reading, n, n_classes, started):
     (target, prediction) and images per second. Raises FloatingPointError if the outputs are not finite.
     """
     confusion, top5, loss, gap = reading.read()
-    confusion = confusion.view(n_classes, n_classes)
     if confusion.sum() != n:
         raise RuntimeError(f"evaluation scored {confusion.sum()} images of {n}")
     if not (loss + gap.sum()).isfinite():

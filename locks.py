@@ -164,8 +164,7 @@ def in_words(holder):
 def look(path, watched):
     """(the holder, whether it is alive: True, False, or None if it must be watched for longer).
 
-    watched: (path, token) -> (the file's time, when we first saw that time), kept by the caller. An older answer of
-    squeue says nothing of the holder, whose job may have begun after it.
+    watched: (path, token) -> (the file's time, when we first saw that time), kept by the caller.
     """
     holder = read(path)
     try:
@@ -181,16 +180,24 @@ def look(path, watched):
     now = file.st_mtime_ns
     key = str(path), token_of(holder)
     before, since = watched.setdefault(key, (now, time.monotonic()))
-    if holder and holder.get("job") and is_own and holder.get("cluster") == os.environ.get("SLURM_CLUSTER_NAME"):
-        if holder["job"] == os.environ.get("SLURM_JOB_ID") and holder["restart"] != restart_count():
-            return holder, False  # this job, before it was requeued
-        asked, running = slurm_jobs()
-        if running is not None and holder["job"] not in running and asked >= since:
-            return holder, False
+    if holder and is_own and job_has_ended(holder, since):
+        return holder, False
     if before != now and holder:
         watched[key] = now, time.monotonic()
         return holder, True
     return holder, (False if time.monotonic() - since >= WATCH_S else None)
+
+
+def job_has_ended(holder, since):
+    """Whether the holder's Slurm job is known to have ended. since: when we first saw its lock; an older answer of squeue says
+    nothing of a job that may have begun after it."""
+    job = holder.get("job")
+    if not job or holder.get("cluster") != os.environ.get("SLURM_CLUSTER_NAME"):
+        return False
+    if job == os.environ.get("SLURM_JOB_ID") and holder["restart"] != restart_count():
+        return True  # this job, before it was requeued
+    asked, running = slurm_jobs()
+    return running is not None and job not in running and asked >= since
 
 
 def look_at_all(paths, watched):

@@ -58,26 +58,31 @@ def look_at_folder(folder, config, of_comparison=False):
             recorded = recorded | {"epochs": config["epochs"]}  # the run as it would have begun with more epochs
     recorded = NEWER | recorded | {"data": RESPELT.get(recorded.get("data"), recorded.get("data"))}
     others = [
-        f"{FINGERPRINTS.get(name, name)} {recorded.get(name)} there, {value} here"
+        name
         for name, value in config.items()
         if (recorded.get(name) or None) != (value or None)  # a flag newer than that run was off in it
         and (name in recorded or name != "content")  # older runs lack it
     ]
     if others:
-        only = others[0].split()[0] if len(others) == 1 else ""
-        if of_comparison:
-            remedy = "correct the settings, or choose another folder (OUT of compare.sh, --out of train.py)"
-        elif only == "amp":  # --amp auto, on another kind of machine
-            amp = {"bfloat16": "bf16", "float16": "fp16"}.get(recorded["amp"], "off")
-            remedy = f"give --amp {amp} to go on with it"
-        elif only in ("lr", "weight_decay"):  # whose defaults may have changed
-            remedy = f"give {' '.join(flags_of(only, recorded))} to go on with it, or another --name"
-        elif only == "epochs" and result and config["epochs"] > recorded.get("epochs", 0):
-            remedy = f"to train further from it, give --init-from {folder} --name NEW"
-        else:
-            remedy = "give another --name, or delete that folder"
-        raise ValueError(f"{folder} holds another run ({'; '.join(others[:3])}): {remedy}")
+        told = [f"{FINGERPRINTS.get(name, name)} {recorded.get(name)} there, {config[name]} here" for name in others]
+        remedy = remedy_for(others, config, recorded, folder, bool(result), of_comparison)
+        raise ValueError(f"{folder} holds another run ({'; '.join(told[:3])}): {remedy}")
     return result, saved
+
+
+def remedy_for(others, config, recorded, folder, is_finished, of_comparison):
+    """What the user can do about a folder whose run differs from this one in the settings `others`."""
+    if of_comparison:
+        return "correct the settings, or choose another folder (OUT of compare.sh, --out of train.py)"
+    match others:
+        case ["amp"]:  # --amp auto, on another kind of machine
+            amp = {"bfloat16": "bf16", "float16": "fp16"}.get(recorded["amp"], "off")
+            return f"give --amp {amp} to go on with it"
+        case ["lr" | "weight_decay" as name]:  # whose defaults may have changed
+            return f"give {' '.join(flags_of(name, recorded))} to go on with it, or another --name"
+        case ["epochs"] if is_finished and config["epochs"] > recorded.get("epochs", 0):
+            return f"to train further from it, give --init-from {folder} --name NEW"
+    return "give another --name, or delete that folder"
 
 
 def is_longer(config, recorded):

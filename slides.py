@@ -353,7 +353,7 @@ class Deck:
 
     def columns(self, title, columns, notes=""):
         """Columns of (heading, lines) side by side."""
-        slide, width = self.slide(title, notes), BOX[0] / max(1, len(columns))
+        slide, width = self.slide(title, notes), BOX[0] / len(columns)
         size = min(font_that_fits([heading], width - 0.3, 0.8, 26) for heading, _ in columns)
         for i, (heading, lines) in enumerate(columns):
             left = MARGIN + i * width

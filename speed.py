@@ -33,11 +33,11 @@ import machine
 import optimizers
 from augment import EVAL_BATCH_GPU, Augment, TrainBatches, eval_batch_size, normalize
 from cost import cost
-from data import Split
 from flags import mistakes_refused, parse_args, path_of, refuse
 from models import build, canonical, parse_settings
 from models.libraries import first_line
 from settings import parts_of
+from splits import Split
 
 N_CLASSES = 100  # of the networks that are measured
 ENOUGH_S = 0.5  # seconds of calls that time a network well enough

@@ -167,6 +167,8 @@ def test_older_runs_are_still_the_same(there, here, tmp_path):
         # of another kind of machine, as --amp auto depends on it
         ({"amp": "bfloat16"}, {"amp": "off"}, r"amp bfloat16 there, off here\): give --amp bf16 to go on with it$"),
         ({"amp": "off"}, {"amp": "bfloat16"}, r"amp off there, bfloat16 here\): give --amp off to go on with it$"),
+        ({"amp": "off", "lr": 0.2}, {"amp": "bfloat16", "lr": 0.4}, r"amp off .* here\): give another --name, "),
+        ({}, {"epochs": 20}, r"epochs 10 there, 20 here\): to train further from it, give --init-from .* --name NEW$"),
     ],
 )
 def test_another_run_is_told_how_to_go_on(there, here, message, tmp_path):

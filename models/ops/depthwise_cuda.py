@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch.library import triton_op
 
-from models.ops.kernels import alignment, launcher, pixel_rows, sum_chunks
+from models.ops.kernels import alignment, launcher, pixel_rows, sum_chunks, tile
 
 
 class Blocks:
@@ -215,12 +215,6 @@ def axes(x, weight, dilation, most_reuse):
     n_starts = triton.cdiv(A, R * dilation) * dilation
     at_a_time = triton.cdiv(KA, triton.cdiv(KA, Blocks.TAPS))
     return R, (N * B * n_starts, n_starts, A, B, *steps), (KA, KB), taps, at_a_time
-
-
-def tile(C, most_channels, vector, warps):
-    """Pixels and channels of a program whose threads hold `vector` channels each."""
-    channels = min(triton.next_power_of_2(C), most_channels)
-    return max(1, warps * 32 * vector // channels), channels
 
 
 def convolve(x, weight, bias, dilation, flip):
