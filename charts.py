@@ -276,10 +276,12 @@ def draw_budgets(figure, conditions):
     ax = figure.subplots()
     names = shared_methods(conditions)[::-1]
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.75, len(conditions)))
+    has_bars = False
     for i, (condition, shade) in enumerate(zip(conditions, shades, strict=True)):
         shift = 0.5 * ((len(conditions) - 1) / 2 - i) / len(conditions)
         shown = [(y + shift, condition.methods[name]) for y, name in enumerate(names) if name in condition.methods]
         steady = [(y, result) for y, result in shown if not result.unstable]
+        has_bars |= any(result.half > 0 for _, result in steady)  # nan of one seed
         ax.errorbar(
             [result.mean for _, result in steady], [y for y, _ in steady],
             xerr=[np.nan_to_num(result.half) for _, result in steady],
@@ -288,7 +290,8 @@ def draw_budgets(figure, conditions):
     ax.axvline(0, color="black", linewidth=1)
     ax.set_yticks(range(len(names)), [name.split()[0].removesuffix("_resnet") for name in names])
     ax.set_ylim(-0.6, len(names) - 0.4)
-    ax.set_xlabel(f"points of top-1 over the baseline with the same {what_differs(conditions)}, 95% interval")
+    label = f"points of top-1 over the baseline with the same {what_differs(conditions)}"
+    ax.set_xlabel(label + ", 95% interval" * has_bars)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(conditions), frameon=False)
 
 

@@ -318,7 +318,7 @@ class Interaction:
     @property
     def word(self):
         """Whether the gains add up; '' where the seeds cannot tell."""
-        if math.isnan(self.p_holm):
+        if math.isnan(self.p_holm) or math.isnan(self.estimate.error):
             return ""
         if self.p_holm >= ALPHA:
             return "may add up"

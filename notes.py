@@ -208,12 +208,12 @@ Paired t-tests find little with few seeds. Plain moderation finds more, but if o
 def simulation_text(results):
     """SIMULATION and, of its table, the rows of this report's test with as many seeds as it compares, or with any."""
     compared = results.judged or results.nets
-    is_moderated = any(results.noise_of(each.seeds).moderated for each in compared)
-    rule = "robust moderation" if is_moderated else "paired t-tests"
+    tests = {bool(results.noise_of(each.seeds).moderated) for each in compared}
+    rule = "robust moderation" if True in tests else "paired t-tests"
     n_seeds = str(max(len(each.seeds) for each in compared))
     header, line, *rows = SIMULATED.splitlines()
     shown = [row for row in rows if f"| {n_seeds} | {rule} |" in row] or [row for row in rows if rule in row]
-    used = " The table is of the test used here." * bool(results.judged)
+    used = " The table is of the test used here." * (bool(results.judged) and len(tests) == 1)
     return "\n".join([f"{SIMULATION}{used}\n", header, line, *shown])
 
 
@@ -377,7 +377,7 @@ def left_out_text(results):
         curve = results.curves.get(net.backbone, ())
         why = ""
         if not curve:
-            why = f"{net.backbone} itself was not run"
+            why = f"{net.backbone} itself has no result"
         elif net not in curve:
             why = f"it has no result with some seeds of {net.backbone}"
         elif net.settings and (lost := [s for s in baseline_in(curve).seeds if at_chance(net.runs[s])]):

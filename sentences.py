@@ -60,7 +60,7 @@ def opening(results):
         return unjudged_sentences(results, seen)
     if ablated := [result for compared in results.ablations.values() for result in compared if result.judged]:
         n_changes = [f"{sum(r.change == word for r in ablated)} {word}" for word in ("better", "worse", "unstable")]
-        lacks = "There is no verdict on methods: none was run with its defaults together with its baseline."
+        lacks = "There is no verdict on methods: none has a result with its defaults beside its baseline's."
         return [
             f"Settings compared with their architecture's default: {len(ablated)} ({in_list(n_changes)}).",
             *[lacks] * any(net.is_method for net in results.nets),
@@ -68,33 +68,34 @@ def opening(results):
         ]
     if depth_table(results) and (sentences := depth_sentences(results)):
         return sentences
-    why = "no method was run" + " with a seed of its baseline" * bool(results.methods)
+    why = "no method has a result" + " with a seed of its baseline" * bool(results.methods)
     if missing := sorted({result.net.backbone for result in results.methods if result.reference is None}):
-        why = f"no method was run together with its baseline, {in_list(missing)}"
+        why = f"there is no result of the baseline{'s' * (len(missing) > 1)} {in_list(missing)}"
     elif lacking := [
         arch for arch, found in results.ablations.items() if all(each.reference is None for each in found)
     ]:
-        why = f"{in_list(lacking)} ran with other settings only, and not with the default that these are compared with"
+        have = "has" if len(lacking) == 1 else "have"
+        why = f"{in_list(lacking)} {have} results with other settings only, not with the default that these are compared with"
     n_nets = len(results.nets)
-    return [f"There is no verdict: {why}.", f"{n_nets} network{'s were' if n_nets > 1 else ' was'} run."]
+    return [f"There is no verdict: {why}.", f"{n_nets} network{'s have' if n_nets > 1 else ' has'} results."]
 
 
 def unjudged_sentences(results, seen):
-    """Why none of the methods `seen` beside their baseline has a verdict, and their differences nonetheless."""
+    """Why none of the methods `seen` beside their baseline has a verdict, and the stable ones' differences nonetheless."""
     if all(result.lacks for result in seen):
-        why = "no method was run with all of its baseline's seeds"
+        why = "no method has results with all of its baseline's seeds"
     elif any(result.lacks for result in seen):
-        why = "only one seed was run, or not all of the baseline's"
+        why = "only one seed has results, or not all of the baseline's do"
     elif any(len(net.seeds) > 1 for net in results.nets):
-        why = "only one seed of the baseline was run"
+        why = "only one seed of the baseline has a result"
     else:
-        why = "only one seed was run"
-    lowest, highest = (f"{pm(r.mean, math.nan, '+')} points ({readable(r.net)})" for r in (seen[-1], seen[0]))
-    differences = f"The difference from the baseline is {highest}."
-    if len(seen) > 1:
-        differences = f"Differences from the baseline range from {lowest} to {highest}."
+        why = "only one seed has results"
+    means = [f"{pm(r.mean, math.nan, '+')} points ({readable(r.net)})" for r in seen if not r.unstable]
+    differences = [f"The difference from the baseline is {mean}." for mean in means]
+    if len(means) > 1:
+        differences = [f"Differences from the baseline range from {means[-1]} to {means[0]}."]
     has_noise = any(len(result.seeds) > 1 for result in seen)
-    return [f"There is no verdict: {why}.", differences, *([] if has_noise else [UNKNOWN_NOISE])]
+    return [f"There is no verdict: {why}.", *differences, *([] if has_noise else [UNKNOWN_NOISE])]
 
 
 def too_early_sentence(results):
@@ -182,7 +183,7 @@ def cost_sentence(results):
     if not gaps and unjudged and not results.judged:
         if all(math.isnan(gap.half) for gap in unjudged):
             return "With one seed, differences from a ResNet of equal cost have no interval."
-        return "No method was trained with all of its baseline's seeds, so none is judged at equal cost."
+        return "No method has results with all of its baseline's seeds, so none is judged at equal cost."
     if not gaps:
         which = "No method that was judged" if unjudged else "No method"
         return f"{which} could be compared with a ResNet of another width, which may do as well."
@@ -195,12 +196,13 @@ def cost_sentence(results):
     if not any(gap.above for gap, *_ in gaps):
         return counts
     best, cost, net = max((entry for entry in gaps if entry[0].above), key=lambda entry: entry[0].mean)
+    among = " whose interval lies above 0" * (best.mean < max(gap.mean for gap, *_ in gaps))
     largest = f"{readable(net)} at equal {cost}: {pm(best.mean, best.half, '+')} points."
     if len(gaps) == 1:
         return f"{counts} {largest}"
     return (
-        f"{counts} Of the {len(gaps)} differences at equal cost, the largest gain is {largest} As the largest, it is likely an "
-        "overestimate."
+        f"{counts} Of the {len(gaps)} differences at equal cost, the largest gain{among} is {largest} As the largest, it is "
+        "likely an overestimate."
     )
 
 
@@ -277,9 +279,11 @@ def depth_sentences(results):
         for net in (shallow, deep):
             if lost := [seed for seed in net.seeds if at_chance(net.runs[seed])]:
                 sentences.append(f"{net.arch} ended at chance with {numbered(lost)}.")
-        change, rise = results.difference(deep, shallow), train_loss(deep) - train_loss(shallow)
+        change = results.difference(deep, shallow)
         if math.isnan(change.mean):
             continue
+        both = sorted(set(deep.seeds) & set(shallow.seeds))
+        rise = train_loss(deep, both) - train_loss(shallow, both)
         layers = [family_and_depth(net.arch)[1] for net in (shallow, deep)]
         sentences.append(
             f"From {layers[0]} to {layers[1]} layers, {words} change by {interval(change, '+')} points of top-1, and their "

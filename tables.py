@@ -158,9 +158,9 @@ def by_depth(results):
             if default_width(net.arch) == width}  # fmt: skip
 
 
-def train_loss(net):
-    """The training loss of the last epoch, averaged over seeds."""
-    return float(np.mean([run["curve"][-1]["train_loss"] for run in net.runs.values()]))
+def train_loss(net, seeds=None):
+    """The training loss of the last epoch, averaged over seeds (default: all)."""
+    return float(np.mean([net.runs[seed]["curve"][-1]["train_loss"] for seed in seeds or net.seeds]))
 
 
 def ablation_table(arch, comparisons, results):
@@ -192,9 +192,10 @@ def interaction_table(results):
     rows = [["modules", "first alone", "second alone", "sum", "together", "interaction", "Holm p", "verdict"]]
     for each in results.interactions:
         first, second = each.alone
+        p = each.p_holm if each.word else math.nan  # where nothing was tested
         rows.append([
             each.both.arch, interval(first, "+"), interval(second, "+"), f"{first.mean + second.mean:+.2f}",
-            interval(each.together, "+"), interval(each.estimate, "+"), p_value(each.p_holm), each.word or "-",
+            interval(each.together, "+"), interval(each.estimate, "+"), p_value(p), each.word or "-",
         ])  # fmt: skip
     return rows
 

@@ -157,7 +157,7 @@ class Comparison:
     def remark(self):
         """What a reader must know besides the word."""
         if self.reference is None:
-            return f"not compared: {self.net.arch if self.net.is_ablation else self.net.backbone} itself was not run"
+            return f"not compared: {self.net.arch if self.net.is_ablation else self.net.backbone} itself has no result"
         if self.too_early:
             return (
                 f"not judged: {self.reference.name} itself ended at chance, so this budget is too short for a verdict"

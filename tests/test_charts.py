@@ -1,6 +1,7 @@
 from tests.reports import blank_charts, make, plus_segnext  # skips this file where report.py's packages are missing
 
 # isort: split
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -132,6 +133,15 @@ def test_budgets_are_drawn_each_with_its_differences(tmp_path):
     assert found.keys() == {"5 epochs", "50 epochs"}
     assert found["5 epochs"] == pytest.approx({"eca": 3, "ghostnet": 0}, abs=0.01)
     assert found["50 epochs"] == pytest.approx({"eca": -2, "ghostnet": 0}, abs=0.01)
+    assert ax.get_xlabel().endswith(", 95% interval")
+
+
+def test_budgets_of_one_seed_claim_no_interval(tmp_path):
+    folders = [folder_of(tmp_path / "a", 5, eca=63), folder_of(tmp_path / "b", 50, eca=58)]
+    for path in [path for folder in folders for path in folder.glob("*/result.json")]:
+        if json.loads(path.read_text())["seed"]:
+            path.unlink()
+    assert "interval" not in drawn(draw_budgets, read_conditions(folders)).get_xlabel()
 
 
 def test_ablations_are_drawn_beside_their_default(campaign):

@@ -153,7 +153,7 @@ def test_the_largest_difference_from_the_curve_is_one_that_is_clear():
     results = analyse(rows, timed(rows))
     for gap in results.methods[0].gaps.values():
         gap.half = 9.0  # ECA's, whose mean is larger
-    assert " the largest gain is SE at equal " in cost_sentence(results)
+    assert " the largest gain whose interval lies above 0 is SE at equal " in cost_sentence(results)
 
 
 @pytest.mark.parametrize("lost", [SEEDS, (1,)])

@@ -293,6 +293,12 @@ def test_its_word_follows_its_test(together, word):
     assert found.word == word
 
 
+def test_an_interaction_that_is_the_same_for_all_seeds_has_no_word():
+    means = {"resnet": 60, "eca_resnet": 61, "ghostnet_resnet": 58, "eca_ghostnet_resnet": 56}
+    results = analyse([row for arch, mean in means.items() for row in rows_of(arch, mean)])
+    assert results.interactions[0].word == "" and interaction_table(results)[1][5:] == ["-3.00", "-", "-"]
+
+
 def test_all_four_networks_are_needed_with_all_seeds_and_none_at_chance():
     rows = two_modules(-4)
     assert not analyse([row for row in rows if row["arch"] != "eca_resnet"]).interactions

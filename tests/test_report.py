@@ -1,4 +1,4 @@
-from tests.reports import make, table_after  # skips this file where report.py's packages are missing
+from tests.reports import blank_charts, make, table_after  # skips this file where report.py's packages are missing
 
 # isort: split
 import csv
@@ -8,10 +8,10 @@ import pytest
 from scipy import stats
 
 import report
-from notes import MODULES, NOISE, RULE, SIMULATED, machines_text, noise_text, speed_text
+from notes import MODULES, NOISE, RULE, SIMULATED, machines_text, noise_text, simulation_text, speed_text
 from sentences import UNKNOWN_NOISE, cost_sentence, opening, power_sentence
 from tables import depth_table, interval
-from tests.report_rows import JITTER, SEEDS, row, rows_of, timed, widths
+from tests.report_rows import JITTER, SEEDS, row, rows_of, timed, widths, write
 from verdicts import WORDS, analyse
 
 
@@ -109,7 +109,7 @@ def test_one_seed_tells_the_range_and_that_chance_is_unknown():
     assert opening(
         analyse([content for arch, mean in means.items() for content in rows_of(arch, mean, seeds=(0,))])
     ) == [
-        "There is no verdict: only one seed was run.",
+        "There is no verdict: only one seed has results.",
         "Differences from the baseline range from -5.00 points (gMLP) to +3.00 points (ECA).",
         UNKNOWN_NOISE,
     ]
@@ -119,11 +119,10 @@ def test_seeds_that_are_compared_are_not_called_unknown_noise():
     """A baseline that is ahead by one seed takes the verdicts, not what the shared seeds show."""
     rows = rows_of("resnet", 60) + rows_of("eca_resnet", 63, seeds=SEEDS[:3], jitter=-JITTER)
     told = opening(analyse(rows))
-    assert told[0] == "There is no verdict: no method was run with all of its baseline's seeds."
+    assert told[0] == "There is no verdict: no method has results with all of its baseline's seeds."
     once = rows_of("resnet56", 60, seeds=(0,)) + rows_of("eca_resnet56", 61, seeds=(0,))
-    assert (
-        opening(analyse(rows + once))[0] == "There is no verdict: only one seed was run, or not all of the baseline's."
-    )
+    why = "only one seed has results, or not all of the baseline's do"
+    assert opening(analyse(rows + once))[0] == f"There is no verdict: {why}."
     assert len(told) == 2
 
 
@@ -140,11 +139,30 @@ def test_runs_that_diverged_or_are_not_finished_are_told(campaign, tmp_path):
     assert "- se_resnet-seed2: not finished\n" in told
 
 
+@blank_charts()
+def test_methods_that_all_diverged_are_not_said_not_to_have_run(tmp_path):
+    write(tmp_path / "runs", rows_of("resnet", 60))
+    lost = tmp_path / "runs" / "eca_resnet-seed0"
+    lost.mkdir()
+    (lost / "diverged").write_text("loss or gradient is not finite at step 280\n")
+    report.main([str(tmp_path / "runs")])
+    text = (tmp_path / "runs" / "report" / "report.md").read_text()
+    assert "- eca_resnet-seed0: loss or gradient is not finite" in text
+    assert text.split("\n\n")[1] == "There is no verdict: no method has a result. 1 network has results."
+
+
+def test_a_mixture_of_two_outcomes_is_no_difference_from_the_baseline():
+    rows = rows_of("resnet", 60) + rows_of("eca_resnet", 61, seeds=(0, 1)) + rows_of("se_resnet", 60, seeds=(0, 1))
+    rows[-1]["top1"] = 10.0
+    assert opening(analyse(rows))[1] == "The difference from the baseline is +1.00 points (ECA)."
+    assert len(opening(analyse([*rows[:4], *rows[-2:]]))) == 1
+
+
 def test_a_missing_baseline_is_named():
     told = opening(analyse(rows_of("resnet", 60) + rows_of("eca_resnet18", 63)))
-    assert told[0] == "There is no verdict: no method was run together with its baseline, resnet18."
+    assert told[0] == "There is no verdict: there is no result of the baseline resnet18."
     told = opening(analyse(rows_of("resnet", 60, seeds=(0, 1)) + rows_of("eca_resnet", 63, seeds=(2, 3))))
-    assert told[0] == "There is no verdict: no method was run with a seed of its baseline."
+    assert told[0] == "There is no verdict: no method has a result with a seed of its baseline."
 
 
 def test_which_test_judged_is_told():
@@ -154,6 +172,11 @@ def test_which_test_judged_is_told():
     ]
     assert noise_text(analyse(few)).endswith(" The verdicts here use paired t-tests.")
     assert noise_text(analyse(many)).endswith(" The verdicts here use robustly moderated noise, except as remarks say.")
+    used = "The table is of the test used here."
+    assert used in simulation_text(analyse(few)) and used in simulation_text(analyse(many))
+    once = rows_of("resnet56", 60, seeds=(0, 1)) + rows_of("eca_resnet56", 61, seeds=(0, 1), jitter=-JITTER)
+    both = analyse(many + once)  # one of four seeds, one of two
+    assert len(both.judged) == 2 and used not in simulation_text(both)
 
 
 def test_no_sentence_names_a_dozen_methods(tmp_path):
@@ -244,7 +267,7 @@ def test_one_noisy_method_does_not_speak_for_the_power_of_all(campaign):
 
 def test_one_seed_gives_numbers_and_no_verdict(campaign, tmp_path):
     text = make([c for c in campaign if c["seed"] == 0], tmp_path, drawn=True)
-    assert text.split("\n\n")[1].startswith("There is no verdict: only one seed was run.")
+    assert text.split("\n\n")[1].startswith("There is no verdict: only one seed has results.")
     verdicts = table_after(text, "## Verdicts")
     assert verdicts["eca_resnet"] == ["+2.90", "-", "-", "-", "1.00 / 1.00 / -", "-"]
     assert not {cells[-1] for cells in verdicts.values()} & set(WORDS)
@@ -256,7 +279,7 @@ def test_ablations_alone_make_a_report(campaign, tmp_path):
     assert text.split("\n\n")[1].startswith(
         "Settings compared with their architecture's default: 2 (0 better, 1 worse and 0 unstable). "
     )
-    assert "- eca_resnet: not compared: resnet itself was not run" in text
+    assert "- eca_resnet: not compared: resnet itself has no result" in text
     assert "Holm's correction covers this table. *Detectable*: the true difference that would be found with" in text
     assert "strictest level, 0.05 / 2 (noncentral t)" in text and "Intervals at equal cost" not in text
 
@@ -270,7 +293,7 @@ def test_settings_alone_are_compared_and_methods_named_only_where_there_are_some
 
 
 def test_baselines_alone_make_a_report(tmp_path):
-    assert "There is no verdict: no method was run" in make(widths(), tmp_path, drawn=True)
+    assert "There is no verdict: no method has a result" in make(widths(), tmp_path, drawn=True)
 
 
 def test_bias_of_the_best_epoch(tmp_path):
@@ -292,11 +315,11 @@ def test_wide_networks_are_no_part_of_a_series_of_slim_ones():
 def test_what_is_told_of_one_method_and_of_unequal_seeds(tmp_path):
     one = analyse(rows_of("resnet", 60, seeds=(0,)) + rows_of("eca_resnet", 61, seeds=(0,)))
     assert opening(one)[:2] == [
-        "There is no verdict: only one seed was run.",
+        "There is no verdict: only one seed has results.",
         "The difference from the baseline is +1.00 points (ECA).",
     ]
     unequal = rows_of("resnet", 60, seeds=(0,)) + rows_of("eca_resnet", 61)
-    assert opening(analyse(unequal))[0] == "There is no verdict: only one seed of the baseline was run."
+    assert opening(analyse(unequal))[0] == "There is no verdict: only one seed of the baseline has a result."
     text = make(unequal, tmp_path, drawn=True)
     assert "- eca_resnet: seeds 1, 2 and 3, with which resnet has no result: left out of the difference" in text
     assert (
@@ -331,6 +354,10 @@ def test_depth_with_and_without_shortcuts():
     assert first == "plain56 ended at chance with seed 1." and "ResNets change by +3.00 points" in second
     top1, *differences = depth_table(analyse(lost))[2][2:5]
     assert top1.endswith(" (by seed)") and differences == ["-", "-"]
+    extra = row("plain56", 1.0, 9, curve=[{"epoch": 0, "top1": 1.0, "train_loss": 9.0}] * 2)  # of no other network
+    first, second, *_ = opening(analyse([*rows, extra]))
+    assert first == "plain56 ended at chance with seed 9."
+    assert second.endswith(" change by -8.00 points of top-1, and their training loss by +0.500.")
     other_seeds = [r for r in rows if r["arch"] != "plain56" or r["seed"] > 1]
     other_seeds = [r for r in other_seeds if r["arch"] != "plain20" or r["seed"] < 2]
     assert "without shortcuts" not in " ".join(opening(analyse(other_seeds)))

@@ -222,12 +222,12 @@ def test_a_method_trained_in_one_form_is_judged_in_it():
         results = analyse(others)
         assert not results.methods and list(results.ablations) == ["convnext_resnet"]
         assert opening(results)[0] == (
-            "There is no verdict: convnext_resnet ran with other settings only, and not with the default that these are compared with."
+            "There is no verdict: convnext_resnet has results with other settings only, not with the default that these are compared with."
         )
     (wide,) = analyse(rows_of("resnet", 60) + rows_of("eca_resnet", 63, {"resnet.width": 24})).ablations.values()
     assert wide[0].reference is None
     (alone,) = analyse(rows[4:]).methods
-    assert alone.remark == "not compared: resnet itself was not run"
+    assert alone.remark == "not compared: resnet itself has no result"
     vit = [row("vit", 60), row("vit", 61, 0, {"vit.depth": 6}), row("resnet", 60)]
     assert "default" not in opening(analyse(vit))[0]
 
