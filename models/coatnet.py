@@ -1,14 +1,14 @@
 """CoAtNet: convolutional stages first, then transformer stages with relative attention.
 
 Dai, Liu, Le and Tan, "CoAtNet: Marrying Convolution and Attention for All Data Sizes", NeurIPS 2021, equation 3,
-section 2.2 and appendix A.1. Slot: block. Published with AdamW. What the paper leaves open follows timm:
-biases, the SiLU in squeeze-excite, and that its ratio of 0.25 is to the block's width.
+section 2.2 and appendix A.1. Slot: block. Published with AdamW. What the paper leaves open follows timm: biases, the SiLU
+in squeeze-excite, and that its ratio of 0.25 refers to the block's width.
 
 Departures, for 32x32 images and narrow stages: heads of 16 channels (32 do not fit into a stage of 16); an MBConv
 strides in its depthwise convolution, as the paper found better on its smallest net, not in the first 1x1, as the paper does
 elsewhere (`stride_place=expand`); the stem is one 3x3 convolution of stride 1 (for large images two of stride 2,
-with batch norm after both and a ReLU between them, of which the paper says nothing; timm has one norm, with a GELU);
-the last layer norm is after the pooling; the blocks' weights start at PyTorch's default.
+with batch norm after both and a ReLU between them; the paper names neither); the last layer norm is after the pooling;
+the blocks' weights start at PyTorch's default.
 """
 
 import re

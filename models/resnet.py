@@ -63,7 +63,10 @@ def drop_path(x, rate):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016, who draw once a batch): drops a sample's branch at `rate`, scales the rest."""
+    """Stochastic depth (Huang et al. 2016): drops a sample's whole branch with probability `rate`, scales the rest.
+
+    The paper draws once for all samples of a batch.
+    """
 
     def __init__(self, rate):
         super().__init__()

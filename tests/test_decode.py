@@ -137,7 +137,7 @@ def test_range_that_is_not_known_is_refused(pixels, message):
 
 def test_signed_bytes_are_refused():
     """Pillow would take -1 for 255."""
-    with pytest.raises(UnfitImageError, match="^signed 8-bit pixels, of unknown range"):
+    with pytest.raises(UnfitImageError, match=r"^signed 8-bit pixels, of unknown range"):
         read_image(stored(RAMP.astype(np.uint8), tiffinfo={339: 2}))
 
 

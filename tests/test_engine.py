@@ -146,8 +146,8 @@ def test_image_that_was_not_scored_is_noticed():
 # ----------------------------------------------------------------------------------------------------------- training
 
 
-def new_state(ema_decay=0.0, amp=None, optimizer="sgd"):
-    net = tiny_net()
+def new_state(ema_decay=0.0, amp=None, optimizer="sgd", net=None):
+    net = net or tiny_net()
     optimizer = optimizers.make_optimizer(optimizer, net, 0.05, 0.9, 5e-4)
     return engine.TrainState(net, optimizer, optimizers.make_schedule("cosine", 0.05, 2, 20), amp, ema_decay)
 
@@ -166,9 +166,27 @@ def test_a_new_heads_batch_norm_learns_beside_a_frozen_backbone():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 7))
     net[:2].requires_grad_(False)
     before = [norm.running_mean.clone() for norm in (net[1], net[3])]
-    optimizer = optimizers.make_optimizer("sgd", net, 0.05, 0.9, 5e-4)
-    train(engine.TrainState(net, optimizer, optimizers.make_schedule("cosine", 0.05, 2, 20), None), new_batches())
+    train(new_state(net=net), new_batches())
     assert torch.equal(net[1].running_mean, before[0]) and not torch.equal(net[3].running_mean, before[1])
+
+
+def test_a_frozen_backbone_drops_no_path():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), DropPath(0.5), nn.Flatten(), nn.Linear(16, 7))
+    net[:2].requires_grad_(False)
+    passed = []
+    net[1].register_forward_hook(lambda module, args, out: passed.append(torch.equal(out, args[0])))
+    train(new_state(net=net), new_batches())
+    assert passed == 5 * [True]
+
+
+def test_a_checkpoint_does_not_change_how_steps_are_computed():
+    """One of a GPU, read on a CPU."""
+    state = new_state(optimizer="adamw")
+    saved = state.state_dict()
+    for group in saved["optimizer"]["param_groups"]:
+        group |= {"capturable": True, "fused": False}
+    state.load_state_dict(saved)
+    assert [(group["capturable"], group["fused"]) for group in state.optimizer.param_groups] == 2 * [(False, True)]
 
 
 def test_training_agrees_with_a_plain_loop():

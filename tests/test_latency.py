@@ -55,6 +55,12 @@ def test_networks_take_turns():
     assert "".join(clock.order) == 3 * "aaabbbccc"  # the first round warms up, and so does the first call of each turn
 
 
+def test_twenty_rounds_of_ten_calls_follow_the_one_that_warms_up():
+    clock = Clock()
+    latency.in_turns([clock.network("a", [1] * 999)], clock=clock)
+    assert len(clock.order) == 21 * 11
+
+
 def test_a_pause_comes_before_each_turn(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(latency.time, "sleep", lambda seconds: clock.order.append(f" {seconds} "))

@@ -245,7 +245,7 @@ def test_weights_that_timm_would_unpickle_are_refused(repository, file, monkeypa
     timm = pytest.importorskip("timm")
     config = SimpleNamespace(hf_hub_id=repository, hf_hub_filename=file)
     monkeypatch.setattr(timm.models, "get_pretrained_cfg", lambda name: config)
-    with pytest.raises(ValueError, match="^timm has no weights of resnet18 on the hub as safetensors"):
+    with pytest.raises(ValueError, match=r"^timm has no weights of resnet18 on the hub as safetensors"):
         load_pretrained("timm:resnet18", None, 32)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,14 +65,17 @@ def run_until(step, flags, monkeypatch):
 
 
 def test_stopped_after_the_last_step_of_an_epoch(command, tmp_path, monkeypatch):
-    """Before that epoch was scored: the resumed run does it, and no row of the curve is missing."""
+    """Before that epoch was scored: the resumed run does it, no row of the curve is missing, and its start is the first one."""
     flags = command(*ALL_STATE, "--epochs", "3")
-    run_until(4, flags, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(runfolder, "datetime", Mock(now=lambda zone: datetime(2001, 2, 3, tzinfo=zone)))
+        run_until(4, flags, monkeypatch)
     folder = tmp_path / "runs" / "run"
     assert saved_state(folder)["step"] == 4 and not saved_state(folder)["curve"]
     run(*flags)
     run(*flags, "--name", "whole")
     assert_same(saved_state(tmp_path / "runs" / "whole"), saved_state(folder))
+    assert result_of(folder)["started"] == "2001-02-03T00:00:00+00:00"
 
 
 def test_a_point_after_a_resume_is_the_mean_of_its_own_steps(command, tmp_path, monkeypatch):

@@ -52,6 +52,13 @@ def test_seed_decides_on_weights_held_out_images_and_order(command):
     assert not torch.equal(first.batches.draw(0)["row"], second.batches.draw(0)["row"])
 
 
+def test_a_knob_without_effect_is_named_once(command, capsys):
+    knobs = "--arch", "coatnet_resnet", "--set", "coatnet.layout=CCC", "--set", "coatnet.head_dim=7"
+    run(*named(command(*SMALL, *knobs, "--epochs", "1", "--seed", "0", "1"), "run{seed}"))
+    line = "--set coatnet.head_dim changes nothing: without it the network is the same"
+    assert capsys.readouterr().out.splitlines().count(line) == 1
+
+
 def test_seed_that_fails_ends_alone(command, tmp_path, capsys):
     flags = named(command(*SMALL), "run{seed}")
     blocked = tmp_path / "runs" / "run1"

@@ -141,7 +141,9 @@ def test_column_without_image_files_is_named(value, tmp_path):
     for split in ("train", "test"):
         table = Dataset.from_dict({"img": [value], "fine_label": [0]})
         table.to_parquet(str(tmp_path / f"{split}-0.parquet"))
-    with pytest.raises(ValueError, match=r"^train split of cifar100: column 'img' must hold the bytes of image files \("):
+    with pytest.raises(
+        ValueError, match=r"^train split of cifar100: column 'img' must hold the bytes of image files \("
+    ):
         data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache")
 
 
@@ -153,7 +155,7 @@ def test_columns_that_only_some_files_have_are_named(tmp_path):
     table = parquet.read_table(tmp_path / "train-00000-of-00001.parquet")
     table = table.append_column("coarse_label", pyarrow.array([0]))
     parquet.write_table(table, tmp_path / "test-00000-of-00001.parquet")
-    with pytest.raises(ValueError, match="some of its files have columns that others lack: coarse_label$"):
+    with pytest.raises(ValueError, match=r"some of its files have columns that others lack: coarse_label$"):
         data.load("cifar100", tmp_path, cache_dir=tmp_path / "cache")
 
 

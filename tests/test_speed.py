@@ -112,14 +112,16 @@ def test_speeds_measured_otherwise_are_not_used(tmp_path, monkeypatch):
 
     monkeypatch.setattr(speed, "measure", measure)
     file = tmp_path / "out" / "cost.json"
-    others = [(8, "off", False), (8, "bf16", False), (8, "bf16", False, 2), (8, "bf16", False)]
+    others = [(8, "off", False), (8, "bf16", False), (8, "bf16", False, 2), (8, "bf16", True), (8, "bf16", False)]
     for how in (HOW, HOW, *others, others[-1]):
         speed.write_speeds(file, [TINY], 32, how)
     assert measured == [HOW, *others]
     monkeypatch.setattr(machine, "device_name", lambda device: "another machine")
     speed.write_speeds(file, [TINY], 32, (8, "bf16", False))
     speed.write_speeds(file, [TINY], 64, (8, "bf16", False))
-    assert len(measured) == 7
+    monkeypatch.setattr(torch, "__version__", "1.0")
+    speed.write_speeds(file, [TINY], 64, (8, "bf16", False))
+    assert len(measured) == 9
 
 
 def test_new_networks_are_measured_beside_the_known_ones(tmp_path, monkeypatch):

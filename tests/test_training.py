@@ -56,6 +56,12 @@ def test_flags_of_the_recipe_reach_the_step(command, monkeypatch):
     assert made.batches.augment == Augment(crop_padding=3, flip=False, cutout=2, mixup=0.2, cutmix=0.6)
 
 
+def test_full_precision_is_full_in_convolutions(command, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    built(*command(*SMALL, "--amp", "off"))
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_scale_of_crops_reaches_the_batches(command):
     assert built(*command(*SMALL, "--crop-scale", "0.5")).batches.augment == Augment(crop_scale=0.5)
 

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch.library import triton_op
 
-from models.ops.kernels import alignment, launcher, pixel_rows, sum_chunks, tile
+from models.ops.kernels import alignment, launcher, pixel_rows, sum_chunks, tile_of
 
 
 class Blocks:
@@ -237,7 +237,7 @@ def arguments(shape, vector, rows):
     """The grid of tiles, integers and constants for maps (B, C, H, W), rows of these lengths and `vector` numbers a thread."""
     N, C, H, W = shape
     align = alignment(C, *rows)
-    pixels, channels = tile(C, Blocks.MAX_CHANNELS, vector, Blocks.WARPS)
+    pixels, channels = tile_of(C, Blocks.MAX_CHANNELS, vector, Blocks.WARPS)
     constants = {"ALIGN": align, "PIXELS": pixels, "CHANNELS": channels, "num_warps": Blocks.WARPS, "num_stages": 1}
     grid = triton.cdiv(N * H * W, pixels), triton.cdiv(C, channels)
     return grid, (N * H * W, C // align, *(row // align for row in rows)), constants

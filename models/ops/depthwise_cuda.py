@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch.library import triton_op
 
-from models.ops.kernels import alignment, launcher, pixel_rows, sum_chunks, tile
+from models.ops.kernels import alignment, launcher, pixel_rows, sum_chunks, tile_of
 
 
 class Blocks:
@@ -222,7 +222,7 @@ def convolve(x, weight, bias, dilation, flip):
     x = pixel_rows(x)
     N, C, H, W = x.shape
     R, sizes, (KA, KB), (A_tap, B_tap), at_a_time = axes(x, weight, dilation, Blocks.REUSE)
-    pixels, channels = tile(C, Blocks.MAX_CHANNELS, Blocks.VECTOR, Blocks.WARPS)
+    pixels, channels = tile_of(C, Blocks.MAX_CHANNELS, Blocks.VECTOR, Blocks.WARPS)
     tap_0, sign = (KA * KB - 1, -1) if flip else (0, 1)
     align = alignment(C, x.stride(3))
     y = torch.empty((N, H, W, C), dtype=x.dtype, device=x.device)
@@ -257,7 +257,7 @@ def kernel_gradient(x, grad, weight, dilation, has_bias):
     x, grad = pixel_rows(x), pixel_rows(grad)
     N, C, H, W = x.shape
     R, sizes, (KA, KB), tap_strides, at_a_time = axes(x, weight, dilation, Blocks.KERNEL_REUSE)
-    pixels, channels = tile(C, Blocks.KERNEL_MAX_CHANNELS, Blocks.KERNEL_VECTOR, Blocks.KERNEL_WARPS)
+    pixels, channels = tile_of(C, Blocks.KERNEL_MAX_CHANNELS, Blocks.KERNEL_VECTOR, Blocks.KERNEL_WARPS)
     columns, rows = triton.cdiv(C, channels), KB * triton.cdiv(KA, at_a_time)
     tiles = triton.cdiv(sizes[0], pixels)
     # enough programs to fill the GPU, but no more bytes of partial sums than a half-precision map has

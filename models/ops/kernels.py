@@ -81,7 +81,7 @@ def alignment(*counts):
     return n
 
 
-def tile(C, most_channels, vector, warps):
+def tile_of(C, most_channels, vector, warps):
     """Pixels and channels of a program whose threads hold `vector` numbers each, or all that a wide pixel needs."""
     channels = min(triton.next_power_of_2(C), most_channels)
     return max(1, warps * 32 * vector // channels), channels

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch.library import triton_op
 
-from models.ops.kernels import alignment, launcher, pixel_rows, sum_chunks, tile
+from models.ops.kernels import alignment, launcher, pixel_rows, sum_chunks, tile_of
 
 MAX_CHANNELS = 1024  # a pixel has to fit into the registers of a program
 
@@ -120,7 +120,7 @@ def channel_norm(
     """
     x = pixel_rows(x)
     N, C, H, W = x.shape
-    pixels, channels = tile(C, MAX_CHANNELS, Blocks.VECTOR, Blocks.WARPS)
+    pixels, channels = tile_of(C, MAX_CHANNELS, Blocks.VECTOR, Blocks.WARPS)
     align = alignment(C, x.stride(3))
     y = torch.empty((N, H, W, C), dtype=dtype, device=x.device)
     launcher(norm_kernel)[(triton.cdiv(N * H * W, pixels),)](
@@ -148,7 +148,7 @@ def channel_norm_gradient(
     """Gradients of map, weight and bias, in the precision of map and weight."""
     x, grad = pixel_rows(x), pixel_rows(grad)
     N, C, H, W = x.shape
-    pixels, channels = tile(C, MAX_CHANNELS, Blocks.GRADIENT_VECTOR, Blocks.GRADIENT_WARPS)
+    pixels, channels = tile_of(C, MAX_CHANNELS, Blocks.GRADIENT_VECTOR, Blocks.GRADIENT_WARPS)
     tiles = triton.cdiv(N * H * W, pixels)
     n_tiles = triton.cdiv(tiles, Blocks.GRADIENT_PROGRAMS)
     n_chunks = triton.cdiv(tiles, n_tiles)

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch.library import triton_op
 
-from models.ops.kernels import alignment, launcher, pixel_rows, sum_chunks, tile
+from models.ops.kernels import alignment, launcher, pixel_rows, sum_chunks, tile_of
 
 
 class Blocks:
@@ -68,7 +68,7 @@ def launch(grad, x, factor, grad_x, out, n_groups=1):
     """
     N, C, H, W = grad.shape
     n_pixels = N // n_groups * H * W
-    pixels, channels = tile(C, Blocks.MAX_CHANNELS, Blocks.VECTOR, Blocks.WARPS)
+    pixels, channels = tile_of(C, Blocks.MAX_CHANNELS, Blocks.VECTOR, Blocks.WARPS)
     columns, tiles = triton.cdiv(C, channels), triton.cdiv(n_pixels, pixels)
     n_tiles = triton.cdiv(tiles, max(1, Blocks.PROGRAMS // (columns * n_groups)))
     n_chunks = triton.cdiv(tiles, n_tiles)
