@@ -30,7 +30,7 @@ CACHE_FORMAT = 6  # raise it with every change to what is decoded, resized, draw
 class ImageSet:
     """Splits and their classes. mean and std: of the training pixels, three channels each, on the scale 0 to 255.
 
-    content_fingerprint: 16 characters that differ if a label or an image of any split does, as far as cache.measure() looks.
+    content_fingerprint: 16 characters that differ if a label, an image or their order does, as far as cache.measure() looks.
     val: the images of a folder val/, if there is one. train is None where a trained network is only to be tested. notes: lines
     on how the set was read, for the user.
     """

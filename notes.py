@@ -411,7 +411,7 @@ def origins(rows):
 
     contents = [row["content"] for row in rows if row.get("content")]
     differ = (
-        [["data, which differ in a label, an image or its decoding", counted(contents)]]
+        [["data, which differ in a label, an image, its decoding or the order", counted(contents)]]
         if len(set(contents)) > 1
         else []
     )

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 import report
-from notes import MODULES, NOISE, RULE, SIMULATED, machines_text, noise_text, simulation_text, speed_text
+from notes import MODULES, NOISE, RULE, SIMULATED, machines_text, noise_text, origins, simulation_text, speed_text
 from sentences import UNKNOWN_NOISE, cost_sentence, opening, power_sentence
 from tables import depth_table, interval
 from tests.report_rows import JITTER, SEEDS, row, rows_of, timed, widths, write
@@ -232,6 +232,13 @@ def test_networks_of_several_machines_are_told_apart(campaign, tmp_path):
 def test_runs_side_by_side_are_told_apart_from_others():
     rows = rows_of("resnet", 60, side_by_side=1) + rows_of("eca_resnet", 61, side_by_side=4)
     assert machines_text(analyse(rows)).endswith("\n- 1 x a CPU, 4 runs side by side: eca_resnet")
+
+
+def test_data_that_differ_in_their_order_alone_are_told_apart():
+    rows = rows_of("resnet", 60, content="a") + rows_of("eca_resnet", 61, content="b")
+    told = f"a ({len(SEEDS)} runs); b ({len(SEEDS)} runs)"
+    assert ["data, which differ in a label, an image, its decoding or the order", told] in origins(rows)
+    assert not [what for what, _ in origins(rows[: len(SEEDS)]) if what.startswith("data")]
 
 
 def test_an_ablation_on_several_machines_says_so(campaign, tmp_path):
