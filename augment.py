@@ -41,7 +41,7 @@ class TrainBatches:
     `at`, a number on the device, from these buffers alone, so that a CUDA graph can replay it. batch_size is global: every
     process takes an equal slice of each batch, and what does not fill a batch is left out of the epoch. balanced: each class
     comes equally often in an epoch, with images of small ones repeated. Raises ValueError if the processes do not divide
-    the batch, the split does not fill one, or, if balanced, a class has no image.
+    the batch, the split does not fill one, padded crops move by an image's side or more, or, if balanced, a class has no image.
     """
 
     def __init__(self, split, batch_size, augment, mean, std, n_classes, seed, rank=0, world_size=1, balanced=False):

@@ -63,7 +63,7 @@ def decode_split(images, pixels=None):
 
 
 def n_threads():
-    """All cores: the other processes wait for what is decoded here."""
+    """All cores, up to MAX_THREADS: the other processes wait for what is decoded here."""
     return min(machine.cores(), MAX_THREADS)
 
 

@@ -166,9 +166,9 @@ def upright(stored, image):
 def to_rgb(image):
     """A PIL image of any mode in RGB, on the scale 0 to 255.
 
-    Takes 8 bits; 16 bits with a maximum of at least 2**12, or of any maximum in PGM and JPEG 2000, which Pillow scales; TIFF's
-    12 bits; and floats from 0 to 1. Negative TIFFs are inverted. Raises UnfitImageError for all others, which would come out
-    black or wrapped, and for colour TIFFs with uncompressed 16-bit planes, which Pillow misreads.
+    Takes unsigned pixels of 8 bits; of 16 bits with a maximum of at least 2**12, or of any maximum in PGM and JPEG 2000, which
+    Pillow scales; of a TIFF's 12 bits; and floats from 0 to 1. Negative TIFFs are inverted. Raises UnfitImageError for all
+    others, which would come out black or wrapped, and for colour TIFFs with uncompressed 16-bit planes, which Pillow misreads.
     """
     stored = str(getattr(image, "tile", ""))  # until pixels are loaded, names the form in which the file holds them
     is_colour_tiff = image.format == "TIFF" and image.mode in ("RGB", "RGBA", "CMYK")

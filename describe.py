@@ -16,7 +16,7 @@ MEANING = re.compile(r"(\w+(?:,\s\w+)*):\s(.+)\.", re.DOTALL)  # a docstring's s
 
 
 def listing():
-    """All methods, by slot, and all backbones as text, each with its paper and knobs."""
+    """All methods by slot, with paper and knobs, and all backbones, with knobs, as text."""
     lines = ["Architectures are <method>_..._<backbone>, one method per slot. Knobs are shown with their defaults."]
     for slot, role in SLOTS.items():
         lines += ["", f"Methods of the {slot} slot: each {role}"]

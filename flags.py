@@ -63,7 +63,7 @@ AT_LEAST_0 = (
 
 
 def refuse(message, code=2, program="train.py"):
-    """Ends the program for a user's mistake: one line, from one process, exit code 2."""
+    """Ends the program with one line, from one process: exit code 2 for a user's mistake, others for failures."""
     if int(os.environ.get("RANK", 0)) > 0 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         time.sleep(5)  # torchrun ends all processes when one exits: let the one that prints exit first
     else:

@@ -68,9 +68,9 @@ On {world_size} x {device}, torch {torch}, commit {commit}.
 class Classifier(nn.Module, PyTorchModelHubMixin, library_name="pytorch", tags=[*TAGS], license="mit"):
     """A network with the preprocessing it was trained with: images (B, 3, image_size, image_size) -> (B, classes) logits.
 
-    Images are uint8, or floats from 0 to 1; others raise ValueError. mean and std: of the pixels, on the scale 0 to 255.
-    Load one with hub.load(), not with the mixin's from_pretrained(): that loads a file with missing weights and says nothing,
-    and falls back to pickles.
+    Images are integers from 0 to 255, or floats from 0 to 1; other values and other shapes raise ValueError. mean and std: of
+    the pixels, on the scale 0 to 255. Load one with hub.load(), not with the mixin's from_pretrained(): that loads a file with
+    missing weights and says nothing, and falls back to pickles.
     """
 
     def __init__(self, arch: str, classes: list, settings: dict, image_size: int, mean: list, std: list):
@@ -89,7 +89,7 @@ class Classifier(nn.Module, PyTorchModelHubMixin, library_name="pytorch", tags=[
 
 
 def on_scale_of_bytes(imgs):
-    """Images of bytes 0 to 255, or floats 0 to 1, as floats 0 to 255. Raises ValueError for others, such as normalized ones."""
+    """Integers 0 to 255 or floats 0 to 1, as floats 0 to 255. Raises ValueError for others, such as normalized images."""
     if imgs.dtype == torch.uint8:
         return imgs.float()
     highest_known = 1 if imgs.is_floating_point() else 255

@@ -39,9 +39,9 @@ def run_name(args):
 def look_at_folder(folder, config, of_comparison=False):
     """What is already in the run's folder: (its result or None, its checkpoint or None). A run with a result is finished.
 
-    Raises ValueError if the folder belongs to another run, or if it has checkpoints and none can be read. With a constant
-    schedule, more epochs than before are the same run: its learning rates do not depend on them, so it goes on.
-    of_comparison: compare.sh asks; its user cannot give another --name.
+    Raises ValueError if the folder belongs to another run, if its result.json is damaged, or if it has checkpoints and none can
+    be read. With a constant schedule, more epochs than before are the same run: its learning rates do not depend on them, so it
+    goes on. of_comparison: compare.sh asks; its user cannot give another --name.
     """
     result = None
     if (folder / "result.json").exists():

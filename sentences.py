@@ -49,7 +49,7 @@ def first_few(names):
 
 
 def opening(results):
-    """The answer in at most four sentences."""
+    """The answer in a few sentences."""
     early = [too_early_sentence(results)] if any(result.too_early for result in results.methods) else []
     if results.judged:
         sentences = helps_sentence(results), others_sentence(results), budget_sentence(results), *early

@@ -18,7 +18,7 @@ MOST_NAMED = 3  # tasks in the message
 
 
 class Task:
-    """Leaves this task's mark in the folder `claims` of OUT, while the block runs. Outside of an array it does nothing."""
+    """Leaves this task's mark in the folder `claims` of OUT, while the block runs. Outside of an array there is no mark."""
 
     def __init__(self, claims):
         self.claims, self.lock, self.complaint = claims, None, None

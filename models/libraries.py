@@ -50,7 +50,7 @@ def check_name(library, name):
 def make(library, name, num_classes, image_size):
     """A library's network: (B, 3, image_size, image_size) -> (B, num_classes) logits, in training too.
 
-    Raises ValueError if the network is not made for images of this size.
+    Raises ValueError if the network is not made for images of this size, or returns anything but logits.
     """
     make_network = make_torchvision if library == "torchvision" else make_timm
     try:

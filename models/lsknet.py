@@ -109,7 +109,8 @@ class LSKBlocks(VANFamily):
 
     kernel_sizes, dilations, selection, pooling, gate: as in the method lsknet. expansion: of the feed-forward part.
     layer_scale: its initial value, 0 for none. init: "normal" is the authors', "default" PyTorch's. downsample: between
-    stages, "native" is a strided 3x3 convolution, "resnet" the ResNet's strided block. Raises ValueError as LSK does.
+    stages, "native" is a strided 3x3 convolution, "resnet" the ResNet's strided block. Raises ValueError as LSK and
+    VANFamily do.
     """
 
     def __init__(

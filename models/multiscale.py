@@ -107,7 +107,7 @@ class Cascade(nn.Module):
 
 
 class MultiScaleConv(nn.Sequential):
-    """Kernels of several sizes, with norm and ReLU: (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)).
+    """Kernels of several sizes, a norm and perhaps a ReLU: (B, in_ch, H, W) -> (B, out_ch, ceil(H/stride), ceil(W/stride)).
 
     form: "parallel" is dense kernels side by side, "depthwise" depthwise ones and a 1x1, "cascade" is Res2Net's.
     kernel_sizes: odd, not for cascade; the first gets half of the channels, the next half of the rest, the last all of it.

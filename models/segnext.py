@@ -79,7 +79,7 @@ class MSCAN(VANFamily):
 
     kernel_sizes, branch, fuse, pointwise: as in the method segnext. expansion: of the feed-forward part. layer_scale: its
     initial value, 0 for none. init: "normal" is the authors', "default" PyTorch's. downsample: between stages, "native" is
-    a strided 3x3 convolution, "resnet" the ResNet's strided block. Raises ValueError as MSCA does.
+    a strided 3x3 convolution, "resnet" the ResNet's strided block. Raises ValueError as MSCA and VANFamily do.
     """
 
     def __init__(
