@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 import time
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -148,6 +149,26 @@ def test_speeds_are_of_images_of_the_data_sets_size(comparison):
     assert command[-2:] == ["--image-size", "64"]
 
 
+def test_speeds_are_measured_with_the_flags_that_those_of_all_runs_may_need(tmp_path, monkeypatch):
+    made = comparison_of(tmp_path, monkeypatch, RUNS="resnet:--folds=5:--fold=0:--lr=0.1")
+    made.measure_speeds()
+    (command,) = made.calls
+    assert [part for part in command if part.startswith("--")] == ["--out", "--folds=5", "--fold=0"]
+
+
+def test_speeds_are_measured_within_the_minutes(tmp_path, monkeypatch):
+    limits = []
+    for minutes in ("0", "2"):
+        made = comparison_of(tmp_path, monkeypatch, MINUTES=minutes)
+        made.children.run = lambda _, limit_s: (limits.append(limit_s), (0, ""))[1]
+        made.board.left.clear()
+        assert made.lacks_speeds()
+        made.measure_speeds()
+    assert limits[0] is None and 100 < limits[1] <= 120
+    made.has_measured, made.deadline = False, 0.0
+    assert not made.lacks_speeds()
+
+
 def test_speeds_that_cannot_be_measured_do_not_stop_the_training(comparison, capsys):
     comparison.answer.code = 1
     comparison.measure_speeds()
@@ -161,6 +182,33 @@ def write_file(comparison, seed, name, content="{}"):
     path = comparison.board.folder("resnet", seed) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
+
+
+def test_an_existing_run_is_checked_rather_than_a_new_one(comparison):
+    """A finished one above all: the others are compared with it, so its data must be theirs."""
+    facts = {"steps": 1, "batch_size": 1, "gpus": 0, "image_size": 32}
+    comparison.children.run = lambda *_, **__: (0, json.dumps(facts))
+
+    def checked():
+        comparison.check()
+        return comparison.checked[comparison.checked.index("--name") + 1]
+
+    assert checked() == "resnet-seed0"
+    write_file(comparison, "2", "last.pt")
+    zipfile.ZipFile(comparison.board.folder("resnet", "2") / "last.pt", "w").close()
+    assert checked() == "resnet-seed2"
+    write_file(comparison, "3", "result.json")
+    assert checked() == "resnet-seed3"
+
+
+@pytest.mark.parametrize(
+    "other", [{"dataset": "cifar10"}, {"max_steps": 9}, {"val_size": 0.2}, {"folds": 5, "val_size": None}]
+)
+def test_a_run_of_another_budget_is_refused_whatever_differs(other, comparison, capsys):
+    write_file(comparison, "1", "result.json", json.dumps(other))
+    name, value = next(iter(other.items()))
+    said = refusal(capsys, comparison.refuse_other_budget, "resnet", "0")
+    assert f"resnet-seed1 has {name} {value}, not " in said
 
 
 def test_a_dead_owner_and_an_old_status_do_not_hide_a_failure(comparison):
@@ -306,6 +354,11 @@ def test_several_processes_are_started_by_torchrun(nproc):
         ({"RECIPE": "--epochs 30"}, [], "--epochs cannot be given here: set EPOCHS"),
         ({"RUNS": "resnet:--seed=7"}, [], "--seed cannot be given here: set SEEDS"),
         ({}, ["--eval-only", "x"], "--eval-only is for one run: give it to train.py"),
+        *(
+            ({}, [flag, "x/y"], f"{flag} is for one run: give it to train.py")
+            for flag in ("--check", "--list", "--summary", "--predict", "--push-to-hub")
+        ),
+        ({}, ["--max-minutes", "5"], "--max-minutes cannot be given here: set MINUTES"),
         ({"SEEDS": ""}, [], "SEEDS must be whole numbers"),
         ({"SEEDS": "0 1 0"}, [], "SEEDS has a number twice: 0 1 0"),
         ({"RUNS": ""}, [], "RUNS is empty"),

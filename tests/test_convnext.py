@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from models.convnext import ConvNeXt
+from models.prenorm import ChannelNorm
 from models.resnet import BasicBlock, Layout, Place, StagedNet
 from tests.checks import assert_learns_and_keeps_layout, n_params, no_attention, randomize
 from tests.test_hornet import depthwise
@@ -69,6 +70,14 @@ def test_learns_and_keeps_layout(knobs):
     x = torch.randn(2, 16, 7, 7)
     shifts_before_a_batch_norm = ["branch.0.bias"] if "norm" in knobs else []
     assert_learns_and_keeps_layout(lambda: block(16, **knobs), x, exempt=shifts_before_a_batch_norm)
+
+
+@pytest.mark.parametrize(("norm", "kind"), [("layer", ChannelNorm), ("batch", torch.nn.BatchNorm2d)])
+def test_norm_is_that_of_stem_and_downsampling_too(norm, kind):
+    net = ConvNeXt(norm=norm)
+    block = net.block(8, Place(1, 0, 8), no_attention, 0.0)
+    norms = [net.stem(3, 8, 1)[1], net.stem(3, 8, 4)[1], net.downsample(8, 16, 2)[0], block.branch[1]]
+    assert [type(layer) for layer in norms] == [kind] * 4
 
 
 def test_even_kernel_is_refused():

@@ -94,6 +94,11 @@ def test_grey_values_that_a_file_gives_the_range_of_are_scaled():
     assert np.abs(read(file).astype(int) - grey(RAMP)).max() <= 1
 
 
+@pytest.mark.parametrize("format", ["ppm", "jpeg2000"])
+def test_dark_pictures_whose_files_give_the_range_are_not_in_doubt(format):
+    assert np.array_equal(read(stored((RAMP * 8).astype(np.uint16), format)), grey(RAMP // 32))
+
+
 def negative(pixels):
     """A TIFF whose tag 262, photometric interpretation, is 0: white is zero."""
     file = bytearray(stored(pixels))

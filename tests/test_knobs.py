@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from typing import Literal
+from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from describe import listing, meanings, shown
 from models import (
     BACKBONES,
     METHODS,
+    alike,
     build,
     convert,
     describe_type,
@@ -115,6 +116,22 @@ def test_settings_without_effect_are_found(arch, settings, idle):
     before = torch.get_rng_state()
     assert without_effect(arch, settings=settings) == idle
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_choice_of_a_knob_makes_another_network(method):
+    def made(settings):
+        torch.manual_seed(0)
+        return build(f"{method}_resnet", 7, {"resnet.depth": 14} | settings)
+
+    default = made({})
+    for name, knob in knobs(METHODS[method].make).items():
+        choices = get_args(knob.annotation) if get_origin(knob.annotation) is Literal else (knob.default,)
+        if knob.annotation is bool:
+            choices = (True, False)
+        for choice in choices:
+            is_same = alike(default, made({f"{method}.{name}": choice}))
+            assert is_same == (choice == knob.default), f"{name}={choice}"
 
 
 def test_listing_names_every_method_backbone_and_knob():

@@ -251,6 +251,19 @@ def test_other_node_of_a_job_is_no_earlier_turn_of_it(path, tmp_path, monkeypatc
     assert locks.look(path, {})[1] is None
 
 
+def test_a_lock_names_its_job_its_turn_and_its_cluster(path, tmp_path, monkeypatch):
+    """Held by another node of this job, and after a requeue by an earlier turn of it."""
+    squeue_that_says(tmp_path, monkeypatch, "echo 7")
+    for name, value in (("JOB_ID", "7"), ("RESTART_COUNT", "1"), ("CLUSTER_NAME", "here")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    left_by(path, host="elsewhere")
+    with pytest.raises(locks.HeldError, match=" on elsewhere, job 7, since ") as held:
+        locks.Lock(path, {})
+    assert held.value.is_alive is None
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert locks.look(path, {})[1] is False
+
+
 @pytest.mark.parametrize("content", ["", '{"host": "cut'])
 def test_unreadable_lock_is_watched_first(path, content):
     """It may be one that is just being written."""

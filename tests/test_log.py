@@ -33,6 +33,20 @@ def test_run_that_starts_afresh_leaves_no_curve_of_the_one_before(tmp_path):
     assert [(event.step, round(event.value, 1)) for event in found.Scalars("train/loss")] == [(20, 0.1), (40, 0.1)]
 
 
+def test_run_that_goes_on_hides_what_it_logged_after_its_checkpoint(tmp_path):
+    """Which it logs again: the checkpoint is of step 40."""
+    config = dict.fromkeys(log.SHOWN, 1) | {"settings": {}}
+    for resumed_at, steps in ((None, (20, 40, 60)), (40, (50, 60))):
+        for file in tmp_path.iterdir():
+            file.rename(tmp_path / "events.out.tfevents.0")  # of an earlier second
+        events = log.Log(tmp_path, config, resumed_at)
+        for step in steps:
+            events.scalars({"train/loss": 1.0}, step)
+        events.writer.close()
+    found = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in found.Scalars("train/loss")] == [20, 40, 50, 60]
+
+
 def test_first_batch_is_shown_as_it_was_before_it_was_normalized():
     shown = {}
     writer = SimpleNamespace(add_images=lambda tag, images, step: shown.update({tag: (images, step)}))

@@ -37,6 +37,8 @@ from tests.test_scripts import environment
         ("COMPLETING", "00:00:00", "00:02:00", False),  # requeued already
         ("RUNNING", "2-00:00:00", "UNLIMITED", False),
         ("RUNNING", "1-23:59:00", "2-00:00:00", True),
+        ("COMPLETING", "23:46:00", "1-00:00:00", True),
+        ("COMPLETING", "23:44:00", "1-00:00:00", False),  # scancel, more than a quarter of an hour before the limit
     ],
 )
 def test_end_by_the_time_limit_is_told_from_a_persons(state, run, limit, expected):

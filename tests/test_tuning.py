@@ -118,6 +118,12 @@ def test_rows_that_cannot_be_compared_are_refused(tmp_path, difference):
         recipes_of(folder, {"resnet"})
 
 
+def test_rows_that_held_nothing_out_are_refused(tmp_path):
+    folder = write(tmp_path, a={"seed": 0, "val_top1": 60.0}, b={"seed": 1, "val_top1": None})
+    with pytest.raises(ValueError, match="held nothing out: tune without --val-size 0"):
+        recipes_of(folder, {"resnet"})
+
+
 def test_whatever_makes_a_run_has_one_place_in_a_search():
     config = run_config(parse_args([]), None, SimpleNamespace(fingerprint="", content_fingerprint=""))
     not_searched = ["arch", "settings", "seed", "folds", "fold", "accumulate", "amp", "compile", "sync_bn", "content"]
