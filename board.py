@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import locks
 import slurm
-from settings import arch_of, name_of
+from names import arch_of, name_of
 
 LOOK_AGAIN_S = 5.0  # at a run that another process holds
 LAST_WRITTEN = ("slides.pptx", "recipes.md")  # of a report, and of one with --recipes

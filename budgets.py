@@ -21,7 +21,7 @@ from rows import (
 from verdicts import Results, analyse
 
 OWN, ONE = "own recipes", "one recipe"
-UNCHANGED = "No verdict changes, and no mean changes its sign beyond its interval."
+UNCHANGED = "No verdict changes, and no difference whose interval excludes 0 changes its sign."
 SAME = ("dataset", "n_test", "classes", "data", "image_size")  # under all conditions
 
 

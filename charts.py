@@ -248,7 +248,7 @@ def draw_learning(figure, results):
         ax.set_title(f"{short(result.net)} {mean}", fontsize="medium")
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
     figure.supxlabel("epoch (black: the baseline; number: final top-1 on the test set)", fontsize="medium")
-    figure.supylabel(f"top-1 on {'held-out images' if results.row['n_val'] else 'test'}, %", fontsize="medium")
+    figure.supylabel(f"top-1 on {'held-out images' if results.row['n_val'] else 'the test set'}, %", fontsize="medium")
 
 
 def draw_superclasses(figure, results):

@@ -23,12 +23,12 @@ import slurm
 from board import Board, Taken, step_of, when_stopped
 from children import Children
 from flags import HELD_CODE, PADDED_UP_TO, TIME_IS_UP_CODE, parse_args
-from hours import SPEEDS, hours_of, network_of
+from hours import SPEEDS, hours_of
+from names import network_of, parts_of
 from plan import show_plan
 from settings import (
     BUDGET,
     HERE,
-    parts_of,
     read_settings,
     refuse,
     refuse_unknown_networks,

@@ -9,6 +9,7 @@ from html import escape
 from markdown import markdown as to_html
 
 from budgets import UNCHANGED, changes, what_differs
+from names import has_bottlenecks
 from noise import ALPHA
 from notes import (
     DETECTABLE,
@@ -32,7 +33,7 @@ from notes import (
     timed_on,
     trained_where,
 )
-from rows import MEASURED, epochs_of, flags_of, has_bottlenecks, latencies_in
+from rows import MEASURED, epochs_of, flags_of, latencies_in
 from sentences import ablation_sentence, cost_sentence, opening, power_sentence, readable, verdict_lists
 from tables import (
     ablation_table,
@@ -222,7 +223,8 @@ def folds_text(results):
 
 def learning_text(results, chart):
     watched = "the validation images" if results.row["n_val"] else "the test set"
-    note = f"Top-1 on {watched} after each epoch, averaged over seeds. An unstable method has a line for each seed."
+    note = f"Top-1 on {watched} after each epoch, averaged over seeds."
+    note += " An unstable method has a line for each seed." * (len(results.stable) < len(results.methods))
     return f"### Learning curves\n\n{note}\n\n{chart}" if chart else ""
 
 
@@ -264,7 +266,7 @@ def ablations_text(results, chart):
     for arch, compared in results.ablations.items():
         where = trained_where((net.knobs or "(default)", net) for net in results.nets if net.arch == arch)
         n = max(result.family_size for result in compared)
-        level = f"*Detectable* is at {ALPHA} / {n} here." if results.judged else DETECTABLE.format(m=n)
+        level = f"*Detectable* is at the level {ALPHA} / {n} here." if results.judged else DETECTABLE.format(m=n)
         note = f"Differences are from {arch} with its defaults." + " Holm's correction covers this table." * bool(n)
         note = " ".join(text for text in (note, level * bool(n), where) if text)
         table = markdown(ablation_table(arch, compared, results))
@@ -284,7 +286,7 @@ def limits_text(results):
     lines = [
         f"One dataset ({dataset_of(row)}), one budget ({epochs_of(row)}), {recipe}.",
         power_sentence(results.judged) if results.judged else "",
-        "The networks were trained on several kinds of machine, listed under *All networks*; their sums are rounded differently."
+        "The networks were trained on several kinds of machine (listed under *All networks*), which round sums differently."
         if machines_text(results)
         else "",
         "Intervals at equal cost are not corrected for multiple comparisons; verdicts on differences from the baseline are."

@@ -1,21 +1,8 @@
 """How long runs will take, at the speeds that a cost pass measured. Nothing here needs torch, which takes seconds to import."""
 
-from tuning import as_text
+from names import network_of
 
 SPEEDS = "cost.json"  # the file in OUT
-
-
-def network_of(arch, knobs):
-    """A network's identity: ghostnet_eca_resnet is eca_ghostnet_resnet, and a knob of 1e-6 is one of 1e-06."""
-
-    def plain(value):  # typed or parsed
-        text = as_text(value)
-        try:
-            return float(text)
-        except ValueError:
-            return text.lower()
-
-    return frozenset(arch.split("_")), frozenset((name, plain(value)) for name, value in knobs.items())
 
 
 def hours_of(networks, rows, n_images):

@@ -60,7 +60,7 @@ probabilities = model(imgs).softmax(1)  # (B, {classes}), in the order of model.
 
 {recipe}
 
-On {world_size} x {device}, torch {torch}, commit {commit}.
+On {world_size} x {device}, torch {torch}, {commits}.
 """
 
 
@@ -145,7 +145,9 @@ def card(model, recipe, result):
         recipe = recipe | {"init_from": Path(start).name}  # not its path on this machine
     rows = "\n".join(f"| {name} | {value} |" for name, value in recipe.items())
     recipe = f"| setting | value |\n| --- | --- |\n{rows}"
-    return str(ModelCard(CARD.format(**result | {"front": front, "recipe": recipe, "image_size": model.image_size})))
+    commits = f"commit{'s' * (' and ' in str(result['commit']))} {result['commit']}"
+    added = {"front": front, "recipe": recipe, "image_size": model.image_size, "commits": commits}
+    return str(ModelCard(CARD.format(**result | added)))
 
 
 def push(folder, repo_id, tag):

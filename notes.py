@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from flags import parse_args
+from names import family_and_depth
 from noise import ALPHA, FASTER, FEWEST_NETWORKS, FEWEST_SEEDS, NEAR, POWER, learned, not_undercut
-from rows import at_chance, epochs_of, family_and_depth, in_list, machine, recipe_of
+from rows import at_chance, epochs_of, in_list, machine, recipe_of
 from tables import top1_cell
 from verdicts import baseline_in, numbered
 
@@ -130,11 +131,13 @@ def modules_of(nets):
 
 
 RULE = f"""\
+*Costs* are parameters, MACs and training time. The *widening curve* is the plain backbone's top-1 at several widths, against one of these costs.
+
 - *helps*: above the baseline (Holm-corrected p < {ALPHA}), above the widening curve at one cost or more (the interval lies above 0), and below it at none (no interval lies below 0). A method that cannot be compared with a widening curve is judged against the baseline alone; its remark says so.
-- *no better than widening*: above the baseline, but above the widening curve by no measure of cost, or below it by one or more.
+- *no better than widening*: above the baseline, but not above the widening curve at any cost, or below it at one or more.
 - *better than narrowing*: below the baseline (Holm-corrected p < {ALPHA}), but above the widening curve at one cost or more that it saves (Holm-corrected over all methods and costs), and below it at none: a narrower backbone of that cost loses more.
 - *hurts*: below the baseline, and not better than narrowing.
-- *unstable*: with some seeds the method or the baseline ended no better than guessing, with others clearly better. The mean would mix two outcomes, so the method gets no other verdict and is left out of costs, power and superclasses. It still counts in Holm's correction.
+- *unstable*: with some seeds the method or the baseline ended no better than guessing (at chance), with others clearly better. The mean would mix two outcomes, so the method gets no other verdict and no *detectable* difference, and is not compared at equal cost or by superclass. It still counts in Holm's correction.
 - *no evidence*: everything else. If a method is above or below the curve at some cost, its remark says so.
 - no verdict: with a single seed; for a method that lacks a result with some of the baseline's seeds, unless it is unstable; and for every method if the baseline itself ended at chance, because the budget was then too short."""
 
@@ -145,13 +148,13 @@ Three seeds say little about the noise of one network, but the networks of a com
 def noise_text(results):
     """NOISE, and which of its two tests the verdicts here come from."""
     tests = {bool(results.noise_of(result.seeds).moderated) for result in results.judged}
-    used = {True: "robustly moderated noise, except as remarks say", False: "paired t-tests"}
+    used = {True: "robustly moderated noise, except where a remark says otherwise", False: "paired t-tests"}
     return f"{NOISE} The verdicts here use {used[tests.pop()]}." if len(tests) == 1 else NOISE
 
 
 # printed by: python -m tests.simulate_verdicts
 SIMULATED = """\
-| networks | noise | seeds | rule | false claim | no effects: false claim | interval misses | 1, 2, 4 points found | detectable found |
+| networks | noise | seeds | test | false claim | no effects: false claim | interval misses | 1, 2, 4 points found | detectable found |
 | --: | --- | --: | --- | --: | --: | --: | --: | --: |
 | 16 | equal | 3 | paired t-tests | 3.9 % | 4.5 % | 4.9 % | 2, 5, 17 % | 65 % |
 | 16 | equal | 3 | plain moderation | 1.6 % | 1.9 % | 4.1 % | 8, 57, 99 % | 74 % |
@@ -161,30 +164,30 @@ SIMULATED = """\
 | 16 | equal | 5 | plain moderation | 2.6 % | 2.7 % | 4.5 % | 24, 94, 100 % | 77 % |
 | 16 | equal | 5 | robust moderation | 2.1 % | 2.1 % | 4.2 % | 20, 88, 100 % | 72 % |
 | 8 | equal | 5 | robust moderation | 2.7 % | 2.5 % | 4.3 % | 30, 92, 100 % | 72 % |
-| 16 | one of 7 times | 3 | paired t-tests | 4.0 % | 4.4 % | 5.0 % | 1, 4, 15 % | 64 % |
-| 16 | one of 7 times | 3 | plain moderation | 13.3 % | 14.6 % | 5.3 % | 3, 22, 83 % | 67 % |
-| 16 | one of 7 times | 3 | robust moderation | 4.5 % | 4.9 % | 4.3 % | 6, 42, 85 % | 64 % |
-| 8 | one of 7 times | 3 | robust moderation | 4.6 % | 5.9 % | 4.9 % | 8, 40, 76 % | 60 % |
-| 16 | one of 7 times | 5 | paired t-tests | 4.1 % | 4.4 % | 5.0 % | 6, 32, 83 % | 68 % |
-| 16 | one of 7 times | 5 | plain moderation | 5.4 % | 6.1 % | 4.0 % | 6, 58, 91 % | 72 % |
-| 16 | one of 7 times | 5 | robust moderation | 2.3 % | 2.1 % | 4.0 % | 16, 77, 88 % | 70 % |
-| 8 | one of 7 times | 5 | robust moderation | 2.1 % | 2.8 % | 4.1 % | 19, 68, 77 % | 64 % |
-| 16 | two of 7 times | 3 | paired t-tests | 3.9 % | 4.3 % | 5.0 % | 1, 4, 13 % | 62 % |
-| 16 | two of 7 times | 3 | plain moderation | 10.8 % | 12.2 % | 5.7 % | 2, 8, 59 % | 64 % |
-| 16 | two of 7 times | 3 | robust moderation | 6.6 % | 7.4 % | 4.4 % | 4, 30, 74 % | 60 % |
-| 8 | two of 7 times | 3 | robust moderation | 6.8 % | 9.4 % | 6.0 % | 3, 12, 49 % | 55 % |
-| 16 | two of 7 times | 5 | paired t-tests | 4.0 % | 4.2 % | 5.1 % | 5, 28, 72 % | 65 % |
-| 16 | two of 7 times | 5 | plain moderation | 3.9 % | 4.5 % | 4.0 % | 2, 32, 79 % | 68 % |
-| 16 | two of 7 times | 5 | robust moderation | 2.3 % | 2.1 % | 3.8 % | 11, 64, 76 % | 66 % |
-| 8 | two of 7 times | 5 | robust moderation | 2.9 % | 3.9 % | 4.4 % | 5, 34, 59 % | 58 % |
-| 16 | baseline of 3 times | 3 | paired t-tests | 3.0 % | 3.9 % | 4.9 % | 1, 1, 4 % | 63 % |
-| 16 | baseline of 3 times | 3 | plain moderation | 16.0 % | 16.0 % | 21.5 % | 14, 34, 75 % | 62 % |
-| 16 | baseline of 3 times | 3 | robust moderation | 8.0 % | 7.7 % | 11.4 % | 6, 16, 37 % | 56 % |
-| 8 | baseline of 3 times | 3 | robust moderation | 7.6 % | 7.8 % | 10.8 % | 8, 19, 42 % | 56 % |
-| 16 | baseline of 3 times | 5 | paired t-tests | 2.3 % | 2.6 % | 5.0 % | 1, 5, 26 % | 67 % |
-| 16 | baseline of 3 times | 5 | plain moderation | 14.5 % | 13.9 % | 19.0 % | 17, 47, 91 % | 63 % |
-| 16 | baseline of 3 times | 5 | robust moderation | 4.4 % | 3.9 % | 7.3 % | 5, 14, 39 % | 62 % |
-| 8 | baseline of 3 times | 5 | robust moderation | 4.6 % | 4.3 % | 7.3 % | 8, 21, 54 % | 62 % |
+| 16 | 7 times for one | 3 | paired t-tests | 4.0 % | 4.4 % | 5.0 % | 1, 4, 15 % | 64 % |
+| 16 | 7 times for one | 3 | plain moderation | 13.3 % | 14.6 % | 5.3 % | 3, 22, 83 % | 67 % |
+| 16 | 7 times for one | 3 | robust moderation | 4.5 % | 4.9 % | 4.3 % | 6, 42, 85 % | 64 % |
+| 8 | 7 times for one | 3 | robust moderation | 4.6 % | 5.9 % | 4.9 % | 8, 40, 76 % | 60 % |
+| 16 | 7 times for one | 5 | paired t-tests | 4.1 % | 4.4 % | 5.0 % | 6, 32, 83 % | 68 % |
+| 16 | 7 times for one | 5 | plain moderation | 5.4 % | 6.1 % | 4.0 % | 6, 58, 91 % | 72 % |
+| 16 | 7 times for one | 5 | robust moderation | 2.3 % | 2.1 % | 4.0 % | 16, 77, 88 % | 70 % |
+| 8 | 7 times for one | 5 | robust moderation | 2.1 % | 2.8 % | 4.1 % | 19, 68, 77 % | 64 % |
+| 16 | 7 times for two | 3 | paired t-tests | 3.9 % | 4.3 % | 5.0 % | 1, 4, 13 % | 62 % |
+| 16 | 7 times for two | 3 | plain moderation | 10.8 % | 12.2 % | 5.7 % | 2, 8, 59 % | 64 % |
+| 16 | 7 times for two | 3 | robust moderation | 6.6 % | 7.4 % | 4.4 % | 4, 30, 74 % | 60 % |
+| 8 | 7 times for two | 3 | robust moderation | 6.8 % | 9.4 % | 6.0 % | 3, 12, 49 % | 55 % |
+| 16 | 7 times for two | 5 | paired t-tests | 4.0 % | 4.2 % | 5.1 % | 5, 28, 72 % | 65 % |
+| 16 | 7 times for two | 5 | plain moderation | 3.9 % | 4.5 % | 4.0 % | 2, 32, 79 % | 68 % |
+| 16 | 7 times for two | 5 | robust moderation | 2.3 % | 2.1 % | 3.8 % | 11, 64, 76 % | 66 % |
+| 8 | 7 times for two | 5 | robust moderation | 2.9 % | 3.9 % | 4.4 % | 5, 34, 59 % | 58 % |
+| 16 | 3 times for the baseline | 3 | paired t-tests | 3.0 % | 3.9 % | 4.9 % | 1, 1, 4 % | 63 % |
+| 16 | 3 times for the baseline | 3 | plain moderation | 16.0 % | 16.0 % | 21.5 % | 14, 34, 75 % | 62 % |
+| 16 | 3 times for the baseline | 3 | robust moderation | 8.0 % | 7.7 % | 11.4 % | 6, 16, 37 % | 56 % |
+| 8 | 3 times for the baseline | 3 | robust moderation | 7.6 % | 7.8 % | 10.8 % | 8, 19, 42 % | 56 % |
+| 16 | 3 times for the baseline | 5 | paired t-tests | 2.3 % | 2.6 % | 5.0 % | 1, 5, 26 % | 67 % |
+| 16 | 3 times for the baseline | 5 | plain moderation | 14.5 % | 13.9 % | 19.0 % | 17, 47, 91 % | 63 % |
+| 16 | 3 times for the baseline | 5 | robust moderation | 4.4 % | 3.9 % | 7.3 % | 5, 14, 39 % | 62 % |
+| 8 | 3 times for the baseline | 5 | robust moderation | 4.6 % | 4.3 % | 7.3 % | 8, 21, 54 % | 62 % |
 | 16 | log-normal | 3 | paired t-tests | 3.9 % | 4.9 % | 5.0 % | 2, 5, 18 % | 62 % |
 | 16 | log-normal | 3 | plain moderation | 5.2 % | 5.5 % | 5.8 % | 5, 37, 88 % | 68 % |
 | 16 | log-normal | 3 | robust moderation | 4.5 % | 5.0 % | 5.4 % | 6, 36, 77 % | 60 % |
@@ -202,7 +205,7 @@ The test was chosen by simulation (`python -m tests.simulate_verdicts` prints it
 - *1, 2, 4 points found*: how often each of the three differences is found
 - *detectable found*: how often a true difference as large as an earlier report's *detectable* is found: below 80%, because few seeds say little about the noise
 
-Paired t-tests find little with few seeds. Plain moderation finds more, but if one network is far noisier than the others, up to a sixth of its reports make a false claim. With robust moderation 2 to 6% do (about differences from the baseline, not from the widening curve), and intervals miss in 4 to 6%, with two exceptions: with three seeds, 7 to 9% make a false claim if two networks are that noisy; if the baseline is three times as noisy as the others, 8% do, and 11% of intervals miss (with five seeds 5 and 7%)."""
+Paired t-tests find little with few seeds. Plain moderation, as in Smyth 2004, finds more, but if one network is far noisier than the others, up to a sixth of its reports make a false claim. With robust moderation 2 to 6% do (about differences from the baseline, not from the widening curve), and 4 to 6% of intervals miss, with two exceptions: with three seeds, 7 to 9% make a false claim if two networks are that noisy; if the baseline is three times as noisy as the others, 8% do, and 11% of intervals miss (with five seeds 5 and 7%)."""
 
 
 def simulation_text(results):
@@ -213,14 +216,14 @@ def simulation_text(results):
     n_seeds = str(max(len(each.seeds) for each in compared))
     header, line, *rows = SIMULATED.splitlines()
     shown = [row for row in rows if f"| {n_seeds} | {rule} |" in row] or [row for row in rows if rule in row]
-    used = " The table is of the test used here." * (bool(results.judged) and len(tests) == 1)
+    used = " The table shows the test used here." * (bool(results.judged) and len(tests) == 1)
     return "\n".join([f"{SIMULATION}{used}\n", header, line, *shown])
 
 
 FAMILY = "Holm's correction covers {judged} and becomes stricter with each method that is added."
 DETECTABLE = f"*Detectable*: the true difference that would be found with a probability of {POWER:.0%} if the noise were exactly as estimated here, at Holm's strictest level, {ALPHA} / {{m}} (noncentral t). As the noise is estimated from few seeds, such a difference is found less often: see *detectable found* in the table of simulated reports."
 EQUAL_COST = f"""\
-Points of top-1 over the plain backbone at the same cost: mean ± 95% interval, not corrected for multiple comparisons. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost); the interval covers the noise of both. A straight line lies below a curve that flattens, which favours the methods; so a method between two widths whose costs differ by more than a factor of {NEAR:g} is compared only if it lies below the line or costs nearly the same as one of the two. Outside the trained widths there is no comparison. A width that ended at chance with any seed is left out of the curve. Training time is the measured time per training image, taken as exact. A width that takes at least {1 - FASTER:.0%} of a wider one's time is left out of the curve."""
+Points of top-1 over the plain backbone at the same cost: mean ± 95% interval, not corrected for multiple comparisons. The backbone's top-1 is interpolated between its trained widths, linearly in log(cost); the interval covers the noise of both. A straight line lies below a curve that flattens, which favours the methods; so a method between two widths whose costs differ by more than a factor of {NEAR:g} is compared only if it lies below the line or costs nearly the same as one of the two. Outside the trained widths there is no comparison. A width that ended at chance with any seed is left out and, at equal training time, one that takes at least {1 - FASTER:.0%} of a wider one's time. Training time is the measured time per training image, taken as exact."""
 NO_CURVE = "There is no comparison: no second width of the backbone (`resnet.width`) learned with all of the baseline's seeds. `WIDTHS` of compare.sh adds some."
 
 
@@ -253,7 +256,7 @@ def design_table(results):
     row, recipe = results.row, shared_recipe(results)
     seeds = sorted({seed for net in results.nets for seed in net.seeds})
     folds = f" in each of {row['folds']} folds" if row.get("folds") else ""
-    scored = "once, after the last epoch" if row["n_val"] else "after every epoch, and the last one counts"
+    scored = "once, after the last epoch" if row["n_val"] else "after every epoch, but only the last score counts"
     table = [
         ["part", "value"],
         ["data", f"{dataset_of(row)}: {row['classes']} classes; {row['n_train']:,} training images, {row['n_val']:,} held out{folds}, "
@@ -269,7 +272,7 @@ def design_table(results):
     if results.own_recipes:
         table[-1][1] += f"; each architecture has its own {in_list(results.own_recipes)}"
     held_out = ", the part held out," * bool(row.get("val_size") and not row.get("folds"))
-    same = "the same for all that is compared" if have_same_seeds(results) else "not all of them for each network"
+    same = "the same for everything compared" if have_same_seeds(results) else "though some networks lack some of them"
     sets = f"a seed sets the initial weights{held_out} and the order and augmentation of the images"
     table.append(["seeds", f"{in_list(seeds)}, {same}: {sets}"])
     table.append(["test set", f"scored {scored}; no epoch or setting is chosen on it"])
@@ -282,7 +285,7 @@ def design_table(results):
                       f"{top1_cell(results, baseline)} %"])  # fmt: skip
         widths = [net.width for net in curve if learned(net, baseline.seeds)]
         if len(widths) > 1:
-            curve_of = f"{backbone} at widths {in_list(widths)}, the widening curve"
+            curve_of = f"{backbone} at widths {in_list(widths)}, whose top-1 against cost is the widening curve"
             table.append(["equal cost", f"{curve_of}: what the same cost buys without a module"])
     machines = {machine(each) for net in results.nets for each in net.runs.values()}
     table.append(
@@ -303,10 +306,10 @@ def speed_text(results):
     untimed = [net.name for net in results.networks if not net.cost_row]
     if not timed:
         return ("Speeds were measured during training and include its start (on a GPU, the capture of the step); they are medians over "
-                "the seeds. Other work on the machine may have slowed a run, so they are not compared. A cost pass (cost.json, see compare.sh) measures all networks side by side.")  # fmt: skip
-    text = f"Speeds are medians over rounds in which the networks take turns, the cost pass ({conditions_of(results.cost_pass)})"
+                "the seeds. Other work on the machine may have slowed a run, so they are not compared. In a cost pass (cost.json, see compare.sh) all networks take turns.")  # fmt: skip
+    text = f"Speeds are from the cost pass ({conditions_of(results.cost_pass)}): medians over rounds in which the networks take turns."
     if untimed:
-        text += f", which has not timed {in_list(untimed)}"
+        text += f" It has not timed {in_list(untimed)}."
     shared = [
         name
         for name in ("amp", "compile", "batch_size", "device", "torch")
@@ -314,7 +317,7 @@ def speed_text(results):
     ]
     rows = [row for net in timed for row in net.runs.values()]
     other = [name for name in shared if any(row.get(name) != results.cost_pass[name] for row in rows)]
-    return text + "." + f" Training and the cost pass differ in {in_list(other)}." * bool(other)
+    return text + f" Training and the cost pass differ in {in_list(other)}." * bool(other)
 
 
 def timed_on(results):
@@ -328,8 +331,8 @@ def latency_text(cost_pass):
     found = [f"as {kind}: {place}" for kind, place in (cost_pass or {}).get("latency", {}).items() if place]
     if not found:
         return ""
-    return ("Latency is the time from one image to its logits: the median and the 95th percentile of calls that all networks took "
-            f"in turns ({'; '.join(found)}).")  # fmt: skip
+    return ("Latency is the time from one image to its logits: the median and the 95th percentile of calls, for which the "
+            f"networks took turns ({'; '.join(found)}).")  # fmt: skip
 
 
 def machines_text(results):
@@ -353,7 +356,7 @@ def trained_where(named_nets):
     """Which of the (name, net) were trained on which kinds of machine, as a sentence; '' if all ran on one kind."""
     found = by_machine(named_nets)
     where = "; ".join(f"{in_list(names)} on {machines}" for machines, names in found.items())
-    return f"Different machines: {where}." if len(found) > 1 else ""
+    return f"Trained on different machines: {where}." if len(found) > 1 else ""
 
 
 def bias_text(results):

@@ -129,7 +129,7 @@ def draw_reliability(figure, pair):
         ax.bar(confidence, accuracy, width=0.8 / N_BINS, color="#56B4E9")
         ax.plot(confidence, accuracy, color="#0072B2", marker="o", markersize=5, linewidth=1.5)
         ax.set_title(f"{name}: ECE {ece:.1f} %", fontsize="medium")
-        ax.set_xlabel("confidence")
+        ax.set_xlabel("confidence (below the dotted line: overconfident)")
         ax.set_xlim(0, 1)
         ax.set_ylim(0, 1)
     figure.axes[0].set_ylabel("accuracy")
@@ -155,5 +155,6 @@ def pair_charts(pair):
     if pair is None:
         return {}
     found = {"confusion": ("Confusion between groups of classes", draw_confusion, pair)} if groups_of(pair) else {}
-    found["reliability"] = ("Confidence and accuracy", draw_reliability, pair)
-    return found | {"disagreements": ("The test images on which they differ most", draw_disagreements, pair)}
+    found["reliability"] = ("Accuracy against confidence", draw_reliability, pair)
+    found["disagreements"] = ("The test images on which the two networks differ most", draw_disagreements, pair)
+    return found

@@ -16,6 +16,7 @@ import numpy as np
 import flags as train_flags
 import tuning
 from flags import NEWER, PADDED_UP_TO, RESPELT, parse_args
+from names import default_width
 from tuning import START, as_text  # read_results() adds START to the settings
 
 IDENTITY = ("arch", "settings", "seed")
@@ -245,7 +246,9 @@ def average_folds(rows):
 def mean_row(rows):
     """The rows of all folds as one: means of what was measured, the peak memory, and val_top1 of each fold."""
     mean = {name: float(np.mean([row[name] for row in rows])) for name in MEAN_OVER_FOLDS}
-    named = {name: in_list(sorted({str(row[name]) for row in rows})) for name in ("device", "torch", "commit")}
+    named = {name: in_list(sorted({str(row[name]) for row in rows})) for name in ("device", "torch")}
+    commits = {commit for row in rows for commit in str(row["commit"]).split(" and ")}  # a resumed run may have several
+    named["commit"] = in_list(sorted(commits))
     curve = [
         {"epoch": epoch} | {name: float(np.mean([row["curve"][epoch][name] for row in rows])) for name in CURVE_FIELDS}
         for epoch in range(len(rows[0]["curve"]))
@@ -256,24 +259,6 @@ def mean_row(rows):
         "peak_memory_mb": max(row["peak_memory_mb"] for row in rows),
         "val_top1_of_folds": [row["val_top1"] for row in rows],
     }  # fmt: skip
-
-
-def family_and_depth(arch):
-    """A backbone's kind and number of layers: 'resnet' -> ('resnet', 20), 'eca_plain56' -> ('plain', 56); else None."""
-    found = re.fullmatch(r"(?:[a-z]+_)*(resnet|plain)(\d*)", arch)
-    return found and (found[1], int(found[2] or 20))
-
-
-def has_bottlenecks(arch):
-    """Whether a network's blocks are bottlenecks, as in ResNet-50, instead of basic blocks."""
-    family = family_and_depth(arch)
-    return bool(family) and family[1] in (50, 101, 152)
-
-
-def default_width(arch):
-    """The default of resnet.width: 64 at the depths used for ImageNet, 16 at those used for CIFAR."""
-    family = family_and_depth(arch)
-    return 64 if family and family[1] in (18, 34, 50, 101, 152) else 16
 
 
 def key_of(arch, settings):

@@ -2,9 +2,10 @@
 
 import math
 
+from names import family_and_depth
 from noise import POWER
 from notes import MODULES, dataset_of
-from rows import COSTS, at_chance, epochs_of, family_and_depth, in_list
+from rows import COSTS, at_chance, epochs_of, in_list
 from tables import by_depth, depth_table, difference_cell, interval, pm, train_loss
 from verdicts import WORDS, numbered
 
@@ -52,7 +53,7 @@ def opening(results):
     """The answer in a few sentences."""
     early = [too_early_sentence(results)] if any(result.too_early for result in results.methods) else []
     if results.judged:
-        sentences = helps_sentence(results), others_sentence(results), budget_sentence(results), *early
+        sentences = helps_sentence(results), others_sentence(results), *budget_sentences(results), *early
         return [text for text in sentences if text]
     if early:
         return early
@@ -60,7 +61,7 @@ def opening(results):
         return unjudged_sentences(results, seen)
     if ablated := [result for compared in results.ablations.values() for result in compared if result.judged]:
         n_changes = [f"{sum(r.change == word for r in ablated)} {word}" for word in ("better", "worse", "unstable")]
-        lacks = "There is no verdict on methods: none has a result with its defaults beside its baseline's."
+        lacks = "There is no verdict on methods: none has both a result with its defaults and one of its baseline."
         return [
             f"Settings compared with their architecture's default: {len(ablated)} ({in_list(n_changes)}).",
             *[lacks] * any(net.is_method for net in results.nets),
@@ -85,7 +86,7 @@ def unjudged_sentences(results, seen):
     if all(result.lacks for result in seen):
         why = "no method has results with all of its baseline's seeds"
     elif any(result.lacks for result in seen):
-        why = "only one seed has results, or not all of the baseline's do"
+        why = "each method has results with only one seed or lacks some of its baseline's seeds"
     elif any(len(net.seeds) > 1 for net in results.nets):
         why = "only one seed of the baseline has a result"
     else:
@@ -113,7 +114,9 @@ def helps_sentence(results):
     n_methods = len(results.judged)
     after = f"After {epochs_of(row)} on {dataset_of(row)} with {n_seeds} seeds"
     if not helps:
-        which = f"none of the {n_methods} methods is" if n_methods > 1 else f"{readable(results.judged[0].net)} is not"
+        which = f"none of the {n_methods} methods is" if n_methods > 2 else "neither method is"
+        if n_methods == 1:
+            which = f"{readable(results.judged[0].net)} is not"
         return f"{after}, {which} shown to help."
     verb = "helps" if len(helps) == 1 else "help"
     which = f"{len(helps)} of {n_methods} methods" if n_methods > 1 else "the method"
@@ -133,11 +136,12 @@ def others_sentence(results):
 
 
 def all_of_one_word(phrase, n):
-    """'All 3 hurt.', 'It hurts.'; 'None of the 3 is ahead.', where "all are not" could mean that some are."""
+    """'All 3 hurt.', 'Both hurt.', 'It hurts.'; 'None of the 3 is ahead.', where "all are not" could mean that some are."""
     negated = phrase.removeprefix(f"{n} are not ")
     if negated != phrase:
-        return f"None of the {n} is {negated}."
-    return f"All {phrase}." if n > 1 else f"It {phrase.removeprefix('1 ')}."
+        return f"{'Neither' if n == 2 else f'None of the {n}'} is {negated}."
+    who = {1: "It", 2: "Both"}.get(n, f"All {n}")
+    return f"{who} {phrase.removeprefix(f'{n} ')}."
 
 
 def verdict_counts(results):
@@ -158,18 +162,18 @@ def ends_of(sizes):
     return low if low == high else f"{low} to {high}"
 
 
-def budget_sentence(results):
-    """What this budget and these seeds leave open."""
-    budget = f"longer training may change {'the order' if len(results.judged) > 1 else 'this'}"
+def budget_sentences(results):
+    """What these seeds and this budget leave open."""
+    budget = f"Longer training may change {'the order' if len(results.judged) > 1 else 'this'}."
     if not detectables(results.judged):
-        return f"{why_unknown(results.judged)}, so the noise is unknown, and {budget}."
+        return [f"{why_unknown(results.judged)}, so the noise is unknown.", budget]
     sizes = detectables(results.by_word("no evidence"))
     if not sizes:
-        return f"{budget.capitalize()}."
+        return [budget]
     noisier = [result for result in results.by_word("no evidence") if result.detectable > max(sizes)]
     more = f" ({first_few([f'{readable(r.net)}: {r.detectable:.1f}' for r in noisier])})" if noisier else ""
     unseen = f"true differences of up to {max(sizes):.1f} points{more} may well have gone unnoticed"
-    return f"Where there is no evidence, {unseen}, and {budget}."
+    return [f"Where there is no evidence, {unseen}.", budget]
 
 
 def why_unknown(comparisons):
@@ -201,7 +205,7 @@ def cost_sentence(results):
     if len(gaps) == 1:
         return f"{counts} {largest}"
     return (
-        f"{counts} Of the {len(gaps)} differences at equal cost, the largest gain{among} is {largest} As the largest, it is "
+        f"{counts} Of the {len(gaps)} differences at equal cost, the largest gain{among} is that of {largest} As the largest, it is "
         "likely an overestimate."
     )
 
@@ -261,7 +265,7 @@ def ablation_sentence(arch, comparisons):
         phrases += [f"{first_few(names)} {verb} {word} than the default"] if found else []
     for word, meaning in (
         ("no evidence", "no evidence either way"),
-        ("unstable", "not judged, because the setting or the default failed to learn with some seed"),
+        ("unstable", "not judged, because the setting or the default failed to learn with some seeds"),
     ):
         meaning = meaning if phrases else meaning.capitalize()
         phrases += [f"{meaning}: {len(by_change[word])} of {len(judged)} settings"] if by_change[word] else []

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import flags
 from flags import NOT_IN_CONFIG, mistakes_refused, parse_args
-from hours import network_of
-from rows import default_width
+from names import arch_of, default_width, in_order, name_of, network_of, parts_of
 from tuning import START, Recipe, recipes_of
 
 HERE = Path(__file__).parent
@@ -134,13 +133,6 @@ def refuse_unknown_networks(runs):
             parse_settings(canonical(arch), knobs)
 
 
-def in_order(run):
-    """The run with its methods sorted, as models.canonical() names it: ghostnet_eca_resnet:a.b=1 -> eca_ghostnet_resnet:a.b=1."""
-    arch, *parts = run.split(":")
-    *methods, backbone = arch.split("_")
-    return ":".join(["_".join([*sorted(methods), backbone]), *parts])
-
-
 def without_repeats(runs, recipes, before, after):
     """The runs without repeats: runs that differ only in spelling or by a default, or that TUNED makes equal.
 
@@ -165,29 +157,11 @@ def number(name, text, kind=int, least=1):
     return value
 
 
-def parts_of(run):
-    """'torchvision:resnet18:--freeze=backbone:a.b=1' -> (arch, {knob: value}, flags)."""
-    arch, *parts = run.split(":")
-    flags = [part for part in parts if part.startswith("--")]
-    knobs = dict(part.split("=", 1) for part in parts if "=" in part and part not in flags)
-    library_names = [part for part in parts if "=" not in part and part not in flags]  # torchvision:NAME
-    return ":".join([arch, *library_names]), knobs, flags
-
-
 def tuned_parts_of(run, recipes):
     """parts_of() a run, on top of what TUNED found for its architecture: the run's own values win."""
     arch, knobs, flags = parts_of(run)
     tuned = recipes.get(arch, Recipe([], {}))
     return arch, tuned.knobs | knobs, tuned.flags + flags
-
-
-def arch_of(run):
-    return parts_of(run)[0]
-
-
-def name_of(run):
-    """The name of a run's folder, without the seed: eca_resnet-eca.kernel_size=5, vit-pretrained."""
-    return run.replace(":--", "-").replace(":", "-").replace("/", "-")
 
 
 def train_flags(settings, run, seeds):

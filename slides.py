@@ -30,6 +30,7 @@ from drawings import (
     residual_block,
     stages,
 )
+from names import family_and_depth, has_bottlenecks
 from notes import (
     bias_text,
     dataset_of,
@@ -41,7 +42,7 @@ from notes import (
     noise_text,
     speed_text,
 )
-from rows import COSTS, epochs_of, family_and_depth, has_bottlenecks, in_list
+from rows import COSTS, epochs_of, in_list
 from sentences import (
     ablation_sentence,
     all_of_one_word,
@@ -140,13 +141,14 @@ def answer_lines(results):
     counts = [phrase.split(" (")[0].removesuffix(" either way") for phrase in verdict_counts(results)]
     rest = [f"{', '.join(counts)}."] if counts else []
     if len(helps) == 1:
-        helped = f"1 of {n_judged} helps: {best_methods(helps)}."
+        helped = f"1 of {n_judged} helps: {best_methods(helps)} points."
     elif helps:
         helped = f"{len(helps)} of {n_judged} help: {first_few([readable(result.net) for result in helps])}."
     else:
         helped = f"{readable(results.judged[0].net)} is not shown to help."
         if n_judged > 1:
-            helped = f"None of the {n_judged} methods is shown to help."
+            none = "Neither method" if n_judged == 2 else f"None of the {n_judged} methods"
+            helped = f"{none} is shown to help."
         if len(counts) == 1:
             rest = [all_of_one_word(counts[0], n_judged)]
     return [helped, *rest, f"After {epochs_of(results.row)}; longer training may change this."]
@@ -202,10 +204,10 @@ def methods_slide(deck, results):
 
 def fair_lines(results, seeds):
     recipe = "each its own recipe" if results.own_recipes else "one recipe"
-    for_all = (
-        "Same seeds for everything compared" if have_same_seeds(results) else "Seeds, not all of them for each network"
-    )
-    lines = [f"Same data, same {epochs_of(results.row)}, {recipe}", f"{for_all}: {in_list(seeds)}"]
+    used = f"Seeds {in_list(seeds)}; some networks lack some"
+    if have_same_seeds(results):
+        used = f"Same seeds for everything compared: {in_list(seeds)}"
+    lines = [f"Same data, same {epochs_of(results.row)}, {recipe}", used]
     if results.has_curve and results.methods:
         lines.append("Against the ResNet, and against ResNets of equal cost")
     if len(results.judged) > 1:

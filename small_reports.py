@@ -19,7 +19,7 @@ COSTS_REPORT = """\
 
 Measured with {conditions}, each network with 100 classes and in its own process. A step trains on one batch of {batch_size} images. TFLOP/s
 count six operations per MAC: a multiplication and an addition forward, and twice as many backward. Memory, evaluation included,
-is the peak allocated on the GPU or, without a GPU, the peak of the process, which includes some hundred MB of Python and torch.
+is the peak allocated on the GPU or, without a GPU, the peak of the process, which includes a few hundred MB of Python and torch.
 
 {latency}
 

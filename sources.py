@@ -90,7 +90,7 @@ def hint(root, name):
     folders = [f for f in sorted(os.listdir(root)) if not f.startswith(".") and os.path.isdir(os.path.join(root, f))]
     splits = {"train", "test"}
     inner = [f for f in folders if os.path.isdir(f"{root}/{f}/train") or parquet_files(f"{root}/{f}", "train")]
-    misspelt = [f for f in folders if f not in splits and f.lower().removesuffix("ing") in splits]
+    misspelt = [f for f in folders if f.lower().removesuffix("ing") in splits - {*folders}]
     if splits <= {*folders}:
         each = "each needs a folder of images for every class; remove an empty val/"
         said = each if name == "folder" else "an image folder: give --dataset folder"

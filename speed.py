@@ -36,7 +36,7 @@ from cost import cost
 from flags import mistakes_refused, parse_args, path_of, refuse
 from models import build, canonical, parse_settings
 from models.libraries import first_line
-from settings import parts_of
+from names import parts_of
 from splits import Split
 
 N_CLASSES = 100  # of the networks that are measured

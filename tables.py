@@ -6,8 +6,9 @@ import re
 import numpy as np
 
 from budgets import shared_methods
+from names import default_width, family_and_depth
 from noise import Gap, t_interval
-from rows import COSTS, SUPERCLASSES, at_chance, default_width, family_and_depth, latencies_in
+from rows import COSTS, SUPERCLASSES, at_chance, latencies_in
 from verdicts import Comparison
 
 
@@ -117,7 +118,7 @@ def folds_table(results):
     """One row per network with its top-1 on the held-out folds; None unless the rows are of cross-validation."""
     if not results.row.get("folds"):
         return None
-    rows = [["arch", "top-1 on the folds", "spread over folds", "lowest fold", "highest fold", "n seeds"]]
+    rows = [["arch", "top-1 on the folds", "spread over folds", "lowest fold", "highest fold", "seeds"]]
     for net in results.nets:
         top1 = np.array([net.runs[seed]["val_top1_of_folds"] for seed in net.seeds])  # (seeds, folds)
         by_fold = top1.mean(0)
@@ -137,7 +138,15 @@ def depth_table(results):
     if len({family for family, _ in nets}) < 2:
         return None
     rows = [
-        ["arch", "layers", "top-1", "to the shallowest of its kind", "to the ResNet of its depth", "training loss", "n"]
+        [
+            "arch",
+            "layers",
+            "top-1",
+            "to the shallowest of its kind",
+            "to the ResNet of its depth",
+            "training loss",
+            "seeds",
+        ]
     ]
     for (family, depth), net in nets.items():
         shallowest = next(net for key, net in nets.items() if key[0] == family)

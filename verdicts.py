@@ -163,7 +163,7 @@ class Comparison:
                 f"not judged: {self.reference.name} itself ended at chance, so this budget is too short for a verdict"
             )
         if self.lacks:
-            lacks = f"not judged: no result with {numbered(self.lacks)} of {self.reference.name}"
+            lacks = f"not judged: lacks {numbered(self.lacks)}, which {self.reference.name} has"
             return f"{self.chance_note}; {lacks}" if self.unstable else lacks
         if self.unstable:
             return self.chance_note

@@ -7,13 +7,13 @@ MixConv with RMSProp.
 
 Departures: an Inception module keeps only its parallel kernels, here 3x3, 5x5 and 7x7 rather than 1x1, 3x3 and 5x5, with one
 norm after their concatenation and no reductions or pooling. The channels are shared by MixConv's exponential partition (each
-kernel has half as many as the one before), where the authors' code has equal shares. After MixConv's kernels comes a 1x1
-convolution, without the norm and activation that MixNet has between them. Res2Net's cascade is made for bottlenecks, whose 1x1
-convolutions mix its groups, and cannot change the width. So in a basic block it replaces the first convolution, unless that
-changes the width, and the second one mixes. It has the channels of the 3x3 that it replaces; the paper widens it (4 x 26 for
-64) to keep the costs. As in the authors' code the last group is the one without a kernel, where the paper has the first. Their
-code leaves out the sums x_i + y_{i-1} and averages the last group in the first block of each stage; here only strided blocks
-do.
+kernel takes half of what is left, the last all of it), where the authors' code has equal shares. After MixConv's kernels comes
+a 1x1 convolution, without the norm and activation that MixNet has between them. Res2Net's cascade is made for bottlenecks,
+whose 1x1 convolutions mix its groups, and cannot change the width. So in a basic block it replaces the first convolution,
+unless that changes the width, and the second one mixes. It has the channels of the 3x3 that it replaces; the paper widens it
+(4 x 26 for 64) to keep the costs. As in the authors' code the last group is the one without a kernel, where the paper has the
+first. Their code leaves out the sums x_i + y_{i-1} and averages the last group in the first block of each stage; here only
+strided blocks do.
 """
 
 from typing import Literal

@@ -56,9 +56,9 @@ def log_normal(rng, shape):
 
 NOISES = {
     "equal": equal,
-    "one of 7 times": partial(noisy, 1),
-    "two of 7 times": partial(noisy, 2),
-    "baseline of 3 times": noisy_baseline,
+    "7 times for one": partial(noisy, 1),
+    "7 times for two": partial(noisy, 2),
+    "3 times for the baseline": noisy_baseline,
     "log-normal": log_normal,
 }
 
@@ -150,7 +150,7 @@ def find_detectable(rule, noise, n_seeds, n_reports, n_networks=MANY, seed=2):
 def table(n_reports, rules=RULES, noises=NOISES, seeds=(3, 5)):
     """The table in Markdown."""
     lines = [
-        "| networks | noise | seeds | rule | false claim | no effects: false claim | interval misses | 1, 2, 4 points found "
+        "| networks | noise | seeds | test | false claim | no effects: false claim | interval misses | 1, 2, 4 points found "
         "| detectable found |"
     ]
     lines += ["| --: | --- | --: | --- | --: | --: | --: | --: | --: |"]

@@ -220,7 +220,7 @@ def test_learning_curves_are_each_networks_own():
     assert ax.get_title() == "eca 63.0" and ax.figure.get_supylabel() == "top-1 on held-out images, %"
     tested = {"n_val": 0, "val_top1": None, "best_on_test_minus_last": 0.0}
     watched = drawn(draw_learning, analyse([content | tested for content in rows]))
-    assert watched.figure.get_supylabel() == "top-1 on test, %"
+    assert watched.figure.get_supylabel() == "top-1 on the test set, %"
 
 
 @blank_charts()

@@ -153,7 +153,7 @@ def test_the_largest_difference_from_the_curve_is_one_that_is_clear():
     results = analyse(rows, timed(rows))
     for gap in results.methods[0].gaps.values():
         gap.half = 9.0  # ECA's, whose mean is larger
-    assert " the largest gain whose interval lies above 0 is SE at equal " in cost_sentence(results)
+    assert " the largest gain whose interval lies above 0 is that of SE at equal " in cost_sentence(results)
 
 
 @pytest.mark.parametrize("lost", [SEEDS, (1,)])
@@ -168,7 +168,7 @@ def test_a_width_that_ended_at_chance_leaves_the_curve(lost):
     why = f"not in the widening curve, because it ended at chance with {seeds}"
     assert left_out_text(results)[-1] == f"resnet resnet.width=8: {why}"
     (curve,) = [value for name, value in design_table(results) if name == "equal cost"]
-    assert curve.startswith("resnet at widths 16 and 32, the widening curve")
+    assert curve.startswith("resnet at widths 16 and 32, whose top-1 against cost is the widening curve")
 
 
 @pytest.mark.parametrize(("seed", "is_curve"), [(1, False), (9, True)])
@@ -213,7 +213,7 @@ def test_the_cost_pass_replaces_speeds(campaign):
     assert results.nets[0].imgs_per_s("train_imgs_per_s") == 4000
     assert "cost pass (device a GPU" in speed_text(results)
     part = analyse(campaign, {**about, "rows": [r for r in rows if r["arch"] != "eca_resnet"]})
-    assert ", which has not timed eca_resnet." in speed_text(part)  # its ablations show no speeds
+    assert " It has not timed eca_resnet." in speed_text(part)  # its ablations show no speeds
     speeds = {name: cells[2:4] for name, *cells in main_table(part)}
     assert (speeds["resnet"], speeds["eca_resnet"]) == (["2,000", "5,000"], ["-", "-"])
     gaps = {result.net.arch: result.gaps for result in part.methods}
@@ -233,7 +233,7 @@ def test_the_cost_pass_adds_latencies(campaign, tmp_path):
     table = table_after(text, "### All networks")
     cells = {name: row[table["arch"].index("latency, ms: median / p95")] for name, row in table.items()}
     assert (cells["resnet"], cells["gmlp_resnet"]) == ("3.46 / 12.3", "-")
-    assert "took in turns (as trained: PyTorch on a CPU, 3 threads per process)." in text
+    assert "took turns (as trained: PyTorch on a CPU, 3 threads per process)." in text
     assert (
         "{" not in text.split("### All networks")[1].split("##")[0]
     )  # as the places would look in the list of conditions

@@ -1,7 +1,7 @@
 """hours.py: how long runs take, at speeds that were measured."""
 
 from hours import hours_of
-from settings import parts_of
+from names import parts_of
 
 
 def test_hours_are_those_of_the_network_however_it_is_written():

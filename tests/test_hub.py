@@ -92,6 +92,9 @@ def test_card_holds_the_metrics_for_people_and_for_the_hub(tmp_path):
     card = ModelCard.load(saved(tmp_path / "model") / "README.md")
     assert "| 62.50 | 100.00 | 0.7654 | 3.21 |" in card.text
     assert "| lr | 0.2 |" in card.text
+    assert "torch 2.15, commit abc." in card.text
+    resumed = hub.card(classifier(), RECIPE, RESULT | {"commit": "a1 and b2"})
+    assert "torch 2.15, commits a1 and b2." in resumed
     assert {r.metric_type: r.metric_value for r in card.data.eval_results} == {
         "accuracy": 62.5,
         "top_5_accuracy": 100.0,

@@ -15,7 +15,8 @@ import pytest
 
 import report
 from models import BACKBONES, knobs
-from rows import NOT_SETTINGS, default_width, mean_row, natural, problem_of, read_rows, without_result
+from names import default_width
+from rows import NOT_SETTINGS, mean_row, natural, problem_of, read_rows, without_result
 from sentences import opening
 from tables import folds_table, train_loss
 from tests.refusals import refusal
@@ -75,11 +76,11 @@ def test_folds_are_averaged_before_anything_is_compared(tmp_path):
 def test_mean_of_folds_by_hand():
     rows = [
         row(top1=50.0, per_class_top1=[10.0, None], peak_memory_mb=300.0, device="a GPU", val_top1=44.0, train_s=9.0,
-            curve=[{"epoch": 0, "top1": 20.0, "train_loss": 4.0}], ece=3.0, loss=1.0),
+            curve=[{"epoch": 0, "top1": 20.0, "train_loss": 4.0}], ece=3.0, loss=1.0, commit="a1"),
         row(top1=53.0, per_class_top1=[40.0, 70.0], peak_memory_mb=900.0, device="a CPU", val_top1=47.0, train_s=12.0,
-            curve=[{"epoch": 0, "top1": 26.0, "train_loss": 1.0}], ece=5.0, loss=1.5),
+            curve=[{"epoch": 0, "top1": 26.0, "train_loss": 1.0}], ece=5.0, loss=1.5, commit="b2"),
         row(top1=59.0, per_class_top1=[25.0, 80.0], peak_memory_mb=600.0, device="a GPU", val_top1=59.0, train_s=30.0,
-            curve=[{"epoch": 0, "top1": 35.0, "train_loss": 1.0}], ece=4.0, loss=2.0),
+            curve=[{"epoch": 0, "top1": 35.0, "train_loss": 1.0}], ece=4.0, loss=2.0, commit="a1 and b2"),
     ]  # fmt: skip
     mean = mean_row(rows)
     assert [mean[name] for name in ("top1", "val_top1", "train_s", "peak_memory_mb")] == [54.0, 50.0, 17.0, 900.0]
@@ -87,6 +88,7 @@ def test_mean_of_folds_by_hand():
     assert mean["per_class_top1"] == [25.0, None]  # a fold without an image of a class leaves it without a mean
     assert mean["curve"] == [{"epoch": 0, "top1": 27.0, "train_loss": 2.0}]
     assert (mean["device"], mean["val_top1_of_folds"]) == ("a CPU and a GPU", [44.0, 47.0, 59.0])
+    assert mean["commit"] == "a1 and b2"  # as of a run that was resumed
 
 
 @pytest.mark.parametrize(

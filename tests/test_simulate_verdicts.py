@@ -22,7 +22,7 @@ def test_the_rule_keeps_its_promises():
         two_points[n_networks, noise, n_seeds, rule] = two
         assert detectable < 100 * POWER  # as the noise is not known
         if rule == "robust moderation":
-            assert false <= (6 if noise not in ("two of 7 times", "baseline of 3 times") else 8)
+            assert false <= (6 if noise not in ("7 times for two", "3 times for the baseline") else 8)
     for n_seeds, at_least in (("3", 50), ("5", 80)):
         assert two_points["16", "equal", n_seeds, "robust moderation"] >= at_least
         assert two_points["16", "equal", n_seeds, "paired t-tests"] < at_least

@@ -45,6 +45,12 @@ def test_image_folder_with_a_class_named_train(tmp_path):
         ("folder", ["Train/cat", "Test/cat"], "", ": rename Test/ to test/"),
         ("folder", ["training/cat", "testing/cat"], "", ": rename testing/ to test/"),
         ("folder", ["train/cat", "val/cat", "Test/cat"], "", ": rename Test/ to test/"),
+        (
+            "folder",
+            ["train/cat", "training/cat", "valid/cat"],
+            "",
+            ": rename valid/ to test/, and a part of train/ is held out for validation",
+        ),
         ("folder", ["test/cat"], "", ", found test"),
         ("folder", ["set/train/cat", "set/test/cat"], "", ": give its folder set/"),
         ("folder", ["train/cat", "test/cat"], "train", ": give the folder above"),

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from document import learning_text
 from noise import detectable_effect
 from notes import design_table, have_same_seeds, origins, short_commit
 from sentences import cost_sentence, opening, others_sentence, power_sentence, verdict_lists
@@ -106,7 +107,7 @@ def test_a_noisy_method_is_named_and_keeps_its_noise(campaign):
     assert result.word == "no evidence"
     assert (
         f" points (SegNeXt attention: {result.detectable:.1f}) may well have gone unnoticed"
-        in opening(analyse(campaign + noisy))[-1]
+        in opening(analyse(campaign + noisy))[-2]
     )
 
 
@@ -142,7 +143,7 @@ def test_a_method_that_ends_at_chance_with_some_seeds_is_unstable(campaign):
     )
     too_few = segnext(48, 10)
     assert too_few.word == "unstable" and not too_few.judged
-    assert too_few.remark == "ended at chance with seed 1; not judged: no result with seeds 2 and 3 of resnet"
+    assert too_few.remark == "ended at chance with seed 1; not judged: lacks seeds 2 and 3, which resnet has"
     learned_nothing = [content | {"top1": 10.0} for content in campaign]
     assert not any(result.unstable for result in analyse(learned_nothing).methods)
 
@@ -188,6 +189,8 @@ def test_an_unstable_method_tells_nothing_of_costs_and_power(campaign):
     results, without = analyse(rows, timed(rows)), analyse(campaign, timed(campaign))
     assert others_sentence(results).endswith(" and 1 is unstable (it or its baseline failed to learn with some seeds).")
     assert cost_sentence(results) == cost_sentence(without)
+    has_lines = ["a line for each seed" in learning_text(each, "the chart") for each in (results, without)]
+    assert has_lines == [True, False]
     found = [result.detectable for result in results.judged if not result.unstable]
     assert f"{min(found):.1f} to {max(found):.1f} points" in power_sentence(results.judged)
     assert len(results.judged) == len(without.judged) + 1  # Holm's correction counts it
@@ -234,7 +237,7 @@ def test_a_baseline_that_learned_with_other_seeds_was_not_too_early():
     rows = rows_of("resnet", 60) + rows_of("eca_resnet", 63, seeds=(1,))
     rows[1]["top1"] = 10.0
     (result,) = analyse(rows).methods
-    assert not result.too_early and result.remark.startswith("not judged: no result with")
+    assert not result.too_early and result.remark.startswith("not judged: lacks ")
 
 
 def test_an_unstable_setting_of_an_ablation_is_called_that(campaign):
@@ -275,8 +278,14 @@ def test_a_method_without_all_seeds_is_named_and_left_out(campaign, tmp_path):
     assert [r.p_holm for r in results.judged] == [r.p_holm for r in without.judged]
     assert [r.gaps["MACs"].p_holm for r in results.judged] == [r.gaps["MACs"].p_holm for r in without.judged]
     text = make(campaign, tmp_path)
-    assert "- mixer_resnet: not judged: no result with seeds 2 and 3 of resnet" in text.split("## Left out")[1]
+    assert "- mixer_resnet: not judged: lacks seeds 2 and 3, which resnet has" in text.split("## Left out")[1]
     assert "| mixer_resnet | +2.00 ± " in text
+
+
+def test_two_methods_that_do_not_help_are_told_as_neither():
+    rows = rows_of("resnet", 60) + rows_of("eca_resnet", 57, jitter=-JITTER) + rows_of("se_resnet", 56, jitter=-JITTER)
+    first, second, *_ = opening(analyse(rows))
+    assert first.endswith("with 4 seeds, neither method is shown to help.") and second == "Both hurt."
 
 
 def test_each_backbone_is_the_baseline_of_its_methods(campaign):
