@@ -1,6 +1,6 @@
 """What names mean: of runs in a list, such as eca_resnet:eca.kernel_size=5:--lr=0.1, and of networks.
 
-Nothing here needs torch or numpy, so that a plan is made without them.
+Nothing here needs torch or numpy, so that a plan can be made without them.
 """
 
 import re

@@ -61,7 +61,7 @@ def opening(results):
         return unjudged_sentences(results, seen)
     if ablated := [result for compared in results.ablations.values() for result in compared if result.judged]:
         n_changes = [f"{sum(r.change == word for r in ablated)} {word}" for word in ("better", "worse", "unstable")]
-        lacks = "There is no verdict on methods: none has both a result with its defaults and one of its baseline."
+        lacks = "There is no verdict on methods: none has a result with its defaults and with a seed of its baseline."
         return [
             f"Settings compared with their architecture's default: {len(ablated)} ({in_list(n_changes)}).",
             *[lacks] * any(net.is_method for net in results.nets),
@@ -86,7 +86,7 @@ def unjudged_sentences(results, seen):
     if all(result.lacks for result in seen):
         why = "no method has results with all of its baseline's seeds"
     elif any(result.lacks for result in seen):
-        why = "each method has results with only one seed or lacks some of its baseline's seeds"
+        why = "each method shares only one seed with its baseline or lacks some of the baseline's seeds"
     elif any(len(net.seeds) > 1 for net in results.nets):
         why = "only one seed of the baseline has a result"
     else:

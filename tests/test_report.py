@@ -120,8 +120,10 @@ def test_seeds_that_are_compared_are_not_called_unknown_noise():
     told = opening(analyse(rows))
     assert told[0] == "There is no verdict: no method has results with all of its baseline's seeds."
     once = rows_of("resnet56", 60, seeds=(0,)) + rows_of("eca_resnet56", 61, seeds=(0,))
-    why = "each method has results with only one seed or lacks some of its baseline's seeds"
+    why = "each method shares only one seed with its baseline or lacks some of the baseline's seeds"
     assert opening(analyse(rows + once))[0] == f"There is no verdict: {why}."
+    more = rows_of("resnet18", 60, seeds=(0,)) + rows_of("eca_resnet18", 61)  # four seeds, one of them its baseline's
+    assert opening(analyse(rows + more))[0] == f"There is no verdict: {why}."
     assert len(told) == 2
 
 
@@ -298,6 +300,13 @@ def test_settings_alone_are_compared_and_methods_named_only_where_there_are_some
     first, *others = opening(analyse(rows))
     assert first == "Settings compared with their architecture's default: 1 (1 better, 0 worse and 0 unstable)."
     assert ("There is no verdict on methods" in others[0]) == speaks_of_methods
+
+
+def test_a_method_whose_seeds_are_not_its_baselines_is_not_told_to_lack_results():
+    rows = rows_of("resnet", 60, seeds=(0, 1)) + rows_of("eca_resnet", 61, seeds=(2, 3))
+    rows += rows_of("eca_resnet", 64, {"eca.kernel_size": 5}, seeds=(2, 3), jitter=-JITTER)
+    why = "none has a result with its defaults and with a seed of its baseline"
+    assert opening(analyse(rows))[1] == f"There is no verdict on methods: {why}."
 
 
 def test_baselines_alone_make_a_report(tmp_path):
