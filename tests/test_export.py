@@ -31,14 +31,24 @@ def finished_run(folder):
 
 ALONE = [net for net in SMALL if net not in COMBINED]  # what combinations consist of
 WITHOUT_OWN_OPERATORS = [  # each of their operators is in another network too, whose ONNX is written
+    *(
+        (f"{name}_resnet", SLIM)
+        for name in ("convnext", "cspnet", "ghostnet", "lsknet", "mscan", "multiscale", "se", "segnext")
+    ),
+    ("hornet_resnet", SLIM),
+    ("gmlp_resnet", DEEPER),
     ("resnet", SLIM),
     ("eca_resnet50", {"resnet.width": 8}),
     ("plain20", {"resnet.width": 8}),
     ("vgg16", {}),
     ("multiscale_resnet", SLIM | {"multiscale.form": "depthwise"}),
+    ("multiscale_resnet", SLIM | {"multiscale.form": "cascade"}),
     ("ghostnet_resnet", SLIM | {"ghostnet.ratio": 4}),
+    ("resnest_resnet", SLIM | {"resnest.cardinality": 2}),
+    ("lsknet_resnet", SLIM | {"lsknet.selection": "channel"}),
     ("segnext_resnet", SLIM | {"segnext.branch": "lka"}),
     ("coatnet_resnet", SLIM | {"coatnet.layout": "TTT"}),
+    ("coatnet_resnet", SLIM | {"coatnet.relative_bias": False}),
     ("gmlp_resnet", DEEPER | {"gmlp.gate": "whole"}),
     ("resnet", SLIM | {"resnet.drop_path": 0.2}),
 ]
