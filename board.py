@@ -164,12 +164,12 @@ class Board:
             if all(run in finished or self.has_failed(run, first) for run in runs):
                 ranked = sorted(finished, key=self.val_top1, reverse=True)
                 for seed in self.seeds[1:]:
-                    self.left |= {(run, seed): None for run in ranked[: self.best] if (run, seed) not in self.done}
+                    self.left |= {(run, seed): None for run in ranked[: self.best]}
                 del self.undecided[arch]
 
-    def n_to_come(self):
-        """How many runs decide() will add for the undecided architectures."""
-        return sum(min(self.best, len(runs)) * (len(self.seeds) - 1) for runs in self.undecided.values())
+    def to_come(self):
+        """As many (run, seed) as decide() will add for the undecided architectures, though not yet which."""
+        return [(run, seed) for runs in self.undecided.values() for run in runs[: self.best] for seed in self.seeds[1:]]
 
     def val_top1(self, run):
         with suppress(ValueError):  # damaged: the report names it

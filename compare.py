@@ -35,6 +35,7 @@ from settings import (
     train_command,
     train_flags,
     tuned_parts_of,
+    without_default,
 )
 from tasks import Task
 from tuning import as_text
@@ -58,7 +59,7 @@ class Comparison:
         self.failures = []
         self.checked, self.facts = None, {}  # the command of check(), and what it said of run and machine
         self.deadline = time.monotonic() + 60 * settings.minutes if settings.minutes else float("inf")
-        self.time_is_up = self.has_measured = False
+        self.time_is_up = self.is_too_short = self.has_measured = False  # is_too_short: MINUTES, to start any run
         self.needed_s = 0.0  # seconds that must be left to start a run
         self.steps_before = {}  # {folder: step} when each run was taken
 
@@ -88,6 +89,7 @@ class Comparison:
         if given and not self.facts["gpus"] and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
             refuse(f"Slurm gave this job a GPU, but PyTorch finds none on {socket.gethostname()}", code=1)
         self.needed_s = time.monotonic() - began + save_every_s
+        self.is_too_short = self.deadline - time.monotonic() < self.needed_s
         small = self.facts["image_size"] <= PADDED_UP_TO  # a network of large images fills a GPU alone
         self.board.together = self.facts["gpus"] > 0 and self.settings.nproc == 1 and small
 
@@ -143,7 +145,7 @@ class Comparison:
                 if code:
                     print("the speeds could not be measured: going on without them", flush=True)
         hours = self.hours()
-        left = [hours[run] for run, _ in self.board.overview()[0]] if hours else []
+        left = [hours[run] for run, _ in self.board.overview()[0] + self.board.to_come()] if hours else []
         if left:
             own_gpus = self.facts.get("gpus", 0) // s.nproc  # jobs that share a device are no faster together
             total = max(0.1, sum(left) / min(s.jobs, max(1, own_gpus)))
@@ -313,9 +315,9 @@ class Comparison:
         if self.failures:
             raise SystemExit(1)
         if self.time_is_up and unfinished:
-            minutes, n_left = f"MINUTES={self.settings.minutes:g}", len(unfinished) + self.board.n_to_come()
-            if not self.steps_before and self.needed_s > 60 * self.settings.minutes:
-                least = f"{self.needed_s:.0f} s are left, fewer once the data are prepared"
+            minutes, n_left = f"MINUTES={self.settings.minutes:g}", len(unfinished + self.board.to_come())
+            if self.is_too_short:
+                least = f"{self.needed_s:.0f} s are left after the check, fewer once the data are prepared"
                 print(f"{minutes} is too short: a run is started only if {least}")
             else:
                 print(
@@ -399,6 +401,14 @@ def main(flags):
     total, epochs = len(unfinished) + len(finished), f"{settings.epochs} epoch{'s' * (settings.epochs != '1')}"
     runs = f"{total} run{'s' * (total != 1)} in {settings.out}"
     print(f"{runs}, {len(finished)} of them finished; {settings.dataset}, {epochs}", flush=True)
+    for arch, recipe in settings.recipes.items():
+        print(f"{arch}: {recipe}", flush=True)
+    if archs := without_default(settings):
+        names = " and ".join(archs)
+        print(
+            f"there will be no verdict on {names}: a report compares knobs with the default, which RUNS lacks",
+            flush=True,
+        )
     for run, seed in dict(finished).items():  # one seed of each run: the report compares the others with it
         comparison.refuse_other_recipe(run, seed)
     if unfinished:

@@ -18,8 +18,8 @@ def show_plan(comparison, unfinished):
     refuse_unknown_networks(dict.fromkeys(run for run, _ in unfinished))
     for run, seed in unfinished:
         print(run, seed)
-    if more := comparison.board.n_to_come():
-        print(f"and {more} more: the best {comparison.settings.best} of each architecture with the other seeds")
+    if more := comparison.board.to_come():
+        print(f"and {len(more)} more: the best {comparison.settings.best} of each architecture with the other seeds")
     if not unfinished:
         return
     if (comparison.settings.out / SPEEDS).exists():

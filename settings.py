@@ -133,6 +133,13 @@ def refuse_unknown_networks(runs):
             parse_settings(canonical(arch), knobs)
 
 
+def without_default(settings):
+    """Architectures that are trained with knobs only: a report has nothing to compare them with."""
+    with_default = {arch for arch, knobs, _ in map(parts_of, settings.runs) if not knobs}
+    archs = dict.fromkeys(map(arch_of, settings.runs))
+    return [arch for arch in archs if arch not in with_default and not any(settings.out.glob(f"{arch}-seed*"))]
+
+
 def without_repeats(runs, recipes, before, after):
     """The runs without repeats: runs that differ only in spelling or by a default, or that TUNED makes equal.
 

@@ -19,6 +19,11 @@ START = ("pretrained", "init_from", "freeze")
 class Recipe:
     flags: list  # of train.py
     knobs: dict  # {name: value as --set takes it}
+    found: str = ""  # among how many recipes, and with how many seeds
+
+    def __str__(self):
+        knobs = [f"--set {knob}={value}" for knob, value in self.knobs.items()]
+        return f"{' '.join([*self.flags, *knobs])}, {self.found}"
 
 
 def recipes_of(folder, archs):
@@ -63,7 +68,9 @@ def best_recipe(rows, names):
     runs = [list(by_seed.values()) for by_seed in candidates.values()]
     row, *_ = max(runs, key=lambda rows: (len(rows), sum(row["val_top1"] for row in rows) / len(rows)))
     flags = [part for name in names if name in row for part in flags_of(name, row)]
-    return Recipe(flags, {knob: as_text(value) for knob, value in row["settings"].items()})
+    most = max(map(len, runs))
+    found = f"the best of {len(runs)} recipe{'s' * (len(runs) != 1)}, with {most} seed{'s' * (most != 1)}"
+    return Recipe(flags, {knob: as_text(value) for knob, value in row["settings"].items()}, found)
 
 
 def refuse_different(rows, names, folder):

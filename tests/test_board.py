@@ -403,7 +403,8 @@ def test_tuning_and_its_winners(compare, tmp_path):
         f"{arch}-lr={lr}-seed2" for arch in ("resnet", "eca_resnet") for lr in ("0.1", "0.05")
     }
     with compare(TUNED=str(out), OUT=str(tmp_path / "long"), SEEDS="0", STEPS="1") as running:
-        ended(running)
+        said = ended(running)
+    assert re.search(r"^resnet: --optimizer sgd --lr 0.1 .*, the best of 4 recipes, with 3 seeds$", said, re.MULTILINE)
     rows = [json.loads(path.read_text()) for path in (tmp_path / "long").glob("*/result.json")]
     assert [row["lr"] for row in rows] == [0.1, 0.1]
     with compare(TUNED=str(out), RUNS="gmlp_resnet") as running:
@@ -475,18 +476,6 @@ def test_crowd_takes_each_run_once(tmp_path):
     assert not list((tmp_path / "claims").iterdir())
 
 
-if __name__ == "__main__":  # the cost of taking a run: python -m tests.test_board
-    from pathlib import Path
-    from tempfile import TemporaryDirectory
-
-    for n_runs in map(int, sys.argv[1:] or (100, 500, 1000, 2000)):
-        with TemporaryDirectory() as folder:
-            taken, seconds, wall = crowd(Path(folder), 64, n_runs)
-            print(
-                f"{n_runs} runs: {taken} taken by 64 processes in {wall:.1f} s, {1000 * seconds / taken:.2f} ms of a core each"
-            )
-
-
 def test_a_failure_on_a_machine_without_gpus_does_not_break_it(tmp_path, monkeypatch):
     made = comparison_of(tmp_path, monkeypatch)
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
@@ -506,3 +495,15 @@ def test_run_of_a_machine_that_died_is_waited_for(tmp_path, monkeypatch):
     taken = board.take()
     board.give_back(taken)
     assert taken.seeds == ["0"]
+
+
+if __name__ == "__main__":  # the cost of taking a run: python -m tests.test_board
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    for n_runs in map(int, sys.argv[1:] or (100, 500, 1000, 2000)):
+        with TemporaryDirectory() as folder:
+            taken, seconds, wall = crowd(Path(folder), 64, n_runs)
+            print(
+                f"{n_runs} runs: {taken} taken by 64 processes in {wall:.1f} s, {1000 * seconds / taken:.2f} ms of a core each"
+            )

@@ -15,7 +15,7 @@ import compare
 from board import Taken
 from flags import parse_args
 from locks import Lock
-from settings import HERE, read_settings, train_command, train_flags
+from settings import HERE, read_settings, train_command, train_flags, without_default
 from tests.refusals import refusal
 from tuning import Recipe
 
@@ -57,6 +57,12 @@ def test_the_order_of_methods_in_a_name_makes_no_other_run(tmp_path):
     ]
     settings = read_settings(SETTINGS | {"RUNS": "ghostnet_eca_resnet", "TUNED": str(tmp_path / "search")}, [])
     assert "--lr 0.4" in " ".join(train_flags(settings, settings.runs[0], ["0"]))
+
+
+def test_settings_without_their_default_are_named(tmp_path):
+    runs = "resnet resnet:resnet.width=24 eca_resnet:resnet.depth=8 se_resnet:resnet.depth=8"
+    (tmp_path / "se_resnet-seed0").mkdir()
+    assert without_default(read_settings(SETTINGS | {"RUNS": runs, "OUT": str(tmp_path)}, [])) == ["eca_resnet"]
 
 
 @pytest.mark.parametrize("by_signal", [False, True])
@@ -169,6 +175,18 @@ def test_speeds_are_measured_within_the_minutes(tmp_path, monkeypatch):
     assert not made.lacks_speeds()
 
 
+def test_minutes_that_the_check_uses_up_are_too_short(tmp_path, monkeypatch, capsys):
+    """Three minutes, of which the check takes 100 s: 80 are left, and a run is started only if 160 are."""
+    made = comparison_of(tmp_path, monkeypatch, MINUTES="3", RUNS="resnet", SEEDS="0")
+    now, took_s = time.monotonic(), iter((0, 100))
+    monkeypatch.setattr(compare.time, "monotonic", lambda: now + next(took_s, 100))
+    made.children.run = lambda *_, **__: (0, '{"gpus": 0, "image_size": 32}')
+    made.check()
+    made.work()
+    made.finish()
+    assert "MINUTES=3 is too short: a run is started only if 160 s are left" in capsys.readouterr().out
+
+
 def test_speeds_that_cannot_be_measured_do_not_stop_the_training(comparison, capsys):
     comparison.answer.code = 1
     comparison.measure_speeds()
@@ -268,6 +286,19 @@ def test_each_of_several_runs_has_gpus_of_its_own(comparison, monkeypatch):
     comparison.settings.nproc, comparison.settings.jobs, comparison.facts = 2, 3, {"gpus": 4}
     gpus = [comparison.environ_of(i)["CUDA_VISIBLE_DEVICES"] for i in range(3)]
     assert gpus == ["0,1", "2,3", "0,1"]
+
+
+def test_hours_of_a_search_cover_the_runs_of_its_second_part(comparison, capsys):
+    """Two recipes with the first of two seeds, then the better one with the other."""
+    speeds = {"rows": [{"arch": "resnet", "settings": {}, "train_imgs_per_s": 10.0, "image_size": 32}]}
+    s = comparison.settings
+    s.out.mkdir()
+    (s.out / "cost.json").write_text(json.dumps(speeds))
+    s.runs, s.best = ["resnet:--lr=1", "resnet:--lr=2"], 1
+    comparison.board = compare.Board(s.out, s.runs, ["0", "1"], best=1)
+    comparison.facts = {"steps": 36_000, "batch_size": 1, "image_size": 32, "gpus": 0}
+    comparison.measure_speeds()
+    assert "3 runs left, about 3.0 hours of training" in capsys.readouterr().out
 
 
 def test_hours_are_of_several_runs_at_once_on_several_gpus_each(comparison, capsys):

@@ -7,7 +7,7 @@ import pytest
 
 from flags import parse_args
 from runfolder import run_config
-from tuning import ALIKE, OTHERS, RECIPE, START, Recipe, recipes_of
+from tuning import ALIKE, OTHERS, RECIPE, START, recipes_of
 
 
 def write(folder, **rows):
@@ -32,9 +32,9 @@ def test_the_best_mean_of_those_with_the_most_seeds_wins(tmp_path):
         c={"seed": 0, "val_top1": 61.0, "lr": 0.1}, d={"seed": 1, "val_top1": 62.0, "lr": 0.1},
         e={"seed": 0, "val_top1": 90.0, "lr": 0.4},
     )  # fmt: skip
-    assert recipes_of(folder, {"resnet"}) == {
-        "resnet": Recipe(["--optimizer", "sgd", "--lr", "0.1", "--weight-decay", "0.0005"], {})
-    }
+    found = recipes_of(folder, {"resnet"})["resnet"]
+    assert (found.flags, found.knobs) == (["--optimizer", "sgd", "--lr", "0.1", "--weight-decay", "0.0005"], {})
+    assert str(found).endswith("--weight-decay 0.0005, the best of 3 recipes, with 2 seeds")
 
 
 def test_a_damaged_row_and_all_missing_architectures_are_named(tmp_path):
