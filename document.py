@@ -167,8 +167,8 @@ def budgets_text(conditions, chart):
     told = [f"- {name}: {what}" for name, what in changes(conditions)]
     changed = "What changes:\n\n" + "\n".join(told) if told else UNCHANGED
     intro = (
-        f"Points of top-1 over the baseline with the same {what_differs(conditions)}: mean ± 95% interval, and the verdict there. "
-        "The chart leaves out unstable methods. The rest of this report is about the last column."
+        f"Points of top-1 over the baseline with the same {what_differs(conditions)}: mean ± 95% interval, if there is one, and the "
+        "verdict there. The chart leaves out unstable methods. The rest of this report is about the last column."
     )
     parts = [f"### Effect of the {what_differs(conditions)}", intro, markdown(budget_table(conditions)), changed, chart]
     return "\n\n".join(parts)

@@ -173,11 +173,16 @@ def budget_sentences(results):
     noisier = [result for result in results.by_word("no evidence") if result.detectable > max(sizes)]
     more = f" ({first_few([f'{readable(r.net)}: {r.detectable:.1f}' for r in noisier])})" if noisier else ""
     unseen = f"true differences of up to {max(sizes):.1f} points{more} may well have gone unnoticed"
+    if max(sizes) > 100:  # more than top-1 can differ
+        unseen = "true differences of any size may well have gone unnoticed: train more seeds"
     return [f"Where there is no evidence, {unseen}.", budget]
 
 
 def why_unknown(comparisons):
-    return "No comparison is stable" if all(result.unstable for result in comparisons) else "The seeds show no spread"
+    unstable = [result.unstable for result in comparisons]
+    if all(unstable):
+        return "No comparison is stable"
+    return "No stable comparison shows a spread over its seeds" if any(unstable) else "The seeds show no spread"
 
 
 def cost_sentence(results):
@@ -217,6 +222,8 @@ def power_sentence(comparisons):
         return f"{why_unknown(comparisons)}, so it is unknown what these comparisons could find."
     n_known = sum(not math.isnan(result.detectable) for result in comparisons)
     quiet = "without an unusually noisy network" if len(smallest) < n_known else ""
+    if min(smallest) > 100:  # more than top-1 can differ
+        return "These seeds are too few, or too noisy, to find a difference of any size: train more seeds."
     if len(smallest) == 1:
         which = f"the one comparison {quiet}" if quiet else "the comparison"
         return (
