@@ -6,6 +6,7 @@ Pillow releases the GIL while it decodes and resizes an image.
 
 import io
 import os
+import warnings
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ WHOLE_FILE = 2**24  # bytes read from a file at once
 SHOWN = 10  # unfit images that a message names
 NO_SQUARE = "image of {}x{} pixels where squares of one size are needed: give --image-size"
 EIGHT_BITS = "save the image with 8 bits per channel"
+# These remarks of Pillow name no file, and none of them matters here.
+warnings.filterwarnings("ignore", "Palette images with|Corrupt EXIF data|Image size .* exceeds", module=r"PIL\.")
 
 
 class UnfitImageError(OSError, ValueError):

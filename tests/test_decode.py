@@ -3,6 +3,8 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import time
 import zlib
 
@@ -55,6 +57,14 @@ def test_picture_is_read_as_it_is_shown(value, format):
     options = {"lossless": True} if format == "webp" else {}
     file = stored(grey(as_stored) if format == "webp" else as_stored, format, exif=exif, **options)
     assert np.array_equal(read(file), grey(picture))
+
+
+def test_pillow_prints_no_warnings(tmp_path):
+    Image.fromarray(RAMP.astype(np.uint8)).quantize(16).save(tmp_path / "palette.png", transparency=bytes(range(16)))
+    Image.new("1", (9500, 9500)).save(tmp_path / "large.png")
+    code = "import sys, decode; [decode.read_image(path, 8) for path in sys.argv[1:]]"
+    command = [sys.executable, "-c", code, *map(str, tmp_path.iterdir())]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stderr == ""
 
 
 def test_damaged_exif_data_do_not_matter():
