@@ -131,5 +131,5 @@ RUNS="resnet"
 for method in $METHODS; do
     RUNS="$RUNS $(runs_of "$method")"
 done
-export RUNS METHODS OUT="${OUT-runs/ablations}" SCRIPT=ablations.sh
+export RUNS OUT="${OUT-runs/ablations}" SCRIPT=ablations.sh
 exec bash "$here/compare.sh" "$@"

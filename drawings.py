@@ -29,12 +29,12 @@ class Arrow:
     points: tuple
 
 
-def residual_block(conv="3x3 conv", second="", attention=""):
+def residual_block(first="", second="", attention=""):
     """A basic block from left to right, with its shortcut above. The parts named in the arguments are the module's."""
     line, top, left = 62, 42, 24
     parts = [
-        Box(left, top, 92, 40, conv, "plain" if conv == "3x3 conv" else "module"),
-        Box(left + 108, top, 92, 40, second or "3x3 conv", "module" if second else "plain"),
+        Box(left + 108 * i, top, 92, 40, conv or "3x3 conv", "module" if conv else "plain")
+        for i, conv in enumerate((first, second))
     ]
     end = left + 200
     if attention:

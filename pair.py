@@ -73,9 +73,7 @@ def score(runs, data_dir=None, cache_dir=None):
         if row["n_test"] != len(test):
             raise ValueError(f"{run} was scored on {row['n_test']} test images, but there are {len(test)} here")
         if other := set(model.classes) ^ set(images.classes):
-            raise ValueError(
-                f"the classes of {run} are not those of these data: only one of them has {sorted(other)[0]}"
-            )
+            raise ValueError(f"the classes of {run} are not those of these data: only one of them has {min(other)}")
         if model.classes != images.classes:
             raise ValueError(f"{run} has these classes in another order")
     if test.is_streamed:

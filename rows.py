@@ -32,8 +32,7 @@ SAME_DATA = ("n_test", "classes")
 SHARED = ("dataset", "data", "folds", "image_size", "val_size", "epochs", "max_steps", "n_train", "n_train + n_val",
           *SAME_DATA, "epochs in the curve")  # fmt: skip
 # how a run was computed, and what only newer rows record
-NOT_SETTINGS = ("machine", "graph", "side_by_side", "content", "class_names", "confusion", "balanced_accuracy",
-               "macro_f1")  # fmt: skip
+NOT_SETTINGS = ("graph", "side_by_side", "content", "class_names", "balanced_accuracy", "macro_f1")
 CURVE_FIELDS = ("top1", "train_loss")
 MEAN_OVER_FOLDS = ("train_imgs_per_s", "eval_imgs_per_s", "train_s", *PERCENT, "val_top1", "loss")
 REQUIRED_SETTINGS = ("dataset", "epochs", "batch_size")

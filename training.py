@@ -70,16 +70,14 @@ class Run:
         args, team = self.args, self.team
         if team.device.type == "cuda":
             self.stream = torch.cuda.Stream(team.device)
+        network = args.arch, len(self.images.classes), args.settings, self.images.image_size
         with failures_reported(), self.turn():
-            with mistakes_refused():  # some networks refuse a size only in their forward pass
-                self.params, self.macs = cost(
-                    args.arch, len(self.images.classes), args.settings, self.images.image_size
-                )
-            set_seed(args.seed)
             with mistakes_refused():
-                net = build(args.arch, len(self.images.classes), args.settings, self.images.image_size)
+                self.params, self.macs = cost(*network)  # some networks refuse a size only in their forward pass
+                set_seed(args.seed)
+                net = build(*network)
             if team.rank == 0 and args.seed == args.seeds[0]:
-                for name in without_effect(args.arch, len(self.images.classes), args.settings, self.images.image_size):
+                for name in without_effect(*network):
                     team.say(f"--set {name} changes nothing: without it the network is the same")
             self.statistics = self.start_weights(net)
             with mistakes_refused():
