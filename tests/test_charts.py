@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.collections import PolyCollection
 
 import charts
 import report
@@ -24,6 +25,7 @@ from charts import (
     draw_superclasses,
     setting,
 )
+from document import learning_text
 from models import METHODS
 from rows import SUPERCLASSES, Net
 from tables import superclass_table
@@ -55,13 +57,17 @@ def middles(ax, containers):
     return {name: middle for name, (middle, _) in bars(ax, containers).items()}
 
 
+def halves(ax, containers):
+    return {name: half for name, (_, half) in bars(ax, containers).items()}
+
+
 def test_differences_are_drawn_where_they_are(campaign):
     results = analyse(campaign, timed(campaign))
     ax = drawn(draw_differences, results)
     means = {"eca": 3, "mixer": 2, "hornet": 1, "ghostnet": -0.1, "gmlp": -5}
     assert middles(ax, ax.containers) == pytest.approx(means, abs=0.01)
-    halves = {result.net.arch.removesuffix("_resnet"): result.half for result in results.methods}
-    assert {name: half for name, (_, half) in bars(ax, ax.containers).items()} == pytest.approx(halves)
+    expected = {result.net.arch.removesuffix("_resnet"): result.half for result in results.methods}
+    assert halves(ax, ax.containers) == pytest.approx(expected)
 
 
 def test_costs_are_drawn_with_their_top1(campaign):
@@ -80,6 +86,24 @@ def test_costs_are_drawn_with_their_top1(campaign):
     assert marks == {(100, 63), (180, 61), (100, 59.9), (100, 55), (100, 62.05)}
 
 
+@pytest.mark.parametrize(
+    ("cost", "at"), [("parameters", [50, 100, 200]), ("MACs", [5, 10, 20]), ("training time", [0.5, 1, 2])]
+)
+def test_costs_are_drawn_in_their_unit_and_with_their_intervals(campaign, cost, at):
+    """Thousands, millions and milliseconds; the bars of methods and the band of the widths."""
+    results = analyse(campaign, timed(campaign))
+    ax = drawn(draw_cost, results, cost)
+    curve = results.curves["resnet"]
+    (band,) = [found for found in ax.collections if isinstance(found, PolyCollection)]
+    corners = band.get_paths()[0].vertices
+    for x, top1 in zip(at, [results.noise_of(net.seeds).estimate((net, 1)) for net in curve], strict=True):
+        ends = corners[np.isclose(corners[:, 0], x), 1]
+        assert (ends.min(), ends.max()) == pytest.approx((top1.mean - top1.half, top1.mean + top1.half))
+    drawn_halves = {line.get_ydata()[0]: np.ptp(bars.get_segments()[0][:, 1]) / 2 for line, _, (bars,) in ax.containers}
+    methods = [results.top1(result.net) for result in results.methods]
+    assert drawn_halves == pytest.approx({top1.mean: top1.half for top1 in methods})
+
+
 def test_two_baselines_stand_in_one_chart():
     rows = [content for arch in ("plain20", "eca_plain20", "resnet", "eca_resnet") for content in rows_of(arch, 60)]
     texts = {label.get_text() for label in drawn(draw_cost, analyse(rows), "parameters").texts}
@@ -95,8 +119,8 @@ def test_a_lone_width_has_a_bar_as_methods_have():
     assert len(ticks) == len({*ticks})
     low, high = ax.get_xlim()  # nearly equal costs look so
     assert low < 0.95 * 11_178 and high > 1.05 * 11_178
-    assert len(ax.containers) == 2
-    assert all(np.ptp(bars.get_segments()[0][:, 1]) > 0 for _, _, (bars,) in ax.containers)
+    lengths = [np.ptp(bars.get_segments()[0][:, 1]) for _, _, (bars,) in ax.containers]
+    assert lengths == pytest.approx([2 * results.top1(net).half for net in results.nets if not net.settings])
 
 
 def test_a_setting_keeps_its_fraction():
@@ -133,6 +157,9 @@ def test_budgets_are_drawn_each_with_its_differences(tmp_path):
     assert found.keys() == {"5 epochs", "50 epochs"}
     assert found["5 epochs"] == pytest.approx({"eca": 3, "ghostnet": 0}, abs=0.01)
     assert found["50 epochs"] == pytest.approx({"eca": -2, "ghostnet": 0}, abs=0.01)
+    for condition, container in zip(conditions, ax.containers, strict=True):
+        expected = {name.removesuffix("_resnet"): result.half for name, result in condition.methods.items()}
+        assert halves(ax, [container]) == pytest.approx({name: np.nan_to_num(half) for name, half in expected.items()})
     assert ax.get_xlabel().endswith(", 95% interval")
 
 
@@ -145,22 +172,28 @@ def test_budgets_of_one_seed_claim_no_interval(tmp_path):
 
 
 def test_ablations_are_drawn_beside_their_default(campaign):
-    ax = drawn(draw_ablations, analyse(campaign, timed(campaign)))
+    results = analyse(campaign, timed(campaign))
+    ax = drawn(draw_ablations, results)
     assert ax.get_title() == "eca"
     expected = {"kernel size 9": -2, "attention position after-add": 0.01}
     assert middles(ax, ax.containers) == pytest.approx(expected, abs=0.005)
+    compared = {setting(result.net): result for result in results.ablations["eca_resnet"]}
+    assert halves(ax, ax.containers) == pytest.approx({name: result.half for name, result in compared.items()})
+    looks = {next(iter(middles(ax, [bar]))): (bar[0].get_color(), bar[0].get_marker()) for bar in ax.containers}
+    assert looks == {"kernel size 9": LOOKS["hurts"], "attention position after-add": LOOKS["no evidence"]}
 
 
-def test_ablations_have_one_axis(campaign):
+def test_ablations_have_one_axis_and_those_with_most_to_see_come_first(campaign):
     more = [
         row
-        for top1, settings in ((50, {}), (40, {"ghostnet.ratio": 4}))
-        for row in rows_of("se_resnet", top1, settings)
+        for top1, settings in ((50, {}), (40, {"se.ratio": 4}), (42, {"se.ratio": 8}))
+        for row in rows_of("se_resnet", top1, settings, jitter=-JITTER if settings else JITTER)
     ]
     figure = plt.figure()
     draw_ablations(figure, analyse([*campaign, *more]))
     plt.close(figure)
-    eca, se = figure.axes
+    assert [ax.get_title() for ax in figure.axes] == ["se", "eca"]
+    se, eca = figure.axes
     assert eca.get_xlim() == se.get_xlim()
 
 
@@ -217,10 +250,13 @@ def test_learning_curves_are_each_networks_own():
     ax = drawn(draw_learning, analyse(rows))
     found = [(line.get_color(), list(line.get_ydata())) for line in ax.lines]
     assert found == [("black", [40, 60]), (LOOKS["helps"][0], [43, 63])]
+    assert all(list(line.get_xdata()) == [1, 2] for line in ax.lines)
     assert ax.get_title() == "eca 63.0" and ax.figure.get_supylabel() == "top-1 on held-out images, %"
     tested = {"n_val": 0, "val_top1": None, "best_on_test_minus_last": 0.0}
-    watched = drawn(draw_learning, analyse([content | tested for content in rows]))
-    assert watched.figure.get_supylabel() == "top-1 on the test set, %"
+    assert "\n\nTop-1 on the validation images after each epoch" in learning_text(analyse(rows), "the chart")
+    watched = analyse([content | tested for content in rows])
+    assert drawn(draw_learning, watched).figure.get_supylabel() == "top-1 on the test set, %"
+    assert "\n\nTop-1 on the test set after each epoch" in learning_text(watched, "the chart")
 
 
 @blank_charts()

@@ -42,6 +42,13 @@ def test_the_command_that_repeats_a_run_has_its_flags():
     assert args.amp == "bf16" and "None" not in told and "--val-size" not in told
 
 
+@pytest.mark.parametrize(("amp", "flag"), [("bfloat16", "bf16"), ("float16", "fp16")])
+def test_a_run_is_repeated_in_its_precision(amp, flag):
+    recipe = {"dataset": "shapes100", "epochs": 5, "lr": 0.2, "amp": amp}
+    told = flags_of(SimpleNamespace(settings={}, recipe=recipe, knobs=""))
+    assert parse_args(told.split()).amp == flag
+
+
 def test_values_are_quoted_and_whole():
     recipe = {"dataset": "shapes100", "epochs": 5, "lr": 0.123456789}
     net = Net("resnet", {"resnet.width": 8, "init_from": "runs/my run"}, {0: {}})

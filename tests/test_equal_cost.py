@@ -64,6 +64,13 @@ def test_a_loss_that_no_narrower_width_was_trained_for_says_so():
     )
 
 
+def test_a_loss_at_a_higher_cost_than_any_widths_is_not_called_cheap():
+    rows = widths() + rows_of("ghostnet_resnet", 50, params=300_000, macs=10_000_000, speed=1000.0, jitter=-JITTER)
+    (result,) = analyse(rows, timed(rows)).methods
+    assert result.gaps["parameters"].why == "outside the curve" and result.word == "hurts"
+    assert "as cheap" not in result.remark
+
+
 def test_a_width_that_saves_no_time_is_told_to_be_left_out():
     rows = widths()
     for each in rows:

@@ -8,6 +8,7 @@ import pytest
 from scipy import special, stats
 
 from noise import (
+    ALPHA,
     SeedNoise,
     benjamini_hochberg,
     curve_weights,
@@ -225,6 +226,9 @@ def test_only_a_far_noisier_network_is_named():
     assert noise.deviation(noisy) == pytest.approx(10, rel=0.1)
     assert not any(noise.deviation(net) for net in nets[:-1])
     assert 0.2 < noise.usual < 1
+    somewhat = nets_of(np.array([58.9, 60.0, 61.1]))[0]  # one of ten networks is so noisy by chance
+    noise = SeedNoise([*many(), somewhat], (0, 1, 2))
+    assert ALPHA / 10 < noise.moderated.tail[-1] < ALPHA and noise.deviation(somewhat) is None
 
 
 def test_one_seed_and_equal_seeds_tell_nothing():

@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 import pair
-from pictures import FIELDS, N_BINS, Pair, confusion, draw_disagreements, draw_reliability, reliability
+from pictures import FIELDS, N_BINS, Pair, confusion, draw_confusion, draw_disagreements, draw_reliability, reliability
 from rows import settings_of
 from tests.refusals import refusal
 from tests.report_rows import row, write
@@ -81,6 +81,15 @@ def test_pictures_say_what_the_probabilities_do():
         off = sum(abs(top[bins == b].sum() - right[bins == b].sum()) for b in range(N_BINS))
         titles.append(f"{name}: ECE {100 * off / len(targets):.1f} %")
     assert [ax.get_title() for ax in figure.axes] == titles
+    for ax, p in zip(figure.axes, both, strict=True):
+        confidence, accuracy, _ = reliability(p, targets)
+        assert np.allclose(ax.lines[1].get_xydata(), np.transpose([confidence, accuracy]))
+        assert np.allclose([bar.get_height() for bar in ax.patches], accuracy)
+    figure.clear()
+    draw_confusion(figure, two)
+    for ax, p in zip(figure.axes, both, strict=False):  # the third is of the colours
+        (image,) = ax.images
+        assert np.allclose(image.get_array(), confusion(p.argmax(-1), targets, np.arange(CLASSES)))
     figure.clear()
     draw_disagreements(figure, two)
     for ax, i in zip(figure.axes, (5, 2), strict=True):

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 import report
+from document import methods_text
 from notes import MODULES, NOISE, RULE, SIMULATED, machines_text, noise_text, origins, simulation_text, speed_text
 from sentences import UNKNOWN_NOISE, cost_sentence, opening, power_sentence
 from tables import depth_table, interval
@@ -93,6 +94,13 @@ def test_the_answer_for_one_method_on_a_folder(tmp_path):
     rows.append(row("eca_resnet18", 57, seed=4, **other))  # of no other network
     text = make(rows, tmp_path)
     assert "After 10 epochs on an image folder with 4 seeds, ECA (resnet18) is not shown to help. It hurts." in text
+    assert "repeat one of its runs; add `--data-dir`.\n" in text
+
+
+@pytest.mark.parametrize(("backbone", "told"), [("resnet34", False), ("resnet50", True), ("resnet152", True)])
+def test_what_replaces_the_convolution_of_a_bottleneck_is_told(backbone, told):
+    results = analyse(rows_of(backbone, 60) + rows_of(f"ghostnet_{backbone}", 61))
+    assert ("are bottlenecks" in methods_text(results)) == told
 
 
 def test_speeds_of_images_of_another_size_are_not_the_runs():

@@ -16,7 +16,7 @@ import pytest
 import report
 from models import BACKBONES, knobs
 from names import default_width
-from rows import NOT_SETTINGS, mean_row, natural, problem_of, read_rows, without_result
+from rows import NOT_SETTINGS, epochs_of, mean_row, natural, problem_of, read_rows, steps_of, without_result
 from sentences import opening
 from tables import folds_table, train_loss
 from tests.refusals import refusal
@@ -75,16 +75,17 @@ def test_folds_are_averaged_before_anything_is_compared(tmp_path):
 
 def test_mean_of_folds_by_hand():
     rows = [
-        row(top1=50.0, per_class_top1=[10.0, None], peak_memory_mb=300.0, device="a GPU", val_top1=44.0, train_s=9.0,
+        row(top1=50.0, per_class_top1=[10.0, None], peak_memory_mb=300.0, device="a GPU", val_top1=44.0, train_s=9.0, speed=900.0,
             curve=[{"epoch": 0, "top1": 20.0, "train_loss": 4.0}], ece=3.0, loss=1.0, commit="a1"),
-        row(top1=53.0, per_class_top1=[40.0, 70.0], peak_memory_mb=900.0, device="a CPU", val_top1=47.0, train_s=12.0,
+        row(top1=53.0, per_class_top1=[40.0, 70.0], peak_memory_mb=900.0, device="a CPU", val_top1=47.0, train_s=12.0, speed=1200.0,
             curve=[{"epoch": 0, "top1": 26.0, "train_loss": 1.0}], ece=5.0, loss=1.5, commit="b2"),
-        row(top1=59.0, per_class_top1=[25.0, 80.0], peak_memory_mb=600.0, device="a GPU", val_top1=59.0, train_s=30.0,
+        row(top1=59.0, per_class_top1=[25.0, 80.0], peak_memory_mb=600.0, device="a GPU", val_top1=59.0, train_s=30.0, speed=3000.0,
             curve=[{"epoch": 0, "top1": 35.0, "train_loss": 1.0}], ece=4.0, loss=2.0, commit="a1 and b2"),
     ]  # fmt: skip
     mean = mean_row(rows)
     assert [mean[name] for name in ("top1", "val_top1", "train_s", "peak_memory_mb")] == [54.0, 50.0, 17.0, 900.0]
     assert [mean[name] for name in ("top5", "ece", "loss")] == pytest.approx([74.0, 4.0, 1.5])
+    assert (mean["train_imgs_per_s"], mean["eval_imgs_per_s"]) == (1700.0, 5100.0)
     assert mean["per_class_top1"] == [25.0, None]  # a fold without an image of a class leaves it without a mean
     assert mean["curve"] == [{"epoch": 0, "top1": 27.0, "train_loss": 2.0}]
     assert (mean["device"], mean["val_top1_of_folds"]) == ("a CPU and a GPU", [44.0, 47.0, 59.0])
@@ -241,10 +242,16 @@ def test_a_setting_that_came_later_is_no_other_recipe_where_it_changes_nothing(t
     assert "two recipes for resnet: accumulate is None in" in said
 
 
-@pytest.mark.parametrize("name", NOT_SETTINGS)
+@pytest.mark.parametrize("name", [*NOT_SETTINGS, "confusion"])
 def test_how_a_run_was_computed_is_no_part_of_its_recipe(name, tmp_path):
     rows = [content | {name: seed} for seed, content in enumerate(rows_of("resnet", 60))]
     assert len(read_rows(write(tmp_path, rows))) == 4
+
+
+@pytest.mark.parametrize(("max_steps", "told"), [(0, "10 epochs"), (200, "200 steps"), (9999, "10 epochs")])
+def test_a_budget_ends_with_its_epochs_or_earlier(max_steps, told):
+    content = row(max_steps=max_steps)
+    assert epochs_of(content) == told and steps_of(content) == min(10 * 140, max_steps or 9999)
 
 
 def test_top5_may_equal_top1():

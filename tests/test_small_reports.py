@@ -5,9 +5,12 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 
 import report
+from small_reports import draw_costs
 from tests.refusals import refusal
 from tests.report_rows import row, write
 
@@ -52,6 +55,18 @@ def test_costs_become_a_table_a_csv_and_a_chart_for_each_size(tmp_path, capsys):
     assert [(r["arch"], r["image_size"]) for r in table][2:4] == [("vit", "32"), ("resnet", "224")]
     assert (table[1]["params"], table[-1]["settings"]) == ("275573", "lenet.width=2")
     assert {file.name for file in (tmp_path / "report").glob("*.png")} == {"costs_32.png", "costs_224.png"}
+
+
+def test_steps_are_drawn_against_macs_beside_the_line_of_the_best():
+    rows = costs()["rows"][:2]
+    rows[1] |= {"macs": 120_000_000, "train_tflops": rows[0]["train_tflops"] / 2}
+    rows[0]["train_step_ms"], rows[1]["train_step_ms"] = 10.0, 60.0
+    figure = plt.figure()
+    draw_costs(figure, rows)
+    plt.close(figure)
+    line, *points = (one.get_xydata() for one in figure.axes[0].lines)
+    assert [point[0].tolist() for point in points[:2]] == [[40, 10], [120, 60]]
+    assert line[[0, -1]] == pytest.approx(np.array([(40, 10), (120, 30)]))  # where the best network would lie
 
 
 def test_latencies_have_columns_and_a_caption(tmp_path):

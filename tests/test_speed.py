@@ -2,6 +2,7 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -43,6 +44,14 @@ def test_speeds_are_images_over_the_seconds_of_either_call(monkeypatch):
     monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
     (row,) = speed.measure([TINY], 5, 16, *HOW, rounds=2)
     assert (row["train_imgs_per_s"], row["eval_imgs_per_s"]) == pytest.approx((2, 64))
+
+
+def test_the_first_round_warms_up(monkeypatch):
+    speeds = iter([1.0, 1.0, 10.0, 20.0])
+    monkeypatch.setattr(speed, "Stepper", lambda *_: SimpleNamespace(imgs=[0], train=None, evaluate=None))
+    monkeypatch.setattr(speed, "imgs_per_s", lambda *_: next(speeds))
+    (row,) = speed.measure([TINY], 5, 16, *HOW, rounds=1)
+    assert (row["train_imgs_per_s"], row["eval_imgs_per_s"]) == pytest.approx((10, 20))
 
 
 def test_a_network_is_trained_and_evaluated_in_its_mode_and_precision():

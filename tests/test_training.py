@@ -117,6 +117,15 @@ def test_a_run_leaves_everything(command, tmp_path, capsys):
     assert card.count("import hub") == 1
 
 
+def test_the_time_left_is_told(command, capsys, monkeypatch):
+    """On a clock that moves on by a second whenever it is read: after half of the steps, as much as they took."""
+    clock = itertools.count()
+    monkeypatch.setattr(training.time, "perf_counter", lambda: next(clock))
+    run(*command(*SMALL))
+    (took, left), (_, at_the_end) = re.findall(r"img/s  (\d+) s, 0:00:(\d+) left", capsys.readouterr().out)
+    assert int(took) == int(left) > 0 == int(at_the_end)
+
+
 def test_other_data_is_another_run(command, photos, tmp_path, capsys):
     run(*command(*SMALL, "--max-steps", "1"))
     other = tmp_path / "other"

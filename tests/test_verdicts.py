@@ -15,7 +15,15 @@ import pytest
 from document import learning_text
 from noise import detectable_effect
 from notes import design_table, have_same_seeds, origins, short_commit
-from sentences import cost_sentence, opening, others_sentence, power_sentence, verdict_lists
+from sentences import (
+    budget_sentences,
+    cost_sentence,
+    first_few,
+    opening,
+    others_sentence,
+    power_sentence,
+    verdict_lists,
+)
 from slides import cost_notes
 from tables import ablation_table, by_seed, verdict_table
 from tests.report_rows import JITTER, row, rows_of, timed, widths
@@ -176,6 +184,10 @@ def test_small_words():
     assert others_sentence(results(2)) == "The other shows no evidence either way."
     assert others_sentence(results(3)) == "Of the others, 1 hurts and 1 shows no evidence either way."
     assert power_sentence(words[:1]).startswith("With these seeds, the comparison has an estimated 80% chance")
+    huge = SimpleNamespace(word="no evidence", detectable=367.2, noisy={})
+    assert power_sentence([huge, huge]).startswith("These seeds are too few, or too noisy, to find")
+    told = budget_sentences(SimpleNamespace(judged=[huge], by_word=lambda _: [huge]))
+    assert told[0].endswith("true differences of any size may well have gone unnoticed: train more seeds.")
     cells = np.arange(20) == 3
     assert [short_commit(f"0123456789{end}") for end in ("", "-dirty")] == ["0123456", "0123456-dirty"]
     assert short_commit("0123456789-dirty and 9876543210") == "0123456-dirty and 9876543"
@@ -204,10 +216,11 @@ def test_a_baseline_that_failed_once_is_told_as_the_reason():
     assert "No comparison is stable, so the noise is unknown" in told
 
 
-def test_good_seeds_on_both_sides_of_chances_limit_are_one_outcome():
+@pytest.mark.parametrize("of_seeds", [(64, 66, 65, 67), (50, 66, 64, 80)])
+def test_good_seeds_on_both_sides_of_chances_limit_are_one_outcome(of_seeds):
     """On few test images that limit is high: here 65 %."""
     rows = rows_of("resnet", 65, jitter=0.1 * JITTER) + rows_of("eca_resnet", 65, jitter=-0.1 * JITTER)
-    for each, top1 in zip(rows, [64, 66, 65, 67] * 2, strict=True):
+    for each, top1 in zip(rows, of_seeds * 2, strict=True):
         each |= {"classes": 2, "n_test": 100, "top1": float(top1), "top5": 100.0, "per_class_top1": [float(top1)] * 2}
     (result,) = analyse(rows).methods
     assert not result.unstable
@@ -224,6 +237,11 @@ def test_an_unstable_method_shows_its_seeds_instead_of_a_mean():
 def test_many_seeds_are_told_as_a_range():
     assert by_seed([1.0, -1.0, 2.0, 0.5, 0.25]) == "+1.0, -1.0, +2.0, +0.5, +0.2"
     assert by_seed([1.0, -1.0, 2.0, 0.5, 0.25, 0.0]) == "-1.0 to +2.0"
+
+
+def test_three_names_are_told_without_a_rest():
+    assert first_few(["a", "b", "c"]) == "a, b and c"
+    assert first_few(["a", "b", "c", "d"]) == "a, b, c and 1 more"
 
 
 def test_seeds_are_the_same_for_all_that_is_compared():
