@@ -49,7 +49,7 @@ class TrainBatches:
             raise ValueError(f"--batch-size {batch_size} is not a multiple of the {world_size} processes")
         if len(split) < batch_size:
             raise ValueError(
-                f"{len(split)} training images do not fill a batch of {batch_size}: lower --batch-size, and --lr with it"
+                f"{len(split)} training images do not fill a batch of {batch_size}: lower --batch-size, and --lr in proportion"
             )
         if augment.crop_padding >= split.image_size and not augment.crop_scale:
             raise ValueError(f"--crop-padding {augment.crop_padding} does not fit images of {split.image_size} pixels")
