@@ -20,6 +20,7 @@ from notes import (
     bias_text,
     dataset_of,
     design_table,
+    few_images_text,
     in_words,
     latency_text,
     left_out_text,
@@ -286,6 +287,7 @@ def limits_text(results):
     lines = [
         f"One dataset ({dataset_of(row)}), one budget ({epochs_of(row)}), {recipe}.",
         power_sentence(results.judged) if results.judged else "",
+        few_images_text(row),
         "The networks were trained on several kinds of machine (listed under *All networks*), which round sums differently."
         if machines_text(results)
         else "",

@@ -10,7 +10,7 @@ import numpy as np
 from flags import parse_args
 from names import family_and_depth
 from noise import ALPHA, FASTER, FEWEST_NETWORKS, FEWEST_SEEDS, NEAR, POWER, learned, not_undercut
-from rows import at_chance, epochs_of, in_list, machine, recipe_of
+from rows import at_chance, epochs_of, in_list, machine, most_by_chance, recipe_of
 from tables import top1_cell
 from verdicts import baseline_in, numbered
 
@@ -366,6 +366,17 @@ def bias_text(results):
         return "No epoch could be chosen on the test set: each run scored it once, after its last epoch."
     return (f"Reporting the best epoch on the test set instead of the last one would have added {np.mean(values):.2f} points on "
             f"average and {max(values):.2f} at most (n = {len(values)} runs). This report does not do so.")  # fmt: skip
+
+
+FEW_IMAGES = 1000
+
+
+def few_images_text(row):
+    """What so small a test set cannot tell; nothing for a larger one."""
+    if row["n_test"] >= FEW_IMAGES:
+        return ""
+    return (f"With {row['n_test']} test images, one image is {100 / row['n_test']:.1f} points of top-1, and a top-1 of up to "
+            f"{most_by_chance(row):.0f}% passes for guessing.")  # fmt: skip
 
 
 def left_out_text(results):

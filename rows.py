@@ -143,7 +143,12 @@ def steps_of(row):
 
 def at_chance(row):
     """Whether a run ended no better than guessing among equally frequent classes: at most CLEARLY standard errors above it."""
-    return row["top1"] <= 100 / row["classes"] + CLEARLY * chance_error(row)
+    return row["top1"] <= most_by_chance(row)
+
+
+def most_by_chance(row):
+    """The highest top-1, in percent, that passes for guessing."""
+    return 100 / row["classes"] + CLEARLY * chance_error(row)
 
 
 def chance_error(row):

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 import report
-from document import methods_text
+from document import limits_text, methods_text
 from notes import MODULES, NOISE, RULE, SIMULATED, machines_text, noise_text, origins, simulation_text, speed_text
 from sentences import UNKNOWN_NOISE, cost_sentence, opening, power_sentence
 from tables import depth_table, interval
@@ -95,6 +95,13 @@ def test_the_answer_for_one_method_on_a_folder(tmp_path):
     text = make(rows, tmp_path)
     assert "After 10 epochs on an image folder with 4 seeds, ECA (resnet18) is not shown to help. It hurts." in text
     assert "repeat one of its runs; add `--data-dir`.\n" in text
+
+
+def test_a_small_test_set_is_a_limit():
+    few = [content | {"n_test": 100, "classes": 2, "per_class_top1": [50.0] * 2} for content in rows_of("resnet", 60)]
+    told = "With 100 test images, one image is 1.0 points of top-1, and a top-1 of up to 65% passes for guessing."
+    assert told in limits_text(analyse(few))
+    assert "test images, one image is" not in limits_text(analyse(rows_of("resnet", 60)))
 
 
 @pytest.mark.parametrize(("backbone", "told"), [("resnet34", False), ("resnet50", True), ("resnet152", True)])
