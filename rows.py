@@ -250,9 +250,9 @@ def average_folds(rows):
 def mean_row(rows):
     """The rows of all folds as one: means of what was measured, the peak memory, and val_top1 of each fold."""
     mean = {name: float(np.mean([row[name] for row in rows])) for name in MEAN_OVER_FOLDS}
-    named = {name: in_list(sorted({str(row[name]) for row in rows})) for name in ("device", "torch")}
-    commits = {commit for row in rows for commit in str(row["commit"]).split(" and ")}  # a resumed run may have several
-    named["commit"] = in_list(sorted(commits))
+    named = {}
+    for name in ("device", "torch", "commit"):  # a resumed run may have several
+        named[name] = in_list(sorted({value for row in rows for value in str(row[name]).split(" and ")}))
     curve = [
         {"epoch": epoch} | {name: float(np.mean([row["curve"][epoch][name] for row in rows])) for name in CURVE_FIELDS}
         for epoch in range(len(rows[0]["curve"]))

@@ -141,9 +141,14 @@ def commit():
     return commit + "-dirty" * (changed.returncode == 1) if commit else None
 
 
-def begun(saved, commit):
-    """When a run began and the commits that trained it ('a1 and b2'), by its checkpoint (None: it begins now) and our own."""
+def begun(saved, **trained_by):
+    """When a run began, and trained_by (name -> value) with what its checkpoint names, too: {"commit": "a1 and b2"}.
+
+    saved: the checkpoint; None if the run begins now.
+    """
     if not saved:
-        return datetime.now(UTC).isoformat(timespec="seconds"), commit
-    commits = [*(saved.get("commit") or "").split(" and "), commit]  # older checkpoints have none
-    return saved["started"], " and ".join(dict.fromkeys(filter(None, commits))) or None
+        return datetime.now(UTC).isoformat(timespec="seconds"), trained_by
+    for name, value in trained_by.items():
+        values = [*(saved.get(name) or "").split(" and "), value]  # older checkpoints lack some
+        trained_by[name] = " and ".join(dict.fromkeys(filter(None, values))) or None
+    return saved["started"], trained_by

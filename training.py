@@ -211,9 +211,10 @@ class Run:
         self.say(f"resuming {self.folder} at step {self.state.step} of {self.last_step}{change}")
 
     def describe(self):
-        """Sets what result.json, checkpoints and model/ say of the run: its start and commits, how its network is built."""
+        """Sets what result.json, checkpoints and model/ say of the run: its start, by what it is trained, its network."""
         args, images = self.args, self.images
-        self.started, self.commit = runfolder.begun(self.saved, self.commit)
+        device, version = machine.device_name(self.team.device), str(torch.__version__)
+        self.started, self.trained_by = runfolder.begun(self.saved, device=device, torch=version, commit=self.commit)
         # all knobs, so that what was published stays as it is when a default changes
         knobs = hub.with_defaults(args.arch, args.settings, images.image_size)
         self.published = {"arch": args.arch, "classes": images.classes, "settings": knobs,
@@ -326,7 +327,7 @@ class Run:
     def save(self):
         self.read_points()
         self.state.assert_finite()
-        content = {"run": self.config, "model": self.published, "started": self.started, "commit": self.commit}
+        content = {"run": self.config, "model": self.published, "started": self.started} | self.trained_by
         content |= {"world_size": self.team.world_size, "state": self.state.state_dict()}  # by all processes together
         if self.team.rank == 0:
             self.leave_to_rival()
@@ -386,9 +387,8 @@ class Run:
         confusion = scores["confusion"].tolist() if len(self.images.classes) <= log.MOST_CLASSES else None
         result = self.config | {
             "classes": len(self.images.classes), "n_train": len(self.batches.split), "n_val": len(val) if val else 0,
-            "n_test": len(self.images.test), "world_size": team.world_size, "device": machine.device_name(team.device),
-            "graph": bool(self.step.graph), "side_by_side": self.n_together,
-            "torch": str(torch.__version__), "commit": self.commit, "started": self.started, "params": self.params,
+            "n_test": len(self.images.test), "world_size": team.world_size, **self.trained_by,
+            "graph": bool(self.step.graph), "side_by_side": self.n_together, "started": self.started, "params": self.params,
             "macs": self.macs, "train_imgs_per_s": self.last_step * args.batch_size / state.train_s,
             "eval_imgs_per_s": scores["imgs_per_s"], "train_s": state.train_s,
             "peak_memory_mb": machine.peak_memory_mb(team.device),

@@ -19,6 +19,7 @@ import checkpoints
 import engine
 import hub
 import log
+import machine
 import runfolder
 import training
 from augment import Augment
@@ -234,13 +235,16 @@ def test_a_row_names_the_code_that_trained_it(command, tmp_path, monkeypatch):
     assert result_of(tmp_path / "runs" / "run")["commit"] == "as it was imported"
 
 
-def test_a_row_names_all_commits_that_trained_it(command, tmp_path, monkeypatch):
-    """One commit begins a run, another resumes it twice."""
+def test_a_row_names_all_commits_and_machines_that_trained_it(command, tmp_path, monkeypatch):
+    """One commit begins a run, another resumes it twice, on another machine."""
     flags = command("--epochs", "3", "--schedule", "constant")
     for epochs, commit in (("1", "a1-dirty"), ("2", "b2"), ("3", "b2")):
         monkeypatch.setattr(runfolder, "commit", lambda commit=commit: commit)
+        monkeypatch.setattr(machine, "device_name", lambda _, commit=commit: f"machine of {commit}")
         run(*flags, "--epochs", epochs)
-    assert result_of(tmp_path / "runs" / "run")["commit"] == "a1-dirty and b2"
+    result = result_of(tmp_path / "runs" / "run")
+    assert (result["commit"], result["device"]) == ("a1-dirty and b2", "machine of a1-dirty and machine of b2")
+    assert result["torch"] == torch.__version__
 
 
 def test_run_that_was_asked_for_more_epochs_is_not_taken_for_one_of_fewer(tmp_path):
