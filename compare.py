@@ -23,7 +23,7 @@ import slurm
 from board import Board, Taken, step_of, when_stopped
 from children import Children
 from flags import HELD_CODE, PADDED_UP_TO, TIME_IS_UP_CODE, parse_args
-from hours import SPEEDS, hours_of
+from hours import SPEEDS, hours_of, speeds_in
 from names import network_of, parts_of
 from plan import show_plan
 from settings import (
@@ -187,8 +187,7 @@ class Comparison:
 
     def speeds_are_of_gpu(self):
         """Whether the speeds in OUT were measured on a GPU."""
-        file = self.settings.out / SPEEDS
-        return file.exists() and "eval_batch_size" in json.loads(file.read_text())
+        return "eval_batch_size" in speeds_in(self.settings.out)
 
     def hours(self):
         """{run: hours} at the speeds in OUT; empty if they are not known."""
@@ -199,9 +198,8 @@ class Comparison:
 
     def speed_rows(self):
         """The rows of cost.json in OUT; once check() has told the size of the images, those of that size."""
-        file, size = self.settings.out / SPEEDS, self.facts.get("image_size")
-        rows = json.loads(file.read_text())["rows"] if file.exists() else []
-        return [row for row in rows if size is None or row["image_size"] == size]
+        size = self.facts.get("image_size")
+        return [row for row in speeds_in(self.settings.out)["rows"] if size is None or row["image_size"] == size]
 
     def work(self):
         """JOBS workers, until there is nothing to take. What one of them raises is raised here, once all have ended."""

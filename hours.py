@@ -1,8 +1,20 @@
 """How long runs will take, at the speeds that a cost pass measured. Nothing here needs torch, which takes seconds to import."""
 
+import json
+
 from names import network_of
+from settings import refuse
 
 SPEEDS = "cost.json"  # the file in OUT
+
+
+def speeds_in(out):
+    """What cost.json in the folder `out` holds. Ends the program if it is damaged."""
+    file = out / SPEEDS
+    try:
+        return json.loads(file.read_text()) if file.exists() else {"rows": []}
+    except ValueError:
+        refuse(f"{file} is damaged: delete it, and the speeds are measured again", code=1)
 
 
 def hours_of(networks, rows, n_images):

@@ -187,6 +187,12 @@ def test_minutes_that_the_check_uses_up_are_too_short(tmp_path, monkeypatch, cap
     assert "MINUTES=3 is too short: a run is started only if 160 s are left" in capsys.readouterr().out
 
 
+def test_damaged_speeds_are_named(comparison, capsys):
+    comparison.settings.out.mkdir()
+    (comparison.settings.out / "cost.json").write_text("<<<<<<< HEAD")
+    assert "cost.json is damaged: delete it" in refusal(capsys, comparison.speed_rows, code=1)
+
+
 def test_speeds_that_cannot_be_measured_do_not_stop_the_training(comparison, capsys):
     comparison.answer.code = 1
     comparison.measure_speeds()
