@@ -187,6 +187,13 @@ def test_a_set_that_another_task_decodes_is_waited_for(tmp_path, monkeypatch, ca
     assert capsys.readouterr().err.startswith("waiting for another process, which decodes the images for ")
 
 
+def test_a_set_that_was_streamed_from_a_cache_of_another_user_is_streamed_again(tmp_path, monkeypatch):
+    root = small_folder(tmp_path / "set")
+    loaded(root, room=0)
+    monkeypatch.setattr(data.os, "access", lambda *_: False)
+    assert loaded(root).train.is_streamed
+
+
 def test_a_set_that_was_streamed_is_decoded_by_one_task_at_a_time(tmp_path, monkeypatch):
     root, folders, one_at_a_time = small_folder(tmp_path / "set"), [], cache.one_at_a_time
     loaded(root, room=0)

@@ -161,6 +161,11 @@ def test_streamed_image_that_is_unfit_is_named(tmp_path):
         data.load("folder", tmp_path / "set", None, tmp_path / "cache", 0)
 
 
+def test_classes_are_counted_without_reading_an_image(photos):
+    assert [data.n_classes(name, None) for name in ("cifar100", "cifar10", "shapes100")] == [100, 10, 100]
+    assert data.n_classes("folder", photos) == 4
+
+
 def test_splits_of_different_sizes_are_refused(tmp_path):
     write_images(tmp_path / "set" / "train" / "a", ["0.png"])
     write_images(tmp_path / "set" / "test" / "a", ["0.png"], size=(9, 9))

@@ -104,6 +104,16 @@ def test_grey_values_that_a_file_gives_the_range_of_are_scaled():
     assert np.abs(read(file).astype(int) - grey(RAMP)).max() <= 1
 
 
+def test_twelve_bits_of_a_tiff_keep_the_highest_eight():
+    """Two of its pixels lie in three bytes."""
+    one, two = (RAMP * 16 + 15).reshape(-1, 2).T
+    packed = np.stack([one >> 4, (one & 15) << 4 | two >> 8, two & 255], 1).astype(np.uint8).tobytes()
+    entries = {256: 16, 257: 16, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 16, 279: len(packed)}
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(packed))
+    assert np.array_equal(read(head + packed + struct.pack("<H", len(entries)) + directory + bytes(4)), grey(RAMP))
+
+
 @pytest.mark.parametrize("format", ["ppm", "jpeg2000"])
 def test_dark_pictures_whose_files_give_the_range_are_not_in_doubt(format):
     assert np.array_equal(read(stored((RAMP * 8).astype(np.uint16), format)), grey(RAMP // 32))
@@ -339,8 +349,9 @@ def test_batch_with_unfit_images_is_their_names_and_the_others_come():
     assert made[1][:, 0, 0, 0].tolist() == [6, 7, 8]
 
 
-@pytest.mark.parametrize("n", [1, 16, 17, 50])
+@pytest.mark.parametrize("n", [1, 16, 17, 500])
 def test_headers_of_all_images_are_read(n):
+    """500 are more than are queued at once."""
     images = Encoded("test", Slow(n, bad=range(n)), np.zeros(n), 8)
     assert [line.split(":")[0] for line in headers(images, 3)] == [f"test split, row {row}" for row in range(n)]
 

@@ -201,6 +201,9 @@ def test_another_number_of_processes(command, tmp_path, change, capfd):
     for name, value in whole["net"].items():
         torch.testing.assert_close(value, changed["net"][name], rtol=1e-4, atol=1e-5)
     assert changed["curve"][0]["train_loss"] == pytest.approx(whole["curve"][0]["train_loss"], rel=1e-4)
+    points = (logged(tmp_path / "runs" / name)["train/loss"] for name in ("changed", "whole"))
+    for (step, loss), (_, expected) in zip(*points, strict=True):
+        assert step == 8 and loss == pytest.approx(expected, rel=1e-4)
     one, other = (result_of(tmp_path / "runs" / name) for name in ("whole", "changed"))
     assert (one["world_size"], other["world_size"]) == (1, change[1])
     assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)

@@ -252,16 +252,22 @@ def test_time_is_up_after_the_limit_and_a_signal_comes_first():
 @pytest.mark.parametrize(
     ("flags", "steps"),
     [
-        (["--epochs", "3", "--save-every-s", "0"], [4, 8, 12]),
+        (["--epochs", "3", "--save-every-s", "0", "--log-every", "2"], [4, 8, 12]),
         (["--epochs", "3", "--save-every-s", "1000"], [12]),
         (["--epochs", "2", "--save-every-s", "1000", "--save-every", "3"], [3, 6, 8]),
         (["--epochs", "1", "--save-every-s", "1e-9", "--log-every", "3"], [3, 4]),  # within a long epoch
     ],
 )
 def test_checkpoints_come_by_time(command, monkeypatch, flags, steps):
-    saves = []
-    save = training.Run.save
-    monkeypatch.setattr(training.Run, "save", lambda self: (saves.append(self.state.step), save(self)))
+    saves, save = [], training.Run.save
+
+    def noted(self):
+        before = self.saved_at
+        save(self)
+        assert self.saved_at > before
+        saves.append(self.state.step)
+
+    monkeypatch.setattr(training.Run, "save", noted)
     run(*command(*SMALL, *flags))
     assert saves == steps
 

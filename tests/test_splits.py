@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import augment
+import cache
 import data
 import splits
 from augment import Augment, TrainBatches
@@ -117,5 +118,6 @@ def test_processes_share_the_cores(monkeypatch):
     assert splits.n_threads() == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert splits.n_threads() == 2
+    assert cache.n_threads() == 8  # the others wait
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
     assert splits.n_threads() == 1

@@ -45,6 +45,7 @@ def test_flags_of_the_recipe_reach_the_step(command, monkeypatch):
     made = built(*command(*SMALL, *f"{recipe} {optimizer} {augment} --amp bf16 --compile".split()))
     assert made.step.recipe == (0.1, 0.7, 5, None)
     assert made.state.ema_decay == 0.95
+    assert made.state.net.stem[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert made.state.amp is torch.bfloat16 and isinstance(made.step.model, torch._dynamo.OptimizedModule)
     scored = []
     monkeypatch.setattr(engine, "start_evaluation", lambda *args: scored.append(args[-1]))
@@ -104,7 +105,7 @@ def test_a_run_leaves_everything(command, tmp_path, capsys):
     assert result["train_imgs_per_s"] * result["train_s"] == pytest.approx(8 * 20)
     assert sum(4 * 20 / row["train_imgs_per_s"] for row in result["curve"]) == pytest.approx(result["train_s"])
     assert events.Scalars("test/top1")[-1].value == pytest.approx(result["top1"])
-    assert "_hparams_/experiment" in events.summary_metadata
+    assert {"_hparams_/experiment", "_hparams_/session_end_info"} <= set(events.summary_metadata)
 
     # the published model gives the published number, in both forms
     for path in (folder, folder / "model", folder / "last.pt"):
@@ -119,12 +120,13 @@ def test_a_run_leaves_everything(command, tmp_path, capsys):
 
 
 def test_the_time_left_is_told(command, capsys, monkeypatch):
-    """On a clock that moves on by a second whenever it is read: after half of the steps, as much as they took."""
+    """On a clock that moves on by a second whenever it is read: after half of the steps, as much as they took. Two seconds more
+    than there are steps are waits for the last one."""
     clock = itertools.count()
     monkeypatch.setattr(training.time, "perf_counter", lambda: next(clock))
     run(*command(*SMALL))
     (took, left), (_, at_the_end) = re.findall(r"img/s  (\d+) s, 0:00:(\d+) left", capsys.readouterr().out)
-    assert int(took) == int(left) > 0 == int(at_the_end)
+    assert (int(took), int(left), int(at_the_end)) == (6, 6, 0)
 
 
 def test_other_data_is_another_run(command, photos, tmp_path, capsys):
@@ -182,15 +184,23 @@ def test_older_runs_are_still_the_same(there, here, tmp_path):
         ({"lr": 0.2}, {"lr": 0.4}, r"lr 0.2 there, 0.4 here\): give --lr 0.2 to go on with it"),  # of another default
         # of another kind of machine, as --amp auto depends on it
         ({"amp": "bfloat16"}, {"amp": "off"}, r"amp bfloat16 there, off here\): give --amp bf16 to go on with it$"),
+        ({"amp": "float16"}, {"amp": "off"}, r"amp float16 there, off here\): give --amp fp16 to go on with it$"),
         ({"amp": "off"}, {"amp": "bfloat16"}, r"amp off there, bfloat16 here\): give --amp off to go on with it$"),
         ({"amp": "off", "lr": 0.2}, {"amp": "bfloat16", "lr": 0.4}, r"amp off .* here\): give another --name, "),
         ({}, {"epochs": 20}, r"epochs 10 there, 20 here\): to train further from it, give --init-from .* --name NEW$"),
+        ({}, {"epochs": 5}, r"epochs 10 there, 5 here\): give another --name, "),
     ],
 )
 def test_another_run_is_told_how_to_go_on(there, here, message, tmp_path):
     (tmp_path / "result.json").write_text(json.dumps(TEN_EPOCHS | there))
     with pytest.raises(ValueError, match=rf"holds another run \({message}"):
         runfolder.look_at_folder(tmp_path, TEN_EPOCHS | here)
+
+
+def test_an_unfinished_run_is_not_one_to_train_further_from(tmp_path):
+    checkpoints.save_checkpoint(tmp_path / "last.pt", {"run": TEN_EPOCHS})
+    with pytest.raises(ValueError, match=r"epochs 10 there, 20 here\): give another --name, or delete that folder$"):
+        runfolder.look_at_folder(tmp_path, TEN_EPOCHS | {"epochs": 20})
 
 
 def test_knobs_of_several_numbers_are_those_of_the_row(tmp_path):
@@ -278,19 +288,32 @@ def test_finished_run_is_left_alone_and_another_is_refused(command, tmp_path, ca
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "runs" / "run").rglob("*")}
 
 
-def test_watching_the_test_set_reports_its_bias(command, tmp_path, monkeypatch):
-    start, given = training.start_scoring, iter([30.0, 45.0, 40.0, 35.0])
+@pytest.fixture
+def scores(monkeypatch):
+    """The top-1 of each scoring, in their order, as is each speed."""
+    start, given = training.start_scoring, iter([45.0, 30.0, 40.0, 35.0])
 
     def scored(*args):
-        scores = start(*args)
-        return lambda: scores() | {"top1": next(given)}
+        scores, top1 = start(*args), next(given)
+        return lambda: scores() | {"top1": top1, "imgs_per_s": 100 * top1}
 
     monkeypatch.setattr(training, "start_scoring", scored)
+
+
+def test_watching_the_test_set_reports_its_bias(command, tmp_path, scores, capsys):
     run(*command(*SMALL, "--val-size", "0", "--epochs", "4"))
+    assert re.findall(r"  (\w+ top-1 \d+)", capsys.readouterr().out) == [f"test top-1 {n}" for n in (45, 30, 40, 35)]
     result = result_of(tmp_path / "runs" / "run")
-    assert [row["top1"] for row in result["curve"]] == [30.0, 45.0, 40.0, 35.0]
+    assert [row["top1"] for row in result["curve"]] == [45.0, 30.0, 40.0, 35.0]
     assert (result["top1"], result["best_on_test_minus_last"]) == (35.0, 10.0)
     assert (result["n_train"], result["n_val"], result["val_top1"]) == (96, 0, None)
+
+
+def test_the_last_epoch_is_reported_of_the_validation_part(command, tmp_path, scores):
+    run(*command(*SMALL))
+    result = result_of(tmp_path / "runs" / "run")
+    assert (result["val_top1"], result["top1"], result["best_on_test_minus_last"]) == (30.0, 40.0, None)
+    assert [row["eval_imgs_per_s"] for row in (*result["curve"], result)] == [4500, 3000, 4000]
 
 
 def test_confusion_of_many_classes_is_not_kept(command, tmp_path, monkeypatch):
