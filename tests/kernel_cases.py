@@ -189,9 +189,11 @@ def main():
         8,
         4,
     )  # the interpreter is quicker with few large tiles
-    depthwise_cuda.Blocks.KERNEL_PROGRAMS = layernorm_cuda.Blocks.GRADIENT_PROGRAMS = 16  # of several tiles each
+    # so few that programs take several tiles each, and sums of their chunks several rounds
+    depthwise_cuda.Blocks.KERNEL_PROGRAMS = 16
+    layernorm_cuda.Blocks.GRADIENT_PROGRAMS = batchnorm_cuda.Blocks.PROGRAMS = sums_cuda.Blocks.PROGRAMS = 3
+    kernels.FEW_CHUNKS, kernels.MANY_CHUNKS, batchnorm_cuda.Blocks.CHUNKS = 1, 2, 2
     report = {f"depthwise {name}": errors(depthwise_case(name, "cpu"), name == "3x3") for name in DEPTHWISE}
-    batchnorm_cuda.Blocks.PROGRAMS = 8
     for kind, case in CHANNELWISE.items():
         report |= {f"{kind} {name}": errors(case(name, "cpu"), name == "16") for name in NORMS}
     report["block"] = block_errors()

@@ -117,6 +117,8 @@ def test_googlenet_has_nine_modules_and_its_channels():
     assert out.shape == (1, 1024, 4, 4)
     assert sum(channels is not None for channels in INCEPTIONS) == 9
     assert [m.out_features for m in net.modules() if isinstance(m, nn.Linear)] == [10]
+    pools = [m for m in net.features if not isinstance(m, (nn.Sequential, Inception))]
+    assert [(type(m), m.kernel_size, m.stride) for m in pools] == [(nn.MaxPool2d, 3, 2)] * 3  # Table 1's 3x3/2
 
 
 def test_googlenets_dropout_is_a_knob():
@@ -136,10 +138,10 @@ def test_vggs_wide_head_drops_half_of_each_hidden_layer():
     assert [layer.p for layer in hidden if isinstance(layer, nn.Dropout)] == [0.5, 0.5]
 
 
-@pytest.mark.parametrize("rate", [0.4, 0.25])
-def test_googlenet_drops_features_in_training_alone(rate):
+@pytest.mark.parametrize(("knobs", "rate"), [({}, 0.4), ({"dropout": 0.25}, 0.25)])
+def test_googlenet_drops_features_in_training_alone(knobs, rate):
     with torch.device("meta"):
-        net = GoogLeNet(10, 32, dropout=rate)
+        net = GoogLeNet(10, 32, **knobs)
     net.features = net.fc = nn.Identity()  # so that its output is what the classifier would see
     x = torch.ones(64, 1024, 2, 2)
     dropped = net.train()(x) == 0

@@ -210,6 +210,12 @@ def test_whole_net(knobs, count):
     assert isinstance(net.norm, nn.LayerNorm)
 
 
+def test_stem_of_large_images_rectifies_between_its_convolutions():
+    stem = CoAtNet().stem(3, 16, 4)
+    kinds = [type(layer) for layer in stem.modules() if not isinstance(layer, nn.Sequential)]
+    assert kinds == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Conv2d, nn.BatchNorm2d]
+
+
 @pytest.mark.parametrize("layout", ["CCC", "CCT", "CTT", "TTT"])
 def test_whole_net_takes_odd_images(layout):
     net = ResNet(10, 15, block=CoAtNet(layout=layout)).eval()  # maps of 15, 8 and 4 pixels

@@ -95,3 +95,4 @@ def test_start_of_the_weights_leaves_the_attention_slot_alone():
     own, slot = net.branch[2].weight, net.branch[5].weight
     assert 0.015 < own.std() < 0.022
     assert slot.std() > 0.05
+    assert block(64).branch[2].weight.std() > 0.05  # by default PyTorch's

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.hornet import GlobalLocalFilter, GnConv, HorNet
-from models.resnet import Place, ResNet
+from models.resnet import ImageNetResNet, Place, ResNet
 from tests.checks import assert_learns_and_keeps_layout, n_params, no_attention, randomize
 
 
@@ -126,6 +126,14 @@ def test_orders_are_read_by_stage():
     net = ResNet(100, 32, block=HorNet(orders=(4, 3, 2)))
     widths = [module.widths for module in net.modules() if isinstance(module, GnConv)]
     assert widths == [[2, 4, 8, 16]] * 3 + [[8, 16, 32]] * 3 + [[32, 64]] * 3
+
+
+def test_four_stages_have_the_papers_orders_and_filters():
+    with torch.device("meta"):
+        net = ImageNetResNet(100, 32, block=HorNet(gate="gf"))
+    gates = [next(m for m in stage.modules() if isinstance(m, GnConv)) for stage in net.stages]
+    assert [len(gate.widths) for gate in gates] == [2, 3, 4, 5]
+    assert [isinstance(gate.gate, GlobalLocalFilter) for gate in gates] == [False, False, True, True]
 
 
 def test_global_filter_stands_in_stage_3_only():

@@ -63,13 +63,21 @@ def gpu(monkeypatch):
     monkeypatch.setattr(kernels, "is_usable", lambda _: True)
 
 
-def test_without_pythons_headers_no_kernel_is_built(monkeypatch, tmp_path):
+def test_without_headers_compiler_or_capability_no_kernel_is_built(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setenv("CC", "cc")
     (tmp_path / "Python.h").touch()
     for folder, can_build in ((tmp_path, True), (tmp_path / "missing", False)):
         monkeypatch.setattr(kernels.sysconfig, "get_paths", lambda _, folder=folder: {"include": str(folder)})
         assert kernels.can_build.__wrapped__(0) == can_build
+    monkeypatch.setattr(kernels.sysconfig, "get_paths", lambda _: {"include": str(tmp_path)})
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (6, 1))
+    assert not kernels.can_build.__wrapped__(0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 0))
+    assert kernels.can_build.__wrapped__(0)
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not kernels.can_build.__wrapped__(0)
     monkeypatch.setattr(kernels, "can_build", lambda _: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     assert kernels.is_usable(0) and not kernels.is_usable(1)
@@ -144,9 +152,18 @@ def test_norm_is_the_kernel_on_a_gpu(gpu):
         assert out == dtype
 
 
-def test_norm_in_double_precision_is_pytorchs(gpu):
+def test_norm_of_doubles_or_of_many_channels_is_pytorchs(gpu, monkeypatch):
     operators, _ = traced(ChannelNorm(16), torch.float64)
     assert "aten.native_layer_norm.default" in operators
+    monkeypatch.setattr(layernorm_cuda, "MAX_CHANNELS", 15)
+    operators, _ = traced(ChannelNorm(16))
+    assert "aten.native_layer_norm.default" in operators
+
+
+def test_norm_is_rounded_under_autocast_only_for_linear_layers(gpu, monkeypatch):
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: True)  # without a GPU torch.autocast does nothing
+    assert traced(ChannelNorm(16, before_linear=True))[1] == torch.float16
+    assert traced(ChannelNorm(16))[1] == torch.float32
 
 
 NORM_GELU_KERNELS = {"resnet_grafts.batch_statistics.default", "resnet_grafts.batch_norm_gelu.default"}

@@ -43,11 +43,17 @@ def test_global_avg_pool(dtype):
     x = (100 * channels_last(3, 8, 32, 32)).to(dtype) + 90  # their sum is more than float16 holds
     for part in (x, x[:, 2:5], x.contiguous()):
         exact = part.double().mean((2, 3))
-        torch.testing.assert_close(global_avg_pool(part).double(), exact, rtol=2e-2, atol=0.5)
-    x = channels_last(3, 8, 4, 4).requires_grad_()
+        pooled = global_avg_pool(part)
+        assert pooled.dtype == dtype
+        torch.testing.assert_close(pooled.double(), exact, rtol=2e-2, atol=0.5)
+        with torch.autocast("cpu", torch.bfloat16):  # which would round the map
+            assert torch.equal(global_avg_pool(part), pooled)
+    x = channels_last(3, 8, 4, 4).to(dtype).requires_grad_()
     (grad,) = torch.autograd.grad(global_avg_pool(x).square().sum(), x)
-    assert is_channels_last(grad)
-    torch.testing.assert_close(grad, (2 * x.mean((2, 3), keepdim=True) / 16).expand_as(x))
+    assert is_channels_last(grad) or dtype == torch.float16  # a view of a number per channel
+    expected = (2 * x.double().mean((2, 3), keepdim=True) / 16).expand_as(x)
+    rtol, atol = (1e-5, 1e-6) if dtype == torch.float32 else (2e-2, 1e-3)
+    torch.testing.assert_close(grad.double(), expected, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("arch", ["resnet", *(f"{method}_resnet" for method in METHODS)])

@@ -48,6 +48,20 @@ def test_attention_is_on_the_spatial_branch_and_each_branch_is_scaled_and_droppe
     torch.testing.assert_close(net.eval()(x), x + getattr(net, second)(x) if second else x)
 
 
+DOWNSAMPLING = [
+    make(downsample=how) for make in (ConvNeXt, HorNet, MSCAN, LSKBlocks, CoAtNet) for how in ("native", "resnet")
+]
+
+
+@pytest.mark.parametrize("family", [GMLP(), Mixer(), *DOWNSAMPLING])
+def test_drop_path_rises_over_all_blocks(family):
+    """Those that downsample and the ResNet's own, too."""
+    with torch.device("meta"):
+        net = ResNet(5, 8, block=family, depth=14, drop_path=0.5)
+    rates = {module.rate for module in net.modules() if isinstance(module, DropPath)}
+    assert sorted(rates) == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
+
+
 @pytest.mark.parametrize(
     ("family", "layers"),
     [

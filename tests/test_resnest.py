@@ -86,6 +86,8 @@ def test_radix_0_is_the_plain_convolution():
     expected = [normed(filtered(halves[c // 6].unbind(1), conv.weight[c], 1), norm, c).clamp(min=0) for c in range(12)]
     torch.testing.assert_close(control(x), torch.stack(expected, dim=1), rtol=1e-5, atol=1e-5)
     assert [type(module) for module in ResNeStConv(8, 8, 2, True, radix=0)] == [ConvBN, nn.AvgPool2d]
+    plain = [ResNeStConv(8, 8, stride, True, radix=0, cardinality=K).is_plain for stride, K in ((1, 1), (1, 2), (2, 1))]
+    assert plain == [True, False, False]  # groups and pooling are the method's
 
 
 @pytest.mark.parametrize(

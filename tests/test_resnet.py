@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet18
 
+from models.coatnet import CoAtNet
 from models.convnext import ConvNeXt
 from models.gmlp import GMLP
 from models.hornet import HorNet
@@ -213,7 +214,8 @@ def test_widths_and_depths_of_bottlenecks():
 
 def test_blocks_that_widen_inside_stand_between_narrow_stages():
     with torch.device("meta"):
-        assert ImageNetResNet(5, 32, block=HorNet(), depth=50).fc.in_features == 512
+        for family in (HorNet(), CoAtNet()):
+            assert ImageNetResNet(5, 32, block=family, depth=50).fc.in_features == 512
         assert ImageNetResNet(5, 32, block=GMLP(), depth=50).fc.in_features == 2048  # which leaves most bottlenecks
 
 

@@ -154,8 +154,10 @@ def test_initialization_is_the_authors():
         assert not conv.bias.any()
     x = torch.randn(2, 64, 8, 8)
     assert torch.equal(net.spatial[2](x), x)
-    bound = block(64, init="default").channel[1][1].weight.abs().max()
-    assert bound <= 1 / 3  # PyTorch draws nine taps uniformly from +-1/3
+    default = MSCAN(init="default")
+    layers = default.stem(64, 64, 1), default.downsample(64, 64, 2), block(64, init="default")
+    for conv in (module for module in nn.ModuleList(layers).modules() if isinstance(module, nn.Conv2d)):
+        assert conv.weight.abs().max() <= conv.weight[0].numel() ** -0.5  # PyTorch draws uniformly
 
 
 def test_stem_of_large_images_is_vans():
