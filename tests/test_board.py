@@ -89,7 +89,10 @@ def test_the_last_to_finish_waits_for_one_who_may_leave_the_report_to_it(tmp_pat
     lock = locks.Lock(made.board.claims / "report")
     threading.Timer(0.5, lock.release).start()
     made.report()
-    assert len(made.calls) == 1
+    assert len(made.calls) == 1 and not made.failures
+    made.answer.code = 1
+    made.report()
+    assert made.failures == ["report"]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +109,8 @@ def test_a_job_that_lost_its_gpu_does_not_train_on_the_cpu(name, value, is_refus
     with refused:
         made.check()
     assert ("Slurm gave this job a GPU" in capsys.readouterr().err) == is_refused
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the user's own wish
+    made.check()
 
 
 def test_a_checkpoint_that_was_cut_short_is_not_what_is_checked(tmp_path, monkeypatch):

@@ -173,11 +173,12 @@ def squeue_that_says(tmp_path, monkeypatch, text):
 
 def test_job_that_slurm_does_not_run_is_gone_at_once(path, tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "WATCH_S", 1000)
-    squeue_that_says(tmp_path, monkeypatch, "echo 8")
+    squeue_that_says(tmp_path, monkeypatch, 'case "$*" in *,suspended,*) echo 8; esac')
     left_by(path, host="elsewhere", job="7")
     locks.Lock(path, {}).release()
     left_by(path, host="elsewhere", job="8")
-    with pytest.raises(locks.HeldError):
+    monkeypatch.setattr(locks, "squeue_said", (float("-inf"), None))
+    with pytest.raises(locks.HeldError):  # it is only suspended
         locks.Lock(path, {})
 
 

@@ -63,6 +63,8 @@ def test_folds_are_averaged_before_anything_is_compared(tmp_path):
     results = analyse(rows)
     assert results.nets[0].values("top1") == pytest.approx([one["top1"] + 2 for one in plain[:4]])
     assert folds_table(results)[1] == ["resnet", "51.00", "1.00", "50.00", "52.00", "4"]
+    rows[0] |= {"val_top1_of_folds": [47.0, 51.0, 55.0]}  # of one seed: a fold is the mean over its seeds
+    assert folds_table(analyse(rows))[1] == ["resnet", "51.00", "1.75", "49.25", "52.75", "4"]
     report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
     text = (tmp_path / "out" / "report.md").read_text()
     assert "## Cross-validation" in text and "mean over 3 folds" in text

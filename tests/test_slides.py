@@ -8,7 +8,17 @@ import numpy as np
 import pptx
 import pytest
 
-from slides import CHARACTER, LARGEST, LINE, Deck, answer_lines, fair_lines, font_that_fits
+from slides import (
+    CHARACTER,
+    LARGEST,
+    LINE,
+    Deck,
+    answer_lines,
+    fair_lines,
+    font_that_fits,
+    with_short_cells,
+    word_columns,
+)
 from tests.report_rows import JITTER, SEEDS, campaign_rows, rows_of, timed, widths
 from verdicts import analyse
 
@@ -208,6 +218,15 @@ def test_a_long_table_goes_on_on_the_next_slide():
     tables = [shape.table for slide in deck.file.slides for shape in slide.shapes if shape.has_table]
     found = [[row.cells[0].text for row in table.rows] for table in tables]
     assert found == [["name", *map(str, range(10))], ["name", *map(str, range(10, 20))]]
+    assert [slide.shapes[0].text_frame.text for slide in deck.file.slides] == ["All", "All (continued)"]
+
+
+def test_networks_that_do_not_fit_are_counted():
+    archs = [f"{method}_resnet" for method in ("eca", "se", "ghostnet", "gmlp", "mixer", "cspnet")]
+    rows = [content for arch in archs for content in rows_of(arch, 63, jitter=-JITTER)]
+    ((word, names),) = word_columns(analyse(rows_of("resnet", 60) + rows))
+    assert word == "helps" and len(names) == 5 and names[4] == "and 2 more"
+    assert with_short_cells([["networks"], [", ".join(archs)]]) == [["networks"], ["6 networks"]]
 
 
 def test_a_method_in_each_slot_fits_its_slide(tmp_path):
