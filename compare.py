@@ -401,18 +401,19 @@ def main(flags):
     print(f"{runs}, {len(finished)} of them finished; {settings.dataset}, {epochs}", flush=True)
     for arch, recipe in settings.recipes.items():
         print(f"{arch}: {recipe}", flush=True)
-    if archs := without_default(settings):
-        names = " and ".join(archs)
-        print(
-            f"there will be no verdict on {names}: a report compares knobs with the default, which RUNS lacks",
-            flush=True,
-        )
     for run, seed in dict(finished).items():  # one seed of each run: the report compares the others with it
         comparison.refuse_other_recipe(run, seed)
     if unfinished:
         comparison.refuse_other_budget(*unfinished[0])
-    if os.environ["PLAN"] not in ("", "0"):
-        return show_plan(comparison, unfinished)
+    is_plan = os.environ["PLAN"] not in ("", "0")
+    if is_plan:
+        show_plan(comparison, unfinished)
+    archs = without_default(settings) if unfinished and "--recipes" not in os.environ["REPORT"] else []
+    if archs:
+        why = "a report compares knobs with the default, which RUNS lacks"
+        print(f"there will be no verdict on {' and '.join(archs)}: {why}", file=sys.stderr, flush=True)
+    if is_plan:
+        return
     if unfinished and any(find_spec(name) is None for name in ("matplotlib", "pptx", "scipy")):
         print(
             "the report needs more packages (pip install -r requirements-report.txt); training starts without them",

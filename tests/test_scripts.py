@@ -202,6 +202,11 @@ def test_misspelt_settings_of_ablations_are_told_as_its_own():
     assert done.stderr == "ablations.sh: METHOD is not read: did you mean METHODS?\n"
 
 
+def test_knobs_without_their_default_are_told():
+    done = run_script("compare.sh", PLAN="1", RUNS="resnet eca_resnet:resnet.depth=8", OUT="nowhere")
+    assert done.stderr.startswith("there will be no verdict on eca_resnet: a report compares knobs with the default,")
+
+
 def test_dataset_is_what_the_folder_holds(photos):
     first, *_ = run_script(
         "compare.sh", "--data-dir", str(photos), PLAN="1", RUNS="resnet", OUT="nowhere"
