@@ -142,7 +142,7 @@ def commit():
 
 
 def begun(saved, **trained_by):
-    """When a run began, and trained_by (name -> value) with what its checkpoint names, too: {"commit": "a1 and b2"}.
+    """When a run began, and trained_by, each value after those that its checkpoint has: {"commit": "a1 and b2"}.
 
     saved: the checkpoint; None if the run begins now.
     """

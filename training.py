@@ -211,7 +211,7 @@ class Run:
         self.say(f"resuming {self.folder} at step {self.state.step} of {self.last_step}{change}")
 
     def describe(self):
-        """Sets what result.json, checkpoints and model/ say of the run: its start, by what it is trained, its network."""
+        """Sets what result.json, checkpoints and model/ say of the run: when it began, what trains it, and its network."""
         args, images = self.args, self.images
         device, version = machine.device_name(self.team.device), str(torch.__version__)
         self.started, self.trained_by = runfolder.begun(self.saved, device=device, torch=version, commit=self.commit)

@@ -120,8 +120,7 @@ def test_a_run_leaves_everything(command, tmp_path, capsys):
 
 
 def test_the_time_left_is_told(command, capsys, monkeypatch):
-    """On a clock that moves on by a second whenever it is read: after half of the steps, as much as they took. Two seconds more
-    than there are steps are waits for the last one."""
+    """The clock moves on by a second whenever it is read: four steps take four, the wait for the last one two. As much is left."""
     clock = itertools.count()
     monkeypatch.setattr(training.time, "perf_counter", lambda: next(clock))
     run(*command(*SMALL))
