@@ -12,7 +12,7 @@
 #   cost       trains nothing: parameters, MACs, speed, memory and the latency of one image, at the sizes in SIZES
 #
 #   bash compare.sh                                          # CIFAR-100 from the hub, 100 epochs: hours on one GPU
-#   EPOCHS=5 DATASET=shapes100 SEEDS="0 1" bash compare.sh   # two to three hours on two CPU cores
+#   EPOCHS=5 DATASET=shapes100 SEEDS="0 1" bash compare.sh   # several hours on two CPU cores
 #   JOBS=8 bash compare.sh                                   # a network on each of 8 GPUs, side by side
 #   NPROC=8 bash compare.sh --amp bf16                       # each run on 8 GPUs; flags are passed to train.py
 #   MINUTES=55 bash compare.sh                               # stops and saves in time; the same command resumes
