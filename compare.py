@@ -400,7 +400,7 @@ def main(flags):
     runs = f"{total} run{'s' * (total != 1)} in {settings.out}"
     print(f"{runs}, {len(finished)} of them finished; {settings.dataset}, {epochs}", flush=True)
     for arch, recipe in settings.recipes.items():
-        print(f"{arch}: {recipe}", flush=True)
+        print(f"{arch}: {recipe}", file=sys.stderr, flush=True)
     for run, seed in dict(finished).items():  # one seed of each run: the report compares the others with it
         comparison.refuse_other_recipe(run, seed)
     if unfinished:
@@ -410,8 +410,8 @@ def main(flags):
         show_plan(comparison, unfinished)
     archs = without_default(settings) if unfinished and "--recipes" not in os.environ["REPORT"] else []
     if archs:
-        why = "a report compares knobs with the default, which RUNS lacks"
-        print(f"there will be no verdict on {' and '.join(archs)}: {why}", file=sys.stderr, flush=True)
+        lacks = f"RUNS lacks the default of {', '.join(archs)}"
+        print(f"{lacks}: there will be no verdict on what a report compares with it", file=sys.stderr, flush=True)
     if is_plan:
         return
     if unfinished and any(find_spec(name) is None for name in ("matplotlib", "pptx", "scipy")):

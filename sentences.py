@@ -157,8 +157,8 @@ def detectables(comparisons):
 
 
 def ends_of(sizes):
-    """'1.3 to 1.7', or '1.3' if both ends read alike."""
-    low, high = f"{min(sizes):.1f}", f"{max(sizes):.1f}"
+    """'1.3 to 1.7', or '1.3' if both ends read alike. Top-1 cannot differ by more than 100."""
+    low, high = (f"{size:.1f}" if size <= 100 else "over 100" for size in (min(sizes), max(sizes)))
     return low if low == high else f"{low} to {high}"
 
 
@@ -171,10 +171,10 @@ def budget_sentences(results):
     if not sizes:
         return [budget]
     noisier = [result for result in results.by_word("no evidence") if result.detectable > max(sizes)]
-    more = f" ({first_few([f'{readable(r.net)}: {r.detectable:.1f}' for r in noisier])})" if noisier else ""
+    more = f" ({first_few([f'{readable(r.net)}: {ends_of([r.detectable])}' for r in noisier])})" if noisier else ""
     unseen = f"true differences of up to {max(sizes):.1f} points{more} may well have gone unnoticed"
     if max(sizes) > 100:  # more than top-1 can differ
-        unseen = "true differences of any size may well have gone unnoticed: train more seeds"
+        unseen = "true differences of any size may well have gone unnoticed: train with more seeds"
     return [f"Where there is no evidence, {unseen}.", budget]
 
 
@@ -223,7 +223,7 @@ def power_sentence(comparisons):
     n_known = sum(not math.isnan(result.detectable) for result in comparisons)
     quiet = "without an unusually noisy network" if len(smallest) < n_known else ""
     if min(smallest) > 100:  # more than top-1 can differ
-        return "These seeds are too few, or too noisy, to find a difference of any size: train more seeds."
+        return "These seeds are too few, or too noisy, to find a difference of any size: train with more seeds."
     if len(smallest) == 1:
         which = f"the one comparison {quiet}" if quiet else "the comparison"
         return (

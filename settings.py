@@ -134,10 +134,18 @@ def refuse_unknown_networks(runs):
 
 
 def without_default(settings):
-    """Architectures that are trained with knobs only: a report has nothing to compare them with."""
-    with_default = {arch for arch, knobs, _ in map(parts_of, settings.runs) if not knobs}
-    archs = dict.fromkeys(map(arch_of, settings.runs))
-    return [arch for arch in archs if arch not in with_default and not any(settings.out.glob(f"{arch}-seed*"))]
+    """Architectures that are trained with knobs only, so that a report has nothing to compare them with.
+
+    A method in one form, with knobs of its own, is compared as it is: see mark_only_forms() in verdicts.py.
+    """
+    forms, found = {}, []
+    for arch, knobs, _ in map(parts_of, settings.runs):
+        forms.setdefault(arch, []).append(knobs.items() - {("resnet.width", str(default_width(arch)))})
+    for arch, of_arch in forms.items():
+        is_own = {knob.split(".")[0] for knob, _ in of_arch[0]} <= set(arch.split("_")[:-1])
+        if all(of_arch) and not (len(of_arch) == 1 and is_own) and not any(settings.out.glob(f"{name_of(arch)}-seed*")):
+            found.append(arch)
+    return found
 
 
 def without_repeats(runs, recipes, before, after):

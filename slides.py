@@ -252,7 +252,8 @@ def ablation_notes(results):
 def limit_lines(results):
     lines = [f"One dataset, {epochs_of(results.row)}"]
     if sizes := detectables(results.judged):
-        lines.append(f"Differences below {ends_of(sizes)} points may go unnoticed")
+        which = "of any size" if min(sizes) > 100 else f"below {ends_of(sizes)} points"
+        lines.append(f"Differences {which} may go unnoticed")
     lines += [] if results.own_recipes else ["One recipe for all, not each method's own"]
     return [*lines, "Next: longer training, more seeds, a second dataset"]
 

@@ -60,7 +60,8 @@ def test_the_order_of_methods_in_a_name_makes_no_other_run(tmp_path):
 
 
 def test_settings_without_their_default_are_named(tmp_path):
-    runs = "resnet resnet:resnet.width=24 eca_resnet:resnet.depth=8 se_resnet:resnet.depth=8"
+    runs = "resnet resnet:resnet.width=24 eca_resnet:resnet.depth=8 se_resnet:resnet.depth=8 resnet18:resnet.width=64"
+    runs += " convnext_resnet:convnext.layer_scale=1e-6"  # one form with a knob of its own is judged
     (tmp_path / "se_resnet-seed0").mkdir()
     assert without_default(read_settings(SETTINGS | {"RUNS": runs, "OUT": str(tmp_path)}, [])) == ["eca_resnet"]
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from decode import Encoded, UnfitImageError, decoded, headers, image_files, left_out_in_words, read_image, resize
+from tests.processes import ROOT
 
 RAMP = np.arange(256).reshape(16, 16)  # the value of each pixel says where it is
 
@@ -64,7 +65,7 @@ def test_pillow_prints_no_warnings(tmp_path):
     Image.new("1", (9500, 9500)).save(tmp_path / "large.png")
     code = "import sys, decode; [decode.read_image(path, 8) for path in sys.argv[1:]]"
     command = [sys.executable, "-c", code, *map(str, tmp_path.iterdir())]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stderr == ""
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr == ""
 
 
 def test_damaged_exif_data_do_not_matter():

@@ -61,6 +61,7 @@ def test_kill_while_saving(tmp_path):
             with never_returning():
                 save_for_ever(path)
         while sum(file.stat().st_size for file in tmp_path.glob("last.pt.previous")) < 1_000_000:
+            assert os.waitpid(child, os.WNOHANG) == (0, 0)
             time.sleep(0.001)  # the first child has not saved twice
         time.sleep(rng.uniform(0.005, 0.03))
         os.kill(child, signal.SIGKILL)

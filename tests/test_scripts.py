@@ -204,7 +204,7 @@ def test_misspelt_settings_of_ablations_are_told_as_its_own():
 
 def test_knobs_without_their_default_are_told():
     done = run_script("compare.sh", PLAN="1", RUNS="resnet eca_resnet:resnet.depth=8", OUT="nowhere")
-    assert done.stderr.startswith("there will be no verdict on eca_resnet: a report compares knobs with the default,")
+    assert done.stderr.startswith("RUNS lacks the default of eca_resnet: there will be no verdict on what a report")
 
 
 def test_dataset_is_what_the_folder_holds(photos):

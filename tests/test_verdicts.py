@@ -18,6 +18,7 @@ from notes import design_table, have_same_seeds, origins, short_commit
 from sentences import (
     budget_sentences,
     cost_sentence,
+    ends_of,
     first_few,
     opening,
     others_sentence,
@@ -187,7 +188,12 @@ def test_small_words():
     huge = SimpleNamespace(word="no evidence", detectable=367.2, noisy={})
     assert power_sentence([huge, huge]).startswith("These seeds are too few, or too noisy, to find")
     told = budget_sentences(SimpleNamespace(judged=[huge], by_word=lambda _: [huge]))
-    assert told[0].endswith("true differences of any size may well have gone unnoticed: train more seeds.")
+    assert told[0].endswith("true differences of any size may well have gone unnoticed: train with more seeds.")
+    assert [ends_of(sizes) for sizes in ([1.31, 1.34], [1.3, 300], [200, 300])] == [
+        "1.3",
+        "1.3 to over 100",
+        "over 100",
+    ]
     cells = np.arange(20) == 3
     assert [short_commit(f"0123456789{end}") for end in ("", "-dirty")] == ["0123456", "0123456-dirty"]
     assert short_commit("0123456789-dirty and 9876543210") == "0123456-dirty and 9876543"
