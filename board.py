@@ -168,7 +168,7 @@ class Board:
                 del self.undecided[arch]
 
     def to_come(self):
-        """As many (run, seed) as decide() will add for the undecided architectures, though not yet which."""
+        """Stand-ins for the (run, seed) that decide() will add: as many of each architecture, but not yet its best runs."""
         return [(run, seed) for runs in self.undecided.values() for run in runs[: self.best] for seed in self.seeds[1:]]
 
     def val_top1(self, run):

@@ -59,7 +59,8 @@ class Comparison:
         self.failures = []
         self.checked, self.facts = None, {}  # the command of check(), and what it said of run and machine
         self.deadline = time.monotonic() + 60 * settings.minutes if settings.minutes else float("inf")
-        self.time_is_up = self.is_too_short = self.has_measured = False  # is_too_short: MINUTES, to start any run
+        self.time_is_up = self.has_measured = False
+        self.is_too_short = False  # whether MINUTES leaves too little time to start any run
         self.needed_s = 0.0  # seconds that must be left to start a run
         self.steps_before = {}  # {folder: step} when each run was taken
 
